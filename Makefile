@@ -1,0 +1,53 @@
+# `make demo` and `make test` do all their set-up: a .venv with the versions of constraints.txt,
+# and Chromium for the tests that open the real viewers.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# pip takes a CPU build of torch where it finds one for this exact version.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check format bench browser clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/lightning_cnn.py demo
+
+test: $(VENV)/.installed-test browser
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/overhead.py
+
+browser:
+	@command -v chromium >/dev/null || { \
+	  echo "Installing Chromium for the tests that open the viewers"; \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$as_root apt-get update -qq && $$as_root apt-get install -y -qq chromium >/dev/null; }
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) torch
+	$(INSTALL) --editable . scikit-learn
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(INSTALL) --group test --group check
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	$(INSTALL) --group bench
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo

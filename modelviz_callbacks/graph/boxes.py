@@ -1,0 +1,358 @@
+"""Boxes and groups for a graph, given which modules are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Literal
+
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Ref
+from modelviz_callbacks.graph.outline import HELD_KINDS, Item
+from modelviz_callbacks.graph.steps import Step, Steps
+from modelviz_callbacks.graph.weights import NO_WEIGHTS, ModuleWeights, Weights
+from modelviz_callbacks.graph.wording import (
+    key_arguments,
+    label_range,
+    module_label,
+    shapes_text,
+    short_count,
+    shortened,
+)
+
+# How many boxes and groups a picture has at most, unless a depth is asked for.
+MOST_BOXES = 60
+# More inputs or outputs than this are drawn as one box.
+_MOST_ENDS = 6
+
+BoxKind = Literal["input", "output", "module", "op", "quiet", "held", "part"]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Something drawn as one box.
+
+    Attributes:
+        name: Unique among boxes and groups: the name of a node or module call in the graph.
+        kind: ``module``, ``op``, ``quiet`` (only changes a tensor's layout), ``input``,
+            ``output``, ``held`` (a parameter, buffer or constant that an op reads directly),
+            ``part`` (many steps in one box).
+        title: Its class or op, or what it is called.
+        label: Its name within the group, where that says more than the title.
+        details: Arguments, what varies between repeats.
+        made: Shapes of what it hands on.
+        weights: Its parameters.
+        times: How often it is repeated.
+        is_shared: Whether another box, or each repeat, uses the same parameters.
+        group: The name of the group around it; ``""`` for none.
+    """
+
+    name: str
+    kind: BoxKind
+    title: str
+    label: str = ""
+    details: str = ""
+    made: str = ""
+    weights: Weights = NO_WEIGHTS
+    times: int = 1
+    is_shared: bool = False
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A module, or a repeated pattern, drawn as a frame around boxes; fields as in `Box`."""
+
+    name: str
+    title: str
+    label: str = ""
+    details: str = ""
+    made: str = ""
+    weights: Weights = NO_WEIGHTS
+    times: int = 1
+    is_shared: bool = False
+    group: str = ""
+
+
+def parameters_text(box: Box | Group) -> str:
+    """``12 × 85.1 k params frozen``; ``""`` if there are none."""
+    if not box.weights.count:
+        return ""
+    times = f"{box.times} × " if box.times > 1 and not box.is_shared else ""
+    frozen = {"frozen": " frozen", "mixed": " partly frozen"}.get(box.weights.training, "")
+    return f"{times}{short_count(box.weights.count)} params{frozen}"
+
+
+@dataclass
+class Drawn:
+    """What was drawn so far.
+
+    Attributes:
+        boxes: In execution order.
+        groups: Each before those within it.
+        box_of_item: The box of each item that is drawn, or is part of a box.
+        steps: The step that a module's box or group stands for, by its name.
+        entries: The box of each tensor that enters the scope that is drawn.
+        exits: The tensors that leave it, with their boxes.
+    """
+
+    boxes: list[Box] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    box_of_item: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+    entries: dict[Ref, str] = field(default_factory=dict)
+    exits: list[tuple[Ref, str]] = field(default_factory=list)
+
+
+def _pattern_name(step: Step) -> str:
+    """A name for a pattern, which has its first item's name as a step: no node ends so."""
+    return f"{step.name}/*"
+
+
+class Builder:
+    """Makes boxes and groups.
+
+    Args:
+        steps: The graph's.
+        weights: The graph's.
+        opened: Names of the module calls, and of the patterns, to be opened.
+        scope: The module call to draw the inside of; ``""``: the whole graph.
+    """
+
+    def __init__(
+        self, steps: Steps, weights: ModuleWeights, opened: frozenset[str], scope: str = ""
+    ) -> None:
+        self.steps = steps
+        self.graph = steps.graph
+        self.weights = weights
+        self.opened = opened
+        self.scope = scope
+
+    def drawn(self) -> Drawn:
+        """The boxes and groups; at the top level never many more than `MOST_BOXES`."""
+        drawn, outputs = Drawn(), Drawn()
+        for name, ref in self._ends("input", self._inputs(), drawn):
+            drawn.entries.setdefault(ref, name)
+        outputs.exits += self._ends("output", self._outputs(), outputs)
+        room = max(MOST_BOXES - len(drawn.boxes) - len(outputs.boxes), 2)
+        steps = self.steps.of(self.scope)
+        if self._count_of_held(steps) + len(steps) > room:
+            self._parts(steps, room // 2, drawn)
+        else:
+            self._scope(self.scope, "", drawn)
+        drawn.boxes += outputs.boxes
+        drawn.exits = outputs.exits
+        return drawn
+
+    def _inputs(self) -> list[tuple[str, str, Ref]]:
+        """Name, words and tensor of everything that enters."""
+        if not self.scope:
+            nodes = self.graph.of_kind("input")
+            return [(node.name, node.path or node.label, Ref(node.name)) for node in nodes]
+        call = self.graph.module_by_name[self.scope]
+        words = {port.ref: port.path for port in reversed(call.inputs)}
+        return [
+            (f"{self.scope}/:in{number}", words.get(ref) or _where(self.graph, ref), ref)
+            for number, ref in enumerate(self.steps.outline.externals(call))
+        ]
+
+    def _outputs(self) -> list[tuple[str, str, Ref]]:
+        """Name, words and tensor of everything that leaves."""
+        if not self.scope:
+            nodes = self.graph.of_kind("output")
+            return [(node.name, node.path or node.label, node.inputs[0]) for node in nodes]
+        ports = self.graph.module_by_name[self.scope].outputs
+        return [
+            (f"{self.scope}/:out{number}", port.path or "output", port.ref)
+            for number, port in enumerate(ports)
+        ]
+
+    def _ends(
+        self, kind: Literal["input", "output"], found: list[tuple[str, str, Ref]], drawn: Drawn
+    ) -> list[tuple[Ref, str]]:
+        """Draws what enters or leaves, and says which tensor is drawn as which box."""
+        if len(found) > _MOST_ENDS:
+            words = shortened([words for _, words, _ in found], 3)
+            made = shapes_text([self.graph.spec(ref) for _, _, ref in found])
+            name, title = found[0][0], f"{len(found)} {kind}s"
+            drawn.boxes.append(Box(name, kind, title, words, made=made))
+            return [(ref, name) for _, _, ref in found]
+        for name, words, ref in found:
+            made = shapes_text([self.graph.spec(ref)])
+            drawn.boxes.append(Box(name, kind, words, made=made))
+        return [(ref, name) for name, _, ref in found]
+
+    def _count_of_held(self, steps: Sequence[Step]) -> int:
+        return sum(len(self._held(item)) for step in steps for item in step.items)
+
+    def _held(self, item: Item) -> list[Node]:
+        """The parameters, buffers and constants that an op reads directly."""
+        if isinstance(item, ModuleCall):
+            return []
+        read = dict.fromkeys(ref.node for ref in item.inputs)
+        return [
+            self.graph.by_name[name] for name in read if self.graph.by_name[name].kind in HELD_KINDS
+        ]
+
+    def _parts(self, steps: Sequence[Step], most: int, drawn: Drawn) -> None:
+        """Draws a long list of steps as a few boxes of many steps each."""
+        size = ceil(len(steps) / most)
+        for start in range(0, len(steps), size):
+            part = steps[start : start + size]
+            if len(part) == 1:
+                self._step(part[0], "", "", drawn)
+                continue
+            names = [self._title(step) for step in part]
+            weights = sum((self._weights_of_all(step) for step in part), NO_WEIGHTS)
+            name = part[0].name
+            labels = (self._label(part[0], ""), self._label(part[-1], ""))
+            drawn.boxes.append(
+                Box(
+                    name,
+                    "part",
+                    f"{len(part)} steps",
+                    f"{labels[0] or names[0]} ... {labels[1] or names[-1]}",
+                    shortened(list(dict.fromkeys(names)), 4),
+                    shapes_text(self.steps.makes(part[-1])),
+                    weights,
+                )
+            )
+            drawn.box_of_item.update((item, name) for step in part for item in _item_names(step))
+
+    def _scope(self, scope: str, group: str, drawn: Drawn) -> None:
+        for step in self.steps.of(scope):
+            self._step(step, scope, group, drawn)
+
+    def _step(self, step: Step, scope: str, group: str, drawn: Drawn) -> None:
+        call = step.call
+        name = _pattern_name(step) if step.inner else step.name
+        if call is not None and not any(True for _ in self.steps.outline.calls_in(call)):
+            return  # nothing was computed, so nothing leads to it or from it
+        drawn.steps[name] = step
+        if name in self.opened:
+            drawn.groups.append(
+                Group(
+                    name,
+                    self._title(step),
+                    self._label(step, scope),
+                    self._details(step),
+                    shapes_text(self.steps.makes(step)),
+                    self._weights(step),
+                    step.times,
+                    self._is_shared(step),
+                    group,
+                )
+            )
+            if call is not None:
+                self._scope(call.name, name, drawn)
+            for inner in step.inner:
+                self._step(inner, scope, name, drawn)
+            return
+        kind: BoxKind = "quiet" if step.is_quiet else "op"
+        if call is not None or step.inner:
+            kind = "module"
+        for item in step.items:
+            for node in self._held(item):
+                self._draw_held(node, group, drawn)
+        drawn.boxes.append(
+            Box(
+                name,
+                kind,
+                self._title(step),
+                self._label(step, scope),
+                self._details(step),
+                shapes_text(self.steps.makes(step)),
+                self._weights(step),
+                step.times,
+                self._is_shared(step),
+                group,
+            )
+        )
+        drawn.box_of_item.update(dict.fromkeys(_item_names(step), name))
+
+    def _draw_held(self, node: Node, group: str, drawn: Drawn) -> None:
+        if node.name in drawn.box_of_item:
+            return
+        path = node.path.rpartition(".")[2] or node.label
+        size, trained = node.outputs[0].numel, node.outputs[0].requires_grad
+        weights = Weights(size, size if trained else 0, node.outputs[0].size_bytes)
+        drawn.boxes.append(
+            Box(
+                node.name,
+                "held",
+                path,
+                node.kind if path != node.kind else "",
+                made=shapes_text(node.outputs),
+                weights=weights if node.kind == "parameter" else NO_WEIGHTS,
+                group=group,
+            )
+        )
+        drawn.box_of_item[node.name] = node.name
+
+    def _title(self, step: Step) -> str:
+        if step.call is not None:
+            return step.call.type_name
+        if step.inner:
+            return shortened([self._title(inner) for inner in step.inner], 3)
+        ops = [item.op for item in step.items if isinstance(item, Node)]
+        return ", ".join(ops) if len(ops) <= 3 else f"{ops[0]}, ..., {ops[-1]}"
+
+    def _label(self, step: Step, scope: str) -> str:
+        modules = self.graph.module_by_name
+        if step.fold is not None:
+            calls = [modules[name] for copy in step.fold.copies for name in copy if name in modules]
+            calls = [calls[0], calls[-1]] if calls else []
+        else:
+            calls = [step.call] if step.call is not None else []
+        labels = [module_label(self.graph, call, scope) for call in calls]
+        return label_range(labels) if labels else ""
+
+    def _details(self, step: Step) -> str:
+        found = []
+        if step.call is None:
+            found.append(key_arguments(self.graph, _nodes(step)))
+        elif step.call.class_name.startswith("torch.nn.") and self.steps.is_leaf(step.call):
+            nodes = self.steps.outline.calls_in(step.call)
+            found.append(key_arguments(self.graph, nodes))
+        if step.call is not None and self.weights.tied_to(step.call):
+            found.append(f"tied to {self.weights.tied_to(step.call)}")
+        if step.fold and step.fold.variation:
+            variation = step.fold.variation
+            found.append(f"{', '.join(variation.names)} = {shortened(variation.values, 8)}")
+        if self._is_shared(step) and self._weights(step).count:
+            found.append("same weights")
+        if any(node.kind == "opaque" for node in _nodes(step)):
+            found.append("inside not seen")
+        if any(node.reads_value for node in _nodes(step)):
+            found.append("Python reads the value")
+        return ", ".join(text for text in found if text)
+
+    def _is_shared(self, step: Step) -> bool:
+        return bool(step.call and step.call.call_index) or bool(step.fold and step.fold.shared)
+
+    def _weights(self, step: Step) -> Weights:
+        calls = [item for item in step.items if isinstance(item, ModuleCall)]
+        return sum((self.weights.of(call) for call in calls), NO_WEIGHTS)
+
+    def _weights_of_all(self, step: Step) -> Weights:
+        """Those that no step before it has, of all its copies."""
+        if step.call and step.call.call_index:
+            return NO_WEIGHTS
+        copies = 1 if self._is_shared(step) else step.times
+        return sum([self._weights(step)] * copies, NO_WEIGHTS)
+
+
+def _where(graph: ModelGraph, ref: Ref) -> str:
+    node = graph.by_name[ref.node]
+    return node.path or node.name.replace("/", ".")
+
+
+def _nodes(step: Step) -> list[Node]:
+    return [item for item in step.items if isinstance(item, Node)]
+
+
+def _item_names(step: Step) -> list[str]:
+    """The names of its items, of every copy."""
+    if step.fold is None:
+        return [item.name for item in step.items]
+    return [name for copy in step.fold.copies for name in copy]

@@ -1,0 +1,284 @@
+"""Repeats: consecutive steps of a scope that are the same, wired one into the next.
+
+Steps fold only if it is proven on the graph that they are equal: the same codes (see
+``modelviz_callbacks.graph.structure``), each copy fed by the copy before it where the second
+is fed by the first, everything else they read the same for all, their parameters either all
+shared or all their own, and no tensor from inside a copy, the last one apart, read by
+anything but the next copy and the outputs of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from modelviz_callbacks.graph.model import (
+    Items,
+    ModelGraph,
+    ModuleCall,
+    Ref,
+    SliceValue,
+    Value,
+    refs,
+)
+from modelviz_callbacks.graph.outline import Item, Outline
+from modelviz_callbacks.graph.structure import Code, Coder, Part, place_in
+
+# The longest pattern that is looked for, in items.
+_LONGEST_PERIOD = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """What differs between copies that are otherwise the same.
+
+    Attributes:
+        names: The arguments that differ, all in step: ``("padding", "dilation")``.
+        values: Their value in each copy, as text: ``("1", "2", "4")``.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Copies of one pattern.
+
+    Attributes:
+        scope: The scope whose items they are.
+        copies: The names of the items of each copy, in execution order; all equally long.
+        shared: Whether the copies use the same parameters, buffers and constants.
+        variation: The one thing that differs; ``None``: nothing does.
+    """
+
+    scope: str
+    copies: tuple[tuple[str, ...], ...]
+    shared: bool = False
+    variation: Variation | None = None
+
+    @property
+    def times(self) -> int:
+        """How many copies there are; at least 2."""
+        return len(self.copies)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive items of a scope: from ``start`` on, ``period`` of them."""
+
+    scope: str
+    start: int
+    period: int
+
+
+def find_folds(graph: ModelGraph) -> tuple[Fold, ...]:
+    """The repeats of a graph.
+
+    Args:
+        graph: A sound graph.
+
+    Returns:
+        The folds of outer scopes before those within them. Folds within a copy are given for
+        the first copy only; folds of one scope do not overlap.
+    """
+    return tuple(_Finder(Outline(graph)).below(""))
+
+
+class _Finder:
+    def __init__(self, outline: Outline) -> None:
+        self.outline = outline
+        self.exact = Coder(outline)
+        self.loose = Coder(outline, literal=lambda *_: "any")
+
+    def below(self, scope: str) -> Iterator[Fold]:
+        items = self.outline.items[scope]
+        repeated: set[str] = set()
+        for fold in self._in_scope(scope, items):
+            yield fold
+            repeated.update(name for copy in fold.copies[1:] for name in copy)
+        for item in items:
+            if isinstance(item, ModuleCall) and item.name not in repeated:
+                yield from self.below(item.name)
+
+    def _in_scope(self, scope: str, items: tuple[Item, ...]) -> Iterator[Fold]:
+        tables = [
+            (coder, _Repeats([coder.alone(item) for item in items]))
+            for coder in (self.exact, self.loose)
+        ]
+        start = 0
+        while start < len(items):
+            tries = (
+                self._proven(coder, items, _Run(scope, start, period), times)
+                for coder, repeats in tables
+                for period, times in repeats.candidates(start)
+                if not _starts_late(items, repeats, start, period)
+            )
+            fold = next((fold for fold in tries if fold is not None), None)
+            if fold is None:
+                start += 1
+            else:
+                yield fold
+                start += fold.times * len(fold.copies[0])
+
+    def _proven(self, coder: Coder, items: Sequence[Item], run: _Run, times: int) -> Fold | None:
+        """The fold of as many copies as are really the same, if that is enough of them."""
+        period = run.period
+        starts = range(run.start, run.start + period * times, period)
+        copies = [items[at : at + period] for at in starts]
+        parts = [coder.run(copies[0])]
+        wiring: list[Code] | None = None
+        for copy, at in zip(copies[1:], starts, strict=False):
+            part = coder.run(copy)
+            wires = _wiring(self.outline, parts[0], part, _Run(run.scope, at, period))
+            if part.digest != parts[0].digest or wires is None:
+                break
+            if wiring is None:
+                wiring = wires
+            if wires != wiring or not any(wire[0] == "chain" for wire in wires):
+                break
+            if not _keeps_inside(self.outline, copies[len(parts) - 1], copy):
+                break
+            parts.append(part)
+        parts = parts[: _own_parameters(parts)]
+        one_call = period == 1 and isinstance(items[run.start], ModuleCall)
+        if len(parts) < (2 if one_call and coder is self.exact else 3):
+            return None
+        kept = copies[: len(parts)]
+        names = tuple(tuple(item.name for item in copy) for copy in kept)
+        shared = bool(parts[0].held) and parts[1].held == parts[0].held
+        if coder is self.exact:
+            return Fold(run.scope, names, shared)
+        variation = _variation(self.outline, kept)
+        return None if variation is None else Fold(run.scope, names, shared, variation)
+
+
+class _Repeats:
+    """How often patterns of keys follow themselves, for every start and period."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        longest = min(_LONGEST_PERIOD, len(keys) // 2)
+        self._equal = [self._run_lengths(keys, period) for period in range(1, longest + 1)]
+
+    @staticmethod
+    def _run_lengths(keys: Sequence[str], period: int) -> list[int]:
+        """For each start, how many keys in a row equal the key one period later."""
+        lengths = [0] * (len(keys) + 1)
+        for at in range(len(keys) - period - 1, -1, -1):
+            lengths[at] = lengths[at + 1] + 1 if keys[at] == keys[at + period] else 0
+        return lengths
+
+    def times(self, start: int, period: int) -> int:
+        """How many copies of the pattern there are from ``start`` on."""
+        return self._equal[period - 1][start] // period + 1
+
+    def candidates(self, start: int) -> list[tuple[int, int]]:
+        """Periods with how often they repeat, those that cover most first, then short ones."""
+        periods = range(1, len(self._equal) + 1)
+        found = [(period, self.times(start, period)) for period in periods]
+        found = [(period, times) for period, times in found if times > 1]
+        return sorted(found, key=lambda pair: (-pair[0] * pair[1], pair[0]))
+
+
+def _starts_late(items: Sequence[Item], repeats: _Repeats, start: int, period: int) -> bool:
+    """Whether as many repeats, begun a bit later, would begin with a module call."""
+    if isinstance(items[start], ModuleCall):
+        return False
+    for shift in range(1, period):
+        if isinstance(items[start + shift], ModuleCall):
+            return repeats.times(start + shift, period) >= repeats.times(start, period)
+    return False
+
+
+def _wiring(outline: Outline, first: Part, part: Part, before: _Run) -> list[Code] | None:
+    """Where a copy's inputs and parameters come from, in terms of the copy before it.
+
+    Returns:
+        For each input the place in the copy before it, or that it is what the first copy
+        reads too; for each parameter whether it is the first copy's. ``None`` if some input
+        is neither.
+    """
+    found: list[Code] = []
+    if len(part.externals) != len(first.externals) or len(part.held) != len(first.held):
+        return None
+    for ref, of_first in zip(part.externals, first.externals, strict=True):
+        place = place_in(outline, ref, before.scope, before.start, before.period)
+        if place is not None:
+            found.append(("chain", place, ref.index))
+        elif ref == of_first:
+            found.append(("same",))
+        else:
+            return None
+    pairs = zip(part.held, first.held, strict=True)
+    return found + [("held", name == of_first) for name, of_first in pairs]
+
+
+def _own_parameters(parts: Sequence[Part]) -> int:
+    """How many of the copies, from the first on, have no parameter of another one by chance."""
+    shared = set(parts[0].held) & set(parts[1].held) if len(parts) > 1 else set()
+    seen: set[str] = set()
+    for number, part in enumerate(parts):
+        own = set(part.held) - shared
+        if own & seen:
+            return number
+        seen |= own
+    return len(parts)
+
+
+def _keeps_inside(outline: Outline, copy: Sequence[Item], following: Sequence[Item]) -> bool:
+    """Whether only the next copy and the outputs of the graph read what a copy made."""
+    readers = {node.name for item in (*copy, *following) for node in outline.calls_in(item)}
+    consumers = outline.graph.consumers
+    for item in copy:
+        for node in outline.calls_in(item):
+            for index in range(len(node.outputs)):
+                for reader in consumers.get(Ref(node.name, index), ()):
+                    if reader.kind != "output" and reader.name not in readers:
+                        return False
+    return True
+
+
+def _variation(outline: Outline, copies: Sequence[Sequence[Item]]) -> Variation | None:
+    """What differs between the arguments of copies, if all that differs does so in step."""
+    columns = zip(*(list(_literals(outline, copy)) for copy in copies), strict=True)
+    names: dict[str, None] = {}
+    values: set[tuple[str, ...]] = set()
+    for column in columns:
+        texts = tuple(text for _, text in column)
+        if len(set(texts)) > 1:
+            values.add(texts)
+            names[column[0][0]] = None
+    if len(values) != 1:
+        return None
+    return Variation(tuple(names), values.pop())
+
+
+def _literals(outline: Outline, copy: Sequence[Item]) -> Iterator[tuple[str, str]]:
+    """The literal arguments of a copy with their names, in the order of its code."""
+    for item in copy:
+        for node in outline.calls_in(item):
+            for argument in node.arguments:
+                for text in _texts(argument.value):
+                    yield argument.name, text
+
+
+def _texts(value: Value) -> Iterator[str]:
+    """The literals in an argument, as text; a tuple without tensors is one."""
+    if not any(True for _ in refs(value)):
+        yield _literal_text(value)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, SliceValue):
+        for part in (value.start, value.stop, value.step):
+            yield from _texts(part)
+    elif isinstance(value, Items):
+        for _, item in value.items:
+            yield from _texts(item)
+
+
+def _literal_text(value: Value) -> str:
+    """One text for ``2`` and ``(2, 2)``: they mean the same to the ops that take both."""
+    if isinstance(value, tuple) and value and all(item == value[0] for item in value):
+        return str(value[0])
+    return str(value)

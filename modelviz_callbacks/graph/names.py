@@ -1,0 +1,70 @@
+"""Unique, stable names for nodes and scopes.
+
+Invariants, for any sequence of calls:
+
+- no two names given out are equal, and no node is named like a scope;
+- the same calls in the same order give the same names, in any process;
+- a name has no empty part, no character that a viewer gives a meaning of its own, and no
+  top-level part that breaks TensorBoard's page (the keys of JavaScript's Object.prototype).
+"""
+
+from __future__ import annotations
+
+import re
+
+# Characters with a meaning in TensorBoard's names (scope, output number, control edge) or in
+# its text protos (quotes, backslash, control characters).
+_RESERVED = re.compile(r"[/:^\"'\\\x00-\x1f\x7f]")
+
+_BREAKS_TENSORBOARD = frozenset(
+    {
+        "__root__",
+        "__proto__",
+        "__defineGetter__",
+        "__defineSetter__",
+        "__lookupGetter__",
+        "__lookupSetter__",
+        "constructor",
+        "hasOwnProperty",
+        "isPrototypeOf",
+        "propertyIsEnumerable",
+        "toLocaleString",
+        "toString",
+        "valueOf",
+    }
+)
+
+
+def clean_part(text: str) -> str:
+    """One part of a name: reserved characters replaced, never empty."""
+    cleaned = _RESERVED.sub("_", text).strip()
+    if not cleaned:
+        return "unnamed"
+    return f"{cleaned}_" if cleaned in _BREAKS_TENSORBOARD else cleaned
+
+
+class NameAllocator:
+    """Hands out names below scopes; a taken name gets ``_1``, ``_2``, ... at its end."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = {""}
+        self._next: dict[str, int] = {}
+
+    def allocate(self, scope: str, label: str) -> str:
+        """A new name.
+
+        Args:
+            scope: A name given out before, or ``""`` for the top.
+            label: What to call it there; cleaned first.
+
+        Returns:
+            ``scope/label``, with a number after it if that is taken.
+        """
+        wanted = f"{scope}/{clean_part(label)}" if scope else clean_part(label)
+        name = wanted
+        while name in self._taken:
+            number = self._next.get(wanted, 1)
+            self._next[wanted] = number + 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name

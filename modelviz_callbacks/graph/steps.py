@@ -1,0 +1,258 @@
+"""The steps of a scope as a person would tell them: repeats once, shape juggling in one breath.
+
+Ops that only change how a tensor is laid out (`QUIET_OPS`) are quiet; a chain of them is one
+step. Copies that fold (see ``modelviz_callbacks.graph.folding``) are one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from modelviz_callbacks.graph.folding import Fold, find_folds
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Ref, TensorSpec
+from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
+
+# A module that calls no other and has at most this many ops of note is told as one thing.
+_OPS_OF_A_LEAF = 12
+
+QUIET_OPS = frozenset(
+    {
+        "T",
+        "alias",
+        "as_strided",
+        "chunk",
+        "clone",
+        "contiguous",
+        "cpu",
+        "cuda",
+        "double",
+        "expand",
+        "expand_as",
+        "flatten",
+        "float",
+        "getattr",
+        "getitem",
+        "half",
+        "identity",
+        "mT",
+        "movedim",
+        "narrow",
+        "permute",
+        "requires_grad",
+        "reshape",
+        "reshape_as",
+        "select",
+        "split",
+        "squeeze",
+        "swapaxes",
+        "t",
+        "to",
+        "transpose",
+        "type",
+        "type_as",
+        "unbind",
+        "unflatten",
+        "unsqueeze",
+        "view",
+        "view_as",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a scope.
+
+    Attributes:
+        items: The items it stands for, of the first copy where it is repeated: one module
+            call, one op, a chain of quiet ops, or a pattern of several items.
+        fold: The repeats it stands for.
+        inner: The steps of the pattern, where it is one of several items.
+    """
+
+    items: tuple[Item, ...]
+    fold: Fold | None = None
+    inner: tuple[Step, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of its first item; no two steps share one, but for a pattern's first."""
+        return self.items[0].name
+
+    @property
+    def times(self) -> int:
+        """How often it was repeated; 1 if it was not."""
+        return self.fold.times if self.fold else 1
+
+    @property
+    def call(self) -> ModuleCall | None:
+        """The module call that it is, if it is one."""
+        item = self.items[0]
+        return item if isinstance(item, ModuleCall) and len(self.items) == 1 else None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it only changes the layout of a tensor."""
+        return not self.inner and all(
+            isinstance(item, Node) and item.op in QUIET_OPS for item in self.items
+        )
+
+
+class Steps:
+    """The steps of every scope of a graph, and which step made a tensor.
+
+    Args:
+        graph: A sound graph.
+
+    Attributes:
+        graph: The same.
+        outline: Its items in order.
+    """
+
+    def __init__(self, graph: ModelGraph) -> None:
+        self.graph = graph
+        self.outline = Outline(graph)
+        self._folds: dict[str, dict[str, Fold]] = {}
+        for fold in find_folds(graph):
+            self._folds.setdefault(fold.scope, {})[fold.copies[0][0]] = fold
+        self._made: dict[str, tuple[Step, ...]] = {}
+        self._of_item: dict[str, Step] = {}
+
+    def of(self, scope: str) -> tuple[Step, ...]:
+        """The steps of a module call that ran, or of the model's own forward (``""``)."""
+        if scope not in self._made:
+            self._made[scope] = tuple(self._steps(scope))
+            for step in self._made[scope]:
+                names = {item.name for item in step.items}
+                if step.fold:
+                    names.update(name for copy in step.fold.copies for name in copy)
+                self._of_item.update(dict.fromkeys(names, step))
+        return self._made[scope]
+
+    def is_leaf(self, call: ModuleCall) -> bool:
+        """Whether a module call is best told as one thing, its ops left out.
+
+        So are torch's own modules and small ones (an activation, a norm) if they call no
+        other modules.
+        """
+        steps = self.of(call.name)
+        if any(step.call is not None or step.inner for step in steps):
+            return False
+        loud = sum(not step.is_quiet for step in steps)
+        return call.class_name.startswith("torch.nn.") or loud <= _OPS_OF_A_LEAF
+
+    def maker(self, ref: Ref, scope: str, pattern: Step | None = None) -> Step | None:
+        """The step that made a tensor.
+
+        Args:
+            ref: Any tensor.
+            scope: The scope whose steps are meant.
+            pattern: A step of it with inner steps, which are meant then where they made it.
+
+        Returns:
+            The step; ``None`` if the tensor was made outside of the scope.
+        """
+        if self.graph.by_name[ref.node].kind in HELD_KINDS | {"input"}:
+            return None
+        path = self.outline.path_below(ref.node, scope)
+        if path is None:
+            return None
+        self.of(scope)
+        for step in pattern.inner if pattern else ():
+            if any(item.name == path[0] for item in step.items):
+                return step
+        return self._of_item[path[0]]
+
+    def reads(self, step: Step) -> tuple[Ref, ...]:
+        """The tensors a step reads from outside itself, without parameters and buffers."""
+        found: dict[Ref, None] = {}
+        inside = {item.name for item in step.items}
+        scope = self.outline.scope_of(step.items[0])
+        for item in step.items:
+            for ref in self.outline.externals(item):
+                path = self.outline.path_below(ref.node, scope)
+                if path is None or path[0] not in inside:
+                    found[ref] = None
+        return tuple(found)
+
+    def makes(self, step: Step) -> tuple[TensorSpec, ...]:
+        """The tensors that a step hands on: of a module call its outputs."""
+        last = step.items[-1]
+        if isinstance(last, Node):
+            return last.outputs
+        refs = dict.fromkeys(port.ref for port in last.outputs)
+        return tuple(self.graph.spec(ref) for ref in refs)
+
+    @cached_property
+    def stand_in(self) -> dict[str, str]:
+        """For each op of a further copy the one of the first copy in its place."""
+        found: dict[str, str] = {}
+        by_name: dict[str, Item] = {
+            item.name: item for items in self.outline.items.values() for item in items
+        }
+        for folds in self._folds.values():
+            for fold in folds.values():
+                first = [node.name for node in self._nodes(by_name[n] for n in fold.copies[0])]
+                for copy in fold.copies[1:]:
+                    copied = self._nodes(by_name[name] for name in copy)
+                    for node, stands in zip(copied, first, strict=True):
+                        found[node.name] = stands
+        return found
+
+    def _nodes(self, items: Iterator[Item]) -> Iterator[Node]:
+        for item in items:
+            yield from self.outline.calls_in(item)
+
+    def _steps(self, scope: str) -> Iterator[Step]:
+        items = self.outline.items[scope]
+        folds = self._folds.get(scope, {})
+        plain: list[Item] = []
+        at = 0
+        while at < len(items):
+            fold = folds.get(items[at].name)
+            if fold is None:
+                plain.append(items[at])
+                at += 1
+                continue
+            yield from self._plain(plain)
+            plain = []
+            period = len(fold.copies[0])
+            pattern = items[at : at + period]
+            inner = tuple(self._plain(pattern)) if period > 1 else ()
+            yield Step(pattern, fold, inner)
+            at += period * fold.times
+        yield from self._plain(plain)
+
+    def _plain(self, items: Sequence[Item]) -> Iterator[Step]:
+        """Steps of items that do not repeat; ops that made no tensor are left out."""
+        chain: list[Item] = []
+        for item in items:
+            if isinstance(item, Node) and not item.outputs and not item.reads_value:
+                continue
+            if chain and not (_is_quiet(item) and self._only_reads(item, chain[-1])):
+                yield Step(tuple(chain))
+                chain = []
+            chain.append(item)
+            if not _is_quiet(item):
+                yield Step(tuple(chain))
+                chain = []
+        if chain:
+            yield Step(tuple(chain))
+
+    def _only_reads(self, item: Item, before: Item) -> bool:
+        """Whether an op reads nothing but the item before it, and is its only reader."""
+        sources = {ref.node for ref in self.outline.externals(item)}
+        if sources != {before.name} or not isinstance(before, Node):
+            return False
+        readers = {
+            node.name
+            for index in range(len(before.outputs))
+            for node in self.graph.consumers.get(Ref(before.name, index), ())
+        }
+        return readers == {item.name}
+
+
+def _is_quiet(item: Item) -> bool:
+    return isinstance(item, Node) and item.op in QUIET_OPS

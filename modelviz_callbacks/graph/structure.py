@@ -1,0 +1,280 @@
+"""What a part of a graph is, apart from its names: keys that are equal for equal parts.
+
+A part is a run of items of one scope, or everything that a module call did. Its code lists
+ops and module calls in execution order: what they are, their arguments, the shapes they
+made, and how they are wired. Tensors from inside are named by their place, tensors from
+outside, parameters, buffers and constants by the order of their first use. Left out are
+names, source lines, devices, FLOPs and the ``requires_grad`` of activations; that of
+parameters stays, because a frozen block is not the same as a trained one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+from modelviz_callbacks.graph.model import (
+    Items,
+    ModelGraph,
+    ModuleCall,
+    Node,
+    Ref,
+    SliceValue,
+    TensorSpec,
+    Value,
+)
+from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
+
+# Nested tuples of plain values, whose ``repr`` is the same in any process.
+Code: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The code of a part and what the part takes from outside.
+
+    Attributes:
+        digest: Equal for parts with equal codes.
+        externals: The tensors it reads from outside, by first use.
+        held: Names of the parameter, buffer and constant nodes it reads, by first use.
+    """
+
+    digest: str
+    externals: tuple[Ref, ...]
+    held: tuple[str, ...]
+
+
+def exact_literal(_node: Node, _position: int, value: Value) -> Code:
+    """The code of a literal argument: itself."""
+    return (type(value).__name__, str(value))
+
+
+def exact_tensor(spec: TensorSpec) -> Code:
+    """The code of an activation: what it looks like, wherever it lies."""
+    return (spec.shape, spec.dtype, spec.layout)
+
+
+def structural_key(graph: ModelGraph, call: ModuleCall) -> str:
+    """A key that two module calls share if their bodies are the same up to their parameters.
+
+    Equal keys promise: the same ops with the same arguments and shapes in the same order and
+    wiring, the same module classes, and the same number, shapes and dtypes of the tensors that
+    are read from outside, of outputs, and of parameters, buffers and constants, each in the
+    same order of first use.
+
+    Args:
+        graph: The graph of both calls. For many calls of one graph make one `Coder` and ask
+            it for each `Coder.body`.
+        call: One of its module calls that ran.
+
+    Returns:
+        32 hexadecimal digits, the same in any process.
+    """
+    return Coder(Outline(graph)).body(call.name).digest
+
+
+def fingerprint(graph: ModelGraph) -> str:
+    """A key of the architecture: equal for models that do the same with other weights.
+
+    It depends on ops, arguments, wiring, module classes and the shapes, dtypes and trainable
+    flags of the parameters. It does not depend on names, on parameter values, on the device
+    or on the sizes of activations. A number that comes first in a shape argument counts as
+    a multiple of the batch size (the first size of the first input) where it is one.
+
+    Args:
+        graph: Any graph.
+
+    Returns:
+        32 hexadecimal digits, the same in any process.
+    """
+    shapes = (node.outputs[0].shape for node in graph.of_kind("input"))
+    batch = next((shape[0] for shape in shapes if shape and shape[0] > 0), 0)
+
+    def literal(node: Node, position: int, value: Value) -> Code:
+        counts = type(value) is int and value > 0 and batch and value % batch == 0
+        if counts and position == 0 and node.op in _TAKES_SHAPE:
+            return ("batch", value // batch)  # type: ignore[operator]
+        return exact_literal(node, position, value)
+
+    coder = Coder(Outline(graph), literal, lambda spec: (spec.dtype, spec.layout))
+    return coder.body("").digest
+
+
+# Ops whose integers are a shape; the place of the first one is the batch's.
+_TAKES_SHAPE = frozenset(
+    {
+        "arange",
+        "broadcast_to",
+        "empty",
+        "expand",
+        "full",
+        "new_empty",
+        "new_full",
+        "new_ones",
+        "new_zeros",
+        "ones",
+        "rand",
+        "randn",
+        "repeat",
+        "reshape",
+        "resize",
+        "tile",
+        "view",
+        "zeros",
+    }
+)
+
+
+class Coder:
+    """Gives parts of one graph their codes; each module call is looked at once.
+
+    Args:
+        outline: The graph's.
+        literal: Code of one literal of a node; its position among the integers of the node's
+            arguments is given.
+        tensor: Code of an activation.
+    """
+
+    def __init__(
+        self,
+        outline: Outline,
+        literal: Callable[[Node, int, Value], Code] = exact_literal,
+        tensor: Callable[[TensorSpec], Code] = exact_tensor,
+    ) -> None:
+        self.outline = outline
+        self.literal = literal
+        self.tensor = tensor
+        self._bodies: dict[str, Part] = {}
+
+    def body(self, scope: str) -> Part:
+        """The part that a module call is, or the whole graph (``""``)."""
+        if scope not in self._bodies:
+            self._bodies[scope] = _PartCoder(self, scope, self.outline.items[scope]).body()
+        return self._bodies[scope]
+
+    def run(self, items: Sequence[Item]) -> Part:
+        """The part that a run of consecutive items of one scope is; at least one item."""
+        return _PartCoder(self, self.outline.scope_of(items[0]), items).part()
+
+    def alone(self, item: Item) -> str:
+        """A key of one item without its wiring, cheap to compare before anything else."""
+        if isinstance(item, ModuleCall):
+            return self.body(item.name).digest
+        return repr((item.op, item.target, item.kind, tuple(map(self.tensor, item.outputs))))
+
+
+class _PartCoder:
+    """Writes one part's code."""
+
+    def __init__(self, coder: Coder, scope: str, items: Sequence[Item]) -> None:
+        self.coder = coder
+        self.outline = coder.outline
+        self.graph = coder.outline.graph
+        self.scope = scope
+        self.items = items
+        self.start = self.outline.position[items[0].name] if items else 0
+        self.externals: dict[Ref, int] = {}
+        self.held: dict[str, int] = {}
+
+    def part(self) -> Part:
+        """The code of the items."""
+        return self._finish(tuple(map(self._item, self.items)))
+
+    def body(self) -> Part:
+        """The code of a whole scope: its items and what enters and leaves it."""
+        steps = tuple(map(self._item, self.items))
+        call = self.graph.module_by_name.get(self.scope)
+        if call is None:
+            ends: Code = tuple(
+                (node.path, self._ref(node.inputs[0])) for node in self.graph.of_kind("output")
+            )
+            return self._finish((self.graph.class_name, steps, ends))
+        # What was handed in but not read is left out: a cache of past keys grows from layer
+        # to layer and passes through all of them.
+        inputs = tuple(
+            (port.path, self._ref(port.ref)) for port in call.inputs if port.ref in self.externals
+        )
+        outputs = tuple((port.path, self._ref(port.ref)) for port in call.outputs)
+        return self._finish((call.class_name, steps, inputs, outputs))
+
+    def _finish(self, code: Code) -> Part:
+        digest = blake2b(repr(code).encode(), digest_size=16).hexdigest()
+        return Part(digest, tuple(self.externals), tuple(self.held))
+
+    def _item(self, item: Item) -> Code:
+        if isinstance(item, ModuleCall):
+            inner = self.coder.body(item.name)
+            taken = tuple(self._ref(ref) for ref in inner.externals)
+            return (inner.digest, taken, tuple(self._ref(Ref(name)) for name in inner.held))
+        count = 0
+        arguments = []
+        for argument in item.arguments:
+            code, count = self._value(item, argument.value, count)
+            arguments.append((argument.name, code))
+        made = tuple(map(self.coder.tensor, item.outputs))
+        return (item.kind, item.op, item.target, tuple(arguments), made, item.writes)
+
+    def _value(self, node: Node, value: Value, count: int) -> tuple[Code, int]:
+        """The code of an argument, and how many integers were met so far."""
+        if isinstance(value, Ref):
+            return self._ref(value), count
+        if isinstance(value, SliceValue):
+            return self._values(node, "slice", (value.start, value.stop, value.step), count)
+        if isinstance(value, Items):
+            keys = tuple(key for key, _ in value.items)
+            return self._values(node, keys, tuple(item for _, item in value.items), count)
+        if isinstance(value, tuple):
+            return self._values(node, "list", value, count)
+        return self.coder.literal(node, count, value), count + (type(value) is int)
+
+    def _values(
+        self, node: Node, head: Code, values: tuple[Value, ...], count: int
+    ) -> tuple[Code, int]:
+        codes = [head]
+        for value in values:
+            code, count = self._value(node, value, count)
+            codes.append(code)
+        return tuple(codes), count
+
+    def _ref(self, ref: Ref) -> Code:
+        node = self.graph.by_name[ref.node]
+        if node.kind in HELD_KINDS:
+            spec = node.outputs[0]
+            look = (node.kind, spec.shape, spec.dtype, spec.layout, spec.requires_grad)
+            return ("held", self.held.setdefault(node.name, len(self.held)), look)
+        place = self.place(ref)
+        if place is not None:
+            return ("here", place, ref.index)
+        number = self.externals.setdefault(ref, len(self.externals))
+        return ("from", number, self.coder.tensor(self.graph.spec(ref)))
+
+    def place(self, ref: Ref) -> tuple[int, ...] | None:
+        """Where a tensor is made, as positions from this part's first item on."""
+        return place_in(self.outline, ref, self.scope, self.start, len(self.items))
+
+
+def place_in(
+    outline: Outline, ref: Ref, scope: str, start: int, length: int
+) -> tuple[int, ...] | None:
+    """Where a tensor is made within some consecutive items of a scope.
+
+    Args:
+        outline: The graph's.
+        ref: Any tensor.
+        scope: The items' scope.
+        start: Position of the first item.
+        length: How many items.
+
+    Returns:
+        The item's position from the first on, and the positions below it; ``None`` if the
+        tensor is made elsewhere.
+    """
+    if outline.graph.by_name[ref.node].kind == "input":
+        return None
+    path = outline.path_below(ref.node, scope)
+    if path is None:
+        return None
+    first, *rest = (outline.position[name] for name in path)
+    return (first - start, *rest) if start <= first < start + length else None

@@ -1,0 +1,138 @@
+"""How shapes, counts, names and arguments are put into words, the same in every output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, TensorSpec, Value
+
+# Literal arguments worth a place in a small box, and the value that goes without saying.
+_TELLING: dict[str, object] = {
+    "kernel_size": None,
+    "stride": 1,
+    "padding": 0,
+    "output_padding": 0,
+    "dilation": 1,
+    "groups": 1,
+    "output_size": None,
+    "p": None,
+    "dim": None,
+    "num_heads": None,
+    "is_causal": False,
+    "scale_factor": None,
+    "negative_slope": None,
+    "bidirectional": False,
+}
+
+# Ops whose weight is their kernel: all but its first two sizes.
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+
+
+def shape_text(spec: TensorSpec) -> str:
+    """``64×3×28×28``; ``scalar`` for no dimensions, ``?`` for an unknown shape."""
+    if spec.shape is None:
+        return "?"
+    return "×".join(map(str, spec.shape)) if spec.shape else "scalar"
+
+
+def shapes_text(specs: Sequence[TensorSpec], most: int = 3) -> str:
+    """Several shapes, equal neighbours counted: ``2 of 64×8, 64×1``."""
+    runs: list[tuple[str, int]] = []
+    for spec in specs:
+        text = shape_text(spec)
+        if runs and runs[-1][0] == text:
+            runs[-1] = (text, runs[-1][1] + 1)
+        else:
+            runs.append((text, 1))
+    texts = [text if count == 1 else f"{count} of {text}" for text, count in runs]
+    return shortened(texts, most)
+
+
+def shortened(texts: Sequence[str], most: int) -> str:
+    """The first texts with commas between, and how many more there are."""
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f", {more} more" if more > 0 else "")
+
+
+def count_text(number: int) -> str:
+    """Thousands apart: ``421,642``."""
+    return f"{number:,}"
+
+
+def short_count(number: int) -> str:
+    """Three digits and a unit: ``422 k``, ``1.23 M``; below ten thousand in full."""
+    if abs(number) < 10_000:
+        return count_text(number)
+    value = float(number)
+    for unit in ("k", "M", "G", "T", "P"):
+        value /= 1000
+        if abs(value) < 999.5:
+            digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+            return f"{value:.{digits}f} {unit}"
+    return f"{value:.3g} P"
+
+
+def module_label(graph: ModelGraph, call: ModuleCall, scope: str) -> str:
+    """A module call's name as seen from a scope around it: ``layer.0``, ``fc (call 2)``.
+
+    The number of the call is left out where it is that of the module around it.
+    """
+    around = graph.module_by_name[scope].path if scope else ""
+    label = call.path
+    if label is None:
+        label = call.label
+    elif around and label.startswith(f"{around}."):
+        label = label[len(around) + 1 :]
+    parent = graph.module_by_name.get(call.parent)
+    again = call.call_index != (parent.call_index if parent else 0)
+    return f"{label} (call {call.call_index + 1})" if again else label
+
+
+def label_range(labels: Sequence[str]) -> str:
+    """First and last of some labels: ``layer.0-11``, ``conv_a ... conv_d``."""
+    first, last = labels[0], labels[-1]
+    stem = first.rstrip("0123456789")
+    if first == last:
+        return first
+    if stem != first and last.startswith(stem) and last[len(stem) :].isdigit():
+        return f"{first}-{last[len(stem) :]}"
+    return f"{first} ... {last}"
+
+
+def key_arguments(graph: ModelGraph, nodes: Iterable[Node]) -> str:
+    """The arguments that tell ops apart: ``3×3, stride 2``; ``""`` if there are none."""
+    found: list[str] = []
+    for node in nodes:
+        kernel = _kernel(graph, node)
+        if kernel:
+            found.append(kernel)
+        for argument in node.arguments:
+            if argument.name in _TELLING:
+                text = _argument_text(argument.name, argument.value)
+                if text:
+                    found.append(text)
+    return ", ".join(dict.fromkeys(found))
+
+
+def _kernel(graph: ModelGraph, node: Node) -> str:
+    if node.op not in _CONVOLUTIONS + _TRANSPOSED or len(node.inputs) < 2:
+        return ""
+    shape = graph.spec(node.inputs[1]).shape
+    return "×".join(map(str, shape[2:])) if shape else ""
+
+
+def _argument_text(name: str, value: Value) -> str:
+    parts = value if isinstance(value, tuple) else (value,)
+    if value is None or any(not isinstance(part, (int, float, str)) for part in parts):
+        return ""
+    if all(part == _TELLING[name] for part in parts):
+        return ""
+    if value is True:
+        return name.replace("is_", "")
+    alike = len(set(parts)) == 1 and name != "dim"
+    if name == "kernel_size":
+        sizes = parts * (2 if len(parts) == 1 else 1)
+        return "×".join(map(str, sizes))
+    text = str(parts[0]) if alike else "×".join(map(str, parts))
+    return f"{name.replace('_', ' ')} {text}"

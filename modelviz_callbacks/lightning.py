@@ -1,0 +1,209 @@
+"""``Trainer(callbacks=[GraphLogger()])``: translates the trainer's events; no graph logic."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+
+from modelviz_callbacks.options import FORMATS, Format, make_options
+from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.report import Report
+from modelviz_callbacks.tracing import Capture
+
+_NEVER = (
+    "No training batch ran to the point where training_step is called. If the loader is empty "
+    "or on_train_batch_start skips every batch, there is nothing to record."
+)
+
+
+class GraphLogger(pl.Callback):
+    """Records the first training batch of a fit, whatever the LightningModule looks like.
+
+    What is recorded is one ``training_step``: every module it calls, its own ops and the loss.
+    Nothing needs ``example_input_array`` or a ``forward``. A TensorBoardLogger's run and an
+    MLFlowLogger's run get the graph; the files are in ``<log dir>/model_graph/`` in any case.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | PathLike[str] | None = None,
+        name: str | None = None,
+        tensorboard: bool | str | Any = True,
+        mlflow: bool | str | None = None,
+        onnx: bool = True,
+        onnx_weights: bool = False,
+        trained_onnx: bool = False,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        formats: Sequence[Format] = FORMATS,
+        depth: int | None = None,
+        profile_step: int | None = None,
+        background: bool = True,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        """Nothing happens before the first training batch.
+
+        Args:
+            dirpath: See ``modelviz_callbacks.options.Options`` for this and the others.
+            name: What the graph is called.
+            tensorboard: Whether and where to write the TensorBoard graph.
+            mlflow: Whether and to which run to log.
+            onnx: Whether to write ``graph.onnx``.
+            onnx_weights: Whether to put weights into it.
+            trained_onnx: Whether to write and check ``model.onnx`` at the end.
+            input_names: Names for the model's inputs in ONNX.
+            output_names: Names for its outputs.
+            formats: Which pictures and texts to write.
+            depth: How many levels of modules the pictures open.
+            profile_step: Which training step to time.
+            background: Whether slow work is done in a process of its own.
+            on_error: ``"warn"`` or ``"raise"``.
+
+        Raises:
+            OptionError: A value has a wrong type or is impossible.
+        """
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        self._options = make_options(**given)
+        self._pipeline: Pipeline | None = None
+        self._restore: Callable[[], None] | None = None
+        self._waiting = True
+
+    @property
+    def report(self) -> Report | None:
+        """What was written where, what was refused and why; ``None`` before a fit."""
+        return self._pipeline.report if self._pipeline is not None else None
+
+    # --- the trainer's events
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Finds the run's loggers; only rank zero takes part."""
+        self._waiting = trainer.is_global_zero
+        self._pipeline = None
+        if self._waiting:
+            pipeline = self._pipeline = Pipeline(self._options, type(pl_module).__name__)
+            with pipeline.guarded("the loggers"):
+                _connect(pipeline, trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Arms the recording of this batch's training step, if it is the first."""
+        if self._waiting and self._restore is None and self._pipeline is not None:
+            self._restore = _wrap_training_step(pl_module, self._pipeline)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stops looking once there is a recording."""
+        if self._pipeline is not None and self._pipeline.has_recording:
+            self._disarm()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keeps what was captured when the run ends by an exception."""
+        self._finish()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes what is slow, with the trained weights at hand."""
+        self._finish()
+
+    # --- how
+
+    def _disarm(self) -> None:
+        self._waiting = False
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
+
+    def _finish(self) -> None:
+        self._disarm()
+        pipeline = self._pipeline
+        if pipeline is not None and not pipeline.is_finished:
+            pipeline.finish(_NEVER)
+
+
+def _wrap_training_step(module: pl.LightningModule, pipeline: Pipeline) -> Callable[[], None]:
+    """Puts a recording around the next call of a training step.
+
+    The step itself is what is wrapped, rather than the events around it: so the recording ends
+    where the step ends, before the trainer scales the loss, and a step of manual optimisation
+    is seen whole.
+
+    Args:
+        module: Its ``training_step`` is replaced on the object until undone.
+        pipeline: Gets the recording.
+
+    Returns:
+        Undoes it.
+    """
+    inner = module.training_step
+    tried = False
+    had_own = "training_step" in vars(module)
+
+    @functools.wraps(inner)
+    def training_step(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tried
+        if tried:
+            return inner(*args, **kwargs)
+        tried = True
+        capture: Capture | None = None
+        with pipeline.guarded("the recording"):
+            capture = Capture(module)
+            capture.start(args, kwargs, inspect.signature(inner))
+        if capture is None:
+            return inner(*args, **kwargs)
+        try:
+            result = inner(*args, **kwargs)
+        except BaseException as error:
+            capture.stop()
+            with pipeline.guarded("the recording"):
+                pipeline.captured(capture.abandon(error))
+            raise
+        capture.stop()
+        with pipeline.guarded("the recording"):
+            pipeline.captured(capture.finish(result))
+        return result
+
+    def restore() -> None:
+        if had_own:
+            module.training_step = inner  # type: ignore[method-assign]
+        else:
+            vars(module).pop("training_step", None)
+
+    module.training_step = training_step  # type: ignore[method-assign]
+    return restore
+
+
+def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
+    """Points the pipeline at the run's own folder, TensorBoard writer and MLflow run.
+
+    ``trainer.log_dir`` is not used: it asks the other ranks.
+    """
+    folder: Path | None = None
+    for logger in trainer.loggers:
+        log_dir = getattr(logger, "log_dir", None)
+        if folder is None and log_dir:
+            folder = Path(log_dir)
+        if isinstance(logger, TensorBoardLogger) and pipeline.tensorboard is True:
+            pipeline.tensorboard = logger.experiment
+    pipeline.write_to((folder or Path(trainer.default_root_dir)) / "model_graph")
+    for logger in trainer.loggers:
+        if isinstance(logger, MLFlowLogger):
+            # The run is made now, as the trainer would a moment later.
+            uri, run_id = logger._tracking_uri, logger.run_id
+            pipeline.find_mlflow(uri, run_id)
+            return
+    pipeline.find_mlflow()

@@ -1,0 +1,157 @@
+"""The options, the same for every way of recording, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal, TypedDict, get_args
+
+from modelviz_callbacks.errors import OptionError
+
+Format = Literal["svg", "png", "html", "text", "markdown", "csv"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to write, and where.
+
+    Attributes:
+        dirpath: Folder for the files; ``None``: ``<log dir>/model_graph`` in Lightning,
+            ``./model_graph/<name>`` in a plain loop.
+        name: What the graph is called; ``None``: the model's class name.
+        tensorboard: ``True``: the run's own writer if there is one, else a new one beside the
+            files; a ``SummaryWriter`` or a directory: there; ``False``: not at all.
+        mlflow: ``None``: the MLFlowLogger's run or the active one, if any; ``True``: start a
+            run where there is none; a run id or a tracking URI: there; ``False``: not at all.
+        onnx: Write ``graph.onnx``, for looking at in Netron.
+        onnx_weights: Put the weights of the first batch into it.
+        trained_onnx: Write, check and run ``model.onnx`` with the trained weights at the end.
+        input_names: Names for the model's inputs in ONNX, in order.
+        output_names: Names for its outputs.
+        formats: Which of ``"svg"``, ``"png"``, ``"html"``, ``"text"``, ``"markdown"``,
+            ``"csv"`` to write.
+        depth: How many levels of modules the pictures open; ``None``: as many as stay
+            readable.
+        profile_step: Number of a training step to time op by op; ``None``: none.
+        background: Do slow work in a process of its own; ``False``: in place.
+        on_error: ``"warn"``: a failure is a warning and a line in the report; ``"raise"``: it
+            is raised.
+
+    Raises:
+        OptionError: A value has a wrong type or is impossible.
+    """
+
+    dirpath: str | PathLike[str] | None = None
+    name: str | None = None
+    tensorboard: Any = True
+    mlflow: bool | str | None = None
+    onnx: bool = True
+    onnx_weights: bool = False
+    trained_onnx: bool = False
+    input_names: Sequence[str] | None = None
+    output_names: Sequence[str] | None = None
+    formats: Sequence[Format] = FORMATS
+    depth: int | None = None
+    profile_step: int | None = None
+    background: bool = True
+    on_error: Literal["warn", "raise"] = "warn"
+
+    def __post_init__(self) -> None:
+        for name in ("onnx", "onnx_weights", "trained_onnx", "background"):
+            self._require(name, isinstance(getattr(self, name), bool), "True or False")
+        is_path = self.dirpath is None or isinstance(self.dirpath, (str, PathLike))
+        self._require("dirpath", is_path, "a folder's path or None")
+        is_name = self.name is None or (isinstance(self.name, str) and self.name.strip() != "")
+        self._require("name", is_name, "a name that is not empty, or None")
+        self._require_tensorboard()
+        is_target = self.mlflow is None or isinstance(self.mlflow, (bool, str))
+        self._require("mlflow", is_target, "True, False, None, a run id or a tracking URI")
+        self._require("on_error", self.on_error in ("warn", "raise"), "'warn' or 'raise'")
+        for name, least in (("depth", 1), ("profile_step", 0)):
+            value = getattr(self, name)
+            is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            self._require(name, value is None or is_number, f"a number from {least} on, or None")
+        self._require_names("input_names")
+        self._require_names("output_names")
+        self._require_formats()
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            value = getattr(self, name)
+            raise OptionError(
+                f"Option {name}={value!r} ({type(value).__name__}) cannot be used: expected "
+                f"{expected}."
+            )
+
+    def _require_tensorboard(self) -> None:
+        value = self.tensorboard
+        is_target = isinstance(value, (bool, str, PathLike)) or hasattr(value, "add_scalar")
+        expected = "True, False, a SummaryWriter or a directory"
+        self._require("tensorboard", is_target or hasattr(value, "add_event"), expected)
+
+    def _require_names(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        are_names = not isinstance(value, str) and all(
+            isinstance(item, str) and item for item in value
+        )
+        self._require(name, are_names, "a list of names that are not empty, or None")
+        self._require(name, len(set(value)) == len(value), "names that differ")
+
+    def _require_formats(self) -> None:
+        self._require(
+            "formats", not isinstance(self.formats, str), f"a list of some of {', '.join(FORMATS)}"
+        )
+        for item in self.formats:
+            if item not in FORMATS:
+                close = difflib.get_close_matches(str(item), FORMATS, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise OptionError(
+                    f"Option formats has the unknown format {item!r}{hint} "
+                    f"Known are {', '.join(FORMATS)}."
+                )
+
+
+class OptionFields(TypedDict, total=False):
+    """The options as keyword arguments; see `Options`."""
+
+    dirpath: str | PathLike[str] | None
+    name: str | None
+    tensorboard: Any
+    mlflow: bool | str | None
+    onnx: bool
+    onnx_weights: bool
+    trained_onnx: bool
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    formats: Sequence[Format]
+    depth: int | None
+    profile_step: int | None
+    background: bool
+    on_error: Literal["warn", "raise"]
+
+
+def make_options(**given: Any) -> Options:
+    """The options from keyword arguments.
+
+    Args:
+        **given: Some of the fields of `Options`.
+
+    Returns:
+        The options.
+
+    Raises:
+        OptionError: A name is unknown, or a value wrong.
+    """
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise OptionError(f"There is no option {name!r}.{hint} Known are {', '.join(known)}.")
+    return Options(**given)

@@ -1,0 +1,359 @@
+"""From a recording to everything that is made of it: options in, report out.
+
+The one place that knows tracing, writers and sinks. What is quick (the JSON, the text, the
+TensorBoard graph) is written as soon as there is a recording; what is slow or may block (ONNX,
+pictures, MLflow) when training ends or the hook is closed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.graph.json_format import dumps
+from modelviz_callbacks.options import Options
+from modelviz_callbacks.report import Report
+from modelviz_callbacks.sinks.directory import Directory
+from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
+from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
+from modelviz_callbacks.tracing import Recording, to_graph
+from modelviz_callbacks.tracing.to_program import FACTS
+from modelviz_callbacks.tracing.units import Unit, units
+
+if TYPE_CHECKING:
+    from modelviz_callbacks.writers.onnx import Source as OnnxSource
+
+# File names of the formats, and the writers that make them.
+_FILES = {
+    "text": ("graph.txt", "text"),
+    "markdown": ("graph.md", "markdown"),
+    "csv": ("graph.csv", "table"),
+    "svg": ("graph.svg", "svg"),
+    "png": ("graph.png", "png"),
+    "html": ("index.html", "html"),
+    "mermaid": ("graph.mmd", "mermaid"),
+}
+_QUICK = ("text", "csv")
+
+
+class Pipeline:
+    """One capture's way to its files and destinations.
+
+    Attributes:
+        report: What was written where, what was refused and why.
+    """
+
+    def __init__(self, options: Options, class_name: str) -> None:
+        """Nothing is written yet.
+
+        Args:
+            options: What to write, and where.
+            class_name: What to call the graph if the options do not say.
+        """
+        self.options = options
+        name = options.name or class_name
+        self.folder = Path(options.dirpath or Path("model_graph") / _file_name(name))
+        self.report = Report(name, str(self.folder))
+        self.tensorboard = options.tensorboard
+        self._mlflow_target: MlflowTarget | None = None
+        self._recording: Recording | None = None
+        self._graph: ModelGraph | None = None
+        self._failed: Exception | None = None
+        self._finished = False
+
+    # --- set by who knows more about the run
+
+    def write_to(self, folder: Path) -> None:
+        """Sets the folder for the files; an option ``dirpath`` goes before."""
+        if self.options.dirpath is None:
+            self.folder = folder
+        self.report.folder = str(self.folder)
+
+    def find_mlflow(self, logger_uri: str | None = None, logger_run_id: str | None = None) -> None:
+        """Finds out now which MLflow run is meant, in the thread that trains."""
+        with self.guarded("the MLflow run"):
+            self._mlflow_target = find_target(
+                self.options.mlflow, logger_uri=logger_uri, logger_run_id=logger_run_id
+            )
+
+    # --- the two moments
+
+    @property
+    def has_recording(self) -> bool:
+        """Whether a forward was recorded."""
+        return self._recording is not None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything was written that will be."""
+        return self._finished
+
+    def captured(self, recording: Recording) -> None:
+        """Takes a recording over and writes what is quick to write."""
+        self._recording = recording
+        with self.guarded("the graph"):
+            graph = self._graph = to_graph(recording, self.options.name)
+            self.report.figures |= {
+                "parameters": graph.parameter_count,
+                "trainable": graph.trainable_count,
+                "ops": len(graph.ops),
+                "modules": sum(call.called for call in graph.modules),
+            }
+            self.report.remarks += [note.message for note in graph.notes]
+        if self._graph is None:
+            return
+        self._write("graph.json", lambda: dumps(graph).encode())
+        for kind in _QUICK:
+            if kind in self.options.formats:
+                self._write_format(kind, graph)
+        if self.tensorboard is not False:
+            with self.guarded("the TensorBoard graph"):
+                self._write_tensorboard(graph)
+
+    def finish(self, if_nothing: str) -> None:
+        """Writes what is slow, sends everything to MLflow, and ends the report.
+
+        Args:
+            if_nothing: What to say if there is no recording.
+
+        Raises:
+            ModelvizError: Something failed and ``on_error`` is ``"raise"``.
+        """
+        self._finished = True
+        if self._recording is None or self._graph is None:
+            if self._failed is None:
+                self._refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
+        else:
+            self._write_slow(self._recording, self._graph)
+        self._write_report()
+        if self._mlflow_target is not None and self._graph is not None:
+            with self.guarded("the MLflow run"):
+                self._write_mlflow(self._mlflow_target, self._graph)
+            self._write_report()
+        self._recording = None
+        self._say()
+
+    def _say(self) -> None:
+        if self._graph is not None:
+            print(_summary(self.report))
+        self.report.warn()
+        if self._failed is not None and self.options.on_error == "raise":
+            raise self._failed
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Turns any failure into a line of the report: nothing here ends a run."""
+        try:
+            yield
+        except Exception as error:
+            self._refuse(what, error)
+
+    def _refuse(self, what: str, error: Exception) -> None:
+        self.report.refuse(what, error)
+        if self._failed is None:
+            self._failed = error
+
+    # --- files
+
+    def _write(self, name: str, make: Callable[[], bytes]) -> None:
+        with self.guarded(name):
+            Directory(self.folder).write(name, make())
+            self._has(name)
+
+    def _has(self, name: str) -> None:
+        if name not in self.report.files:
+            self.report.files.append(name)
+
+    def _write_format(self, kind: str, graph: ModelGraph) -> None:
+        depth = self.options.depth
+        self._write(_FILES[kind][0], lambda: render(graph, kind, depth))
+
+    def _write_slow(self, recording: Recording, graph: ModelGraph) -> None:
+        for kind in self.options.formats:
+            if kind not in _QUICK:
+                self._write_format(kind, graph)
+        if recording.error or not (self.options.onnx or self.options.trained_onnx):
+            return
+        with self.guarded("the ONNX files"):
+            found = units(recording)
+            for unit in found:
+                prefix = "" if len(found) == 1 else f"{_file_name(unit.name)}."
+                if self.options.onnx:
+                    self._write_onnx(unit, f"{prefix}onnx" if prefix else "graph.onnx")
+                if self.options.trained_onnx:
+                    self._write_trained(unit, f"{prefix}model.onnx")
+
+    def _write_onnx(self, unit: Unit, name: str) -> None:
+        options = self.options
+        names = (options.input_names, options.output_names)
+        self._write(name, lambda: view_of(unit, *names, weights=options.onnx_weights))
+
+    def _write_trained(self, unit: Unit, name: str) -> None:
+        from modelviz_callbacks.writers.onnx import Names, write_trained
+
+        names = Names(self.options.input_names, self.options.output_names)
+        outcome = None
+
+        def export(path: Path) -> None:
+            nonlocal outcome
+            outcome = write_trained(_source(unit), unit.module, unit.call, names, path)
+
+        with self.guarded(name):
+            Directory(self.folder).write(name, export)
+            self._has(name)
+        if outcome is not None:
+            self.report.remarks += outcome.remarks
+            self.report.figures["onnx_max_difference"] = outcome.max_difference
+
+    def _write_report(self) -> None:
+        self._has("report.json")
+        self._write("report.json", lambda: self.report.to_json().encode())
+
+    # --- destinations
+
+    def _write_tensorboard(self, graph: ModelGraph) -> None:
+        target = self.folder if self.tensorboard is True else self.tensorboard
+        write_tensorboard(graph, target)
+        self.report.stored.append(f"TensorBoard: tensorboard --logdir {_log_dir(target)}")
+
+    def _write_mlflow(self, target: MlflowTarget, graph: ModelGraph) -> None:
+        from modelviz_callbacks.sinks.mlflow import MlflowSink
+
+        sink = MlflowSink(target, run_name=self.report.name)
+        try:
+            files = {name: self.folder / name for name in self.report.files}
+            self.report.stored.append(f"MLflow: {sink.store(files)}")
+            sink.set_tags(
+                {
+                    "modelviz.class": graph.class_name,
+                    "modelviz.parameters": graph.parameter_count,
+                    "modelviz.trainable": graph.trainable_count,
+                    "modelviz.ops": len(graph.ops),
+                }
+            )
+        finally:
+            sink.close()
+
+
+def graph_of(recording: Recording, name: str | None = None) -> ModelGraph:
+    """The model graph of a recording; see `modelviz_callbacks.tracing.to_graph`."""
+    return to_graph(recording, name)
+
+
+def render(graph: ModelGraph, kind: str, depth: int | None = None) -> bytes:
+    """A graph in one of the formats.
+
+    Args:
+        graph: Any graph.
+        kind: A format of `Options`, or ``"mermaid"``.
+        depth: How many levels of modules are opened.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        WriterError: The graph cannot be written so.
+    """
+    writer = importlib.import_module(f"modelviz_callbacks.writers.{_FILES[kind][1]}")
+    data: bytes = writer.render(graph, depth=depth)
+    return data
+
+
+def save(graph: ModelGraph, kind: str, path: str | Path, depth: int | None = None) -> Path:
+    """Writes one file of a graph, whole or not at all.
+
+    Args:
+        graph: Any graph.
+        kind: As for `render`.
+        path: The file.
+        depth: How many levels of modules are opened.
+
+    Returns:
+        The path.
+
+    Raises:
+        WriterError: The graph cannot be written so.
+        SinkError: The file cannot be written.
+    """
+    path = Path(path)
+    return Directory(path.parent).write(path.name, render(graph, kind, depth))
+
+
+def save_onnx(
+    recording: Recording,
+    path: str | Path,
+    weights: bool = False,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Path:
+    """Writes the ONNX view of a recorded forward; see `modelviz_callbacks.Trace.save_onnx`."""
+    data = view_of(Unit.whole(recording), input_names, output_names, weights)
+    path = Path(path)
+    return Directory(path.parent).write(path.name, data)
+
+
+def view_of(
+    unit: Unit,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+    weights: bool,
+) -> bytes:
+    """The content of a network's ``graph.onnx``."""
+    from modelviz_callbacks.writers.onnx import Names, view_model
+
+    return view_model(_source(unit), Names(input_names, output_names), weights)
+
+
+def _source(unit: Unit) -> OnnxSource:
+    from modelviz_callbacks.writers.onnx import Source
+
+    program = unit.program
+    title = f"{type(unit.module).__name__}, recorded by modelviz_callbacks"
+    return Source(
+        program.module,
+        program.inputs,
+        unit.examples(),
+        program.outputs,
+        FACTS,
+        program.state,
+        title,
+    )
+
+
+def write_tensorboard(graph: ModelGraph, target: Any) -> None:
+    """Writes a graph into a TensorBoard run.
+
+    Args:
+        graph: Any graph.
+        target: A ``SummaryWriter``, or a directory for a new event file.
+
+    Raises:
+        SinkError: It cannot be written there.
+    """
+    from modelviz_callbacks.writers.graphdef import graph_def
+
+    with TensorBoardSink(target) as sink:
+        sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
+        sink.flush()
+
+
+def _log_dir(target: Any) -> str:
+    return str(getattr(target, "log_dir", target))
+
+
+def _summary(report: Report) -> str:
+    figures = report.figures
+    counts = f"{figures.get('ops', 0):,} ops, {figures.get('parameters', 0):,} parameters"
+    return f"modelviz: {report.name} ({counts}) is in {report.folder}" + "".join(
+        f"; {place}" for place in report.stored
+    )
+
+
+def _file_name(name: str) -> str:
+    cleaned = "".join(char if char.isalnum() or char in "-_." else "_" for char in name)
+    return cleaned.strip(".") or "model"

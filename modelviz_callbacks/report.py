@@ -1,0 +1,82 @@
+"""What was written where, what was refused and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import asdict, dataclass, field
+
+from modelviz_callbacks.sinks.credentials import without_credentials
+
+
+class ModelvizWarning(UserWarning):
+    """Something of the graph could not be made or stored; training is not affected."""
+
+
+@dataclass
+class Refusal:
+    """One thing that was not made or not stored.
+
+    Attributes:
+        what: The file or destination.
+        why: One sentence, with what to do about it.
+    """
+
+    what: str
+    why: str
+
+
+@dataclass
+class Report:
+    """The outcome of one capture; grows until the logger or hook is closed.
+
+    Attributes:
+        name: What the graph is called.
+        folder: Where the files are.
+        files: Names of the files there.
+        stored: The other places that have the graph now (a TensorBoard run, an MLflow run).
+        refused: What was not made or not stored.
+        remarks: What else a person should know.
+        figures: Numbers about the model and the files: ``parameters``, ``trainable``, ``ops``,
+            ``modules``, ``onnx_max_difference``.
+    """
+
+    name: str
+    folder: str
+    files: list[str] = field(default_factory=list)
+    stored: list[str] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def refuse(self, what: str, error: BaseException | str) -> None:
+        """Notes that something failed.
+
+        Args:
+            what: The file or destination.
+            error: What went wrong.
+        """
+        text = error if isinstance(error, str) else str(error) or type(error).__name__
+        known = isinstance(error, str) or type(error).__module__.startswith("modelviz_callbacks")
+        why = text if known else f"{type(error).__name__}: {text}"
+        self.refused.append(Refusal(what, without_credentials(why)))
+
+    def to_json(self) -> str:
+        """The report as JSON text, ending in a newline."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def warn(self) -> None:
+        """One warning for all that was refused; none if nothing was."""
+        if not self.refused:
+            return
+        lines = "\n".join(f"  {refusal.what}: {refusal.why}" for refusal in self.refused)
+        warn(f"Of the graph of {self.name}, {len(self.refused)} part(s) are missing:\n{lines}")
+
+
+def warn(message: str) -> None:
+    """Warns, and never raises: somebody may have turned warnings into errors."""
+    try:
+        warnings.warn(message, ModelvizWarning, stacklevel=3)
+    except ModelvizWarning:
+        print(f"modelviz_callbacks: {message}", file=sys.stderr)

@@ -1,0 +1,81 @@
+"""Destinations: named files in, stored somewhere. Nothing here knows what a graph is.
+
+``directory`` writes files on disk, whole or not at all; ``tensorboard`` writes into a run's event
+file; ``mlflow`` uploads to a run. Importing this package imports none of their libraries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from modelviz_callbacks.errors import SinkError
+
+__all__ = ["Sink", "checked_name"]
+
+# Control characters, halves of characters, what some file system refuses in a name, and what
+# changes the meaning of the URL that an artifact's name becomes part of.
+_ODD = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*\\#%]')
+_LONGEST_PART_BYTES = 200
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A place where finished files are put."""
+
+    def store(self, files: Mapping[str, Path]) -> str:
+        """Put files there, each under its name.
+
+        Args:
+            files: Name in the destination (``"graph.svg"``, ``"pictures/a.png"``) to the file on
+                disk that holds its content.
+
+        Returns:
+            Where the files are now, for people.
+
+        Raises:
+            SinkError: Something did not arrive; the message says what, why and what to do.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of whatever the sink opened.
+
+        Raises:
+            SinkError: What the sink opened could not be ended.
+        """
+        ...
+
+
+def checked_name(name: str) -> str:
+    """Refuse a name that is not the same file everywhere.
+
+    A name is one or more parts with ``/`` between them. It stays inside its destination, is not
+    hidden, and has no character that a file system or a URL reads as something else.
+
+    Args:
+        name: The name a file is to have in a destination.
+
+    Returns:
+        The same name.
+
+    Raises:
+        SinkError: The name is empty, absolute, leads out of the destination, is hidden or has odd
+            characters.
+    """
+    parts = name.split("/")
+    for part in parts:
+        if not part or part.startswith(".") or part != part.strip() or part.endswith("."):
+            raise SinkError(
+                f"cannot store a file as {name!r}: {part!r} is not a plain file name. Give a "
+                "relative name such as 'graph.svg' or 'pictures/graph.svg'."
+            )
+        if _ODD.search(part) or len(part.encode()) > _LONGEST_PART_BYTES:
+            raise SinkError(
+                f"cannot store a file as {name!r}: {part!r} is over {_LONGEST_PART_BYTES} bytes or "
+                "has a character that is not the same on every file system and in a URL. Use "
+                "letters, digits, '.', '_' and '-'."
+            )
+    return name

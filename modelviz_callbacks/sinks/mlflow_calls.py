@@ -1,0 +1,214 @@
+"""Calls to MLflow that end: in time, in a result or in one sentence, and leave no trace behind."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from modelviz_callbacks.sinks.credentials import without_credentials
+
+__all__ = ["CallFailed", "Caller", "bounded"]
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
+_GRACE_S = 2.0
+_LONGEST_REASON = 300
+_NO_TIME = "no answer before time was up"
+_CAUSE = re.compile(r"""\(Caused by \w+\(["'](.*?)["']\)\)""")
+_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT, _SERVER_ERRORS = 429, 408, 500
+
+
+class CallFailed(Exception):
+    """One call to MLflow failed.
+
+    Attributes:
+        reason: Why, without credentials.
+        lasting: Whether trying again is useless.
+        status: The HTTP status that says why, or None.
+    """
+
+    def __init__(self, reason: str, *, lasting: bool, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.lasting = lasting
+        self.status = status
+
+
+@contextmanager
+def bounded(max_retries: int = 0, timeout_s: float = 10.0) -> Iterator[None]:
+    """Bound the time of MLflow's HTTP requests in this block, and let it print nothing.
+
+    MLflow reads its bounds from the environment at each request. Left alone, one request to a
+    server that is down takes four minutes, to one that hangs twenty. Only one thread at a time
+    should be in such a block: the environment belongs to the process.
+
+    Args:
+        max_retries: How often MLflow itself repeats a failed request.
+        timeout_s: Longest silence of the server, in seconds; whole seconds, at least 1.
+    """
+    seconds = str(max(1, round(timeout_s)))
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(max_retries),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": seconds,
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        # A server may ask to be left alone for an hour.
+        "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+        "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": seconds,
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class Caller:
+    """Makes calls under one deadline, which starts to run with the first of them.
+
+    Requests over HTTP are bounded by MLflow's own settings; anything else that may hang (a
+    database, a cloud's upload, a name lookup) by running the call in a thread that is left alone
+    when time is up.
+
+    Args:
+        deadline_s: Seconds for all calls together, pauses included.
+        timeout_s: Longest silence of a server in one request, in seconds.
+        max_retries: How often MLflow itself repeats a failed request.
+    """
+
+    def __init__(self, deadline_s: float, timeout_s: float, max_retries: int = 0) -> None:
+        self._deadline_s = deadline_s
+        self._timeout_s = timeout_s
+        self._max_retries = max_retries
+        self._end: float | None = None
+
+    def remaining_s(self) -> float:
+        """Seconds left; the clock starts when this is first asked."""
+        now = time.monotonic()
+        if self._end is None:
+            self._end = now + self._deadline_s
+        return max(0.0, self._end - now)
+
+    def once(self, action: Callable[[], T], *, quick: bool = False, last: bool = False) -> T:
+        """Make one call.
+
+        Args:
+            action: The call.
+            quick: Wait two seconds for the server at most, and let MLflow repeat nothing: for a
+                server that has just failed.
+            last: Take two seconds even when time is up: for calls that end what was begun.
+
+        Returns:
+            What the call returns.
+
+        Raises:
+            CallFailed: It raised, or time was up before it ended.
+        """
+        left = max(self.remaining_s(), _GRACE_S if last else 0.0)
+        if left <= 0:
+            raise CallFailed(_NO_TIME, lasting=False)
+        timeout_s = min(self._timeout_s, left, _GRACE_S if quick else left)
+        with bounded(0 if quick else self._max_retries, timeout_s):
+            return _in_time(action, left)
+
+    def until_done(self, action: Callable[[], T]) -> T:
+        """Make one call again and again, with growing pauses, until it works or time is up.
+
+        Args:
+            action: The call; it must be harmless when made twice.
+
+        Returns:
+            What the call returns.
+
+        Raises:
+            CallFailed: It cannot work, or time was up; it says why it failed last.
+        """
+        for _ in self.rounds():
+            try:
+                return self.once(action)
+            except CallFailed as error:
+                failure = error
+                if error.lasting:
+                    break
+        raise failure
+
+    def rounds(self) -> Iterator[None]:
+        """Give one turn now, and then more, with growing pauses between, until time is up."""
+        pause_s = _FIRST_PAUSE_S
+        yield
+        # The pauses shrink towards the end, so that a server that is back late is still noticed.
+        while (left := self.remaining_s()) > _FIRST_PAUSE_S:
+            time.sleep(min(pause_s, left / 2))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            yield
+
+
+def _in_time(action: Callable[[], T], limit_s: float) -> T:
+    """Run a call in a thread and wait for it up to the limit, in seconds."""
+    results: list[T] = []
+    failures: list[CallFailed] = []
+
+    def run() -> None:
+        try:
+            results.append(action())
+        except Exception as error:
+            failures.append(_failure(error))
+
+    # MLflow keeps the workspace and its request settings in context variables.
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(run,), name="modelviz-mlflow", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if results:
+        return results[0]
+    # The original is not chained: its text, which a traceback would print, may hold credentials.
+    raise failures[0] if failures else CallFailed(_NO_TIME, lasting=False)
+
+
+def _failure(error: Exception) -> CallFailed:
+    """Say in one line why a call failed, and whether it is worth trying again."""
+    status = _http_status(error)
+    if status is not None:
+        transient = status in (_TOO_MANY_REQUESTS, _REQUEST_TIMEOUT) or status >= _SERVER_ERRORS
+        lasting = not transient
+    else:
+        lasting = isinstance(
+            error, (ImportError, TypeError, ValueError, FileNotFoundError, PermissionError)
+        )
+    return CallFailed(_reason(error), lasting=lasting, status=status)
+
+
+def _reason(error: Exception) -> str:
+    """The informative part of an error's text, without credentials."""
+    text = without_credentials(next(iter(str(error).strip().splitlines()), ""))
+    # The whole request stands in front of what went wrong with it, MLflow's advice to wait longer
+    # behind it.
+    cause = _CAUSE.search(text)
+    text = (cause.group(1) if cause else text).partition(" To increase the timeout")[0]
+    # Cut last: half a credential would not be recognised.
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[:_LONGEST_REASON]}…"
+    return text.strip(" .") or type(error).__name__
+
+
+def _http_status(error: Exception) -> int | None:
+    """The HTTP status that an error of MLflow or requests stands for."""
+    response = getattr(error, "response", None)
+    if response is not None and hasattr(response, "status_code"):
+        return int(response.status_code)
+    status = getattr(error, "get_http_status_code", None)
+    return int(status()) if callable(status) else None

@@ -1,0 +1,167 @@
+"""An ONNX file as an MLflow model: registered with its run, servable, loadable by name.
+
+``mlflow.onnx.log_model`` goes through the active run and leaves marks in MLflow's global state.
+The same steps are made here one by one with a client, so the user's state stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelviz_callbacks.errors import SinkError
+from modelviz_callbacks.sinks.mlflow import MlflowSink
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from mlflow.entities import LoggedModel
+    from mlflow.models import ModelSignature
+    from mlflow.types import TensorSpec
+
+__all__ = ["log_onnx_model"]
+
+_RUNS_WITH = ("onnx", "onnxruntime")
+# A protobuf message holds 2 GiB at most; with room for what is not weights.
+_LARGEST_IN_ONE_FILE_BYTES = 1_800_000_000
+
+
+def log_onnx_model(
+    sink: MlflowSink,
+    path: Path,
+    name: str = "model",
+    *,
+    input_example: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> str:
+    """Log an ONNX file as a model of the sink's run.
+
+    The signature is read from the file: an axis of fixed size stays fixed, a named one is free.
+
+    Args:
+        sink: The run, with its deadline.
+        path: The ONNX file, weights inside or in files beside it.
+        name: Name of the model in MLflow.
+        input_example: Input name to array; kept with the model, shown by MLflow.
+        providers: Where onnxruntime runs the model when MLflow loads it, first choice first.
+
+    Returns:
+        The model's address, ``models:/<id>``, for ``mlflow.pyfunc.load_model``.
+
+    Raises:
+        SinkError: The file is no ONNX model, or MLflow did not take it; a model that was begun is
+            marked as failed then.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    model = _read(path)
+    run_id, experiment_id = sink.run_id, sink.experiment_id
+    logged = sink.ask_once(
+        f"begin model {name!r} in",
+        lambda client: client.create_logged_model(experiment_id, name, source_run_id=run_id),
+    )
+    model_id = str(logged.model_id)
+    try:
+        with tempfile.TemporaryDirectory(prefix="modelviz-") as scratch:
+            folder = Path(scratch, "model")
+            _save(model, folder, logged, input_example, list(providers))
+            sink.ask(
+                f"upload model {name!r} to",
+                lambda client: client.log_model_artifacts(model_id, str(folder)),
+            )
+        sink.ask(
+            f"link model {name!r} to",
+            lambda client: client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)]),
+        )
+    except Exception:
+        with contextlib.suppress(SinkError):
+            _finish(sink, model_id, "FAILED")
+        raise
+    _finish(sink, model_id, "READY")
+    return f"models:/{model_id}"
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """Read the file with its weights."""
+    import onnx
+
+    try:
+        return onnx.load(str(path))
+    except Exception as error:
+        raise SinkError(
+            f"could not read {path} as an ONNX model: {error}. Nothing was logged; give a file "
+            "that onnx.load() reads."
+        ) from error
+
+
+def _save(
+    model: onnx.ModelProto,
+    folder: Path,
+    logged: LoggedModel,
+    input_example: Mapping[str, np.ndarray[Any, Any]] | None,
+    providers: list[str],
+) -> None:
+    """Write MLflow's model folder, as ``mlflow.onnx.log_model`` would."""
+    import mlflow.onnx
+    from mlflow.models import Model
+
+    weights_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    try:
+        mlflow.onnx.save_model(
+            model,
+            str(folder),
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location,
+                run_id=logged.source_run_id,
+                model_id=logged.model_id,
+            ),
+            signature=_signature(model),
+            input_example=None if input_example is None else dict(input_example),
+            # Given, because finding them out means loading the model in a new process.
+            pip_requirements=[f"{package}=={version(package)}" for package in _RUNS_WITH],
+            onnx_execution_providers=providers,
+            save_as_external_data=weights_bytes > _LARGEST_IN_ONE_FILE_BYTES,
+        )
+    except Exception as error:
+        raise SinkError(
+            f"could not make an MLflow model of {logged.name!r}: {error}. The ONNX file itself is "
+            "unharmed; try without input_example, or with free space in the temporary folder."
+        ) from error
+
+
+def _signature(model: onnx.ModelProto) -> ModelSignature | None:
+    """Inputs and outputs of the graph; None where one of them is no tensor that numpy knows."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema
+
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    try:
+        inputs = [_tensor_spec(value) for value in graph.input if value.name not in weights]
+        outputs = [_tensor_spec(value) for value in graph.output]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return ModelSignature(Schema([*inputs]), Schema([*outputs]))
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    """One input or output: name, dtype, shape with -1 for a free axis."""
+    import numpy as np
+    import onnx
+    from mlflow.types import TensorSpec
+
+    tensor = value.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    shape = tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
+    return TensorSpec(dtype, shape, value.name)
+
+
+def _finish(sink: MlflowSink, model_id: str, status: Literal["READY", "FAILED"]) -> None:
+    sink.ask_once(
+        f"finish model {model_id} in",
+        lambda client: client.finalize_logged_model(model_id, status),
+    )

@@ -1,0 +1,262 @@
+"""A TensorBoard run: graphs, texts and images as events in its event file.
+
+The formats are TensorBoard's own (``tensorboard.compat.proto``): ``Event.graph_def`` for the
+run's one graph, summaries of the plugin ``graph_run_metadata`` for any number of named ones,
+of the plugin ``text`` for Markdown, and ``Summary.Image`` for pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from modelviz_callbacks.errors import SinkError
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+# Colour type of a PNG's header to the number of channels (PNG specification, 11.2.2).
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+
+
+class TensorBoardSink:
+    """Writes into one TensorBoard run.
+
+    A writer that is handed in stays the user's: everything goes into its own event file (with
+    a second file in a run, TensorBoard without its data server stops following the first), and
+    it is flushed but never closed. For a path a new writer is made, and closed by `close`.
+
+    Args:
+        target: A ``torch.utils.tensorboard.SummaryWriter`` (also Lightning's
+            ``TensorBoardLogger.experiment``), anything with its FileWriter's ``add_event`` and
+            ``flush``, or the run's folder: a local path, or a URL that fsspec knows. No running
+            writer may have its event file in that folder.
+
+    Raises:
+        SinkError: The target is none of these, or the folder cannot be written to.
+    """
+
+    def __init__(self, target: object) -> None:
+        self._writer: Any = None
+        self._owned = isinstance(target, (str, os.PathLike))
+        self._target = target
+        self._closed = False
+        if isinstance(target, (str, os.PathLike)):
+            self._writer = _new_writer(os.fspath(target))
+        elif not _is_summary_writer(target) and not _is_file_writer(target):
+            raise SinkError(
+                f"Cannot write TensorBoard events to {_describe(target)}: it has no 'add_event' "
+                "and no file writer. Give a SummaryWriter of torch.utils.tensorboard or a folder."
+            )
+
+    def __enter__(self) -> TensorBoardSink:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def log_dir(self) -> str:
+        """The run's folder; ``""`` if the writer does not tell."""
+        if isinstance(self._target, (str, os.PathLike)):
+            return str(os.fspath(self._target))
+        get_logdir = getattr(self._target, "get_logdir", None)
+        return str(get_logdir()) if callable(get_logdir) else ""
+
+    def add_graph(self, graph_def: bytes) -> None:
+        """Writes the run's graph. Of several in a run, which one is shown is not defined.
+
+        Args:
+            graph_def: A serialized ``GraphDef``.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        self._write("the graph", _protos().Event(graph_def=graph_def))
+
+    def add_named_graph(self, tag: str, run_metadata: bytes) -> None:
+        """Writes a graph that is shown under a tag; repeated, the last one is shown.
+
+        Args:
+            tag: What it is called in the run.
+            run_metadata: A serialized ``RunMetadata`` with one function graph and its profile.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        event = _tensor_event(tag, run_metadata, "graph_run_metadata", b"1")
+        self._write(f"the graph {tag!r}", event)
+
+    def add_profile(self, tag: str, run_metadata: bytes) -> None:
+        """Writes a profile of the run's graph; without a graph in the run the page breaks.
+
+        Args:
+            tag: What it is called in the run.
+            run_metadata: A serialized ``RunMetadata`` with step statistics.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        protos = _protos()
+        tagged = protos.TaggedRunMetadata(tag=tag, run_metadata=run_metadata)
+        self._write(f"the profile {tag!r}", protos.Event(tagged_run_metadata=tagged))
+
+    def add_text(self, tag: str, markdown: str, step: int = 0) -> None:
+        """Writes a text for the Text tab.
+
+        Args:
+            tag: What it is called in the run.
+            markdown: Markdown; TensorBoard removes HTML from it and shows no ``data:`` images.
+            step: The training step it belongs to.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        event = _tensor_event(tag, markdown.encode(), "text", b"")
+        event.step = step
+        self._write(f"the text {tag!r}", event)
+
+    def add_image(self, tag: str, png: bytes, step: int = 0) -> None:
+        """Writes a picture for the Images tab.
+
+        Args:
+            tag: What it is called in the run.
+            png: A PNG file.
+            step: The training step it belongs to.
+
+        Raises:
+            SinkError: It is no PNG, or cannot be written.
+        """
+        if png[:8] != _PNG_START or png[12:16] != b"IHDR" or len(png) < 29:
+            raise SinkError(
+                f"Cannot write the image {tag!r} to TensorBoard: expected a PNG file, found "
+                f"{len(png)} bytes that start with {png[:8]!r}."
+            )
+        width, height, _, colour = struct.unpack(">IIBB", png[16:26])
+        protos = _protos()
+        image = protos.Summary.Image(
+            width=width,
+            height=height,
+            colorspace=_PNG_CHANNELS.get(colour, 4),
+            encoded_image_string=png,
+        )
+        summary = protos.Summary(value=[protos.Summary.Value(tag=tag, image=image)])
+        self._write(f"the image {tag!r}", protos.Event(summary=summary, step=step))
+
+    def flush(self) -> None:
+        """Makes everything written visible to a TensorBoard that is already running.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        if not self._closed:
+            self._try("flush the event file", lambda: self._file_writer().flush())
+
+    def close(self) -> None:
+        """Flushes, and closes the writer if it was made here; again, does nothing.
+
+        Raises:
+            SinkError: What is still to be written cannot be.
+        """
+        if self._closed:
+            return
+        try:
+            if not _is_closed(self._target):
+                self.flush()
+        finally:
+            self._closed = True
+            if self._owned:
+                self._try("close the event file", self._writer.close)
+
+    def _write(self, what: str, event: Any) -> None:
+        if self._closed:
+            raise SinkError(
+                f"Cannot write {what} to TensorBoard in {self.log_dir!r}: this sink is closed. "
+                "Write before closing it."
+            )
+        event.wall_time = time.time()
+        self._try(f"write {what}", lambda: self._file_writer().add_event(event))
+
+    def _file_writer(self) -> Any:
+        """What events go to, looked up each time: a SummaryWriter may have been closed."""
+        if self._owned:
+            return self._writer
+        if _is_closed(self._target):
+            raise ValueError(
+                "the writer was closed, and reopening it would begin a second event file"
+            )
+        if _is_summary_writer(self._target):
+            return self._target._get_file_writer()  # type: ignore[attr-defined]
+        return self._target
+
+    def _try(self, what: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:  # the writer's own, the file system's, a remote store's
+            where = self.log_dir or _describe(self._target)
+            raise SinkError(
+                f"Could not {what} to TensorBoard in {where}: {error}. Check that the writer is "
+                "open and that its folder can be written to."
+            ) from error
+
+
+def _tensor_event(tag: str, content: bytes, plugin: str, plugin_content: bytes) -> Any:
+    """A summary of one string, for the plugin named."""
+    protos = _protos()
+    plugin_data = protos.SummaryMetadata.PluginData(plugin_name=plugin, content=plugin_content)
+    value = protos.Summary.Value(
+        tag=tag,
+        metadata=protos.SummaryMetadata(plugin_data=plugin_data),
+        tensor=protos.TensorProto(dtype="DT_STRING", string_val=[content]),
+    )
+    return protos.Event(summary=protos.Summary(value=[value]))
+
+
+def _protos() -> Any:
+    """TensorBoard's messages; imported when first needed, as few processes write any."""
+    from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+        event_pb2,
+        summary_pb2,
+        tensor_pb2,
+    )
+
+    return SimpleNamespace(
+        Event=event_pb2.Event,
+        TaggedRunMetadata=event_pb2.TaggedRunMetadata,
+        Summary=summary_pb2.Summary,
+        SummaryMetadata=summary_pb2.SummaryMetadata,
+        TensorProto=tensor_pb2.TensorProto,
+    )
+
+
+def _new_writer(path: str) -> Any:
+    from tensorboard.summary.writer.event_file_writer import (  # type: ignore[import-untyped]
+        EventFileWriter,
+    )
+
+    try:
+        return EventFileWriter(path)
+    except Exception as error:  # the file system's, or a remote store's own
+        raise SinkError(
+            f"Cannot begin a TensorBoard event file in {path!r}: {error}. "
+            "Give a folder that can be created and written to."
+        ) from error
+
+
+def _is_summary_writer(target: object) -> bool:
+    return callable(getattr(target, "_get_file_writer", None))
+
+
+def _is_file_writer(target: object) -> bool:
+    return all(callable(getattr(target, name, None)) for name in ("add_event", "flush"))
+
+
+def _is_closed(target: object) -> bool:
+    """Whether a SummaryWriter was closed: it would open a new file when asked for its writer."""
+    return _is_summary_writer(target) and getattr(target, "all_writers", True) is None
+
+
+def _describe(target: object) -> str:
+    return f"an object of {type(target).__module__}.{type(target).__qualname__}"

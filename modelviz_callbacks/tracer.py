@@ -1,0 +1,164 @@
+"""``trace(model, x)``: one forward, recorded now, in this process, with everything in place."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from modelviz_callbacks import pipeline
+from modelviz_callbacks.errors import CaptureError, ReplayError
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.tracing import Capture, Program, Recording, to_program
+
+
+class Trace:
+    """One recorded forward.
+
+    Attributes:
+        outputs: What the model returned, untouched.
+    """
+
+    def __init__(self, recording: Recording, outputs: Any) -> None:
+        """Made by `trace`."""
+        self._recording = recording
+        self.outputs = outputs
+
+    @cached_property
+    def graph(self) -> ModelGraph:
+        """The model graph of this forward."""
+        return pipeline.graph_of(self._recording)
+
+    @property
+    def program(self) -> fx.GraphModule:
+        """The recorded ops as a program that runs again.
+
+        It takes the input tensors one by one, in the order of ``graph``'s input nodes, and gives
+        a tuple of the output tensors; `replay` takes and gives what the model does. Its
+        parameters are the model's own, as they are when it runs.
+        """
+        return self._program.module
+
+    @cached_property
+    def _program(self) -> Program:
+        return to_program(self._recording)
+
+    def replay(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the recorded ops on other inputs of the same shapes.
+
+        Under the same random state and with the same parameters the result equals the model's
+        own to the bit. State that the forward wrote to (batch norm's running statistics) starts
+        from its recorded value and the model's own is left alone.
+
+        Args:
+            *args: As the model's forward takes them.
+            **kwargs: Likewise.
+
+        Returns:
+            The same structure as the model's own result.
+
+        Raises:
+            ReplayError: A part of the forward could not be seen and cannot be repeated, or the
+                arguments hold another number of tensors than the recorded ones.
+        """
+        tensors = self._recording.tensors_of(args, kwargs)
+        expected = len(self._program.inputs)
+        if len(tensors) != expected:
+            raise ReplayError(
+                f"The recording takes {expected} tensor(s) ({', '.join(self._program.inputs)}), "
+                f"{len(tensors)} were given. Call replay with arguments like the recorded ones."
+            )
+        return self._recording.result_from(self._program.module(*tensors))
+
+    def save_onnx(self, path: str | Path, **options: Any) -> Path:
+        """Writes the graph as ONNX for Netron.
+
+        Args:
+            path: The file, ending in ``.onnx``.
+            **options: ``weights``, ``input_names``, ``output_names`` as in the options
+                ``onnx_weights``, ``input_names``, ``output_names``.
+
+        Returns:
+            The path.
+
+        Raises:
+            WriterError: The graph cannot be turned into ONNX.
+            SinkError: The file cannot be written.
+        """
+        _ = self.graph  # names the nodes
+        return pipeline.save_onnx(self._recording, path, **options)
+
+    def save_svg(self, path: str | Path, depth: int | None = None) -> Path:
+        """Draws the graph as SVG.
+
+        Args:
+            path: The file.
+            depth: How many levels of modules are opened; ``None``: as many as stay readable.
+
+        Returns:
+            The path.
+
+        Raises:
+            WriterError: The graph cannot be drawn.
+            SinkError: The file cannot be written.
+        """
+        return pipeline.save(self.graph, "svg", path, depth)
+
+    def save_png(self, path: str | Path, depth: int | None = None) -> Path:
+        """Draws the graph as PNG; arguments and errors as for `save_svg`."""
+        return pipeline.save(self.graph, "png", path, depth)
+
+    def save_html(self, path: str | Path, depth: int | None = None) -> Path:
+        """Writes the interactive page; arguments and errors as for `save_svg`."""
+        return pipeline.save(self.graph, "html", path, depth)
+
+    def save_text(self, path: str | Path, depth: int | None = None) -> Path:
+        """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`."""
+        return pipeline.save(self.graph, "text", path, depth)
+
+    def save_mermaid(self, path: str | Path, depth: int | None = None) -> Path:
+        """Writes a mermaid diagram; arguments and errors as for `save_svg`."""
+        return pipeline.save(self.graph, "mermaid", path, depth)
+
+    def write_tensorboard(self, log_dir: Any) -> None:
+        """Writes the graph for TensorBoard.
+
+        Args:
+            log_dir: A directory for a new event file, or an open ``SummaryWriter``.
+
+        Raises:
+            SinkError: It cannot be written there.
+        """
+        pipeline.write_tensorboard(self.graph, log_dir)
+
+
+def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:
+    """Runs one forward of a model, as it is and with the flags it has, and records it.
+
+    Args:
+        model: Any module.
+        *args: What its forward takes.
+        **kwargs: Likewise.
+
+    Returns:
+        The recording.
+
+    Raises:
+        CaptureError: ``model`` is not a module.
+        Exception: Whatever the forward raises goes on untouched.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise CaptureError(
+            f"trace() records a torch.nn.Module, it was given a {type(model).__name__}. "
+            "Wrap a function in a module whose forward calls it."
+        )
+    capture = Capture(model)
+    capture.start(args, kwargs)
+    try:
+        outputs = model(*args, **kwargs)
+    finally:
+        capture.stop()
+    return Trace(capture.finish(outputs), outputs)

@@ -1,0 +1,8 @@
+"""The tracing core: records one real forward and lowers it to a graph and a program."""
+
+from modelviz_callbacks.tracing.capture import Capture
+from modelviz_callbacks.tracing.recording import Recording
+from modelviz_callbacks.tracing.to_graph import to_graph
+from modelviz_callbacks.tracing.to_program import Program, to_program
+
+__all__ = ["Capture", "Program", "Recording", "to_graph", "to_program"]

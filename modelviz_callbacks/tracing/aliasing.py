@@ -1,0 +1,128 @@
+"""Who wrote to the memory a tensor shows: writes through views, and reads after them.
+
+Tensors that share a storage form one region. When a tensor is read after another tensor of
+its region was written to, and the two have an element in common, the value read was made by
+that write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from modelviz_callbacks.tracing.tape import Slot
+
+_W = TypeVar("_W")
+
+# How many partial solutions are tried before two views are taken to overlap.
+_MAX_STEPS = 2000
+
+
+@dataclass
+class _Region(Generic[_W]):
+    writes: list[tuple[Slot, _W]] = field(default_factory=list)
+
+
+class Aliasing(Generic[_W]):
+    """Follows one tape in order and knows which writes a read depends on."""
+
+    def __init__(self) -> None:
+        self._regions: dict[Slot, _Region[_W]] = {}
+        self._by_storage: dict[int, _Region[_W]] = {}
+        self._synced: dict[Slot, int] = {}
+
+    def add_source(self, slot: Slot) -> None:
+        """A tensor that was there before; shares its region with whoever has its storage."""
+        region = self._by_storage.get(slot.storage) if slot.storage else None
+        self._join(slot, region or _Region())
+
+    def add_result(self, slot: Slot, arguments: list[Slot]) -> None:
+        """A tensor an op made: a view of one of its arguments, or fresh memory."""
+        shared = slot.previous if slot.previous in self._regions else None
+        for argument in arguments:
+            if shared is None and slot.storage and argument.storage == slot.storage:
+                shared = argument if argument in self._regions else None
+        self._join(slot, self._regions[shared] if shared is not None else _Region())
+
+    def add_write(self, slot: Slot, writer: _W) -> None:
+        """``slot`` is the new version of a tensor that ``writer`` wrote to."""
+        region = self._regions[slot]
+        region.writes.append((slot, writer))
+        self._synced[slot] = len(region.writes)
+
+    def pending(self, slot: Slot) -> Iterator[_W]:
+        """The writers since this slot was made or last read, that changed what it shows."""
+        region = self._regions.get(slot)
+        if region is None:
+            return
+        start, self._synced[slot] = self._synced[slot], len(region.writes)
+        for written, writer in region.writes[start:]:
+            if overlap(written, slot):
+                yield writer
+
+    def __contains__(self, slot: Slot) -> bool:
+        return slot in self._regions
+
+    def _join(self, slot: Slot, region: _Region[_W]) -> None:
+        self._regions[slot] = region
+        self._synced[slot] = len(region.writes)
+        if slot.storage:
+            self._by_storage[slot.storage] = region
+
+
+def overlap(first: Slot, second: Slot) -> bool:
+    """Whether two strided tensors on one storage have an element in common.
+
+    Exact for the views people make; true where finding out would take too long.
+    """
+    if first.stride is None or second.stride is None:
+        return True
+    if first.shape is None or second.shape is None:
+        return True
+    if 0 in first.shape or 0 in second.shape:
+        return False
+    # An element in common: offset1 + sum(stride * i) == offset2 + sum(stride * j).
+    terms: dict[int, int] = {}
+    for shape, strides, sign in (
+        (first.shape, first.stride, 1),
+        (second.shape, second.stride, -1),
+    ):
+        for size, stride in zip(shape, strides, strict=True):
+            if size > 1 and stride != 0:
+                terms[sign * stride] = terms.get(sign * stride, 0) + size - 1
+    ordered = sorted(terms.items(), key=lambda term: -abs(term[0]))
+    return _reachable(second.offset - first.offset, ordered)
+
+
+def _reachable(target: int, terms: list[tuple[int, int]]) -> bool:
+    """Whether sum(stride * x) == target has a solution with 0 <= x <= count."""
+    lows = [0] * (len(terms) + 1)
+    highs = [0] * (len(terms) + 1)
+    divisors = [0] * (len(terms) + 1)
+    for index in range(len(terms) - 1, -1, -1):
+        stride, count = terms[index]
+        lows[index] = lows[index + 1] + min(0, stride * count)
+        highs[index] = highs[index + 1] + max(0, stride * count)
+        divisors[index] = math.gcd(divisors[index + 1], stride)
+    steps = 0
+    waiting = [(0, target)]
+    while waiting:
+        steps += 1
+        if steps > _MAX_STEPS:
+            return True
+        index, left = waiting.pop()
+        if not lows[index] <= left <= highs[index]:
+            continue
+        if index == len(terms):
+            return True  # the bounds above leave only zero
+        if left % divisors[index]:
+            continue
+        stride, count = terms[index]
+        low, high = left - highs[index + 1], left - lows[index + 1]
+        if stride < 0:
+            low, high = high, low
+        fewest, most = max(0, -(-low // stride)), min(count, high // stride)
+        waiting += [(index + 1, left - stride * times) for times in range(fewest, most + 1)]
+    return False

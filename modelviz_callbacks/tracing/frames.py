@@ -1,0 +1,117 @@
+"""Which line of whose code a torch call comes from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import IntEnum
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Final
+
+import torch
+
+from modelviz_callbacks.graph import Source
+
+_TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 - a prefix for strings
+_HERE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120
+
+# Code that only passes calls on: whoever called it is meant.
+_PASSES_ON: Final = (
+    f"{os.sep}site-packages{os.sep}torchmetrics{os.sep}",
+    f"{os.sep}copy.py",
+    f"{os.sep}functools.py",
+    f"{os.sep}contextlib.py",
+)
+
+# Packages whose frames around a torch call mean bookkeeping of the training framework; their
+# demo models are models.
+_FRAMEWORKS: Final = tuple(
+    f"{os.sep}site-packages{os.sep}{package}{os.sep}"
+    for package in ("lightning", "pytorch_lightning", "lightning_fabric")
+)
+_DEMOS: Final = f"{os.sep}demos{os.sep}"
+
+
+class FrameKind(IntEnum):
+    """Whose code a frame runs."""
+
+    USER = 0
+    TORCH = 1  # torch itself or this library: look further out
+    PLUMBING = 2  # a training framework's own bookkeeping
+
+
+def classify_file(filename: str) -> FrameKind:
+    """Whose code a file is."""
+    if filename.startswith((_TORCH, _HERE, "<frozen")):
+        return FrameKind.TORCH
+    if any(part in filename for part in _PASSES_ON):
+        return FrameKind.TORCH
+    if _DEMOS not in filename and any(part in filename for part in _FRAMEWORKS):
+        return FrameKind.PLUMBING
+    return FrameKind.USER
+
+
+class FrameFinder:
+    """Finds the nearest frame outside torch, remembering what it knows about each file."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, FrameKind] = {}
+
+    def nearest(self, frame: FrameType | None) -> tuple[CodeType | None, int, bool]:
+        """The code and position of the nearest frame outside torch.
+
+        Args:
+            frame: Where to start looking, outwards.
+
+        Returns:
+            Its code object (``None`` if there is none), the position in it, and whether it
+            is a training framework's plumbing.
+        """
+        kinds = self.kinds
+        while frame is not None:
+            code = frame.f_code
+            kind = kinds.get(code.co_filename)
+            if kind is None:
+                kind = kinds[code.co_filename] = classify_file(code.co_filename)
+            if kind is not FrameKind.TORCH:
+                return code, frame.f_lasti, kind is FrameKind.PLUMBING
+            frame = frame.f_back
+        return None, 0, False
+
+
+def source_of(code: CodeType | None, lasti: int) -> Source | None:
+    """The source line of a position in a code object; ``None`` where it has none."""
+    if code is None or code.co_filename.startswith("<"):
+        return None
+    line = _line_at(code, lasti)
+    return Source(short_path(code.co_filename), line, code.co_name)
+
+
+def _line_at(code: CodeType, lasti: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= lasti < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def short_path(filename: str) -> str:
+    """A path that is the same on every machine: below the working directory or a package.
+
+    A file in an installed package is named from the package on, one below the working
+    directory relative to it, any other by its name alone, so that no home directory ends up
+    in a graph.
+    """
+    path = Path(filename)
+    for root in (*_package_roots(), Path.cwd()):
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return path.name
+
+
+def _package_roots() -> tuple[Path, ...]:
+    return tuple(
+        Path(entry)
+        for entry in sys.path
+        if entry.endswith(("site-packages", "dist-packages")) or "lib/python" in entry
+    )

@@ -1,0 +1,203 @@
+"""Explains tensors that turn up without a recorded op having made them.
+
+In this order: state of the model (parameters, buffers); memory shared with a tensor that is
+known; something autograd remembers the making of (a scripted function, a compiled extension);
+an array that Python made from values it read; else a constant that was there before.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modelviz_callbacks.tracing.state import StateNames
+from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Origin, Slot
+
+if TYPE_CHECKING:
+    from modelviz_callbacks.tracing.recorder import Recorder
+
+# A constant larger than this is not kept for replay: it could be somebody's activations.
+MAX_CONSTANT_BYTES = 64 * 2**20
+
+# How far autograd's graph is followed backwards from one unexplained tensor.
+_MAX_NODES = 10_000
+
+
+class OriginFinder:
+    """Explains unknown tensors for one recorder.
+
+    Attributes:
+        by_storage: The latest slot on each storage, by the storage's address.
+        births: Number of slots made for results so far.
+    """
+
+    def __init__(self, recorder: Recorder, state: StateNames) -> None:
+        self.by_storage: dict[int, Slot] = {}
+        self.births = 0
+        self.unexplained = 0
+        self._recorder = recorder
+        self._state = state
+        self._external: dict[int, Slot] = {}
+        self._reads: list[tuple[int, Slot]] = []
+        self._op_ends: list[int] = []
+        self._op_entries: list[OpEntry] = []
+        self._scanned = 0
+
+    def remember(self, slot: Slot) -> None:
+        """Notes which storage a slot that no op made lies on."""
+        if slot.storage:
+            self.by_storage[slot.storage] = slot
+
+    def is_state(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor is a parameter or buffer of the model."""
+        return self._state.find(tensor) is not None
+
+    def explain(self, tensor: torch.Tensor, slot: Slot) -> Origin:
+        """The origin of a tensor met for the first time."""
+        origin = Origin()
+        if self.is_state(tensor):
+            self._external[slot.storage] = slot
+            return origin
+        self.unexplained += 1
+        origin.alias_of = self._sharing(tensor, slot)
+        if origin.alias_of is None and tensor.grad_fn is not None:
+            origin.made_by = tensor.grad_fn.name()
+            origin.sources = self._autograd_sources(tensor.grad_fn)
+        if len(origin.sources) == 1 and 0 != slot.storage == origin.sources[0].storage:
+            origin.alias_of = origin.sources[0]  # a view whose base is known but gone
+        if origin.alias_of is None and not origin.sources:
+            origin.sources = self._python_sources(tensor)
+            origin.made_by = "python" if origin.sources else ""
+            self._external.setdefault(slot.storage, slot)
+            if is_lazy(tensor):
+                return origin
+            if slot.shape is None or slot.shape.numel() * slot.dtype.itemsize < MAX_CONSTANT_BYTES:
+                origin.value = tensor.detach()
+        return origin
+
+    def keep_value(self, slot: Slot) -> None:
+        """Copies the value of the state behind a slot that is about to be written to."""
+        root = slot
+        while root.previous is not None:
+            root = root.previous
+        if root.origin is None or root.origin.alias_of is not None:
+            found = self._external.get(slot.storage) if slot.storage else None
+            if found is None:
+                return
+            root = found
+        tensor, origin = root.ref(), root.origin
+        if tensor is None or origin is None or origin.kept:
+            return
+        origin.kept = True
+        if is_lazy(tensor):
+            # It comes to life in this very forward, out of nothing.
+            origin.was_lazy, origin.value = True, torch.empty(0, dtype=tensor.dtype)
+            return
+        with torch.no_grad():
+            origin.value = tensor.detach().clone()
+
+    def note_reads(self, position: int, args: tuple[Any, ...]) -> None:
+        """Remembers that Python got hold of these tensors' values."""
+        self._reads += [(position, value) for value in args if isinstance(value, Slot)]
+
+    def _sharing(self, tensor: torch.Tensor, slot: Slot) -> Slot | None:
+        found = self.by_storage.get(slot.storage) if slot.storage else None
+        if found is None:
+            return None
+        alive = found.ref()
+        if alive is None or alive is tensor or found.stride is None:
+            return None
+        # The address may have been given to other memory since; ask the tensor itself.
+        return found if torch._C._storage_address(alive) == slot.storage else None
+
+    def _autograd_sources(self, grad_fn: Any) -> tuple[Slot, ...]:
+        """The known tensors that an unknown one was computed from, as autograd has it."""
+        found: dict[int, Slot] = {}
+        seen = {grad_fn}
+        waiting = [grad_fn]
+        while waiting and len(seen) < _MAX_NODES:
+            node = waiting.pop()
+            for next_node, index in node.next_functions:
+                if next_node is None:
+                    continue
+                for slot in self._slots_behind(next_node, index):
+                    found[id(slot)] = slot
+                    break
+                else:
+                    if next_node not in seen:
+                        seen.add(next_node)
+                        waiting.append(next_node)
+        return tuple(found.values())
+
+    def _slots_behind(self, node: Any, index: int) -> Iterator[Slot]:
+        variable = getattr(node, "variable", None)  # of an AccumulateGrad node
+        if isinstance(variable, torch.Tensor):
+            yield self._recorder.slot(variable)
+            return
+        entry = self._op_of(node._sequence_nr())
+        if entry is not None:
+            slots = [slot for slot in flat_slots(entry.result)]
+            if slots:
+                yield slots[index] if index < len(slots) else slots[0]
+
+    def _op_of(self, sequence_number: int) -> OpEntry | None:
+        """The recorded op during which an autograd node was made."""
+        tape = self._recorder.tape
+        for entry in tape[self._scanned :]:
+            if isinstance(entry, OpEntry):
+                self._op_ends.append(entry.last_node)
+                self._op_entries.append(entry)
+        self._scanned = len(tape)
+        position = bisect.bisect_right(self._op_ends, sequence_number)
+        if position < len(self._op_entries):
+            entry = self._op_entries[position]
+            if entry.first_node <= sequence_number < entry.last_node:
+                return entry
+        return None
+
+    def _python_sources(self, tensor: torch.Tensor) -> tuple[Slot, ...]:
+        """What Python read in this module call, if the tensor wraps memory of Python's."""
+        try:
+            if tensor.device.type != "cpu" or tensor.untyped_storage().resizable():
+                return ()  # torch's own memory: not made from an array
+        except (RuntimeError, NotImplementedError):
+            return ()
+        start = self._start_of_call()
+        return tuple({id(slot): slot for at, slot in self._reads if at > start}.values())
+
+    def _start_of_call(self) -> int:
+        depth = 0
+        tape = self._recorder.tape
+        for position in range(len(tape) - 1, -1, -1):
+            entry = tape[position]
+            if isinstance(entry, Leave):
+                depth += 1
+            elif isinstance(entry, Enter):
+                if depth == 0:
+                    return position
+                depth -= 1
+        return 0
+
+
+def is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a lazy module's parameter or buffer without a value yet."""
+    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+
+
+def flat_slots(value: Any) -> Iterator[Slot]:
+    """The slots inside an encoded argument or result, in order."""
+    if isinstance(value, Slot):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from flat_slots(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from flat_slots(item)
+    elif isinstance(value, slice):
+        yield from flat_slots((value.start, value.stop, value.step))
+    elif hasattr(value, "children"):
+        yield from flat_slots(value.children)

@@ -1,0 +1,352 @@
+"""The hot path: sees every torch call of one thread and appends it to the tape.
+
+Everything here runs once an op inside somebody's training step, so it appends and returns:
+nothing is formatted, built or looked up that can wait until the step is over. Inside
+``__torch_function__`` torch has this mode switched off, so what is asked of a tensor here is
+not itself recorded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+
+from modelviz_callbacks.tracing.frames import FrameFinder
+from modelviz_callbacks.tracing.origins import OriginFinder
+from modelviz_callbacks.tracing.state import StateNames
+from modelviz_callbacks.tracing.structure import walk
+from modelviz_callbacks.tracing.tape import Entry, OpEntry, Slot, autocast_state
+from modelviz_callbacks.tracing.torch_calls import (
+    VALUE_KEEPING,
+    CallKind,
+    classify,
+    written_state,
+)
+
+_SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
+_READ, _BACKWARD = CallKind.READ, CallKind.BACKWARD
+
+_sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+
+# How an argument is taken over, by its exact class.
+_KEEP, _TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
+_PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    type(None),
+    type(Ellipsis),
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+    torch.Size,
+    torch.Generator,
+)
+
+
+class Recorder(TorchFunctionMode):
+    """A mode that writes a tape; see the module's text.
+
+    Attributes:
+        tape: What was recorded so far.
+        paused: While true, calls go through unrecorded.
+        fault: What made this recorder give up, if something did.
+        origins: Explains tensors that no recorded op made.
+    """
+
+    def __init__(self, state: StateNames) -> None:
+        """Starts with an empty tape.
+
+        Args:
+            state: The model's parameters and buffers.
+        """
+        super().__init__()
+        self.tape: list[Entry] = []
+        self.paused = False
+        self.fault: Exception | None = None
+        self.origins = OriginFinder(self, state)
+        self._slots: dict[int, Slot] = {}
+        self._kinds: dict[Any, CallKind] = {}
+        self._classes: dict[type[Any], int] = dict.fromkeys(_PLAIN, _KEEP)
+        self._classes |= {torch.Tensor: _TENSOR, Parameter: _TENSOR}
+        self._classes |= {list: _LIST, tuple: _TUPLE, dict: _DICT, slice: _SLICE}
+        self._frames = FrameFinder()
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,  # noqa: ARG002 - part of torch's protocol
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Calls ``func`` and appends what it did; the result is the function's own."""
+        kind = self._kinds.get(func)
+        if kind is None:
+            kind = self._kinds[func] = classify(func)
+        if kind is _SKIP or self.paused:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
+            return self._call_with_effects(kind, func, args, kwargs)
+        try:
+            encode = self.encode
+            taken = tuple([encode(value) for value in args])
+            named = {key: encode(value) for key, value in kwargs.items()} if kwargs else None
+            first = _sequence_number()
+        except Exception as error:
+            self.give_up(error)
+            return func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        try:
+            made = self._encode_result(result)
+            if made is not None:
+                self._append(func, taken, named, made, (), first)
+        except Exception as error:
+            self.give_up(error)
+        return result
+
+    def give_up(self, error: Exception) -> None:
+        """Stops recording because of a fault of our own; the step goes on as if alone."""
+        self.paused = True
+        if self.fault is None:
+            self.fault = error
+
+    def _append(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        result: Any,
+        writes: tuple[Slot, ...],
+        first: int,
+        depth: int = 2,
+    ) -> None:
+        # The frame that made torch call __torch_function__ is `depth` frames out.
+        code, lasti, plumbing = self._frames.nearest(sys._getframe(depth))
+        autocast = autocast_state() if _any_autocast() else None
+        grad = torch.is_grad_enabled()
+        last = _sequence_number()
+        self.tape.append(
+            OpEntry(
+                func,
+                args,
+                kwargs,
+                result,
+                writes,
+                code,
+                lasti,
+                plumbing,
+                grad,
+                autocast,
+                first,
+                last,
+            )
+        )
+
+    # --- what goes in
+
+    def encode(self, value: Any) -> Any:
+        """An argument with its tensors replaced by slots; containers are copied."""
+        cls = value.__class__
+        how = self._classes.get(cls)
+        if how is None:
+            how = self._classes[cls] = _TENSOR if issubclass(cls, torch.Tensor) else _OTHER
+        if how is _TENSOR:
+            slot = self._slots.get(id(value))
+            if slot is not None and slot.ref() is value:
+                return slot
+            return self.meet(value)
+        if how is _KEEP:
+            return value
+        if how is _TUPLE:
+            return tuple([self.encode(item) for item in value])
+        if how is _LIST:
+            return [self.encode(item) for item in value]
+        if how is _DICT:
+            return {key: self.encode(item) for key, item in value.items()}
+        if how is _SLICE:
+            return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
+        return walk(value, self.slot)
+
+    def slot(self, tensor: torch.Tensor) -> Slot:
+        """The present version of a tensor, known or not."""
+        slot = self._slots.get(id(tensor))
+        if slot is not None and slot.ref() is tensor:
+            return slot
+        return self.meet(tensor)
+
+    def known(self, tensor: torch.Tensor) -> Slot | None:
+        """The present version of a tensor that was seen before."""
+        slot = self._slots.get(id(tensor))
+        return slot if slot is not None and slot.ref() is tensor else None
+
+    def meet(self, tensor: torch.Tensor) -> Slot:
+        """A slot for a tensor that no recorded op made, with its origin."""
+        slot = Slot(tensor, len(self.tape))
+        slot.origin = self.origins.explain(tensor, slot)
+        self._slots[id(tensor)] = slot
+        self.origins.remember(slot)
+        return slot
+
+    def adopt(self, tensor: torch.Tensor) -> Slot:
+        """A slot for a tensor handed in from outside, which needs no explanation."""
+        known = self.known(tensor)
+        if known is not None:
+            return known
+        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
+        self.origins.remember(slot)
+        return slot
+
+    # --- what comes out
+
+    def _encode_result(self, result: Any) -> Any:
+        """The result with slots for its tensors; ``None`` if it has no new tensor in it."""
+        cls = result.__class__
+        if cls is torch.Tensor:
+            known = self._slots.get(id(result))
+            if known is not None and known.ref() is result:
+                return None  # handed back unchanged: nothing was done
+            return self._born(result)
+        if self._classes.get(cls) == _KEEP:
+            return None
+        born = len(self._slots), self.origins.births
+        encoded = self._encode_nested(result)
+        return encoded if born != (len(self._slots), self.origins.births) else None
+
+    def _encode_nested(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            known = self._slots.get(id(value))
+            if known is not None and known.ref() is value:
+                return known
+            return self._born(value)
+        if isinstance(value, (tuple, list)):
+            # A named tuple of torch (`max(dim)`) is indexed like any tuple.
+            return tuple([self._encode_nested(item) for item in value])
+        if isinstance(value, dict):
+            return {key: self._encode_nested(item) for key, item in value.items()}
+        return None
+
+    def _born(self, tensor: torch.Tensor) -> Slot:
+        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
+        origins = self.origins
+        origins.births += 1
+        origins.by_storage[slot.storage] = slot
+        return slot
+
+    # --- calls that do more than return new tensors
+
+    def _call_with_effects(
+        self, kind: CallKind, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if kind is _BACKWARD:
+            return self._call_backward(func, args, kwargs)
+        try:
+            taken = tuple([self.encode(value) for value in args])
+            named = {key: self.encode(value) for key, value in kwargs.items()} or None
+            targets = self._targets(kind, args, kwargs)
+            self._keep_state(kind, func, args, kwargs, targets)
+            watched = _tensors_in((args, kwargs)) if kind is _CHECK else []
+            versions = [_version(tensor) for tensor in watched]
+            first = _sequence_number()
+        except Exception as error:
+            self.give_up(error)
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        try:
+            changed = [
+                tensor
+                for tensor, version in zip(watched, versions, strict=True)
+                if _version(tensor) != version
+            ]
+            self._note_effects(kind, func, taken, named, result, targets + changed, first)
+        except Exception as error:
+            self.give_up(error)
+        return result
+
+    def _note_effects(
+        self,
+        kind: CallKind,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        result: Any,
+        written: list[torch.Tensor],
+        first: int,
+    ) -> None:
+        writes = tuple([self._new_version(tensor) for tensor in _unique(written)])
+        made = self._encode_result(result)
+        if made is None and writes:
+            made = self._encode_nested(result)
+        if made is not None or writes or kind is _READ:
+            self._append(func, args, kwargs, made, writes, first, depth=3)
+        if kind is _READ:
+            self.origins.note_reads(len(self.tape), args)
+
+    def _call_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.paused = True  # module hooks run in it too, when checkpoints recompute
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.paused = self.fault is not None
+
+    def _targets(
+        self, kind: CallKind, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[torch.Tensor]:
+        out = kwargs.get("out")
+        targets = _tensors_in(out) if out is not None else []
+        if kind is _WRITE:
+            first = args[0] if args else next(iter(kwargs.values()), None)
+            targets += _tensors_in(first)
+        return targets
+
+    def _keep_state(
+        self,
+        kind: CallKind,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        targets: list[torch.Tensor],
+    ) -> None:
+        if kind is _CHECK:
+            targets = targets + _tensors_in(written_state(func, args, kwargs))
+        elif getattr(func, "__name__", "") in VALUE_KEEPING:
+            return
+        for tensor in targets:
+            self.origins.keep_value(self.slot(tensor))
+
+    def _new_version(self, tensor: torch.Tensor) -> Slot:
+        old = self.slot(tensor)
+        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
+        slot.previous = old
+        slot.origin = None
+        self.origins.births += 1
+        self.origins.remember(slot)
+        return slot
+
+
+def _tensors_in(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors_in(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _tensors_in(item)]
+    return []
+
+
+def _unique(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _version(tensor: torch.Tensor) -> int:
+    # Tensors made in inference mode keep no version, and cannot be written to outside it.
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,196 @@
+"""What a finished capture hands on: the tape, and what went in and came out."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.tracing.origins import flat_slots
+from modelviz_callbacks.tracing.state import StateNames
+from modelviz_callbacks.tracing.structure import (
+    Branch,
+    as_walked,
+    leaves,
+    map_leaves,
+    rebuild,
+    walk,
+)
+from modelviz_callbacks.tracing.tape import Entry, Leave, OpEntry, Slot
+
+
+@dataclass
+class Recording:
+    """One recorded stretch of code.
+
+    Attributes:
+        model: The model recorded; its parameters and buffers give their names.
+        tape: See ``modelviz_callbacks.tracing.tape``.
+        signature: Of the code recorded (the model's forward, or the training step).
+        inputs: Its arguments by name, walked: tensors replaced by slots.
+        state: The names of the model's parameters and buffers.
+        result: What it returned, walked likewise; ``None`` if it ended early.
+        error: The exception that ended it early, as text; ``""`` if it ended well.
+        is_step: Whether a whole training step was recorded, not just the model's forward.
+        node_names: What the graph calls the node of a tape entry, by the entry's ``id``.
+        remarks: What happened while recording that a person should know.
+    """
+
+    model: torch.nn.Module
+    tape: list[Entry]
+    signature: inspect.Signature
+    inputs: dict[str, Any]
+    state: StateNames
+    result: Any = None
+    error: str = ""
+    is_step: bool = False
+    node_names: dict[int, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def input_slots(self) -> list[tuple[str, Slot]]:
+        """The tensors handed in, each with its path, the first name of each only."""
+        found: dict[Slot, str] = {}
+        for path, slot in paths_of_arguments(self.inputs):
+            found.setdefault(slot, path)
+        return [(path, slot) for slot, path in found.items()]
+
+    def output_slots(self) -> list[tuple[str, Slot]]:
+        """The tensors returned, each with its path (``output``, ``out.logits``)."""
+        return named_leaves(self.result)
+
+    def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        """The tensors among other arguments, in the order of `input_slots`.
+
+        A tensor that stood in two places when recorded is taken from the first of them.
+        """
+        given = paths_of_arguments(named_inputs(self.signature, args, kwargs, lambda t: t))
+        recorded = [slot for _, slot in paths_of_arguments(self.inputs)]
+        if len(given) != len(recorded):
+            return [tensor for _, tensor in given]
+        first: dict[Slot, torch.Tensor] = {}
+        for slot, (_, tensor) in zip(recorded, given, strict=True):
+            first.setdefault(slot, tensor)
+        return list(first.values())
+
+    def arguments_from(
+        self, tensors: tuple[torch.Tensor, ...]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The recorded arguments with other tensors in them, in the order of `input_slots`."""
+        given = dict(zip((slot for _, slot in self.input_slots()), tensors, strict=True))
+        values = {name: rebuild(walked, given.get) for name, walked in self.inputs.items()}
+        parameters = self.signature.parameters
+        extra = {name: values.pop(name) for name in list(values) if name not in parameters}
+        for parameter in parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                values[parameter.name] = extra
+        bound = inspect.BoundArguments(self.signature, OrderedDict(values))
+        return bound.args, bound.kwargs
+
+    def result_from(self, tensors: tuple[torch.Tensor, ...]) -> Any:
+        """The recorded result with other tensors in it, in the order of `output_slots`."""
+        waiting = iter(tensors)
+        return rebuild(self.result, lambda _: next(waiting))
+
+    def needed(self) -> list[bool]:
+        """Which entries of the tape belong to the model.
+
+        A training framework's own bookkeeping (logging) is recorded like anything else, but
+        belongs only where the model's results depend on it.
+        """
+        wanted = {slot for _, slot in self.output_slots()}
+        keep = [True] * len(self.tape)
+        for index in range(len(self.tape) - 1, -1, -1):
+            entry = self.tape[index]
+            if not isinstance(entry, OpEntry):
+                continue
+            made = (*flat_slots(entry.result), *entry.writes)
+            keep[index] = not entry.plumbing or any(slot in wanted for slot in made)
+            if keep[index]:
+                wanted.update(argument_slots(entry))
+        return keep
+
+
+def argument_slots(entry: OpEntry) -> list[Slot]:
+    """The tensors among an op's arguments, in order."""
+    return [*flat_slots(entry.args), *flat_slots(entry.kwargs)]
+
+
+def named_leaves(result: Any) -> list[tuple[str, Any]]:
+    """What stands for tensors in a walked result: ``output``, or ``out`` and a path."""
+    return list(leaves(result, "out" if isinstance(result, Branch) else "output"))
+
+
+def paths_of_arguments(arguments: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What stands for tensors among named, walked arguments, each with its path."""
+    return [leaf for name, value in arguments.items() for leaf in leaves(value, name)]
+
+
+def named_inputs(
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    replace: Callable[[torch.Tensor], Any],
+) -> dict[str, Any]:
+    """The arguments of a call by the names its signature gives them, walked.
+
+    Args:
+        signature: Of the function called, without ``self``.
+        args: Positional arguments of the call.
+        kwargs: Its keyword arguments.
+        replace: Called with each tensor.
+
+    Returns:
+        Walked values by name, in the order of the signature. Extra keyword arguments stand
+        under their own names; arguments that do not fit the signature as ``args[0]``, ...
+    """
+    bound = _bind(signature, args, kwargs)
+    return {name: walk(value, replace) for name, value in bound.items()}
+
+
+def bound_arguments(entry: Leave, position: int) -> dict[str, Any]:
+    """The arguments of a module call by name, walked, as they were when it began.
+
+    Args:
+        entry: The end of the call, where the recorder takes its arguments.
+        position: Where on the tape it began.
+
+    Returns:
+        As `named_inputs`, with slots for the tensors.
+    """
+    bound = _bind(forward_signature(entry.module), entry.args, entry.kwargs)
+
+    def then(slot: Slot) -> Slot:
+        while slot.previous is not None and slot.birth > position:
+            slot = slot.previous
+        return slot
+
+    return {name: map_leaves(as_walked(value), then) for name, value in bound.items()}
+
+
+def _bind(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    try:
+        bound = signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return {"args": args, **kwargs}
+    named: dict[str, Any] = {}
+    for name, value in bound.items():
+        parameter = signature.parameters.get(name)
+        if parameter is not None and parameter.kind is parameter.VAR_KEYWORD:
+            named |= value
+        else:
+            named[name] = value
+    return named
+
+
+def forward_signature(module: torch.nn.Module) -> inspect.Signature:
+    """The signature of a module's forward; ``(*args, **kwargs)`` where it has none to tell."""
+    try:
+        return inspect.signature(module.forward)
+    except (TypeError, ValueError):
+        return inspect.signature(lambda *args, **kwargs: None)

@@ -1,0 +1,163 @@
+"""Turns the module calls on a tape into named scopes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from modelviz_callbacks.graph import ModuleCall, NameAllocator, Port
+
+
+@dataclass
+class Scope:
+    """A module call being lowered; becomes a `ModuleCall`."""
+
+    name: str
+    path: str | None
+    module: torch.nn.Module | None
+    parent: Scope | None
+    class_name: str
+    call_index: int = 0
+    called: bool = True
+    training: bool = True
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    op_count: int = 0
+
+    def freeze(self) -> ModuleCall:
+        """The finished module call."""
+        return ModuleCall(
+            self.name,
+            self.path,
+            self.class_name,
+            self.parent.name if self.parent else "",
+            self.call_index,
+            self.called,
+            self.training,
+            self.inputs,
+            self.outputs,
+        )
+
+
+def class_name(value: object) -> str:
+    """Qualified class name, without torch.compile's or FSDP's wrapping of the class."""
+    cls = type(value)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@dataclass
+class ScopeTree:
+    """Names scopes after the attributes that lead to their modules.
+
+    The chain of scopes is the chain of calls. A call's part of the name is the module's path
+    below its caller's: ``cnn`` for an attribute, ``0_Conv2d`` for a number, and a container
+    that is not itself called (``ModuleList``) is a scope of its own.
+    """
+
+    model: torch.nn.Module
+    names: NameAllocator
+    all: list[Scope] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.root = Scope("", "", self.model, None, class_name(self.model))
+        self.stack = [self.root]
+        self._paths: dict[int, list[str]] = {}
+        for path, module in self.model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(id(module), []).append(path)
+        self._calls: dict[int, int] = {}
+        self._containers: dict[tuple[str, str], Scope] = {}
+        self.by_path: dict[str, Scope] = {"": self.root}
+
+    @property
+    def current(self) -> Scope:
+        """The innermost open scope."""
+        return self.stack[-1]
+
+    def enter(self, module: torch.nn.Module, training: bool) -> Scope:
+        """Opens the scope of a module call."""
+        count = self._calls.get(id(module), 0)
+        self._calls[id(module)] = count + 1
+        if module is self.model and count == 0:
+            # The model's own forward, also when a training step calls it, is the top itself.
+            self.root.training = training
+            self.stack.append(self.root)
+            return self.root
+        path, below, steps = self._route(module)
+        parent = self._containers_to(below, steps[:-1])
+        label = _label(steps[-1], module)
+        scope = Scope(
+            self.names.allocate(parent.name, label),
+            path,
+            module,
+            parent,
+            class_name(module),
+            call_index=count,
+            training=training,
+        )
+        self._add(scope)
+        self.stack.append(scope)
+        return scope
+
+    def leave(self, module: torch.nn.Module) -> Scope | None:
+        """Closes the scope of a module call, and any that an exception left open inside it."""
+        for index in range(len(self.stack) - 1, 0, -1):
+            if self.stack[index].module is module:
+                scope = self.stack[index]
+                del self.stack[index:]
+                return scope
+        return None
+
+    def owner(self, path: str) -> Scope | None:
+        """The first scope of the module at a qualified name."""
+        return self.by_path.get(path)
+
+    def enclosing(self, path: str) -> Scope | None:
+        """The open scope of the module at a qualified name, if it is being called now."""
+        return next((scope for scope in reversed(self.stack) if scope.path == path), None)
+
+    def _add(self, scope: Scope) -> None:
+        self.all.append(scope)
+        if scope.path is not None:
+            self.by_path.setdefault(scope.path, scope)
+
+    def _route(self, module: torch.nn.Module) -> tuple[str | None, Scope, list[str]]:
+        """A module's path, the open scope it lies below, and the steps from there."""
+        paths = self._paths.get(id(module))
+        caller = self.current
+        if not paths:
+            return None, caller, [type(module).__name__]
+        if module is self.model:
+            return "", caller, [type(module).__name__]
+        if caller.path is not None:
+            prefix = f"{caller.path}." if caller.path else ""
+            for path in paths:
+                if path.startswith(prefix):
+                    return path, caller, path[len(prefix) :].split(".")
+        return paths[0], caller, [paths[0]]  # called by a module that does not own it
+
+    def _containers_to(self, below: Scope, steps: list[str]) -> Scope:
+        """The scopes of the containers between a caller and the module it calls."""
+        scope = below
+        for step in steps:
+            path = f"{scope.path}.{step}" if scope.path else step
+            known = self._containers.get((scope.name, path))
+            if known is None:
+                module = self.model.get_submodule(path)
+                known = Scope(
+                    self.names.allocate(scope.name, _label(step, module)),
+                    path,
+                    module,
+                    scope,
+                    class_name(module),
+                    called=False,
+                    training=module.training,
+                )
+                self._containers[scope.name, path] = known
+                self._add(known)
+            scope = known
+        return scope
+
+
+def _label(step: str, module: torch.nn.Module) -> str:
+    return f"{step}_{type(module).__name__}" if step.isdigit() else step

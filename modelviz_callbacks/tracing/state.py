@@ -1,0 +1,77 @@
+"""The qualified names of a model's parameters and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """One parameter or buffer by its names.
+
+    Attributes:
+        kind: ``"parameter"`` or ``"buffer"``.
+        name: First qualified name.
+        aliases: Its other names, where it is tied.
+    """
+
+    kind: str
+    name: str
+    aliases: tuple[str, ...]
+
+    @property
+    def owner(self) -> str:
+        """Qualified name of the module that has it."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def label(self) -> str:
+        """Its name in that module."""
+        return self.name.rpartition(".")[2]
+
+
+class StateNames:
+    """Finds the names of a tensor by its identity."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        """Reads the names as they are now.
+
+        The tensors are kept: a forward may put another one in the place of a buffer, and the
+        old one is what it read before.
+        """
+        self._model = model
+        self._found: dict[int, tuple[torch.Tensor, StateTensor]] = {}
+        self.update()
+
+    def update(self) -> None:
+        """Adds the tensors that have come since (lazy modules, buffers made in a forward)."""
+        for kind, named in (
+            ("buffer", self._model.named_buffers(remove_duplicate=False)),
+            ("parameter", self._model.named_parameters(remove_duplicate=False)),
+        ):
+            for names, tensor in _grouped(named):
+                if self.find(tensor) is None:
+                    found = StateTensor(kind, names[0], tuple(names[1:]))
+                    self._found[id(tensor)] = (tensor, found)
+
+    def find(self, tensor: torch.Tensor) -> StateTensor | None:
+        """The names of a parameter or buffer; ``None`` for any other tensor."""
+        known = self._found.get(id(tensor))
+        return known[1] if known is not None and known[0] is tensor else None
+
+    def parameters(self) -> Iterator[tuple[list[str], torch.Tensor]]:
+        """Every parameter the model has now, once, with all its names, in its order."""
+        return iter(_grouped(self._model.named_parameters(remove_duplicate=False)))
+
+
+def _grouped(
+    named: Iterable[tuple[str, torch.Tensor]],
+) -> list[tuple[list[str], torch.Tensor]]:
+    """Every tensor once, with all its names."""
+    groups: dict[int, tuple[list[str], torch.Tensor]] = {}
+    for name, tensor in named:
+        groups.setdefault(id(tensor), ([], tensor))[0].append(name)
+    return list(groups.values())

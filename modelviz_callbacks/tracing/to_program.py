@@ -1,0 +1,393 @@
+"""Lowers a recording to a program: a ``torch.fx.GraphModule`` that runs the ops again.
+
+The nodes carry the metadata that torch.export gives its own (``nn_module_stack``,
+``stack_trace``), so that torch.export and torch.onnx can take the program from there. State
+of the model is referred to, not copied: the program's parameters are the model's own. Where
+the recorded forward wrote to state, the program starts from a copy of the old value, so that
+running it gives the same result again and leaves the model alone.
+"""
+
+from __future__ import annotations
+
+import keyword
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.tracing.frames import source_of
+from modelviz_callbacks.tracing.origins import flat_slots
+from modelviz_callbacks.tracing.recording import Recording
+from modelviz_callbacks.tracing.signatures import qualified_name
+from modelviz_callbacks.tracing.structure import Atom, Branch
+from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot
+from modelviz_callbacks.tracing.torch_calls import CallKind, classify, property_name
+
+# State lives below this attribute, so that no name of the model's hides one of GraphModule's.
+STATE = "state"
+
+# Key below which a node's `meta["custom"]` says where it comes from; torch adds keys of its own.
+FACTS = "modelviz"
+
+
+@dataclass
+class Program:
+    """A recorded stretch as a program.
+
+    Attributes:
+        module: Takes the input tensors in the order of ``inputs``, gives back a tuple of
+            tensors in the order of ``outputs``.
+        inputs: Paths of the input tensors.
+        input_slots: What is known of them.
+        outputs: Paths of the output tensors.
+        state: Qualified names of the parameters and buffers, by their names in ``module``.
+        blocked: Why it cannot be run, one sentence an opaque part; empty if it can.
+    """
+
+    module: fx.GraphModule
+    inputs: list[str]
+    input_slots: list[Slot]
+    outputs: list[str]
+    state: dict[str, str]
+    blocked: list[str] = field(default_factory=list)
+
+
+def to_program(recording: Recording, live_state: bool = False) -> Program:
+    """The program of a recording.
+
+    Args:
+        recording: What a capture gave.
+        live_state: Let state that the forward wrote to start from the model's present value
+            instead of the recorded one.
+
+    Returns:
+        The program; one with opaque parts raises `ReplayError` when it comes to them.
+    """
+    return _Lowering(recording, live_state).run()
+
+
+class _Lowering:
+    """One pass over one tape."""
+
+    def __init__(self, recording: Recording, live_state: bool) -> None:
+        self._recording = recording
+        self._live_state = live_state
+        self._graph = fx.Graph()
+        self._env: dict[Slot, fx.Node] = {}
+        self._state = recording.state
+        self._attributes: dict[str, Any] = {}
+        self._state_names: dict[str, str] = {}
+        self._blocked: list[str] = []
+        self._module_stack: dict[str, tuple[str, str]] = {}
+        self._stacks: list[dict[str, tuple[str, str]]] = []
+        self._paths = {id(module): path for path, module in recording.model.named_modules()}
+        self._autocast: tuple[tuple[str, torch.dtype], ...] = ()
+        self._autocast_nodes: list[fx.Node] = []
+        grads = [entry.grad for entry in recording.tape if isinstance(entry, OpEntry)]
+        self._grad = self._first_grad = grads[0] if grads else True
+        self._read_of: dict[int, fx.Node] = {}
+        self._inputs: list[tuple[str, Slot]] = []
+        self._last_input = self._prologue_end = self._graph._root
+
+    def run(self) -> Program:
+        recording = self._recording
+        for path, slot in recording.input_slots():
+            self._add_input(path, slot)
+        needed = recording.needed()
+        for position, entry in enumerate(recording.tape):
+            if isinstance(entry, Enter):
+                self._enter(entry)
+            elif isinstance(entry, Leave):
+                self._leave(entry)
+            elif needed[position]:
+                self._add(entry)
+        self._switch_autocast(())
+        self._switch_grad(self._first_grad)
+        outputs = recording.output_slots()
+        self._graph.output(tuple([self._read(slot) for _, slot in outputs]))
+        module = fx.GraphModule(self._attributes, self._graph, class_name="Program")
+        return Program(
+            module,
+            [path for path, _ in self._inputs],
+            [slot for _, slot in self._inputs],
+            [path for path, _ in outputs],
+            self._state_names,
+            self._blocked,
+        )
+
+    def _add_input(self, path: str, slot: Slot) -> fx.Node:
+        with self._graph.inserting_after(self._last_input):
+            node = self._graph.placeholder(_identifier(path, len(self._inputs)))
+        if self._prologue_end is self._last_input:
+            self._prologue_end = node
+        self._inputs.append((path, slot))
+        self._last_input = self._env[slot] = node
+        return node
+
+    # --- module calls
+
+    def _enter(self, entry: Enter) -> None:
+        self._stacks.append(self._module_stack)
+        path = self._paths.get(id(entry.module), type(entry.module).__name__)
+        key = f"{path}@{len(self._stacks)}"
+        cls = f"{type(entry.module).__module__}.{type(entry.module).__qualname__}"
+        self._module_stack = {**self._module_stack, key: (path, cls)}
+
+    def _leave(self, entry: Leave) -> None:
+        if entry.unseen:
+            self._call_unseen(entry)
+        if self._stacks:
+            self._module_stack = self._stacks.pop()
+
+    def _call_unseen(self, entry: Leave) -> None:
+        """A module whose inside was not recorded is called again as a whole."""
+        unseen = [
+            slot
+            for slot in flat_slots(entry.result)
+            if slot.origin is not None and slot not in self._env and slot.previous is None
+        ]
+        if not unseen or not isinstance(entry.module, torch.jit.ScriptModule):
+            return
+        target = self._attribute(entry.module, f"call_{len(self._attributes)}")
+        args = tuple([self._value(value) for value in entry.args])
+        kwargs = {key: self._value(value) for key, value in entry.kwargs.items()}
+        node = self._graph.call_function(_call, (target, *args), kwargs)
+        self._bind(entry.result, node)
+
+    # --- ops
+
+    def _add(self, entry: OpEntry) -> None:
+        self._switch_autocast(entry.autocast or ())
+        self._switch_grad(entry.grad)
+        kind = classify(entry.func)
+        if kind is CallKind.READ:
+            return  # the value went to Python; nothing in the program depends on it
+        if self._live_state and entry.writes and all(_began_lazy(s) for s in entry.writes):
+            for slot in entry.writes:
+                assert slot.previous is not None
+                self._env[slot] = self._read(slot.previous)
+            return  # the parameter has its value by now
+        args = tuple([self._value(value) for value in entry.args])
+        kwargs = {key: self._value(value) for key, value in (entry.kwargs or {}).items()}
+        node = self._call(entry.func, args, kwargs)
+        node.meta["nn_module_stack"] = dict(self._module_stack)
+        node.meta["custom"] = {FACTS: self._facts(entry)}
+        source = source_of(entry.code, entry.lasti)
+        if source is not None:
+            place = f'File "{source.file}", line {source.line}, in {source.function}'
+            node.meta["stack_trace"] = place
+        for slot in entry.writes:
+            # Whoever reads the tensor later reads the same object.
+            assert slot.previous is not None
+            self._env[slot] = self._read(slot.previous)
+        self._bind(entry.result, node)
+
+    def _facts(self, entry: OpEntry) -> dict[str, str]:
+        """What the exporters carry through to the node's sidebar."""
+        source = source_of(entry.code, entry.lasti)
+        path, cls = next(reversed(self._module_stack.values()), ("", ""))
+        return {
+            "name": self._recording.node_names.get(id(entry), ""),
+            "module": path,
+            "class": cls.rpartition(".")[2],
+            "op": qualified_name(entry.func),
+            "source": str(source) if source is not None else "",
+        }
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._graph.call_function(getattr, (args[0], property_name(func)))
+        if name == "__set__":
+            return self._graph.call_function(setattr, (args[0], property_name(func), args[1]))
+        if name == "__setitem__":
+            return self._graph.call_function(operator.setitem, args, kwargs)
+        if name == "__getitem__":
+            return self._graph.call_function(operator.getitem, args, kwargs)
+        if _is_method(func, name):
+            return self._graph.call_method(name, args, kwargs)
+        return self._graph.call_function(func, args, kwargs)
+
+    def _bind(self, result: Any, node: fx.Node) -> None:
+        """Takes the tensors of a result apart, only where somebody may read them."""
+        if isinstance(result, Slot):
+            self._env.setdefault(result, node)
+        elif isinstance(result, (tuple, list)):
+            for index, item in enumerate(result):
+                if any(True for _ in flat_slots(item)):
+                    self._bind(item, self._graph.call_function(operator.getitem, (node, index)))
+        elif isinstance(result, dict):
+            for key, item in result.items():
+                self._bind(item, self._graph.call_function(operator.getitem, (node, key)))
+        elif isinstance(result, Branch):
+            for step, child in zip(result.steps, result.children, strict=True):
+                if step.startswith("."):
+                    self._bind(child, self._graph.call_function(getattr, (node, step[1:])))
+                else:
+                    self._bind(child, self._graph.call_function(_item, (node, step)))
+
+    def _switch_autocast(self, wanted: tuple[tuple[str, torch.dtype], ...]) -> None:
+        if wanted == self._autocast:
+            return
+        for node in reversed(self._autocast_nodes):
+            self._graph.call_function(torch.amp.autocast_mode._exit_autocast, (node,))
+        self._autocast_nodes = [
+            self._graph.call_function(
+                torch.amp.autocast_mode._enter_autocast, (device, dtype, True, True)
+            )
+            for device, dtype in wanted
+        ]
+        self._autocast = wanted
+
+    def _switch_grad(self, wanted: bool) -> None:
+        # What the first op ran with is the caller's affair; only changes are the model's.
+        if wanted != self._grad:
+            self._graph.call_function(torch._C._set_grad_enabled, (wanted,))
+            self._grad = wanted
+
+    # --- values
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, Slot):
+            return self._read(value)
+        if isinstance(value, torch.Size):
+            return tuple(value)
+        if isinstance(value, tuple):
+            return tuple([self._value(item) for item in value])
+        if isinstance(value, list):
+            return [self._value(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._value(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(self._value(value.start), self._value(value.stop), self._value(value.step))
+        if isinstance(value, Atom):
+            return self._value(value.value)
+        if isinstance(value, Branch):
+            # fx has no node for somebody's own container: put it together when run.
+            build = self._attribute(_Builder(value), f"builder_{len(self._attributes)}")
+            leaves = tuple([self._read(slot) for slot in flat_slots(value)])
+            return self._graph.call_function(_call, (build, *leaves))
+        if isinstance(value, fx.node.base_types) or value is None:
+            return value
+        return self._attribute(value, f"object_{len(self._attributes)}")
+
+    def _attribute(self, value: Any, name: str) -> fx.Node:
+        known = self._read_of.get(id(value))
+        if known is None:
+            # Where the name cannot stand in Python code, a number stands for it.
+            safe = name if _is_python(name) else f"tensor_{len(self._attributes)}"
+            target = f"{STATE}.{safe}"
+            self._attributes[target] = value
+            if isinstance(value, torch.Tensor):
+                self._state_names[target] = name
+            # State is read before anything runs, whatever switches are thrown later.
+            with self._graph.inserting_after(self._prologue_end):
+                known = self._read_of[id(value)] = self._graph.get_attr(target)
+            self._prologue_end = known
+        return known
+
+    def _read(self, slot: Slot) -> fx.Node:
+        node = self._env.get(slot)
+        if node is None:
+            node = self._env[slot] = self._explain(slot)
+        return node
+
+    def _explain(self, slot: Slot) -> fx.Node:
+        tensor, origin = slot.ref(), slot.origin
+        found = self._state.find(tensor) if tensor is not None else None
+        if found is not None and tensor is not None:
+            lives = self._live_state and origin is not None and origin.was_lazy
+            if origin is None or not origin.kept or origin.value is None or lives:
+                return self._attribute(tensor, found.name)
+            start = tensor if self._live_state else origin.value
+            return self._copy_of(start, found.name, tensor.requires_grad)
+        if origin is None:
+            # Made before this part of the tape began, and not handed to it as an argument.
+            return self._add_input(f"captured_{len(self._inputs)}", slot)
+        if origin.alias_of is not None and slot.stride is not None:
+            base = self._read(origin.alias_of)
+            arguments = (base, tuple(slot.shape or ()), slot.stride, slot.offset)
+            return self._graph.call_function(torch.as_strided, arguments)
+        if origin.value is not None and not origin.sources:
+            name = f"constant_{len(self._attributes)}"
+            if origin.kept:
+                return self._copy_of(origin.value, name, slot.requires_grad)
+            return self._attribute(origin.value, name)
+        if origin.value is not None:
+            return self._attribute(origin.value, f"constant_{len(self._attributes)}")
+        made_by = origin.made_by if origin.made_by else "code out of sight"
+        shape = tuple(slot.shape) if slot.shape is not None else "?"
+        self._blocked.append(f"a tensor of shape {shape} was made by {made_by}")
+        return self._graph.call_function(_unreplayable, (self._blocked[-1],))
+
+    def _copy_of(self, value: torch.Tensor, name: str, requires_grad: bool) -> fx.Node:
+        kept = self._attribute(value, name)
+        with self._graph.inserting_after(self._prologue_end):
+            self._prologue_end = self._graph.call_function(fresh, (kept, requires_grad))
+        return self._prologue_end
+
+
+class _Builder:
+    """Puts a walked container together again from its tensors."""
+
+    def __init__(self, branch: Branch) -> None:
+        self._branch = branch
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        waiting = iter(tensors)
+        return self._branch.rebuild(lambda _: next(waiting))
+
+
+def _began_lazy(slot: Slot) -> bool:
+    while slot.previous is not None:
+        slot = slot.previous
+    return slot.origin is not None and slot.origin.was_lazy
+
+
+def _is_method(func: Any, name: str) -> bool:
+    """Whether a function is a method of tensors, to be reached through the tensor.
+
+    Some have no other home: torch wraps them in functions that no module holds by name.
+    """
+    if not hasattr(torch.Tensor, name):
+        return False
+    homes = (getattr(torch.Tensor, name), getattr(torch._C.TensorBase, name, None))
+    return func in homes or getattr(func, "__module__", None) == "torch._tensor"
+
+
+def _call(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return target(*args, **kwargs)
+
+
+def _item(value: Any, step: str) -> Any:
+    key = step[1:-1]
+    return value[int(key)] if key.lstrip("-").isdigit() else value[key.strip("'")]
+
+
+def fresh(value: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+    """A copy of kept state, for the program to write to."""
+    return value.clone().requires_grad_(requires_grad)
+
+
+def _unreplayable(reason: str) -> torch.Tensor:
+    raise ReplayError(
+        f"This recording cannot be run again: {reason}, which leaves nothing to repeat. "
+        "The graph and the pictures are complete; only replay and ONNX need the program."
+    )
+
+
+def _is_python(name: str) -> bool:
+    """Whether a qualified name can be written as a chain of attributes."""
+    return all(
+        part.isdigit() or (part.isidentifier() and not keyword.iskeyword(part))
+        for part in name.split(".")
+    )
+
+
+def _identifier(path: str, index: int) -> str:
+    cleaned = "".join(char if char.isalnum() else "_" for char in path).strip("_")
+    return cleaned if _is_python(cleaned) else f"input_{index}"

@@ -1,0 +1,206 @@
+"""TensorBoard's graph dashboard: the op graph, the overview of modules, and their costs.
+
+The messages are TensorBoard's own (``tensorboard.compat.proto``); which of their fields the
+dashboard reads, and how, is said where they are filled: ``nodedefs``, ``profile``, ``layout``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS, place
+from modelviz_callbacks.writers.graphdef.modules import MOST_NODES_TWICE, ModulesDrawing
+from modelviz_callbacks.writers.graphdef.nodedefs import NodeDefs
+from modelviz_callbacks.writers.graphdef.profile import (
+    cost_loads,
+    scale_text,
+    step_stats,
+    time_loads,
+)
+from modelviz_callbacks.writers.graphdef.protos import GraphDef, RunMetadata
+
+__all__ = [
+    "NamedGraph",
+    "RunGraphs",
+    "graph_def",
+    "modules_graph_def",
+    "profile_metadata",
+    "run_graphs",
+    "run_metadata",
+    "timed_graph",
+]
+
+
+@dataclass(frozen=True)
+class NamedGraph:
+    """A graph, or a profile of the run's own graph, that a run shows under a tag.
+
+    Attributes:
+        tag: What the dashboard calls it.
+        metadata: A serialized ``RunMetadata``: the profile, and the graph if ``has_graph``.
+        has_graph: True: the value of a summary of the plugin ``graph_run_metadata``. False: a
+            ``TaggedRunMetadata`` event, which belongs to the run's own graph.
+    """
+
+    tag: str
+    metadata: bytes
+    has_graph: bool = True
+
+
+@dataclass(frozen=True)
+class RunGraphs:
+    """What goes into a run when its graph is known.
+
+    Attributes:
+        graph_def: The op graph, a serialized ``GraphDef``: the run's own graph.
+        named: The same with its costs, and the overview of modules with theirs.
+    """
+
+    graph_def: bytes
+    named: tuple[NamedGraph, ...]
+
+
+def graph_def(graph: ModelGraph) -> GraphDef:
+    """The op graph: a box a module call, a node an op, parameters as small circles.
+
+    Args:
+        graph: Any graph that keeps its rules.
+
+    Returns:
+        Nodes named as in the graph wherever that works on the page (see ``layout``).
+
+    Raises:
+        WriterError: Nothing in it can be drawn; the page would break.
+    """
+    return _OpDrawing(graph).graph_def
+
+
+def run_metadata(graph: ModelGraph) -> RunMetadata:
+    """The costs of `graph_def`'s nodes: FLOPs as "compute time", parameter bytes as "memory".
+
+    How many FLOPs a second of that scale stands for is said by the tag of `run_graphs`.
+
+    Args:
+        graph: Any graph that keeps its rules.
+
+    Raises:
+        WriterError: Nothing in it can be drawn.
+    """
+    return _OpDrawing(graph).costs()
+
+
+def profile_metadata(graph: ModelGraph, times_us: Mapping[str, float]) -> RunMetadata:
+    """Measured times of `graph_def`'s nodes, and the bytes of what they made as "memory".
+
+    Args:
+        graph: Any graph that keeps its rules.
+        times_us: Microseconds by the names of its ops; ops that are missing took none.
+
+    Raises:
+        WriterError: A time belongs to no op, is negative or not finite; or nothing can be drawn.
+    """
+    return _OpDrawing(graph).times(times_us)
+
+
+def modules_graph_def(graph: ModelGraph) -> GraphDef:
+    """The overview: one node a module call, and the ops where branches meet between them.
+
+    Args:
+        graph: Any graph that keeps its rules.
+
+    Raises:
+        WriterError: Nothing in it can be drawn.
+    """
+    return _OpDrawing(graph).modules().graph_def()
+
+
+def run_graphs(graph: ModelGraph) -> RunGraphs:
+    """Everything that a run shows of a graph, ready to be stored.
+
+    Args:
+        graph: Any graph that keeps its rules.
+
+    Returns:
+        The op graph; as named graphs ``forward`` and, if the model has modules, ``modules``.
+        Of more than 10,000 nodes ``forward`` is a profile of the op graph, and there is no
+        ``modules``: a graph so large is written once. Their tags say how to read their scale,
+        so that nobody takes costs for times.
+
+    Raises:
+        WriterError: Nothing in it can be drawn.
+    """
+    drawing = _OpDrawing(graph)
+    scale = f"cost: {scale_text(graph)}"
+    named = [drawing.named(f"forward, {scale}", drawing.costs())]
+    modules = drawing.modules()
+    if modules.is_useful:
+        costs = step_stats(modules.cost_loads())
+        named.append(_named(f"modules, {scale}", modules.graph_def(), costs))
+    return RunGraphs(_serialize(drawing.graph_def), tuple(named))
+
+
+def timed_graph(graph: ModelGraph, times_us: Mapping[str, float], tag: str) -> NamedGraph:
+    """The op graph with measured times.
+
+    Args:
+        graph: Any graph that keeps its rules.
+        times_us: Microseconds by the names of its ops; ops that are missing took none.
+        tag: What the dashboard calls it, for example ``time of step 10``.
+
+    Raises:
+        WriterError: A time belongs to no op, is negative or not finite; or nothing can be drawn.
+    """
+    drawing = _OpDrawing(graph)
+    return drawing.named(tag, drawing.times(times_us))
+
+
+class _OpDrawing:
+    """The op graph, placed once for all that is written about it."""
+
+    def __init__(self, graph: ModelGraph) -> None:
+        if all(node.kind in EMBEDDED_KINDS for node in graph.nodes):
+            raise WriterError(
+                f"The graph {graph.name!r} has no op, input or output, and TensorBoard cannot "
+                "show an empty graph. Record a forward pass that computes something."
+            )
+        self._graph = graph
+        self._names = place(graph.nodes, graph.modules)
+        self._node_defs = NodeDefs(graph, self._names)
+        self._devices = {node.name: self._node_defs.device(node) for node in graph.nodes}
+
+    @cached_property
+    def graph_def(self) -> GraphDef:
+        found = GraphDef()
+        for name, placed in self._names.items():
+            self._node_defs.add(self._graph.by_name[name], placed, found)
+        return found
+
+    def named(self, tag: str, profile: RunMetadata) -> NamedGraph:
+        if len(self._names) > MOST_NODES_TWICE:
+            return NamedGraph(tag, _serialize(profile), has_graph=False)
+        return _named(tag, self.graph_def, profile)
+
+    def costs(self) -> RunMetadata:
+        return step_stats(cost_loads(self._graph, self._names, self._devices))
+
+    def times(self, times_us: Mapping[str, float]) -> RunMetadata:
+        return step_stats(time_loads(self._graph, self._names, self._devices, times_us))
+
+    def modules(self) -> ModulesDrawing:
+        return ModulesDrawing(self._graph, self._node_defs)
+
+
+def _named(tag: str, drawn: GraphDef, profile: RunMetadata) -> NamedGraph:
+    profile.function_graphs.add().pre_optimization_graph.CopyFrom(drawn)
+    return NamedGraph(tag, _serialize(profile))
+
+
+def _serialize(message: Any) -> bytes:
+    """The message's bytes; attributes in a fixed order, so equal graphs give equal bytes."""
+    data: bytes = message.SerializeToString(deterministic=True)
+    return data

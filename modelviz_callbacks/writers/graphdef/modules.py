@@ -1,0 +1,105 @@
+"""The overview as a ``GraphDef``: a node's card tells what its module call holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from modelviz_callbacks.graph import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.writers.graphdef.layout import place
+from modelviz_callbacks.writers.graphdef.nodedefs import (
+    TRAINING_STATES,
+    NodeDefs,
+    device_name,
+    ref_text,
+    set_output_shapes,
+    set_texts,
+    set_training_state,
+    spec_text,
+)
+from modelviz_callbacks.writers.graphdef.overview import OverviewNode, overview
+from modelviz_callbacks.writers.graphdef.profile import Load, flops_a_microsecond, parameter_bytes
+from modelviz_callbacks.writers.graphdef.protos import GraphDef
+
+# Above this many nodes a drawing is not written beside the run's own graph: a training process
+# computes the checksums of its event file in Python, at some 8 MB a second.
+MOST_NODES_TWICE = 10_000
+
+
+class ModulesDrawing:
+    """The overview of one graph, placed.
+
+    Args:
+        graph: The graph.
+        node_defs: What describes the graph's own nodes.
+    """
+
+    def __init__(self, graph: ModelGraph, node_defs: NodeDefs) -> None:
+        self._graph = graph
+        self._node_defs = node_defs
+        self._nodes = overview(graph)
+        self._owned = parameter_bytes(graph)
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        return place((drawn.node for drawn in self._nodes.values()), self._graph.modules)
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether it says more than the op graph: it has module calls, and not too many."""
+        return len(self._nodes) <= MOST_NODES_TWICE and any(
+            drawn.call is not None for drawn in self._nodes.values()
+        )
+
+    def graph_def(self) -> GraphDef:
+        """The overview in TensorBoard's format."""
+        found = GraphDef()
+        for name, placed in self._names.items():
+            self._add(self._nodes[name], placed, found)
+        return found
+
+    def cost_loads(self) -> list[Load]:
+        """FLOPs and parameter bytes of each node, on the scale of the op graph's costs."""
+        unit = flops_a_microsecond(self._graph)
+        return [
+            Load(
+                placed,
+                self._node_defs.device(self._nodes[name].members[0]),
+                sum(node.flops or 0 for node in self._nodes[name].members) / unit,
+                sum(self._owned.get(node.name, 0) for node in self._nodes[name].members),
+            )
+            for name, placed in self._names.items()
+        ]
+
+    def _add(self, drawn: OverviewNode, placed: str, graph_def: GraphDef) -> None:
+        node_def = graph_def.node.add(
+            name=placed,
+            op=self._node_defs.op_type(drawn.node),
+            device=device_name(self._node_defs.device(drawn.members[0])),
+        )
+        for ref in drawn.inputs:
+            node_def.input.append(ref_text(self._names[ref.node], ref.index))
+        set_training_state(node_def, self._training_state(drawn))
+        set_output_shapes(node_def, [self._graph.spec(ref) for ref in drawn.outputs])
+        if drawn.call is None:
+            set_texts(node_def, self._node_defs.rows(drawn.node))
+        else:
+            set_texts(node_def, dict(self._rows(drawn, drawn.call)))
+
+    def _training_state(self, drawn: OverviewNode) -> str:
+        states = {self._node_defs.training_state(node) for node in drawn.members}
+        return next((state for state in TRAINING_STATES if state in states), "")
+
+    def _rows(self, drawn: OverviewNode, call: ModuleCall) -> Iterator[tuple[str, str]]:
+        for kind, ports in (("input", call.inputs), ("output", call.outputs)):
+            for port in ports[:8]:
+                yield f"{kind} {port.path}", spec_text(self._graph.spec(port.ref))
+        yield from self._node_defs.module_rows(call.name).items()
+        yield "module class", call.class_name
+        yield "ops inside", str(len(drawn.members))
+        yield "parameters", f"{self._parameter_count(drawn.members):,}"
+        yield "FLOPs", f"{sum(n.flops or 0 for n in drawn.members):,}"
+
+    def _parameter_count(self, members: list[Node]) -> int:
+        read = {ref.node: self._graph.by_name[ref.node] for n in members for ref in n.inputs}
+        return sum(n.outputs[0].numel for n in read.values() if n.kind == "parameter")

@@ -1,0 +1,253 @@
+"""The nodes of the op graph, as TensorBoard's graph dashboard reads them.
+
+What a field of ``NodeDef`` does there (found in TensorBoard 2.21's dashboard source):
+
+- ``name`` places the node (see ``layout``); ``op`` is its operation; an op type that contains
+  ``Const`` is drawn as a small circle at whoever reads it: right for parameters and buffers;
+- ``input`` is ``node`` or ``node:k`` for output ``k``;
+- ``_output_shapes`` labels the edges and makes big tensors thick;
+- ``device`` is listed only if it looks like ``/device:CPU:0``;
+- ``_XlaCluster`` is a free label for one of the colourings: here, whether the op trains
+  anything;
+- every other attribute is a row of the card, non-ASCII shown as octal escapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from modelviz_callbacks.graph import (
+    Items,
+    ModelGraph,
+    ModuleCall,
+    Node,
+    PythonText,
+    Ref,
+    SliceValue,
+    TensorSpec,
+)
+from modelviz_callbacks.graph.model import Value
+from modelviz_callbacks.writers.graphdef.protos import GraphDef, NodeDef, TensorShapeProto
+
+LONGEST_ATTRIBUTE = 200
+
+TRAINING_STATES = ("trainable", "frozen")  # the stronger one first
+
+# TensorBoard folds this many numbered ops of one type in a box into one stack.
+_FOLDED = 5
+
+_TRAILING_NUMBER = re.compile(r"^\D*?(\d*)$")
+
+_OP_TYPES = {
+    "input": "Input",
+    "parameter": "Parameter(Const)",
+    "buffer": "Buffer(Const)",
+    "constant": "Constant",
+    "output": "Output",
+}
+
+
+def ascii_text(text: str, longest: int = LONGEST_ATTRIBUTE) -> bytes:
+    """Text for an attribute: ASCII, on one line, at most ``longest`` characters."""
+    flat = text
+    if not (text.isascii() and text.isprintable()):
+        flat = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+    return (flat if len(flat) <= longest else f"{flat[: longest - 3]}...").encode()
+
+
+def set_texts(node_def: NodeDef, texts: Mapping[str, str]) -> None:
+    """Adds rows to a node's card."""
+    for key, text in texts.items():
+        node_def.attr[ascii_text(key, 60).decode()].s = ascii_text(text)
+
+
+def set_output_shapes(node_def: NodeDef, specs: Sequence[TensorSpec]) -> None:
+    """Gives the edges that leave a node their labels."""
+    if not specs:
+        return
+    shapes = node_def.attr["_output_shapes"].list.shape
+    for spec in specs:
+        if spec.shape is None:
+            shapes.add(unknown_rank=True)
+        else:
+            shapes.append(shape_proto(spec.shape))
+
+
+def set_training_state(node_def: NodeDef, state: str) -> None:
+    """Colours a node by whether it trains anything; without a state it stays grey."""
+    if state:
+        node_def.attr["_XlaCluster"].s = state.encode()
+
+
+def shape_proto(shape: Sequence[int]) -> TensorShapeProto:
+    """A shape, sizes in elements."""
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
+
+
+def device_name(device: str) -> str:
+    """A torch device as TensorBoard lists it: ``/device:CPU:0``, ``/device:cuda:1``."""
+    kind, _, number = device.partition(":")
+    return f"/device:{'CPU' if kind == 'cpu' else kind}:{number or 0}"
+
+
+def spec_text(spec: TensorSpec) -> str:
+    """A tensor in words: ``float32 [64, 1, 28, 28]``."""
+    layout = "" if spec.layout == "strided" else f" {spec.layout}"
+    shape = "[unknown shape]" if spec.shape is None else str(list(spec.shape))
+    return f"{spec.dtype} {shape}{layout}"
+
+
+def ref_text(name: str, index: int) -> str:
+    """An output of a node, as the inputs of others name it."""
+    return f"{name}:{index}" if index else name
+
+
+def value_text(value: Value, room: int = LONGEST_ATTRIBUTE) -> str:
+    """An argument in words; a tensor is the name of the node that made it, as in the graph.
+
+    Stops adding items once ``room`` characters are full: an argument may hold thousands.
+    """
+    if isinstance(value, Ref):
+        return ref_text(value.node, value.index)
+    if isinstance(value, (PythonText, str)):
+        return str(value)[: room + 1]
+    if isinstance(value, SliceValue):
+        ends = (value.start, value.stop, *(() if value.step is None else (value.step,)))
+        return ":".join("" if end is None else value_text(end, room) for end in ends)
+    if isinstance(value, Items):
+        pairs = (f"{key}: {value_text(item, room)}" for key, item in value.items)
+        return f"{{{_joined(pairs, room)}}}"
+    if isinstance(value, tuple):
+        return f"({_joined((value_text(item, room) for item in value), room)})"
+    return repr(value)
+
+
+def _joined(texts: Iterable[str], room: int) -> str:
+    shown, length = [], 0
+    for text in texts:
+        shown.append(text)
+        length += len(text) + 2
+        if length > room:
+            break
+    return ", ".join(shown)
+
+
+class NodeDefs:
+    """Turns the nodes of one graph into ``NodeDef`` messages.
+
+    Args:
+        graph: The graph.
+        names: Each node's name in TensorBoard.
+    """
+
+    def __init__(self, graph: ModelGraph, names: Mapping[str, str]) -> None:
+        self._graph = graph
+        self._names = names
+        trained = {
+            name: info.trainable for info in graph.parameters for name in (info.name, *info.aliases)
+        }
+        self._states = {
+            node.name: TRAINING_STATES[not trained.get(node.path, node.outputs[0].requires_grad)]
+            for node in graph.of_kind("parameter")
+        }
+        self._calls = Counter(call.path for call in graph.modules if call.called and call.path)
+        self._alike = Counter((node.scope, node.op) for node in graph.nodes if node.is_call)
+        self._module_rows = {call.name: self._describe_module(call) for call in graph.modules}
+        self._default_device = next((n.outputs[0].device for n in graph.nodes if n.outputs), "cpu")
+
+    def add(self, node: Node, placed: str, graph_def: GraphDef) -> NodeDef:
+        """Adds one node under its name in TensorBoard."""
+        node_def: NodeDef = graph_def.node.add(
+            name=placed, op=self.op_type(node), device=device_name(self.device(node))
+        )
+        for ref in node.inputs:
+            node_def.input.append(ref_text(self._names[ref.node], ref.index))
+        set_output_shapes(node_def, node.outputs)
+        set_training_state(node_def, self.training_state(node))
+        set_texts(node_def, self.rows(node))
+        return node_def
+
+    def rows(self, node: Node) -> dict[str, str]:
+        """The rows of a node's card."""
+        return dict(self._rows(node))
+
+    def module_rows(self, call: str) -> Mapping[str, str]:
+        """The rows of a card that tell of a module call; none for the model's own forward."""
+        return self._module_rows.get(call, {})
+
+    def device(self, node: Node) -> str:
+        """Where a node's first output is; else its first input, else the graph's first tensor."""
+        if node.outputs:
+            return node.outputs[0].device
+        first = next(iter(node.inputs), None)
+        return self._default_device if first is None else self._graph.spec(first).device
+
+    def training_state(self, node: Node) -> str:
+        """``trainable`` or ``frozen``: the parameters it reads, or is; ``""`` without any."""
+        if node.kind == "parameter":
+            return self._states[node.name]
+        found = {self._states[ref.node] for ref in node.inputs if ref.node in self._states}
+        return next((state for state in TRAINING_STATES if state in found), "")
+
+    def op_type(self, node: Node) -> str:
+        """What the card calls the operation."""
+        if not node.is_call:
+            return _OP_TYPES[node.kind]
+        # These words have a meaning for the dashboard: circles, chart icons, side notes.
+        name = re.sub("Const|Summary|NoOp", lambda match: match[0].lower(), node.op)
+        if node.kind == "opaque":
+            return f"opaque {name}"
+        # The dashboard stacks relu_1 ... relu_5 into one box, which ties a chain into knots. Ops
+        # of unequal type are never stacked, and a space at the end does not show.
+        number = _TRAILING_NUMBER.match(node.label)
+        stacked = self._alike[node.scope, node.op] >= _FOLDED and number is not None
+        return f"{name} " if stacked and number and int(number[1] or 0) % 2 else name
+
+    def _rows(self, node: Node) -> Iterator[tuple[str, str]]:
+        # Our own keys hold a space or a capital, which the names of arguments hardly ever do.
+        for argument in node.arguments:
+            yield argument.name, value_text(argument.value)
+        yield from self._tensor_rows(node)
+        if node.is_call:
+            yield from self.module_rows(node.scope).items()
+        if node.is_call and node.target != f"torch.{node.op}":
+            yield "torch function", node.target
+        if node.source is not None:
+            yield "source line", f"{node.source} in {node.source.function}"
+        if node.flops is not None:
+            yield "FLOPs", f"{node.flops:,}"
+        if node.writes:
+            yield "in place", "overwrites one of its arguments"
+        if node.reads_value:
+            yield "reads values", "Python looked at them: other data may take another path"
+        if node.kind == "opaque":
+            yield "opaque call", "what happens inside is not recorded"
+
+    def _tensor_rows(self, node: Node) -> Iterator[tuple[str, str]]:
+        if node.is_call:
+            for number, spec in enumerate(node.outputs[:8]):
+                key = f"output dtype {number}" if len(node.outputs) > 1 else "output dtype"
+                yield key, spec.dtype if spec.layout == "strided" else f"{spec.dtype} {spec.layout}"
+            return
+        if node.path:
+            yield "path", node.path
+        if node.outputs:
+            spec = node.outputs[0]
+            yield "dtype", spec.dtype
+            yield "shape", "unknown" if spec.shape is None else str(list(spec.shape))
+        if node.kind == "parameter":
+            yield "trainable", str(self._states[node.name] == "trainable")
+        if node.aliases:
+            yield "tied to", ", ".join(node.aliases)
+
+    def _describe_module(self, call: ModuleCall) -> dict[str, str]:
+        where = call.path if call.path is not None else "not part of the model"
+        rows = {"module path": f"{where} ({call.type_name})"}
+        if not call.training:
+            rows["module mode"] = "evaluation"
+        total = self._calls[call.path] if call.path else 1
+        if total > 1:
+            rows["module reused"] = f"call {call.call_index + 1} of {total} of this module"
+        return rows

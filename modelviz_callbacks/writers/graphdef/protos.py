@@ -1,0 +1,15 @@
+"""TensorBoard's messages, brought in at one place: the package has no type information."""
+
+from __future__ import annotations
+
+from tensorboard.compat.proto.config_pb2 import RunMetadata  # type: ignore[import-untyped]
+from tensorboard.compat.proto.graph_pb2 import GraphDef  # type: ignore[import-untyped]
+from tensorboard.compat.proto.node_def_pb2 import NodeDef  # type: ignore[import-untyped]
+from tensorboard.compat.proto.step_stats_pb2 import (  # type: ignore[import-untyped]
+    DeviceStepStats,
+)
+from tensorboard.compat.proto.tensor_shape_pb2 import (  # type: ignore[import-untyped]
+    TensorShapeProto,
+)
+
+__all__ = ["DeviceStepStats", "GraphDef", "NodeDef", "RunMetadata", "TensorShapeProto"]

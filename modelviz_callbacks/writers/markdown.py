@@ -1,0 +1,99 @@
+"""A graph as a Markdown page: facts, a diagram and a table (GitHub-flavoured)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from modelviz_callbacks.graph.model import ModelGraph, Node, TensorSpec
+from modelviz_callbacks.graph.overview import overview
+from modelviz_callbacks.graph.wording import count_text, shape_text, short_count, shortened
+from modelviz_callbacks.writers.mermaid import mermaid_text
+from modelviz_callbacks.writers.table import Row, layers
+
+# Punctuation that Markdown could take for its own, escaped with a backslash.
+_MEANT = frozenset("\\`*_{}[]<>#|~&!$@")
+# A page shows this many rows; the whole table is what the CSV is for.
+_MOST_ROWS = 200
+_MOST_ENDS = 12
+
+
+def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+    """Writes a graph as a page that code-hosting sites show with its diagram.
+
+    Args:
+        graph: A sound graph.
+        depth: How many levels of modules the diagram opens; ``None``: as many as stay
+            readable. The table has a row a layer in any case, repeats once.
+
+    Returns:
+        UTF-8, ending in a newline.
+    """
+    lines = [
+        f"# {escaped(graph.name)}",
+        "",
+        *_facts(graph),
+        "",
+        "```mermaid",
+        mermaid_text(overview(graph, depth=depth)),
+        "```",
+        "",
+        *_table(layers(graph, folded=True)),
+        "",
+    ]
+    if graph.notes:
+        lines += ["## Notes", "", *(f"- {escaped(note.message)}" for note in graph.notes), ""]
+    return "\n".join(lines).encode()
+
+
+def escaped(text: str) -> str:
+    """Text in one line that Markdown shows as it is."""
+    line = " ".join(text.split())
+    return "".join(f"\\{character}" if character in _MEANT else character for character in line)
+
+
+def _facts(graph: ModelGraph) -> Iterator[str]:
+    total, trainable = graph.parameter_count, graph.trainable_count
+    yield f"- class: {escaped(graph.class_name)}"
+    yield f"- inputs: {_ends(graph.of_kind('input'), graph)}"
+    yield f"- outputs: {_ends(graph.of_kind('output'), graph)}"
+    yield f"- parameters: {count_text(total)}, of which {count_text(trainable)} trainable"
+    yield f"- ops: {count_text(len(graph.ops))}"
+    flops = [node.flops for node in graph.ops if node.flops is not None]
+    if flops:
+        yield f"- FLOPs of one forward: {short_count(sum(flops))}"
+    if graph.partial:
+        yield "- partial: the forward ended early; this is what ran until then"
+
+
+def _ends(nodes: Iterable[Node], graph: ModelGraph) -> str:
+    texts = []
+    for node in nodes:
+        spec = node.outputs[0] if node.outputs else graph.spec(node.inputs[0])
+        texts.append(escaped(f"{node.path or node.label} {shape_text(spec)} {spec.dtype}"))
+    return shortened(texts, _MOST_ENDS) or "none"
+
+
+def _table(rows: tuple[Row, ...]) -> Iterator[str]:
+    yield "| layer | class | input | output | parameters | FLOPs | share of parameters |"
+    yield "|---|---|---|---|---:|---:|---:|"
+    total = sum(row.parameters * row.times for row in rows)
+    for row in rows[:_MOST_ROWS]:
+        times = f" ×{row.times}" if row.times > 1 else ""
+        part = row.parameters * row.times / total if total else 0.0
+        cells = (
+            escaped(row.name) + times,
+            escaped(row.kind),
+            _shapes(row.inputs),
+            _shapes(row.outputs),
+            count_text(row.parameters) if row.parameters else "",
+            "" if row.flops is None else short_count(row.flops),
+            f"{part:.1%}" if row.parameters else "",
+        )
+        yield "| " + " | ".join(cells) + " |"
+    if len(rows) > _MOST_ROWS:
+        yield ""
+        yield f"{len(rows) - _MOST_ROWS} more rows are in the CSV table."
+
+
+def _shapes(specs: tuple[TensorSpec, ...]) -> str:
+    return shortened([shape_text(spec) for spec in specs], 3)

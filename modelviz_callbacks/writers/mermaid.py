@@ -1,0 +1,105 @@
+"""A graph as a Mermaid flowchart, the text that code-hosting sites draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelviz_callbacks.graph.boxes import Box, Group, parameters_text
+from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.graph.overview import Overview, overview
+
+# Mermaid's own way to write a character that would mean something: #NUMBER;
+_MEANT = frozenset("\"#<>&`\\;{}[]()|'*_~@%")
+
+# What a box of each kind is framed by, so that it is told apart without colours, too.
+_FRAMES = {
+    "input": ("([", "])"),
+    "output": ("([", "])"),
+    "module": ("[", "]"),
+    "op": ("(", ")"),
+    "quiet": ("[", "]"),
+    "held": ("[(", ")]"),
+    "part": ("[[", "]]"),
+}
+
+# Colours that can be read on light and on dark pages, as they bring their own text colour.
+_CLASSES = """\
+classDef trainable fill:#dbeafe,stroke:#3b7ddd,color:#111827
+classDef mixed fill:#eef4fd,stroke:#3b7ddd,color:#111827,stroke-dasharray:4 2
+classDef frozen fill:#e8eaee,stroke:#6b7280,color:#111827,stroke-dasharray:4 2
+classDef module fill:#ffffff,stroke:#a3acb8,color:#111827
+classDef op fill:#fef3c7,stroke:#d08a12,color:#111827
+classDef quiet fill:#f3f4f6,stroke:#f3f4f6,color:#57606a
+classDef held fill:#dcfce7,stroke:#2c9a52,color:#111827
+classDef part fill:#ede9fe,stroke:#7c5cdb,color:#111827
+classDef end_ fill:#1f2937,stroke:#1f2937,color:#ffffff"""
+
+
+def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+    """Writes a graph as a Mermaid flowchart.
+
+    Args:
+        graph: A sound graph.
+        depth: How many levels of modules to open; ``None``: as many as stay readable.
+
+    Returns:
+        UTF-8, ending in a newline.
+    """
+    return (mermaid_text(overview(graph, depth=depth)) + "\n").encode()
+
+
+def mermaid_text(view: Overview) -> str:
+    """An overview as a Mermaid flowchart, without a newline at the end."""
+    ids = {box.name: f"n{number}" for number, box in enumerate(view.boxes)}
+    ids |= {group.name: f"g{number}" for number, group in enumerate(view.groups)}
+    lines = ["flowchart TD", *_level(view, ids, "", "  ")]
+    lines += [f"  {ids[edge.source]} --> {ids[edge.target]}" for edge in view.edges]
+    lines += [f"  {line}" for line in _CLASSES.splitlines()]
+    return "\n".join(lines)
+
+
+def _level(view: Overview, ids: dict[str, str], group: str, indent: str) -> Iterator[str]:
+    for inner in view.groups:
+        if inner.group == group:
+            yield f'{indent}subgraph {ids[inner.name]}["{_heading(inner)}"]'
+            yield from _level(view, ids, inner.name, indent + "  ")
+            yield f"{indent}end"
+    for box in view.boxes:
+        if box.group == group:
+            opening, closing = _FRAMES[box.kind]
+            yield f'{indent}{ids[box.name]}{opening}"{_words(box)}"{closing}:::{_class(box)}'
+
+
+def _class(box: Box) -> str:
+    if box.kind in ("input", "output"):
+        return "end_"
+    if box.kind == "module" and box.weights.count:
+        return box.weights.training
+    return box.kind
+
+
+def _heading(group: Group) -> str:
+    return escaped(" · ".join(_facts(group)))
+
+
+def _words(box: Box) -> str:
+    title, *facts = _facts(box)
+    return "<br>".join(escaped(text) for text in (title, " · ".join(facts)) if text)
+
+
+def _facts(box: Box | Group) -> list[str]:
+    times = f" ×{box.times}" if box.times > 1 else ""
+    facts = [box.title + times, box.label, box.details]
+    if isinstance(box, Box):
+        facts.append(box.made)
+    if not isinstance(box, Box) or box.kind != "held":
+        facts.append(parameters_text(box))
+    return [facts[0], *(fact for fact in facts[1:] if fact)]
+
+
+def escaped(text: str) -> str:
+    """Text that Mermaid shows as it is, whatever is in it."""
+    return "".join(
+        f"#{ord(character)};" if character in _MEANT or not character.isprintable() else character
+        for character in text
+    )

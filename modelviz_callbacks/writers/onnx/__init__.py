@@ -1,0 +1,10 @@
+"""ONNX files: ``graph.onnx`` for looking at in Netron, ``model.onnx`` for running.
+
+Both are made from a recorded program in inference form, through torch.export and torch.onnx.
+"""
+
+from modelviz_callbacks.writers.onnx.convert import Names, Source
+from modelviz_callbacks.writers.onnx.trained import Call, Trained, write_trained
+from modelviz_callbacks.writers.onnx.view import view_model
+
+__all__ = ["Call", "Names", "Source", "Trained", "view_model", "write_trained"]

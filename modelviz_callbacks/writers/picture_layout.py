@@ -1,0 +1,192 @@
+"""Where boxes, groups and edges go: Graphviz's dot, as a library, on boxes of given sizes.
+
+Graphviz gets numbers only, no text: it needs no font, and no name can confuse it. The one
+use of pygraphviz for layouts is here; its wheel carries Graphviz itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from modelviz_callbacks.errors import WriterError
+
+_POINTS_PER_INCH = 72
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A rectangle: its left upper corner and its size, in points, y downwards."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What room something needs, in points; for a group that of its heading."""
+
+    width: float
+    height: float
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything is, in points, y downwards.
+
+    Attributes:
+        width: Of the whole.
+        height: Of the whole.
+        boxes: By the boxes' names.
+        groups: By the groups' names.
+        edges: For each edge in the order given: the points of a Bezier curve (one, then
+            three for each piece) and at last the tip of its arrow.
+    """
+
+    width: float
+    height: float
+    boxes: Mapping[str, Place]
+    groups: Mapping[str, Place]
+    edges: tuple[tuple[tuple[float, float], ...], ...]
+
+
+def lay_out(
+    boxes: Mapping[str, Size], groups: Mapping[str, Size], edges: Sequence[tuple[str, str]]
+) -> Layout:
+    """Places boxes from top to bottom along their edges.
+
+    Args:
+        boxes: What room each box needs.
+        groups: What room each group's heading needs; a group comes before those in it.
+        edges: Pairs of names of boxes.
+
+    Returns:
+        Where they are.
+
+    Raises:
+        WriterError: pygraphviz is not there, or Graphviz could not lay them out.
+    """
+    box_ids = {name: f"b{number}" for number, name in enumerate(boxes)}
+    group_ids = {name: f"cluster{number}" for number, name in enumerate(groups)}
+    described = json.loads(
+        run_graphviz(_dot(boxes, groups, edges, (box_ids, group_ids)), "json", "dot")
+    )
+    left, bottom, right, top = map(float, described["bb"].split(","))
+    found = {thing["name"]: thing for thing in described.get("objects", ())}
+    return Layout(
+        right - left,
+        top - bottom,
+        {name: _box_place(found[key], left, top) for name, key in box_ids.items()},
+        {name: _group_place(found[key], left, top) for name, key in group_ids.items()},
+        tuple(_curve(edge["pos"], left, top) for edge in _in_order(described.get("edges", ()))),
+    )
+
+
+def run_graphviz(dot: str, file_format: str, program: str, arguments: str = "") -> bytes:
+    """Runs Graphviz within this process.
+
+    Args:
+        dot: A graph in the DOT language.
+        file_format: ``json``, ``png``, ...
+        program: The layout engine: ``dot`` or ``neato``.
+        arguments: Options of the program.
+
+    Returns:
+        The file.
+
+    Raises:
+        WriterError: pygraphviz is not there, or Graphviz refused.
+    """
+    try:
+        from pygraphviz import AGraph  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise WriterError(
+            "A picture could not be laid out: pygraphviz cannot be imported. "
+            "Install it (pip install pygraphviz); its wheels bring Graphviz along."
+        ) from error
+    try:
+        made = AGraph(string=dot).draw(format=file_format, prog=program, args=arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WriterError(
+            f"Graphviz could not make {file_format} of {dot.count(chr(10))} lines of DOT with "
+            f"{program}: {error}. Ask for a smaller depth."
+        ) from error
+    if not isinstance(made, bytes) or not made:
+        raise WriterError(f"Graphviz made no {file_format} with {program}, and did not say why.")
+    return made
+
+
+def _dot(
+    boxes: Mapping[str, Size],
+    groups: Mapping[str, Size],
+    edges: Sequence[tuple[str, str]],
+    ids: tuple[Mapping[str, str], Mapping[str, str]],
+) -> str:
+    box_ids, group_ids = ids
+    inside: dict[str, list[tuple[str, str]]] = {"": []}
+    for name, size in groups.items():
+        inside[size.group].append(("group", name))
+        inside[name] = []
+    for name, size in boxes.items():
+        inside[size.group].append(("box", name))
+    lines = [
+        "digraph {",
+        "rankdir=TB; nodesep=0.28; ranksep=0.3; outputorder=nodesfirst;",
+        'node [shape=box, fixedsize=true, label=""]; edge [arrowsize=0.6];',
+    ]
+
+    def write(group: str) -> None:
+        for entry in inside[group]:
+            kind, name = entry
+            if kind == "box":
+                lines.append(
+                    f"{box_ids[name]} [width={_inches(boxes[name].width)}, "
+                    f"height={_inches(boxes[name].height)}];"
+                )
+                continue
+            heading = groups[name]
+            lines.append(
+                f"subgraph {group_ids[name]} {{ margin=11; labeljust=l; "
+                f'label=<<table border="0" cellborder="0" cellspacing="0" cellpadding="0" '
+                f'fixedsize="true" width="{round(heading.width)}" '
+                f'height="{round(heading.height)}"><tr><td></td></tr></table>>;'
+            )
+            write(name)
+            lines.append("}")
+
+    write("")
+    for number, (source, target) in enumerate(edges):
+        lines.append(f'{box_ids[source]} -> {box_ids[target]} [comment="{number}"];')
+    return "\n".join([*lines, "}", ""])
+
+
+def _in_order(edges: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    return sorted(edges, key=lambda edge: int(edge["comment"]))
+
+
+def _inches(points: float) -> str:
+    return f"{points / _POINTS_PER_INCH:.4f}"
+
+
+def _box_place(thing: Mapping[str, str], left: float, top: float) -> Place:
+    x, y = map(float, thing["pos"].split(","))
+    width = float(thing["width"]) * _POINTS_PER_INCH
+    height = float(thing["height"]) * _POINTS_PER_INCH
+    return Place(x - width / 2 - left, top - y - height / 2, width, height)
+
+
+def _group_place(thing: Mapping[str, str], left: float, top: float) -> Place:
+    x0, y0, x1, y1 = map(float, thing["bb"].split(","))
+    return Place(x0 - left, top - y1, x1 - x0, y1 - y0)
+
+
+def _curve(pos: str, left: float, top: float) -> tuple[tuple[float, float], ...]:
+    """Graphviz's ``e,x,y x,y x,y ...``: the arrow's tip, then the curve's points."""
+    tip, *points = pos.split(" ")
+    texts = [*points, tip.removeprefix("e,")]
+    pairs = (text.split(",") for text in texts)
+    return tuple((float(x) - left, top - float(y)) for x, y in pairs)

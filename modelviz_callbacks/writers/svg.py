@@ -1,0 +1,162 @@
+"""A graph as an SVG picture, for light and dark screens (SVG 1.1 with CSS)."""
+
+from __future__ import annotations
+
+import math
+from xml.sax.saxutils import escape, quoteattr
+
+from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.writers.picture import (
+    LOOKS,
+    MUTED,
+    PAGE,
+    TEXT,
+    Arrow,
+    Picture,
+    Rectangle,
+    Text,
+    picture,
+)
+
+_ARROW_LENGTH = 6.0
+
+# What XML 1.0 forbids even when escaped.
+_FORBIDDEN = dict.fromkeys(
+    [*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd"
+)
+
+
+def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+    """Draws a graph.
+
+    Nested boxes are modules; boxes carry class, name, arguments, output shapes and parameter
+    counts. Each box is a ``g`` element with the name of its node or module call in
+    ``data-name``. The picture follows the reader's colour scheme.
+
+    Args:
+        graph: A sound graph.
+        depth: How many levels of modules to open; ``None``: as many as stay readable.
+
+    Returns:
+        SVG, UTF-8; the same bytes for the same graph.
+
+    Raises:
+        WriterError: Graphviz is not there or could not lay it out.
+    """
+    return svg_text(picture(graph, depth=depth)).encode()
+
+
+def svg_text(drawn: Picture) -> str:
+    """A picture as SVG text."""
+    width, height = _number(drawn.width), _number(drawn.height)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img">',
+        f"<title>{_text(drawn.title)}</title>",
+        f"<style>{_STYLE}</style>",
+        f'<rect class="page" width="{width}" height="{height}"/>',
+    ]
+    owner: str | None = None
+    for shape in drawn.shapes:
+        belongs = _owner(shape)
+        if owner and belongs != owner:
+            lines.append("</g>")
+        if belongs and belongs != owner:
+            lines.append(f'<g class="{_kind(shape)}" data-name={_attribute(belongs)}>')
+            lines.append(f"<title>{_text(belongs)}</title>")
+        owner = belongs
+        lines.append(_shape(shape))
+    if owner:
+        lines.append("</g>")
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def _owner(shape: Rectangle | Text | Arrow) -> str:
+    if isinstance(shape, Rectangle):
+        return shape.name
+    return shape.owner if isinstance(shape, Text) else ""
+
+
+def _kind(shape: Rectangle | Text | Arrow) -> str:
+    """``box``; of a group, which is drawn in two goes, ``group`` and ``heading``."""
+    role = shape.role.rstrip("01")
+    return role if role in ("group", "heading") else "box"
+
+
+def _shape(shape: Rectangle | Text | Arrow) -> str:
+    if isinstance(shape, Rectangle):
+        place = shape.place
+        return (
+            f'<rect class="{shape.role}" x="{_number(place.x)}" y="{_number(place.y)}" '
+            f'width="{_number(place.width)}" height="{_number(place.height)}" '
+            f'rx="{_number(shape.radius)}"/>'
+        )
+    if isinstance(shape, Arrow):
+        return _arrow(shape)
+    line = shape.line
+    classes = " ".join(
+        word
+        for word, is_so in (
+            ("muted", line.muted),
+            ("bold", line.bold),
+            ("middle", shape.centred),
+            (f"on-{shape.role}", bool(shape.role)),
+        )
+        if is_so
+    )
+    return (
+        f'<text class="{classes}" x="{_number(shape.x)}" y="{_number(shape.y)}" '
+        f'font-size="{_number(line.size)}">{_text(line.text)}</text>'
+    )
+
+
+def _arrow(arrow: Arrow) -> str:
+    *curve, tip = arrow.points
+    end = curve[-1]
+    start, *rest = (f"{_number(x)},{_number(y)}" for x, y in curve)
+    angle = math.atan2(tip[1] - end[1], tip[0] - end[0])
+    back = (tip[0] - _ARROW_LENGTH * math.cos(angle), tip[1] - _ARROW_LENGTH * math.sin(angle))
+    side = (0.42 * _ARROW_LENGTH * math.sin(angle), -0.42 * _ARROW_LENGTH * math.cos(angle))
+    corners = (tip, (back[0] + side[0], back[1] + side[1]), (back[0] - side[0], back[1] - side[1]))
+    points = " ".join(f"{_number(x)},{_number(y)}" for x, y in corners)
+    return (
+        f'<path class="line {arrow.role}" d="M{start}C{" ".join(rest)}L{_number(back[0])},'
+        f'{_number(back[1])}"/><polygon class="{arrow.role}" points="{points}"/>'
+    )
+
+
+def _number(value: float) -> str:
+    """A coordinate with two decimals at most."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _text(text: str) -> str:
+    return escape(text.translate(_FORBIDDEN))
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(text.translate(_FORBIDDEN))
+
+
+def _rules(scheme: int) -> str:
+    """The colours of one scheme: 0 is light, 1 is dark."""
+    rules = [
+        f".page{{fill:{PAGE[scheme]}}}",
+        f"text{{fill:{TEXT[scheme]}}}",
+        f".muted{{fill:{MUTED[scheme]}}}",
+    ]
+    for role, look in LOOKS.items():
+        rules.append(f".{role}{{fill:{look.fill[scheme]};stroke:{look.stroke[scheme]}}}")
+        if look.text[scheme]:
+            rules.append(f".on-{role}{{fill:{look.text[scheme]}}}")
+    return "".join(rules)
+
+
+_STYLE = (
+    "text{font-family:system-ui,sans-serif;white-space:pre}"
+    ".bold{font-weight:bold}.middle{text-anchor:middle}"
+    + "".join(f".{role}{{stroke-dasharray:4 2}}" for role, look in LOOKS.items() if look.dashed)
+    + _rules(0)
+    + "path.line{fill:none;stroke-width:1.2}path.skip{stroke-width:1.7}"
+    + f"@media (prefers-color-scheme:dark){{{_rules(1)}path.line{{fill:none}}}}"
+)

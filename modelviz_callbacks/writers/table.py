@@ -1,0 +1,190 @@
+"""A graph as a table, a row a layer, for spreadsheets and data frames (CSV, RFC 4180)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Ref, TensorSpec
+from modelviz_callbacks.graph.steps import Step, Steps
+from modelviz_callbacks.graph.wording import shape_text
+
+COLUMNS = (
+    "name",
+    "class",
+    "input_shape",
+    "output_shape",
+    "parameters",
+    "trainable_parameters",
+    "flops",
+    "parameter_bytes",
+    "output_bytes",
+    "parameter_share",
+    "flops_share",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer: a module call told as one thing, or an op outside of such.
+
+    Attributes:
+        name: Its name in the graph.
+        kind: Its class, or its op.
+        inputs: The tensors it reads, without parameters and buffers.
+        outputs: The tensors it makes.
+        parameters: Elements of the parameters it uses that no row before it used.
+        trainable: How many of them are trained.
+        parameter_bytes: Their bytes.
+        flops: Floating point operations; ``None``: no op of it has a formula.
+        times: How often this row is repeated; 1 in an unfolded table.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: int
+    trainable: int
+    parameter_bytes: int
+    flops: int | None
+    times: int = 1
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of what it makes."""
+        return sum(spec.size_bytes for spec in self.outputs)
+
+
+def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+    """Writes a row for every layer, in execution order, repeats in full.
+
+    The columns are `COLUMNS`. Several shapes in a cell are set apart by semicolons. Shares
+    are parts of the sum over all rows, from 0 to 1. ``flops`` is empty where no formula is known.
+
+    Args:
+        graph: A sound graph.
+        depth: Modules at this level are rows, whatever is in them; ``None``: no limit.
+
+    Returns:
+        CSV with a header, UTF-8.
+    """
+    found = layers(graph, depth=depth)
+    parameters = sum(row.parameters for row in found)
+    flops = sum(row.flops or 0 for row in found)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    for row in found:
+        writer.writerow(
+            (
+                row.name,
+                row.kind,
+                _shapes(row.inputs),
+                _shapes(row.outputs),
+                row.parameters,
+                row.trainable,
+                "" if row.flops is None else row.flops,
+                row.parameter_bytes,
+                row.output_bytes,
+                share(row.parameters, parameters),
+                share(row.flops or 0, flops),
+            )
+        )
+    return out.getvalue().encode()
+
+
+def share(part: int, whole: int) -> str:
+    """Part of the whole, with four decimals; ``0.0000`` of nothing."""
+    return f"{part / whole if whole else 0.0:.4f}"
+
+
+def layers(graph: ModelGraph, *, depth: int | None = None, folded: bool = False) -> tuple[Row, ...]:
+    """The rows of the table.
+
+    Args:
+        graph: A sound graph.
+        depth: Modules at this level are rows; ``None``: no limit.
+        folded: Whether to give repeats once, with their number.
+
+    Returns:
+        Rows in execution order. Unfolded, their parameters and FLOPs add up to those that
+        the graph's nodes have.
+    """
+    return tuple(_Rows(graph, depth, folded).of("", 1, 1))
+
+
+class _Rows:
+    def __init__(self, graph: ModelGraph, depth: int | None, folded: bool) -> None:
+        self.graph = graph
+        self.steps = Steps(graph)
+        self.depth = depth
+        self.folded = folded
+        self.counted: set[str] = set()
+
+    def of(self, scope: str, level: int, times: int) -> Iterator[Row]:
+        for step in self.steps.of(scope):
+            repeats = times * step.times if self.folded else times
+            copies = 1 if self.folded or step.fold is None else step.times
+            for copy in range(copies):
+                for item in self._items(step, copy):
+                    yield from self._item(item, level, repeats)
+
+    def _items(self, step: Step, copy: int) -> Iterable[ModuleCall | Node]:
+        if step.fold is None or copy == 0:
+            return step.items
+        names = step.fold.copies[copy]
+        modules, nodes = self.graph.module_by_name, self.graph.by_name
+        return [modules[name] if name in modules else nodes[name] for name in names]
+
+    def _item(self, item: ModuleCall | Node, level: int, times: int) -> Iterator[Row]:
+        nodes = list(self.steps.outline.calls_in(item))
+        if isinstance(item, Node):
+            if item.outputs:
+                yield self._row(item, item.op, item.outputs, nodes, times)
+            return
+        deep_enough = self.depth is not None and level >= self.depth
+        if deep_enough or self.steps.is_leaf(item):
+            refs = dict.fromkeys(port.ref for port in item.outputs)
+            outputs = tuple(self.graph.spec(ref) for ref in refs)
+            yield self._row(item, item.type_name, outputs, nodes, times)
+            return
+        yield from self.of(item.name, level + 1, times)
+
+    def _row(
+        self,
+        item: ModuleCall | Node,
+        kind: str,
+        outputs: tuple[TensorSpec, ...],
+        nodes: list[Node],
+        times: int,
+    ) -> Row:
+        used = [
+            self.graph.by_name[ref.node]
+            for node in nodes
+            for ref in node.inputs
+            if self.graph.by_name[ref.node].kind == "parameter"
+        ]
+        new = {node.name: node.outputs[0] for node in used if node.name not in self.counted}
+        self.counted.update(new)
+        flops = [node.flops for node in nodes if node.flops is not None]
+        return Row(
+            item.name,
+            kind,
+            tuple(map(self.graph.spec, self._inputs(item))),
+            outputs,
+            sum(spec.numel for spec in new.values()),
+            sum(spec.numel for spec in new.values() if spec.requires_grad),
+            sum(spec.size_bytes for spec in new.values()),
+            sum(flops) if flops else None,
+            times,
+        )
+
+    def _inputs(self, item: ModuleCall | Node) -> tuple[Ref, ...]:
+        return self.steps.outline.externals(item)
+
+
+def _shapes(specs: Iterable[TensorSpec]) -> str:
+    return "; ".join(map(shape_text, specs))

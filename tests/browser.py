@@ -1,0 +1,102 @@
+"""A real Chromium without a screen, and servers for it to look at, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+_STARTS_WITHIN_S = 120
+
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
+    """A running Chromium, closed at the end.
+
+    Raises:
+        RuntimeError: There is no Chromium on this machine.
+    """
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        raise RuntimeError("no chromium: install it (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def serve(command: Sequence[str], port: int, log: Path, path: str = "/") -> Iterator[str]:
+    """Runs a server until the end of the block.
+
+    Args:
+        command: What to run; it must listen on this port of 127.0.0.1.
+        port: The port to wait for.
+        log: Where its output goes.
+        path: What must answer with a status below 500 before it counts as started.
+
+    Yields:
+        Its address, without a slash at the end.
+
+    Raises:
+        RuntimeError: It did not start; the message holds the end of its output.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait(process, port, log, path)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        # It may have children (TensorBoard's data server); they are in the session made for it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path, path: str) -> None:
+    end = time.monotonic() + _STARTS_WITHIN_S
+    while time.monotonic() < end and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", path)
+            if connection.getresponse().status < 500:
+                return
+        connection.close()
+        time.sleep(0.1)
+    raise RuntimeError(
+        f"{process.args!r} did not start:\n{log.read_text(errors='replace')[-3000:]}"
+    )

@@ -1,0 +1,277 @@
+"""Repeats fold where they are proven to be repeats, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from modelviz_callbacks.graph.folded import fold, unfold
+from modelviz_callbacks.graph.folding import find_folds
+from modelviz_callbacks.graph.json_format import dumps
+from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.graph.structure import fingerprint, structural_key
+from tests.graph.networks import NETWORKS, Dilated, Stack, graph_of, mlp, recorded
+from tests.zoo.hard_modules import CASES
+
+widths = st.lists(st.sampled_from([4, 5, 6]), min_size=1, max_size=9)
+
+
+def folded_blocks(graph: ModelGraph) -> list[list[str]]:
+    """The paths of the modules that fold, of folds of one module each."""
+    return [
+        [str(graph.module_by_name[items[0]].path) for items in found.copies]
+        for found in find_folds(graph)
+        if len(found.copies[0]) == 1
+    ]
+
+
+class Parallel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(mlp() for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([branch(x) for branch in self.branches]).sum(0)
+
+
+class Dense(nn.Module):
+    """Every block's output is also read at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(mlp() for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = []
+        for block in self.blocks:
+            x = block(x)
+            made.append(x)
+        return torch.cat(made, 1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_unfolding_gives_the_graph_back(name: str) -> None:
+    graph = graph_of(name)
+    assert unfold(fold(graph)) == graph
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_unfolding_gives_the_graph_of_a_hard_module_back(case: object) -> None:
+    model, args, kwargs = case.make()  # type: ignore[attr-defined]
+    from modelviz_callbacks import trace
+
+    graph = trace(model, *args, **kwargs).graph
+    assert unfold(fold(graph)) == graph
+
+
+@given(widths, st.lists(st.integers(0, 8), max_size=3), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_unfolding_gives_any_stack_of_blocks_back(
+    sizes: list[int], frozen: list[int], shared: bool
+) -> None:
+    blocks = [mlp(size) for size in sizes]
+    for number in frozen:
+        blocks[number % len(blocks)].requires_grad_(False)
+    if shared:
+        blocks += blocks
+    graph = recorded(Stack(*blocks), torch.zeros(2, 8))
+    back = unfold(fold(graph))
+    assert back == graph
+    assert dumps(back) == dumps(graph)
+
+
+@given(widths)
+@settings(max_examples=40, deadline=None)
+def test_blocks_that_fold_are_the_same_and_follow_each_other(sizes: list[int]) -> None:
+    graph = recorded(Stack(*(mlp(size) for size in sizes)), torch.zeros(2, 8))
+    for found in find_folds(graph):
+        period = len(found.copies[0])
+        first = int(str(graph.module_by_name[found.copies[0][0]].path).split(".")[1])
+        pattern = sizes[first : first + period]
+        assert sizes[first : first + period * found.times] == pattern * found.times
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_runs_of_equal_blocks_fold_whole(runs: list[int]) -> None:
+    sizes = [4 + number for number, run in enumerate(runs) for _ in range(run)]
+    graph = recorded(Stack(*(mlp(size) for size in sizes)), torch.zeros(2, 8))
+    counts = [len(list(same)) for _, same in groupby(sizes)]
+    assert [len(paths) for paths in folded_blocks(graph)] == [n for n in counts if n > 1]
+
+
+def test_a_fold_keeps_one_copy_only() -> None:
+    graph = graph_of("bert")
+    folded = fold(graph)
+    assert sum("/layer/" in call.name for call in graph.modules) == 12 * sum(
+        "/layer/" in call.name for call in folded.rest.modules
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt"])
+def test_twelve_layers_of_a_transformer_are_one(name: str) -> None:
+    assert [found.times for found in find_folds(graph_of(name))] == [12]
+
+
+def test_126_layers_of_a_llama_are_one() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=8,
+        num_hidden_layers=126,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=8,
+        vocab_size=16,
+    )
+    graph = recorded(LlamaForCausalLM(config), torch.ones(1, 4, dtype=torch.long))
+    assert [found.times for found in find_folds(graph)] == [126]
+    assert unfold(fold(graph)) == graph
+
+
+@pytest.mark.parametrize("odd", [0, 3, 6, 11])
+def test_nothing_folds_across_the_one_of_twelve_that_differs(odd: int) -> None:
+    blocks = [mlp(5 if number == odd else 4) for number in range(12)]
+    graph = recorded(Stack(*blocks), torch.zeros(2, 8))
+    expected = [[f"blocks.{n}" for n in range(odd)], [f"blocks.{n}" for n in range(odd + 1, 12)]]
+    assert folded_blocks(graph) == [paths for paths in expected if len(paths) > 1]
+
+
+def test_equal_blocks_side_by_side_do_not_fold() -> None:
+    assert find_folds(recorded(Parallel(), torch.zeros(2, 8))) == ()
+
+
+def test_blocks_that_are_read_from_elsewhere_do_not_fold() -> None:
+    assert find_folds(recorded(Dense(), torch.zeros(2, 8))) == ()
+
+
+def test_frozen_blocks_do_not_fold_with_trained_ones() -> None:
+    model = Stack(*(mlp() for _ in range(6)))
+    for block in model.blocks[:2]:
+        block.requires_grad_(False)
+    counts = [len(paths) for paths in folded_blocks(recorded(model, torch.zeros(2, 8)))]
+    assert counts == [2, 4]
+
+
+def test_shared_weights_are_told_from_own_ones() -> None:
+    block = mlp()
+    (shared,) = find_folds(recorded(Stack(block, block, block), torch.zeros(2, 8)))
+    (own,) = find_folds(recorded(Stack(mlp(), mlp(), mlp()), torch.zeros(2, 8)))
+    assert (shared.times, shared.shared) == (3, True)
+    assert (own.times, own.shared) == (3, False)
+
+
+def test_some_weights_shared_with_a_copy_further_on_end_the_fold() -> None:
+    first, second = mlp(), mlp()
+    graph = recorded(Stack(first, second, mlp(), second), torch.zeros(2, 8))
+    assert all(found.times < 4 for found in find_folds(graph))
+    assert unfold(fold(graph)) == graph
+
+
+def test_the_one_argument_that_varies_is_reported() -> None:
+    graph = recorded(Dilated(1, 2, 4, 8), torch.zeros(1, 8, 40))
+    (found,) = find_folds(graph)
+    assert found.variation is not None
+    assert found.variation.names == ("padding", "dilation")
+    assert found.variation.values == ("1", "2", "4", "8")
+    assert unfold(fold(graph)) == graph
+
+
+def test_blocks_in_which_two_things_vary_on_their_own_do_not_fold() -> None:
+    class Mixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for scale, power in ((1.0, 2.0), (2.0, 5.0), (3.0, 3.0)):
+                x = nn.functional.softplus(x, beta=scale, threshold=power).roll(int(power), 0)
+            return x
+
+    assert find_folds(recorded(Mixed(), torch.zeros(2, 8))) == ()
+
+
+def test_a_loop_of_plain_ops_folds() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.eye(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(10):
+                x = torch.tanh(x @ self.w)
+            return x
+
+    (found,) = find_folds(recorded(Loop(), torch.zeros(2, 8)))
+    assert (found.times, len(found.copies[0]), found.shared) == (10, 2, True)
+
+
+def test_equal_calls_have_equal_keys_whatever_their_weights_and_names() -> None:
+    graph = recorded(Stack(mlp(), mlp(), mlp(5)), torch.zeros(2, 8))
+    keys = [structural_key(graph, call) for call in graph.modules if call.type_name == "Sequential"]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def fingerprint_of(model: nn.Module, *inputs: torch.Tensor) -> str:
+    return fingerprint(recorded(model, *inputs))
+
+
+def test_a_fingerprint_does_not_depend_on_weights_batch_or_names() -> None:
+    model, (x,) = NETWORKS["article_cnn"]()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    expected = fingerprint(graph_of("article_cnn"))
+    assert fingerprint_of(other, x) == expected
+    assert fingerprint_of(model, x[:7]) == expected
+    assert fingerprint(replace(graph_of("article_cnn"), name="another")) == expected
+
+
+class Reshaping(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, _ = x.shape
+        return x.view(batch, length, 2, 4).transpose(1, 2).reshape(batch * 2, length, 4)
+
+
+@given(st.integers(1, 20))
+@settings(max_examples=20, deadline=None)
+def test_a_fingerprint_does_not_depend_on_a_batch_that_went_through_python(batch: int) -> None:
+    expected = fingerprint_of(Reshaping(), torch.zeros(3, 5, 8))
+    assert fingerprint_of(Reshaping(), torch.zeros(batch, 5, 8)) == expected
+
+
+def test_a_fingerprint_sees_an_argument_a_class_a_wire_and_a_frozen_weight() -> None:
+    def changed(stride: int = 1, act: type[nn.Module] = nn.ReLU, frozen: bool = False) -> str:
+        model = nn.Sequential(nn.Conv2d(1, 2, 3, stride), act(), nn.Flatten())
+        model[0].requires_grad_(not frozen)
+        return fingerprint_of(model, torch.zeros(2, 1, 9, 9))
+
+    found = [changed(), changed(stride=2), changed(act=nn.Tanh), changed(frozen=True)]
+    assert len(set(found)) == 4
+    assert fingerprint_of(Parallel(), torch.zeros(2, 8)) != fingerprint_of(
+        Dense(), torch.zeros(2, 8)
+    )
+
+
+def test_a_fingerprint_is_the_same_in_another_process() -> None:
+    program = (
+        "from tests.graph.networks import graph_of\n"
+        "from modelviz_callbacks.graph.structure import fingerprint\n"
+        "print(fingerprint(graph_of('unet')))"
+    )
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == fingerprint(graph_of("unet"))

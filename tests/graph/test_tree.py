@@ -1,0 +1,134 @@
+"""What `print(trace.graph)` shows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from modelviz_callbacks.graph.model import ModelGraph, Note
+from modelviz_callbacks.graph.tree import tree_text
+from tests.graph.networks import NETWORKS, Stack, graph_of, mlp, recorded
+
+
+def line_of(text: str, label: str) -> str:
+    """The one line that begins with a label."""
+    (found,) = [line for line in text.splitlines() if line.split()[:1] == [label]]
+    return found
+
+
+def test_printing_a_graph_shows_its_tree() -> None:
+    assert str(graph_of("article_cnn")) == tree_text(graph_of("article_cnn"))
+
+
+def test_branches_say_what_they_branch_from_and_joins_what_they_join() -> None:
+    text = tree_text(graph_of("article_cnn"))
+    assert line_of(text, "mlp2").endswith("<- flatten")
+    assert line_of(text, "cat").endswith("<- mlp1, mlp2")
+    assert "<-" not in line_of(text, "mlp1")  # it follows the line before it
+    assert "<-" not in line_of(text, "fc")
+
+
+def test_lines_hold_output_shape_and_parameter_count() -> None:
+    text = tree_text(graph_of("article_cnn"))
+    assert line_of(text, "fc").split() == ["fc", "Linear", "64×10", "2,570"]
+    assert line_of(text, "cnn").split() == ["cnn", "Sequential", "64×64×7×7", "18,816"]
+    first = text.splitlines()[0]
+    assert "x 64×1×28×28 -> output 64×10" in first
+    assert "824,458 parameters (all trainable)" in first
+
+
+def test_a_skip_connection_is_named_by_the_argument_that_it_carries() -> None:
+    text = tree_text(graph_of("resnet18"))
+    sums = [line for line in text.splitlines() if line.split()[:1] == ["add"]]
+    assert sums[0].endswith("<- bn2, x")
+    assert sums[1].endswith("<- bn2, downsample")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_modules_of_torch_hide_their_ops(name: str) -> None:
+    graph = graph_of(name)
+    labels = [line.split()[0] for line in tree_text(graph).splitlines()[1:] if line]
+    assert not {"conv2d", "linear", "batch_norm", "layer_norm", "embedding"} & set(labels)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_columns_are_aligned(name: str) -> None:
+    lines = tree_text(graph_of(name)).splitlines()
+    (heading,) = [line for line in lines if line.split() == ["output", "parameters"]]
+    end = heading.index("parameters") + len("parameters")
+    body = lines[lines.index(heading) + 1 :]
+    assert all(line[end : end + 2].strip() == "" for line in body)
+    assert all(
+        line[heading.index("output") - 1 : heading.index("output")] in ("", " ") for line in body
+    )
+
+
+def test_repeats_are_one_line_with_their_number() -> None:
+    text = tree_text(graph_of("bert"))
+    (layer,) = [line for line in text.splitlines() if "BertLayer" in line]
+    assert layer.split()[:3] == ["layer.0-11", "BertLayer", "x12"]
+    assert "12 × " in layer
+
+
+def test_a_pattern_that_repeats_shows_its_steps_once() -> None:
+    graph = recorded(
+        nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(8, 8), nn.Tanh())]),
+        torch.zeros(2, 8),
+    )
+    text = tree_text(graph)
+    assert text.count("Linear") == 1
+    assert re.search(r"0-9 \.\.\. +x5", text)
+
+
+def test_frozen_parts_say_so() -> None:
+    model = Stack(mlp(4), mlp(5))
+    model.blocks[0].requires_grad_(False)
+    text = tree_text(recorded(model, torch.zeros(2, 8)))
+    assert line_of(text, "blocks.0").endswith("frozen")
+    assert "frozen" not in line_of(text, "blocks.1")
+
+
+def test_a_second_call_of_a_module_is_told_from_the_first() -> None:
+    text = tree_text(graph_of("gan"))
+    assert re.search(r"^discriminator \(call 2\) .* shared", text, re.MULTILINE)
+
+
+def test_tied_weights_name_what_they_are_tied_to() -> None:
+    assert line_of(tree_text(graph_of("gpt")), "lm_head").endswith("tied to transformer.wte.weight")
+
+
+def test_an_op_without_any_tensor_to_read_does_not_seem_to_follow() -> None:
+    class Noise(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.relu()
+            return y + torch.ones(3)
+
+    assert line_of(tree_text(recorded(Noise(), torch.zeros(3))), "ones").endswith("no input")
+
+
+def test_lines_are_cut_to_the_width_asked_for() -> None:
+    text = tree_text(graph_of("bert"), width=60)
+    assert max(map(len, text.splitlines())) == 60
+
+
+def test_a_depth_leaves_deeper_modules_out() -> None:
+    text = tree_text(graph_of("bert"), depth=1)
+    assert "BertModel" in text
+    assert "BertEncoder" not in text
+
+
+def test_notes_come_last_and_a_partial_graph_says_so() -> None:
+    note = Note("unused-parameter", "spare.weight", "spare.weight was not used.")
+    graph: ModelGraph = replace(graph_of("gan"), notes=(note,), partial=True)
+    lines = tree_text(graph).splitlines()
+    assert lines[-1] == "note: spare.weight was not used."
+    assert "partial" in "\n".join(lines[:3])
+
+
+def test_a_model_that_does_nothing_has_a_tree() -> None:
+    text = tree_text(recorded(nn.Identity(), torch.zeros(3)))
+    assert text.splitlines()[-1].split() == ["output", "3", "<-", "input"]

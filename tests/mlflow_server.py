@@ -1,0 +1,229 @@
+"""A real MLflow server on loopback, and a proxy that makes it have a bad day."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+_STARTS_WITHIN_S = 90
+
+
+@dataclass(frozen=True)
+class MlflowServer:
+    """A running server.
+
+    Attributes:
+        uri: Its tracking URI.
+        port: Its port on 127.0.0.1.
+        artifacts: The folder in which it keeps artifacts.
+    """
+
+    uri: str
+    port: int
+    artifacts: Path
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running_server(folder: Path) -> Iterator[MlflowServer]:
+    """Run ``mlflow server`` with a sqlite store and artifacts that go through the server.
+
+    Args:
+        folder: Where its store, its artifacts and its log are kept.
+    """
+    port = free_port()
+    artifacts = folder / "artifacts"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--workers", "1"]
+    command += ["--artifacts-destination", str(artifacts)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(process, port, log)
+        yield MlflowServer(f"http://127.0.0.1:{port}", port, artifacts)
+    finally:
+        # Its workers are processes of their own, in the session that was started for it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    end = time.monotonic() + _STARTS_WITHIN_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer,
+        ):
+            if answer.status == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"mlflow server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+class Proxy:
+    """Stands in front of a server and passes on what it is told to.
+
+    Attributes:
+        uri: The tracking URI to give to a client.
+        behaviour: What it does with a request now: ``"pass"``, ``"500"`` (answers so),
+            ``"busy"`` (answers 503, come back in an hour), ``"no uploads"`` (answers uploads with
+            500, passes the rest) or ``"hang"`` (accepts, never answers).
+        dies_after_uploads: So many uploads pass; the next is cut off half-way and from then on
+            connections are refused. None: it does not die.
+        requests: Method and path of every request that came in.
+    """
+
+    def __init__(self, upstream_port: int) -> None:
+        self._upstream_port = upstream_port
+        self._released = threading.Event()
+        self._server: _Listener | None = None
+        self._port = 0
+        self.behaviour = "pass"
+        self.dies_after_uploads: int | None = None
+        self.requests: list[tuple[str, str]] = []
+        self.accept()
+        self.uri = f"http://127.0.0.1:{self._port}"
+
+    def accept(self) -> None:
+        """Listen, on the same port as before."""
+        self._server = _Listener(("127.0.0.1", self._port), _Handler)
+        self._server.proxy = self
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def refuse(self) -> None:
+        """Stop listening: connections are refused until ``accept``."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+
+    def recover_after(self, seconds: float) -> None:
+        """Be a good server again after a while."""
+
+        def recover() -> None:
+            time.sleep(seconds)
+            self.behaviour = "pass"
+            self.dies_after_uploads = None
+            if self._server is None:
+                self.accept()
+
+        threading.Thread(target=recover, daemon=True).start()
+
+    def close(self) -> None:
+        """Let everybody go."""
+        self._released.set()
+        self.refuse()
+
+    def wait_for_end(self) -> None:
+        """Hold a request until the proxy is closed."""
+        self._released.wait()
+
+    def uploads(self) -> list[str]:
+        """Paths of the uploads that were tried, in order."""
+        return [path for method, path in self.requests if method == "PUT"]
+
+    def cuts_this_upload(self) -> bool:
+        """Whether the upload that has just come in is the one to die with."""
+        limit = self.dies_after_uploads
+        return limit is not None and len(self.uploads()) > limit
+
+    def forward(self, method: str, path: str, headers: Any, body: bytes) -> tuple[int, Any, bytes]:
+        """Ask the server behind; status, headers and body of its answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._upstream_port, timeout=60)
+        try:
+            passed_on = {k: v for k, v in headers.items() if k.lower() != "transfer-encoding"}
+            connection.request(method, path, body, passed_on)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    proxy: Proxy
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Listener
+
+    def _handle(self) -> None:
+        proxy = self.server.proxy
+        proxy.requests.append((self.command, self.path))
+        if proxy.behaviour == "hang":
+            proxy.wait_for_end()
+            return
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.command == "PUT" and proxy.cuts_this_upload():
+            self.rfile.read(length // 2)
+            threading.Thread(target=proxy.refuse, daemon=True).start()
+            self.close_connection = True
+            return
+        body = self.rfile.read(length)
+        if proxy.behaviour == "busy":
+            self._answer(503, {"Retry-After": "3600"}, b"come back in an hour")
+        elif proxy.behaviour == "500" or (
+            proxy.behaviour == "no uploads" and self.command == "PUT"
+        ):
+            self._answer(500, {}, b"the server has a bad day")
+        else:
+            self._answer(*proxy.forward(self.command, self.path, self.headers, body))
+
+    def _answer(self, status: int, headers: Any, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the requests are kept."""
+
+
+@contextlib.contextmanager
+def misbehaving_proxy(upstream_port: int) -> Iterator[Proxy]:
+    """A proxy in front of the server at a port, well-behaved until told otherwise."""
+    proxy = Proxy(upstream_port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

@@ -1,0 +1,192 @@
+"""What an MLflow server may do to us, and what it may not do to a training run."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from modelviz_callbacks.errors import SinkError
+from modelviz_callbacks.sinks.mlflow import MlflowSink, MlflowTarget, UploadError
+from tests.mlflow_server import MlflowServer, Proxy
+
+NothingChanges = Callable[[], AbstractContextManager[None]]
+
+# Far above what the deadlines below ask for, far below the minutes that MLflow takes by itself.
+BOUND_S = 60
+BAD = ["refuse", "500", "busy", "hang"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    made = {}
+    for number, name in enumerate(("a.svg", "b.txt", "c.onnx")):
+        made[name] = tmp_path / name
+        made[name].write_bytes(bytes([65 + number]) * 300_000)
+    return made
+
+
+@pytest.fixture
+def run_id(server: MlflowServer) -> str:
+    return str(MlflowClient(server.uri).create_run("0").info.run_id)
+
+
+def misbehave(proxy: Proxy, how: str) -> None:
+    if how == "refuse":
+        proxy.refuse()
+    else:
+        proxy.behaviour = how
+
+
+def arrived(server: MlflowServer, run_id: str) -> dict[str, bytes]:
+    """What the server keeps for the run, read from its own folder."""
+    folders = list(server.artifacts.rglob(f"{run_id}/artifacts/model_graph"))
+    return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+
+def contents(files: dict[str, Path]) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in files.items()}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_server_costs_a_bounded_time_and_one_error(
+    proxy: Proxy,
+    run_id: str,
+    files: dict[str, Path],
+    how: str,
+    nothing_changes: NothingChanges,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    misbehave(proxy, how)
+    uri = proxy.uri.replace("://", "://ann:secret-pw@")
+    began = time.monotonic()
+    with nothing_changes():
+        sink = MlflowSink(MlflowTarget(uri, run_id), deadline_s=3, timeout_s=1)
+        with pytest.raises(UploadError, match="then upload again") as raised:
+            sink.store(files)
+        with pytest.raises(SinkError, match="could not open MLflow run"):
+            sink.set_tags({"a": "b"})
+        with pytest.raises(SinkError, match="could not open MLflow run"):
+            sink.describe("text")
+        sink.close()
+
+    assert time.monotonic() - began < BOUND_S
+    assert raised.value.missing == tuple(files)
+    assert raised.value.arrived == ()
+    assert "secret-pw" not in "".join(traceback.format_exception(raised.value))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("how", ["refuse", "500", "busy"])
+def test_a_server_that_goes_bad_is_tried_with_every_file(
+    proxy: Proxy, run_id: str, files: dict[str, Path], how: str
+) -> None:
+    began = time.monotonic()
+    sink = MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=5, timeout_s=1)
+    sink.store({"first.svg": files["a.svg"]})
+    proxy.requests.clear()
+    misbehave(proxy, how)
+    with pytest.raises(UploadError) as raised:
+        sink.store(files)
+
+    assert time.monotonic() - began < BOUND_S
+    assert raised.value.missing == tuple(files)
+    assert all(f"{name}: " in str(raised.value) for name in files)
+    if how != "refuse":
+        assert {Path(path).name for path in proxy.uploads()} == set(files)
+
+
+def test_a_server_that_begins_to_hang_is_given_its_full_time_only_once_a_round(
+    proxy: Proxy, run_id: str, files: dict[str, Path]
+) -> None:
+    sink = MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=8, timeout_s=4)
+    sink.store({"first.svg": files["a.svg"]})
+    proxy.requests.clear()
+    proxy.behaviour = "hang"
+    with pytest.raises(UploadError) as raised:
+        sink.store(files)
+
+    assert raised.value.missing == tuple(files)
+    assert {Path(path).name for path in proxy.uploads()} == set(files)
+
+
+def test_a_server_that_asks_to_be_left_alone_for_an_hour_is_not_waited_for(
+    proxy: Proxy, run_id: str
+) -> None:
+    proxy.behaviour = "busy"
+    sink = MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=4, timeout_s=2, max_retries=1)
+    with pytest.raises(SinkError, match="503"):
+        sink.set_tags({"a": "b"})
+
+    assert len(proxy.requests) >= 2
+
+
+def test_a_server_that_dies_half_way_leaves_the_rest_to_be_uploaded_later(
+    server: MlflowServer, proxy: Proxy, run_id: str, files: dict[str, Path]
+) -> None:
+    proxy.dies_after_uploads = 1
+    target = MlflowTarget(proxy.uri, run_id)
+    with pytest.raises(UploadError, match=r"could not upload 2 of 3.*Arrived: a\.svg\.") as raised:
+        MlflowSink(target, deadline_s=3).store(files)
+
+    assert raised.value.arrived == ("a.svg",)
+    assert raised.value.missing == ("b.txt", "c.onnx")
+    assert arrived(server, run_id) == {"a.svg": files["a.svg"].read_bytes()}
+
+    proxy.recover_after(0)
+    MlflowSink(target).store({name: files[name] for name in raised.value.missing})
+    assert arrived(server, run_id) == contents(files)
+
+
+@pytest.mark.parametrize("how", ["dies half-way", "refuse", "500"])
+def test_everything_arrives_by_itself_when_the_server_comes_back_in_time(
+    server: MlflowServer, proxy: Proxy, run_id: str, files: dict[str, Path], how: str
+) -> None:
+    if how == "dies half-way":
+        proxy.dies_after_uploads = 1
+    else:
+        misbehave(proxy, how)
+    proxy.recover_after(3)
+    MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=120).store(files)
+
+    assert arrived(server, run_id) == contents(files)
+
+
+def test_a_new_run_is_started_once_however_long_the_server_takes_to_come_back(
+    server: MlflowServer, proxy: Proxy, files: dict[str, Path]
+) -> None:
+    proxy.behaviour = "500"
+    proxy.recover_after(3)
+    target = MlflowTarget(proxy.uri, experiment_name="comes back")
+    sink = MlflowSink(target, deadline_s=120)
+    sink.store(files)
+    sink.close()
+
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("comes back")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert [run.info.run_id for run in found] == [sink.run_id]
+
+
+def test_a_run_that_a_server_does_not_have_is_asked_for_once(
+    proxy: Proxy, files: dict[str, Path]
+) -> None:
+    with pytest.raises(UploadError, match="Check the run id"):
+        MlflowSink(MlflowTarget(proxy.uri, "0" * 32)).store(files)
+
+    assert len(proxy.requests) == 1
+
+
+def test_a_new_run_that_cannot_be_ended_is_said_so(proxy: Proxy) -> None:
+    sink = MlflowSink(MlflowTarget(proxy.uri), deadline_s=30, timeout_s=2)
+    run_id = sink.run_id
+    proxy.refuse()
+
+    with pytest.raises(SinkError, match=f"could not end MLflow run {run_id}"):
+        sink.close()

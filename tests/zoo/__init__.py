@@ -1,0 +1,1 @@
+"""The model zoo: everything the tracing core must record exactly and leave undisturbed."""

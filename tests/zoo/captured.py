@@ -1,0 +1,185 @@
+"""First property: the graph is sound, whole and has every dependency that autograd knows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from modelviz_callbacks import ModelGraph, trace
+from modelviz_callbacks.graph import check
+from modelviz_callbacks.graph.json_format import dumps, loads
+from tests.zoo.cases import Case, seed_everything
+from tests.zoo.leaves import tensors
+
+# Of an output: the names of the parameters, and the positions of the inputs, that it needs.
+Needs = tuple[frozenset[str], frozenset[int]]
+
+
+def assert_captured(case: Case) -> None:
+    """Records the case and holds its graph against a plain run of it."""
+    model, args, kwargs = case.make()
+    given = input_tensors(model, args, kwargs)
+    seed_everything(1)
+    graph = trace(model, *args, **kwargs).graph
+    assert_sound(graph)
+    described = [(node.path, _described(node.outputs[0])) for node in graph.of_kind("input")]
+    assert [spec for _, spec in described] == [_described_tensor(tensor) for tensor in given], (
+        f"the inputs are {described}"
+    )
+    assert_connected(graph, needs_of_outputs(case))
+
+
+def assert_sound(graph: ModelGraph) -> None:
+    """The graph keeps its rules, is whole, and comes back from JSON as it was."""
+    check(graph)
+    assert not graph.partial, f"the graph is partial: {graph.notes}"
+    assert loads(dumps(graph)) == graph, "JSON gives another graph back"
+
+
+def assert_connected(graph: ModelGraph, needs: list[Needs]) -> None:
+    """Every output has a path from what it needs.
+
+    Args:
+        graph: The graph.
+        needs: One entry an output of the model.
+    """
+    outputs = graph.of_kind("output")
+    assert len(outputs) == len(needs), (
+        f"{len(needs)} tensors were returned, the graph has "
+        f"{[node.path for node in outputs]} as outputs"
+    )
+    inputs = [node.name for node in graph.of_kind("input")]
+    parameters = {
+        name: node.name
+        for node in graph.of_kind("parameter")
+        for name in (node.path, *node.aliases)
+    }
+    missing = []
+    for output, (names, positions) in zip(outputs, needs, strict=True):
+        behind = ancestors(graph, output.name)
+        missing += [
+            f"{output.path} needs parameter {name}"
+            for name in sorted(names)
+            if parameters.get(name) not in behind
+        ]
+        missing += [
+            f"{output.path} needs input {inputs[position]}"
+            for position in sorted(positions)
+            if inputs[position] not in behind
+        ]
+    assert not missing, f"{len(missing)} paths are missing: {'; '.join(missing[:8])}"
+
+
+def ancestors(graph: ModelGraph, name: str) -> set[str]:
+    """The nodes that have a path to a node."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for ref in graph.by_name[waiting.pop()].inputs:
+            if ref.node not in found:
+                found.add(ref.node)
+                waiting.append(ref.node)
+    return found
+
+
+def needs_of_outputs(case: Case) -> list[Needs]:
+    """What each output of a plain run depends on, as autograd has it."""
+    model, args, kwargs = case.make()
+    leaves = _require_gradients(model, args, kwargs)
+    seed_everything(1)
+    outputs = [tensor for _, tensor in tensors(model(*args, **kwargs))]
+    # A parameter that is handed in as an argument, too, is drawn as an input.
+    handed_in = {id(leaf) for leaf in leaves.values()}
+    names = {
+        id(parameter): name
+        for name, parameter in model.named_parameters()
+        if id(parameter) not in handed_in
+    }
+    found: dict[int, Needs] = {}
+    needs: list[Needs] = []
+    for output in outputs:
+        if id(output) not in found:
+            found[id(output)] = _needs(output, model, names, leaves)
+        needs.append(found[id(output)])
+    return needs
+
+
+def _needs(
+    output: torch.Tensor,
+    model: torch.nn.Module,
+    names: dict[int, str],
+    leaves: dict[int, torch.Tensor],
+) -> Needs:
+    if not output.requires_grad:
+        return frozenset(), frozenset()
+    targets = [*model.parameters(), *leaves.values()]
+    for target in targets:
+        target.grad = None
+    # Not autograd.grad: reentrant checkpoints refuse it.
+    seed_of(output).backward(retain_graph=True)
+    return (
+        frozenset(
+            names[id(p)]
+            for p in model.parameters()
+            if p.grad is not None and id(p) in names
+        ),
+        frozenset(position for position, leaf in leaves.items() if leaf.grad is not None),
+    )
+
+
+def seed_of(output: torch.Tensor) -> torch.Tensor:
+    """A scalar that every element of a differentiable tensor flows into."""
+    if output.is_nested:
+        output = output.values() if output.layout == torch.jagged else torch.cat(
+            [part.flatten() for part in output.unbind()]
+        )
+    if output.layout != torch.strided:
+        output = output.to_dense()
+    if output.is_complex():
+        output = torch.view_as_real(output)
+    return output.sum()
+
+
+def input_tensors(
+    model: torch.nn.Module, args: Iterable[Any], kwargs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """The tensors among the arguments, in the order of the forward's signature, each once."""
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        bound = {"args": args, **kwargs}
+    return list({id(tensor): tensor for _, tensor in tensors(bound)}.values())
+
+
+def _require_gradients(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[int, torch.Tensor]:
+    """Ties the inputs to leaves that gather gradients, by the position of the input."""
+    leaves: dict[int, torch.Tensor] = {}
+    for position, tensor in enumerate(input_tensors(model, args, kwargs)):
+        differentiable = tensor.is_floating_point() or tensor.is_complex()
+        if tensor.is_leaf and tensor.requires_grad:
+            leaves[position] = tensor
+        elif differentiable and tensor.grad_fn is None and _is_plain(tensor):
+            leaf = torch.zeros((), dtype=tensor.dtype, requires_grad=True)
+            # Written into the tensor itself, so that views and aliases of it follow.
+            tensor.add_(leaf)
+            leaves[position] = leaf
+    return leaves
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    plain_layout = tensor.layout == torch.strided and not tensor.is_nested
+    return plain_layout and not tensor.is_inference() and not tensor._is_view()
+
+
+def _described(spec: Any) -> tuple[Any, ...]:
+    return spec.shape, spec.dtype
+
+
+def _described_tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
+    shape = None if tensor.is_nested else tuple(tensor.shape)
+    return shape, str(tensor.dtype).removeprefix("torch.")

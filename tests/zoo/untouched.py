@@ -1,0 +1,183 @@
+"""Third property: a recorded training step leaves everything as a plain one does, to the bit."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import torch
+from torch.nn.modules import module as module_hooks
+from torch.nn.parameter import UninitializedTensorMixin
+from torch.optim import optimizer as optimizer_hooks
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from modelviz_callbacks.tracing import Capture, to_graph
+from tests.zoo.captured import seed_of
+from tests.zoo.cases import Built, Case, seed_everything
+from tests.zoo.leaves import difference, frozen, tensors
+from tests.zoo.replayed import generators_in
+
+Forward = Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def assert_untouched(case: Case) -> None:
+    """Compares a plain training step with a recorded one, on two equal builds."""
+    plain = state_after_step(case, plain_forward)
+    recorded = state_after_step(case, recorded_forward)
+    found = difference(plain, recorded)
+    assert not found, f"recording changed the training step: {found}"
+
+
+def plain_forward(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The forward as the user runs it."""
+    return model(*args, **kwargs)
+
+
+def recorded_forward(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The same, recorded and lowered before the backward: the worst moment to leave a trace."""
+    before = switches()
+    capture = Capture(model)
+    capture.start(args, kwargs)
+    try:
+        result = model(*args, **kwargs)
+    finally:
+        capture.stop()
+    to_graph(capture.finish(result))
+    found = difference(before, switches())
+    assert not found, f"the recording left something behind: {found}"
+    return result
+
+
+def state_after_step(case: Case, forward: Forward) -> dict[str, Any]:
+    """Everything that can be seen after one training step of a fresh build."""
+    built = case.make()
+    model, args, kwargs = built
+    seed_everything(3)
+    result = forward(model, args, kwargs)
+    state = {"result": frozen(result)}
+    loss = loss_of(result)
+    optimizer = None
+    if loss is not None:
+        state["loss"] = frozen(loss)
+        loss.backward()
+        optimizer = optimizer_for(case, model)
+        if optimizer is not None:
+            optimizer.step()
+    return state | described(built, optimizer)
+
+
+def loss_of(result: Any) -> torch.Tensor | None:
+    """The model's own loss, else the sum of the means of what is differentiable."""
+    own = getattr(result, "loss", None)
+    if isinstance(own, torch.Tensor) and own.requires_grad and own.numel() == 1:
+        return own.sum()
+    found = {id(tensor): tensor for _, tensor in tensors(result) if tensor.requires_grad}
+    means = [seed_of(tensor) / max(1, tensor.numel()) for tensor in found.values()]
+    return sum(means[1:], means[0]).float() if means else None
+
+
+def optimizer_for(case: Case, model: torch.nn.Module) -> torch.optim.Optimizer | None:
+    """SGD with momentum or Adam, by the case's name; ``None`` where nothing is trained."""
+    trained = [p for p in model.parameters() if p.grad is not None]
+    if not trained:
+        return None
+    any_sparse = any(p.grad is not None and p.grad.layout != torch.strided for p in trained)
+    if any_sparse or zlib.crc32(case.name.encode()) % 2:
+        return torch.optim.SGD(trained, lr=0.1, momentum=0.9)
+    return torch.optim.Adam(trained, lr=0.01)
+
+
+def described(built: Built, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """A model, its arguments, its optimizer and the process, as plain comparable data."""
+    model, args, kwargs = built
+    state: dict[str, Any] = {
+        f"module {name!r}": _module(module) for name, module in model.named_modules()
+    }
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        state[f"state {name!r}"] = _state_tensor(tensor)
+    state["arguments"] = frozen((args, kwargs))
+    state["gradients of arguments"] = [
+        frozen(tensor.grad) for _, tensor in tensors((args, kwargs)) if tensor.is_leaf
+    ]
+    if optimizer is not None:
+        state["optimizer"] = frozen(optimizer.state_dict())
+        state["optimizer hooks"] = _hooks(vars(optimizer))
+    state["torch random state"] = torch.get_rng_state()
+    state["python random state"] = list(random.getstate()[1])
+    state["numpy random state"] = list(numpy.random.get_state()[1:3])
+    state["generators"] = [
+        generator.get_state() for generator in generators_in((model, args, kwargs))
+    ]
+    state["switches"] = switches()
+    return {name: frozen(value) for name, value in state.items()}
+
+
+def _module(module: torch.nn.Module) -> dict[str, Any]:
+    attributes = {
+        name: frozen(value)
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules") and not name.endswith("_hooks")
+    }
+    return {
+        "class": type(module).__qualname__,
+        "training": module.training,
+        "attributes": list(vars(module)),
+        "values": attributes,
+        "names": [
+            list(table.keys()) for table in (module._parameters, module._buffers, module._modules)
+        ],
+        "hooks": _hooks(vars(module)),
+    }
+
+
+def _state_tensor(tensor: torch.Tensor) -> dict[str, Any]:
+    if isinstance(tensor, UninitializedTensorMixin):
+        return {"class": type(tensor).__qualname__}
+    return {
+        "value": frozen(tensor),
+        "grad": frozen(tensor.grad) if tensor.is_leaf else None,
+        "requires_grad": tensor.requires_grad,
+        "version": 0 if tensor.is_inference() else tensor._version,
+        "attributes": list(vars(tensor)),
+        "hooks": len(tensor._backward_hooks or ()),
+    }
+
+
+def _hooks(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Every table of hooks, with the functions in it."""
+    return {
+        name: [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in table.values()]
+        for name, table in attributes.items()
+        if "_hooks" in name and isinstance(table, dict)
+    }
+
+
+def switches() -> dict[str, Any]:
+    """What is switched on in this process and thread."""
+    tables = {**_hooks(vars(module_hooks)), **_hooks(vars(optimizer_hooks))}
+    return {
+        "hooks": tables,
+        "full backward hooks": str(module_hooks._global_is_full_backward_hook),
+        "function modes": [type(mode).__qualname__ for mode in _get_current_function_mode_stack()],
+        "dispatch modes": [type(mode).__qualname__ for mode in _get_current_dispatch_mode_stack()],
+        "function modes enabled": torch._C._is_torch_function_mode_enabled(),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
+        "default dtype": str(torch.get_default_dtype()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": threading.active_count(),
+        "trace function": str(sys.gettrace()),
+        "profile function": str(sys.getprofile()),
+        "module call": torch.nn.Module.__call__.__qualname__,
+    }
