@@ -16,6 +16,13 @@ from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.tracing import Capture
 
+_NEVER = (
+    "No forward of it ran in training mode between the making of the hook and its end. Make the "
+    "hook before the loop, call the module itself rather than its forward(), and call "
+    "model.train()."
+)
+_INTERRUPTED = InterruptedError("it was interrupted before its end")
+
 
 class GraphHook:
     """Records the first forward of a model in training mode, once.
@@ -66,17 +73,25 @@ class GraphHook:
 
     def close(self) -> None:
         """Disarms the hook and writes what is slow to make; safe to call again."""
+        self._close(may_raise=True)
+
+    def _close(self, may_raise: bool) -> None:
         self._disarm()
-        if self._capture is not None:
-            self._capture.stop()  # a forward that was interrupted never came to its end
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            # A forward that was interrupted (KeyboardInterrupt) never came to its end.
+            with self._pipeline.guarded("the recording"):
+                self._pipeline.captured(capture.abandon(_INTERRUPTED))
+        self._handled = None
         if not self._closed:
             self._closed = True
             if is_recording_rank():
-                self._pipeline.finish(
-                    "No forward of it ran in training mode between the making of the hook and "
-                    "its end. Make the hook before the loop, call the module itself rather "
-                    "than its forward(), and call model.train()."
-                )
+                self._pipeline.finish(_NEVER, may_raise)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the model (an average of weights, a saved file) takes its hooks along; the
+        # copy is not the model that is watched.
+        return _inert, ()
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +102,8 @@ class GraphHook:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        # What the loop raised is what its author must see.
+        self._close(may_raise=error is None)
 
     def _disarm(self) -> None:
         for handle in self._handles:
@@ -97,11 +113,15 @@ class GraphHook:
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if self._capture is not None:
-            if self._capture.is_here():
+        if self._capture is not None and self._capture.is_here():
+            if _calls_on_stack(model) > 1:
                 self._depth += 1  # the model calls itself
-            return
-        if not model.training or self._closed:
+                return
+            self._capture.stop()  # left by a forward that was interrupted
+            self._capture = None
+        if self._capture is not None:
+            return  # another thread is at it
+        if not model.training or self._closed or model is not self._model:
             return
         with self._pipeline.guarded("the recording"):
             capture = Capture(model)
@@ -122,9 +142,27 @@ class GraphHook:
         self._capture = None
         self._disarm()
         capture.stop()
-        raised = sys.exc_info()[1]
+        raised, handled = sys.exc_info()[1], self._handled
+        self._handled = None
         with self._pipeline.guarded("the recording"):
-            if raised is not None and raised is not self._handled:
+            if raised is not None and raised is not handled:
                 self._pipeline.captured(capture.abandon(raised))
             else:
                 self._pipeline.captured(capture.finish(result))
+
+
+def _inert() -> GraphHook:
+    """A hook that watches nothing."""
+    hook = GraphHook.__new__(GraphHook)
+    hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
+    return hook
+
+
+def _calls_on_stack(model: torch.nn.Module) -> int:
+    """How many calls of a module are under way in this thread."""
+    count, frame = 0, sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is torch.nn.Module._call_impl.__code__:
+            count += frame.f_locals.get("self") is model
+        frame = frame.f_back  # type: ignore[assignment]
+    return count

@@ -113,8 +113,8 @@ class GraphLogger(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Keeps what was captured when the run ends by an exception."""
-        self._finish()
+        """Keeps what was captured when the run ends by an exception, which goes on untouched."""
+        self._finish(may_raise=False)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is slow, with the trained weights at hand."""
@@ -122,17 +122,21 @@ class GraphLogger(pl.Callback):
 
     # --- how
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is for another run: what belongs to this one stays behind.
+        return {**vars(self), "_pipeline": None, "_restore": None, "_waiting": True}
+
     def _disarm(self) -> None:
         self._waiting = False
         if self._restore is not None:
             self._restore()
             self._restore = None
 
-    def _finish(self) -> None:
+    def _finish(self, may_raise: bool = True) -> None:
         self._disarm()
         pipeline = self._pipeline
         if pipeline is not None and not pipeline.is_finished:
-            pipeline.finish(_NEVER)
+            pipeline.finish(_NEVER, may_raise)
 
 
 def _wrap_training_step(module: pl.LightningModule, pipeline: Pipeline) -> Callable[[], None]:
@@ -199,6 +203,9 @@ def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
             folder = Path(log_dir)
         if isinstance(logger, TensorBoardLogger) and pipeline.tensorboard is True:
             pipeline.tensorboard = logger.experiment
+            # After an earlier fit the writer is closed, and is opened again by the next scalar.
+            # Opening it now puts the graph into that same file.
+            logger.experiment._get_file_writer()
     pipeline.write_to((folder or Path(trainer.default_root_dir)) / "model_graph")
     for logger in trainer.loggers:
         if isinstance(logger, MLFlowLogger):

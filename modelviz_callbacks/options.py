@@ -75,6 +75,8 @@ class Options:
             value = getattr(self, name)
             is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
             self._require(name, value is None or is_number, f"a number from {least} on, or None")
+        for name in ("input_names", "output_names", "formats"):
+            self._make_tuple(name)
         self._require_names("input_names")
         self._require_names("output_names")
         self._require_formats()
@@ -86,6 +88,16 @@ class Options:
                 f"Option {name}={value!r} ({type(value).__name__}) cannot be used: expected "
                 f"{expected}."
             )
+
+    def _make_tuple(self, name: str) -> None:
+        """Keeps a sequence of its own: a generator can be read only once."""
+        value = getattr(self, name)
+        if value is None or isinstance(value, str):
+            return
+        try:
+            object.__setattr__(self, name, tuple(value))
+        except TypeError:
+            self._require(name, False, "a list of names")
 
     def _require_tensorboard(self) -> None:
         value = self.tensorboard

@@ -57,7 +57,8 @@ class Pipeline:
         """
         self.options = options
         name = options.name or class_name
-        self.folder = Path(options.dirpath or Path("model_graph") / _file_name(name))
+        folder = Path(options.dirpath or Path("model_graph") / _file_name(name))
+        self.folder = folder.absolute()  # the working directory may change before the end
         self.report = Report(name, str(self.folder))
         self.tensorboard = options.tensorboard
         self._mlflow_target: MlflowTarget | None = None
@@ -65,13 +66,14 @@ class Pipeline:
         self._graph: ModelGraph | None = None
         self._failed: Exception | None = None
         self._finished = False
+        self._sink: TensorBoardSink | None = None
 
     # --- set by who knows more about the run
 
     def write_to(self, folder: Path) -> None:
         """Sets the folder for the files; an option ``dirpath`` goes before."""
         if self.options.dirpath is None:
-            self.folder = folder
+            self.folder = folder.absolute()
         self.report.folder = str(self.folder)
 
     def find_mlflow(self, logger_uri: str | None = None, logger_run_id: str | None = None) -> None:
@@ -115,14 +117,15 @@ class Pipeline:
             with self.guarded("the TensorBoard graph"):
                 self._write_tensorboard(graph)
 
-    def finish(self, if_nothing: str) -> None:
+    def finish(self, if_nothing: str, may_raise: bool = True) -> None:
         """Writes what is slow, sends everything to MLflow, and ends the report.
 
         Args:
             if_nothing: What to say if there is no recording.
+            may_raise: Whether nothing else is being raised.
 
         Raises:
-            ModelvizError: Something failed and ``on_error`` is ``"raise"``.
+            Exception: What failed first, if ``on_error`` is ``"raise"`` and ``may_raise``.
         """
         self._finished = True
         if self._recording is None or self._graph is None:
@@ -130,19 +133,20 @@ class Pipeline:
                 self._refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
         else:
             self._write_slow(self._recording, self._graph)
+            self._finish_tensorboard(self._graph)
         self._write_report()
         if self._mlflow_target is not None and self._graph is not None:
             with self.guarded("the MLflow run"):
                 self._write_mlflow(self._mlflow_target, self._graph)
             self._write_report()
         self._recording = None
-        self._say()
+        self._say(may_raise)
 
-    def _say(self) -> None:
+    def _say(self, may_raise: bool) -> None:
         if self._graph is not None:
             print(_summary(self.report))
         self.report.warn()
-        if self._failed is not None and self.options.on_error == "raise":
+        if may_raise and self._failed is not None and self.options.on_error == "raise":
             raise self._failed
 
     @contextmanager
@@ -217,9 +221,25 @@ class Pipeline:
     # --- destinations
 
     def _write_tensorboard(self, graph: ModelGraph) -> None:
+        """The run's graph, at once; the sink stays open, since a run wants one event file."""
+        from modelviz_callbacks.writers.graphdef import graph_def
+
         target = self.folder if self.tensorboard is True else self.tensorboard
-        write_tensorboard(graph, target)
-        self.report.stored.append(f"TensorBoard: tensorboard --logdir {_log_dir(target)}")
+        self._sink = TensorBoardSink(target)
+        self._sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
+        self._sink.flush()
+        self.report.stored.append(f"TensorBoard: tensorboard --logdir {self._sink.log_dir}")
+
+    def _finish_tensorboard(self, graph: ModelGraph) -> None:
+        """The named graphs, the table and the picture, in the same run."""
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        with self.guarded("the TensorBoard extras"), sink:
+            add_named_graphs(sink, graph)
+            if "png" in self.options.formats and "graph.png" in self.report.files:
+                sink.add_image(f"{graph.name}/graph", (self.folder / "graph.png").read_bytes())
+            sink.add_text(f"{graph.name}/graph", f"```\n{graph}\n```")
 
     def _write_mlflow(self, target: MlflowTarget, graph: ModelGraph) -> None:
         from modelviz_callbacks.sinks.mlflow import MlflowSink
@@ -339,11 +359,24 @@ def write_tensorboard(graph: ModelGraph, target: Any) -> None:
 
     with TensorBoardSink(target) as sink:
         sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
-        sink.flush()
+        add_named_graphs(sink, graph)
 
 
-def _log_dir(target: Any) -> str:
-    return str(getattr(target, "log_dir", target))
+def add_named_graphs(sink: TensorBoardSink, graph: ModelGraph) -> None:
+    """Adds the graphs that TensorBoard offers by a tag: with costs, and of modules only.
+
+    Args:
+        sink: The run.
+        graph: Any graph.
+
+    Raises:
+        SinkError: They cannot be written there.
+    """
+    from modelviz_callbacks.writers.graphdef import run_graphs
+
+    for named in run_graphs(graph).named:
+        add = sink.add_named_graph if named.has_graph else sink.add_profile
+        add(named.tag, named.metadata)
 
 
 def _summary(report: Report) -> str:
@@ -356,4 +389,4 @@ def _summary(report: Report) -> str:
 
 def _file_name(name: str) -> str:
     cleaned = "".join(char if char.isalnum() or char in "-_." else "_" for char in name)
-    return cleaned.strip(".") or "model"
+    return cleaned.strip(".")[:100] or "model"

@@ -77,6 +77,7 @@ class Report:
 def warn(message: str) -> None:
     """Warns, and never raises: somebody may have turned warnings into errors."""
     try:
-        warnings.warn(message, ModelvizWarning, stacklevel=3)
+        # Not a line of ours: what failed is in the message.
+        warnings.warn_explicit(message, ModelvizWarning, "modelviz_callbacks", 0)
     except ModelvizWarning:
         print(f"modelviz_callbacks: {message}", file=sys.stderr)

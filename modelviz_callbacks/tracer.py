@@ -12,7 +12,7 @@ from torch import fx
 from modelviz_callbacks import pipeline
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing import Capture, Program, Recording, to_program
+from modelviz_callbacks.tracing import Capture, Program, Recording, run, to_program
 
 
 class Trace:
@@ -71,7 +71,7 @@ class Trace:
                 f"The recording takes {expected} tensor(s) ({', '.join(self._program.inputs)}), "
                 f"{len(tensors)} were given. Call replay with arguments like the recorded ones."
             )
-        return self._recording.result_from(self._program.module(*tensors))
+        return self._recording.result_from(run(self._program, tensors))
 
     def save_onnx(self, path: str | Path, **options: Any) -> Path:
         """Writes the graph as ONNX for Netron.

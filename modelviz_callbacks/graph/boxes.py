@@ -131,7 +131,7 @@ class Builder:
     def drawn(self) -> Drawn:
         """The boxes and groups; at the top level never many more than `MOST_BOXES`."""
         drawn, outputs = Drawn(), Drawn()
-        for name, ref in self._ends("input", self._inputs(), drawn):
+        for ref, name in self._ends("input", self._inputs(), drawn):
             drawn.entries.setdefault(ref, name)
         outputs.exits += self._ends("output", self._outputs(), outputs)
         room = max(MOST_BOXES - len(drawn.boxes) - len(outputs.boxes), 2)

@@ -85,17 +85,20 @@ def fold(graph: ModelGraph) -> FoldedGraph:
         What `unfold` makes the same graph from.
     """
     folds = find_folds(graph)
-    nodes = _nodes_below(graph.modules, graph.nodes)
-    modules = _calls_below(graph.modules)
+    index = _Index()
+    for place, call in enumerate(graph.modules):
+        index.add_call(place, call)
+    for place, node in enumerate(graph.nodes):
+        index.add_node(place, node)
     gone_nodes: set[str] = set()
     gone_modules: set[str] = set()
     copies = []
     for found in folds:
         made = []
         for items in found.copies[1:]:
-            made.append(_difference(graph, nodes, modules, found.copies[0], items))
-            gone_nodes.update(node.name for _, node in nodes.of(items))
-            gone_modules.update(call.name for _, call in modules.of(items))
+            made.append(_difference(graph, index, found.copies[0], items))
+            gone_nodes.update(node.name for _, node in index.nodes_of(items))
+            gone_modules.update(call.name for _, call in index.calls_of(items))
         copies.append(tuple(made))
     rest = replace(
         graph,
@@ -115,60 +118,70 @@ def unfold(folded: FoldedGraph) -> ModelGraph:
         A graph equal to the original in every field.
     """
     every = tuple(chain.from_iterable(folded.copies))
-    calls = _restored(folded.rest.modules, (copy.modules.places for copy in every))
-    nodes = _restored(folded.rest.nodes, (copy.nodes.places for copy in every))
+    calls = _slots(folded.rest.modules, (copy.modules.places for copy in every))
+    nodes = _slots(folded.rest.nodes, (copy.nodes.places for copy in every))
+    index = _Index()
+    for place, call in calls.items():
+        index.add_call(place, call)
+    for place, node in nodes.items():
+        index.add_node(place, node)
+    # Inner folds first: they complete the first copies of the outer ones.
     for found, copies in zip(reversed(folded.folds), reversed(folded.copies), strict=True):
-        known = [call for call in calls if call is not None]
         first = found.copies[0]
-        first_calls = [call for _, call in _Below(known, known, lambda call: call.parent).of(first)]
-        present = [node for node in nodes if node is not None]
-        first_nodes = [
-            node for _, node in _Below(known, present, lambda node: node.scope).of(first)
-        ]
+        first_calls = [call for _, call in index.calls_of(first)]
+        first_nodes = [node for _, node in index.nodes_of(first)]
         for copy in copies:
             rename = _Rename(first, copy.items, dict(copy.paths), dict(copy.tensors))
-            _fill(nodes, copy.nodes, first_nodes, rename.node)
-            _fill(calls, copy.modules, first_calls, rename.call)
+            for place, call in _filled(copy.modules, first_calls, rename.call):
+                calls[place] = call
+                index.add_call(place, call)
+            for place, node in _filled(copy.nodes, first_nodes, rename.node):
+                nodes[place] = node
+                index.add_node(place, node)
     return replace(
         folded.rest,
-        nodes=tuple(node for node in nodes if node is not None),
-        modules=tuple(call for call in calls if call is not None),
+        nodes=tuple(nodes[place] for place in range(len(nodes))),
+        modules=tuple(calls[place] for place in range(len(calls))),
     )
 
 
-class _Below(Generic[_T]):
+class _Index:
     """Finds what lies below items, in graph order."""
 
-    def __init__(
-        self, calls: Iterable[ModuleCall], things: Iterable[_T], scope: Callable[[_T], str]
-    ) -> None:
-        self._children: dict[str, list[str]] = {}
-        for call in calls:
-            self._children.setdefault(call.parent, []).append(call.name)
-        self._named: dict[str, tuple[int, _T]] = {}
-        self._inside: dict[str, list[tuple[int, _T]]] = {}
-        for place, thing in enumerate(things):
-            self._named[thing.name] = (place, thing)
-            self._inside.setdefault(scope(thing), []).append((place, thing))
+    def __init__(self) -> None:
+        self._calls: dict[str, tuple[int, ModuleCall]] = {}
+        self._nodes: dict[str, tuple[int, Node]] = {}
+        self._calls_in: dict[str, list[str]] = {}
+        self._nodes_in: dict[str, list[str]] = {}
 
-    def of(self, items: Iterable[str]) -> list[tuple[int, _T]]:
-        """The things below items, and the items themselves where they are such things."""
-        found: dict[int, _T] = {}
-        stack = list(items)
-        found.update(self._named[name] for name in stack if name in self._named)
-        while stack:
-            name = stack.pop()
-            found.update(self._inside.get(name, ()))
-            stack.extend(self._children.get(name, ()))
-        return sorted(found.items())
+    def add_call(self, place: int, call: ModuleCall) -> None:
+        self._calls[call.name] = (place, call)
+        self._calls_in.setdefault(call.parent, []).append(call.name)
+
+    def add_node(self, place: int, node: Node) -> None:
+        self._nodes[node.name] = (place, node)
+        self._nodes_in.setdefault(node.scope, []).append(node.name)
+
+    def calls_of(self, items: Iterable[str]) -> list[tuple[int, ModuleCall]]:
+        """The module calls among items and below them, with their places."""
+        return sorted((self._calls[name] for name in self._scopes(items)), key=_place)
+
+    def nodes_of(self, items: Iterable[str]) -> list[tuple[int, Node]]:
+        """The nodes among items and below them, with their places."""
+        names = [name for name in items if name in self._nodes]
+        for scope in self._scopes(items):
+            names += self._nodes_in.get(scope, ())
+        return sorted((self._nodes[name] for name in names), key=_place)
+
+    def _scopes(self, items: Iterable[str]) -> list[str]:
+        found = [name for name in items if name in self._calls]
+        for name in found:
+            found += self._calls_in.get(name, ())
+        return found
 
 
-def _nodes_below(calls: Iterable[ModuleCall], nodes: Iterable[Node]) -> _Below[Node]:
-    return _Below(calls, nodes, lambda node: node.scope)
-
-
-def _calls_below(calls: Iterable[ModuleCall]) -> _Below[ModuleCall]:
-    return _Below(calls, calls, lambda call: call.parent)
+def _place(entry: tuple[int, Node] | tuple[int, ModuleCall]) -> int:
+    return entry[0]
 
 
 class _Rename:
@@ -236,14 +249,10 @@ def _prefixed(name: str, separator: str, renamed: Mapping[str, str]) -> str:
 
 
 def _difference(
-    graph: ModelGraph,
-    nodes: _Below[Node],
-    modules: _Below[ModuleCall],
-    first: tuple[str, ...],
-    items: tuple[str, ...],
+    graph: ModelGraph, index: _Index, first: tuple[str, ...], items: tuple[str, ...]
 ) -> Copy:
-    of_first, here = nodes.of(first), nodes.of(items)
-    calls_of_first, calls_here = modules.of(first), modules.of(items)
+    of_first, here = index.nodes_of(first), index.nodes_of(items)
+    calls_of_first, calls_here = index.calls_of(first), index.calls_of(items)
     paths = {}
     for mine, other in zip(first, items, strict=True):
         pair = graph.module_by_name.get(mine), graph.module_by_name.get(other)
@@ -288,20 +297,18 @@ def _runs(places: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
-def _restored(kept: tuple[_T, ...], gone: Iterable[tuple[tuple[int, int], ...]]) -> list[_T | None]:
-    """A slot for everything in the whole graph, those filled that were kept."""
+def _slots(kept: tuple[_T, ...], gone: Iterable[tuple[tuple[int, int], ...]]) -> dict[int, _T]:
+    """What was kept, by its place in the whole graph."""
     empty = {place for places in gone for run in places for place in range(run[0], sum(run))}
-    rest = iter(kept)
-    return [None if place in empty else next(rest) for place in range(len(kept) + len(empty))]
+    places = (place for place in range(len(kept) + len(empty)) if place not in empty)
+    return dict(zip(places, kept, strict=True))
 
 
-def _fill(
-    slots: list[_T | None],
-    difference: Difference[_T],
-    first: list[_T],
-    renamed: Callable[[_T], _T],
-) -> None:
+def _filled(
+    difference: Difference[_T], first: list[_T], renamed: Callable[[_T], _T]
+) -> Iterator[tuple[int, _T]]:
+    """The things of a copy with their places."""
     others = dict(difference.others)
     places = (place for run in difference.places for place in range(run[0], sum(run)))
     for number, place in enumerate(places):
-        slots[place] = others[number] if number in others else renamed(first[number])
+        yield place, others[number] if number in others else renamed(first[number])

@@ -14,7 +14,8 @@ import re
 
 # Characters with a meaning in TensorBoard's names (scope, output number, control edge) or in
 # its text protos (quotes, backslash, control characters).
-_RESERVED = re.compile(r"[/:^\"'\\\x00-\x1f\x7f]")
+_RESERVED = re.compile(r"[/:^\\\x00-\x1f\x7f]")
+_QUOTES = re.compile(r"['\"]")  # left out: ``out['logits']`` becomes ``out[logits]``
 
 _BREAKS_TENSORBOARD = frozenset(
     {
@@ -37,7 +38,7 @@ _BREAKS_TENSORBOARD = frozenset(
 
 def clean_part(text: str) -> str:
     """One part of a name: reserved characters replaced, never empty."""
-    cleaned = _RESERVED.sub("_", text).strip()
+    cleaned = _RESERVED.sub("_", _QUOTES.sub("", text)).strip()
     if not cleaned:
         return "unnamed"
     return f"{cleaned}_" if cleaned in _BREAKS_TENSORBOARD else cleaned

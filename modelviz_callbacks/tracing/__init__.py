@@ -2,7 +2,8 @@
 
 from modelviz_callbacks.tracing.capture import Capture
 from modelviz_callbacks.tracing.recording import Recording
+from modelviz_callbacks.tracing.replay import run
 from modelviz_callbacks.tracing.to_graph import to_graph
 from modelviz_callbacks.tracing.to_program import Program, to_program
 
-__all__ = ["Capture", "Program", "Recording", "to_graph", "to_program"]
+__all__ = ["Capture", "Program", "Recording", "run", "to_graph", "to_program"]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from contextlib import ExitStack
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
-from torch.overrides import _push_mode as push_mode
 
 from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.tracing.compilers import compiled_parts, eager
+from modelviz_callbacks.tracing.modes import push_mode, remove_mode
 from modelviz_callbacks.tracing.recorder import Recorder
 from modelviz_callbacks.tracing.recording import Recording, forward_signature, named_inputs
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import walk
-from modelviz_callbacks.tracing.tape import Enter, Leave
+from modelviz_callbacks.tracing.tape import as_entry
 
 
 class Capture:
@@ -34,13 +34,14 @@ class Capture:
             model: Whose parameters, buffers and modules give the names.
         """
         self._model = model
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._state = StateNames(model)
         self.recorder = Recorder(self._state)
         self._handles = ExitStack()
         self._signature = forward_signature(model)
         self._inputs: dict[str, Any] = {}
         self._is_step = False
+        self._grad = True
 
     def start(
         self,
@@ -56,6 +57,7 @@ class Capture:
             signature: Its signature, if it is not the model's forward.
         """
         self._is_step = signature is not None
+        self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
         self._inputs = named_inputs(self._signature, args, kwargs, self.recorder.adopt)
         with ExitStack() as handles:
@@ -76,12 +78,13 @@ class Capture:
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
             handles.callback(register(self._pause_hook(paused)).remove)
+        handles.enter_context(eager(self.recorder))
         push_mode(self.recorder)
-        handles.callback(_remove_mode, self.recorder)
+        handles.callback(remove_mode, self.recorder)
 
     def is_here(self) -> bool:
         """Whether this thread is the one that is recorded."""
-        return threading.get_ident() == self._thread
+        return get_ident() == self._thread
 
     def enter_model(self) -> None:
         """Marks the start of the model's own forward, where no hook saw it."""
@@ -113,6 +116,15 @@ class Capture:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
         self._handles.close()
 
+    def _remarks(self) -> list[str]:
+        compiled = compiled_parts(self._model)
+        if not compiled:
+            return []
+        return [
+            f"{', '.join(compiled)}: compiled code ran eagerly for the recorded batch, and is "
+            "compiled from the next on."
+        ]
+
     def _raise_fault(self) -> None:
         fault = self.recorder.fault
         if fault is not None:
@@ -126,35 +138,40 @@ class Capture:
         self._state.update()
         return Recording(
             self._model,
-            self.recorder.tape,
+            self.recorder.transforms.with_layers([as_entry(raw) for raw in self.recorder.tape]),
             self._signature,
             self._inputs,
             self._state,
             result,
             error,
             is_step=self._is_step,
+            grad=self._grad,
+            losses=self.recorder.losses,
+            remarks=self._remarks(),
         )
 
     # --- hooks: they see every module call of every thread
 
-    def _enter(self, module: torch.nn.Module, args: Any) -> None:  # noqa: ARG002
-        if self.is_here() and not self.recorder.paused:
-            self.recorder.tape.append(Enter(module, module.training))
+    def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        recorder = self.recorder
+        if get_ident() == self._thread and not recorder.paused:
+            if recorder.transforms.is_on():
+                recorder.meet_arguments(args)
+            recorder.tape.append((module, module.training))
 
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         # After an exception torch leaves the keyword arguments out.
         kwargs, result = rest if len(rest) == 2 else ({}, None)
         recorder = self.recorder
-        if not self.is_here() or recorder.paused:
+        if get_ident() != self._thread or recorder.paused:
             return
         try:
-            with torch._C.DisableTorchFunction():
-                taken = tuple([recorder.encode(value) for value in args])
-                named = {key: recorder.encode(value) for key, value in kwargs.items()}
-                before = recorder.origins.unexplained
-                given = recorder.encode(result)
-            unseen = recorder.origins.unexplained != before
-            recorder.tape.append(Leave(module, taken, named, given, unseen))
+            encode, origins = recorder.encode, recorder.origins
+            taken = [encode(value) for value in args]
+            named = {key: encode(value) for key, value in kwargs.items()} if kwargs else kwargs
+            before = origins.unexplained
+            given = encode(result)
+            recorder.tape.append((module, taken, named, given, origins.unexplained != before))
         except Exception as error:
             recorder.give_up(error)
 
@@ -164,13 +181,3 @@ class Capture:
                 self.recorder.paused = paused
 
         return pause
-
-
-def _remove_mode(mode: TorchFunctionMode) -> None:
-    """Takes one mode off this thread's stack, wherever on it it is."""
-    stack = _get_current_function_mode_stack()
-    if mode not in stack:
-        return
-    above = [_pop_mode() for _ in range(len(stack) - stack.index(mode))]
-    for other in reversed(above[:-1]):
-        push_mode(other)

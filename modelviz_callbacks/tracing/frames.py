@@ -6,7 +6,7 @@ import os
 import sys
 from enum import IntEnum
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Final
 
 import torch
@@ -50,34 +50,6 @@ def classify_file(filename: str) -> FrameKind:
     if _DEMOS not in filename and any(part in filename for part in _FRAMEWORKS):
         return FrameKind.PLUMBING
     return FrameKind.USER
-
-
-class FrameFinder:
-    """Finds the nearest frame outside torch, remembering what it knows about each file."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[str, FrameKind] = {}
-
-    def nearest(self, frame: FrameType | None) -> tuple[CodeType | None, int, bool]:
-        """The code and position of the nearest frame outside torch.
-
-        Args:
-            frame: Where to start looking, outwards.
-
-        Returns:
-            Its code object (``None`` if there is none), the position in it, and whether it
-            is a training framework's plumbing.
-        """
-        kinds = self.kinds
-        while frame is not None:
-            code = frame.f_code
-            kind = kinds.get(code.co_filename)
-            if kind is None:
-                kind = kinds[code.co_filename] = classify_file(code.co_filename)
-            if kind is not FrameKind.TORCH:
-                return code, frame.f_lasti, kind is FrameKind.PLUMBING
-            frame = frame.f_back
-        return None, 0, False
 
 
 def source_of(code: CodeType | None, lasti: int) -> Source | None:

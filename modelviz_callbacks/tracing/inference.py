@@ -41,15 +41,10 @@ _SWITCHES: dict[Any, tuple[str, int, Any]] = {
     functional.scaled_dot_product_attention: ("dropout_p", 4, 0.0),
     torch.batch_norm: ("training", 5, False),
     torch.rrelu: ("training", 3, False),
-    **{
-        func: ("train", 2, False)
-        for func in (
-            torch.dropout,
-            torch.feature_dropout,
-            torch.alpha_dropout,
-            torch.feature_alpha_dropout,
-        )
-    },
+    **dict.fromkeys(
+        (torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout),
+        ("train", 2, False),
+    ),
 }
 _NORMS = (functional.batch_norm, functional.instance_norm, torch.batch_norm)
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)

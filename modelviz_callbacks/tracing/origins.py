@@ -8,13 +8,24 @@ an array that Python made from values it read; else a constant that was there be
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from modelviz_callbacks.tracing.layers import functorch
 from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Origin, Slot
+from modelviz_callbacks.tracing.tape import (
+    Enter,
+    Leave,
+    OpEntry,
+    Origin,
+    Slot,
+    as_entry,
+    storage_address,
+)
 
 if TYPE_CHECKING:
     from modelviz_callbacks.tracing.recorder import Recorder
@@ -74,8 +85,9 @@ class OriginFinder:
             self._external.setdefault(slot.storage, slot)
             if is_lazy(tensor):
                 return origin
-            if slot.shape is None or slot.shape.numel() * slot.dtype.itemsize < MAX_CONSTANT_BYTES:
-                origin.value = tensor.detach()
+            sizes = slot.sizes
+            if sizes is None or math.prod(sizes) * slot.dtype.itemsize < MAX_CONSTANT_BYTES:
+                origin.value = _same_level(tensor, tensor.detach())
         return origin
 
     def keep_value(self, slot: Slot) -> None:
@@ -96,8 +108,8 @@ class OriginFinder:
             # It comes to life in this very forward, out of nothing.
             origin.was_lazy, origin.value = True, torch.empty(0, dtype=tensor.dtype)
             return
-        with torch.no_grad():
-            origin.value = tensor.detach().clone()
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            origin.value = _same_level(tensor, tensor.detach().clone())
 
     def note_reads(self, position: int, args: tuple[Any, ...]) -> None:
         """Remembers that Python got hold of these tensors' values."""
@@ -111,7 +123,7 @@ class OriginFinder:
         if alive is None or alive is tensor or found.stride is None:
             return None
         # The address may have been given to other memory since; ask the tensor itself.
-        return found if torch._C._storage_address(alive) == slot.storage else None
+        return found if storage_address(alive) == slot.storage else None
 
     def _autograd_sources(self, grad_fn: Any) -> tuple[Slot, ...]:
         """The known tensors that an unknown one was computed from, as autograd has it."""
@@ -139,14 +151,15 @@ class OriginFinder:
             return
         entry = self._op_of(node._sequence_nr())
         if entry is not None:
-            slots = [slot for slot in flat_slots(entry.result)]
+            slots = list(flat_slots(entry.result))
             if slots:
                 yield slots[index] if index < len(slots) else slots[0]
 
     def _op_of(self, sequence_number: int) -> OpEntry | None:
         """The recorded op during which an autograd node was made."""
         tape = self._recorder.tape
-        for entry in tape[self._scanned :]:
+        for raw in tape[self._scanned :]:
+            entry = as_entry(raw)
             if isinstance(entry, OpEntry):
                 self._op_ends.append(entry.last_node)
                 self._op_entries.append(entry)
@@ -172,7 +185,7 @@ class OriginFinder:
         depth = 0
         tape = self._recorder.tape
         for position in range(len(tape) - 1, -1, -1):
-            entry = tape[position]
+            entry = as_entry(tape[position])
             if isinstance(entry, Leave):
                 depth += 1
             elif isinstance(entry, Enter):
@@ -182,9 +195,17 @@ class OriginFinder:
         return 0
 
 
+def _same_level(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """What was made from a tensor, without the wrapper that a transform under way puts on."""
+    if functorch is not None and not functorch.is_functorch_wrapped_tensor(tensor):
+        while functorch.is_functorch_wrapped_tensor(made):
+            made = functorch.get_unwrapped(made)
+    return made
+
+
 def is_lazy(tensor: torch.Tensor) -> bool:
     """Whether a tensor is a lazy module's parameter or buffer without a value yet."""
-    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
 
 
 def flat_slots(value: Any) -> Iterator[Slot]:

@@ -10,29 +10,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.frames import FrameFinder
+from modelviz_callbacks.tracing.frames import FrameKind, classify_file
 from modelviz_callbacks.tracing.origins import OriginFinder
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import walk
-from modelviz_callbacks.tracing.tape import Entry, OpEntry, Slot, autocast_state
+from modelviz_callbacks.tracing.tape import RawEntry, Slot, autocast_state
 from modelviz_callbacks.tracing.torch_calls import (
     VALUE_KEEPING,
     CallKind,
     classify,
     written_state,
 )
+from modelviz_callbacks.tracing.transforms import TransformWatcher
 
 _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
-_READ, _BACKWARD = CallKind.READ, CallKind.BACKWARD
+_READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT
+_DUAL = CallKind.DUAL
 
-_sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+_sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+
+_is_grad_enabled = torch.is_grad_enabled
+_Tensor = torch.Tensor
+_TORCH_FILE, _PLUMBING_FILE = FrameKind.TORCH, FrameKind.PLUMBING
 
 # How an argument is taken over, by its exact class.
 _KEEP, _TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
@@ -49,6 +56,9 @@ _PLAIN = (
     torch.layout,
     torch.memory_format,
     torch.Size,
+    torch.SymInt,
+    torch.SymFloat,
+    torch.SymBool,
     torch.Generator,
 )
 
@@ -60,7 +70,9 @@ class Recorder(TorchFunctionMode):
         tape: What was recorded so far.
         paused: While true, calls go through unrecorded.
         fault: What made this recorder give up, if something did.
+        losses: What ``backward`` was called on.
         origins: Explains tensors that no recorded op made.
+        transforms: Follows tensors into function transforms (vmap, grad, jvp).
     """
 
     def __init__(self, state: StateNames) -> None:
@@ -70,21 +82,24 @@ class Recorder(TorchFunctionMode):
             state: The model's parameters and buffers.
         """
         super().__init__()
-        self.tape: list[Entry] = []
+        self.tape: list[RawEntry] = []
         self.paused = False
         self.fault: Exception | None = None
+        self.losses: list[Slot] = []
         self.origins = OriginFinder(self, state)
         self._slots: dict[int, Slot] = {}
+        self._by_storage = self.origins.by_storage
         self._kinds: dict[Any, CallKind] = {}
         self._classes: dict[type[Any], int] = dict.fromkeys(_PLAIN, _KEEP)
         self._classes |= {torch.Tensor: _TENSOR, Parameter: _TENSOR}
         self._classes |= {list: _LIST, tuple: _TUPLE, dict: _DICT, slice: _SLICE}
-        self._frames = FrameFinder()
+        self._file_kinds: dict[str, FrameKind] = {}
+        self.transforms = TransformWatcher(self)
 
-    def __torch_function__(
+    def __torch_function__(  # noqa: C901 - inlined, since it runs once an op
         self,
         func: Any,
-        types: Any,  # noqa: ARG002 - part of torch's protocol
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
@@ -97,18 +112,39 @@ class Recorder(TorchFunctionMode):
         if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
             return self._call_with_effects(kind, func, args, kwargs)
         try:
-            encode = self.encode
-            taken = tuple([encode(value) for value in args])
-            named = {key: encode(value) for key, value in kwargs.items()} if kwargs else None
+            slots, classes = self._slots, self._classes
+            taken = []
+            for value in args:
+                how = classes.get(value.__class__)
+                if how is _TENSOR:
+                    slot = slots.get(id(value))
+                    if slot is None or slot.ref() is not value:
+                        slot = self.meet(value)
+                    taken.append(slot)
+                else:
+                    taken.append(value if how is _KEEP else self.encode(value))
+            named = {key: self.encode(value) for key, value in kwargs.items()} if kwargs else None
             first = _sequence_number()
         except Exception as error:
             self.give_up(error)
             return func(*args, **(kwargs or {}))
         result = func(*args, **kwargs) if kwargs else func(*args)
         try:
-            made = self._encode_result(result)
-            if made is not None:
-                self._append(func, taken, named, made, (), first)
+            made: Any
+            if result.__class__ is _Tensor:
+                known = slots.get(id(result))
+                if known is not None and known.ref() is result:
+                    return result  # handed back unchanged: nothing was done
+                made = slots[id(result)] = Slot(result, len(self.tape))
+                if made.storage:
+                    self._by_storage[made.storage] = made
+                else:
+                    self.transforms.note_result(result, made)
+            else:
+                made = self._encode_result(result)
+                if made is None:
+                    return result
+            self._append(func, taken, named, made, (), first)
         except Exception as error:
             self.give_up(error)
         return result
@@ -122,7 +158,7 @@ class Recorder(TorchFunctionMode):
     def _append(
         self,
         func: Any,
-        args: tuple[Any, ...],
+        args: Any,
         kwargs: dict[str, Any] | None,
         result: Any,
         writes: tuple[Slot, ...],
@@ -130,12 +166,23 @@ class Recorder(TorchFunctionMode):
         depth: int = 2,
     ) -> None:
         # The frame that made torch call __torch_function__ is `depth` frames out.
-        code, lasti, plumbing = self._frames.nearest(sys._getframe(depth))
-        autocast = autocast_state() if _any_autocast() else None
-        grad = torch.is_grad_enabled()
-        last = _sequence_number()
+        frame: FrameType | None = sys._getframe(depth)
+        code: CodeType | None
+        kinds = self._file_kinds
+        while frame is not None:
+            code = frame.f_code
+            kind = kinds.get(code.co_filename)
+            if kind is None:
+                kind = kinds[code.co_filename] = classify_file(code.co_filename)
+            if kind is not _TORCH_FILE:
+                break
+            frame = frame.f_back
+        if frame is None:
+            code, lasti, plumbing = None, 0, False
+        else:
+            lasti, plumbing = frame.f_lasti, kind is _PLUMBING_FILE
         self.tape.append(
-            OpEntry(
+            (
                 func,
                 args,
                 kwargs,
@@ -144,10 +191,10 @@ class Recorder(TorchFunctionMode):
                 code,
                 lasti,
                 plumbing,
-                grad,
-                autocast,
+                _is_grad_enabled(),
+                autocast_state() if _any_autocast() else None,
                 first,
-                last,
+                _sequence_number(),
             )
         )
 
@@ -155,7 +202,7 @@ class Recorder(TorchFunctionMode):
 
     def encode(self, value: Any) -> Any:
         """An argument with its tensors replaced by slots; containers are copied."""
-        cls = value.__class__
+        cls = type(value)
         how = self._classes.get(cls)
         if how is None:
             how = self._classes[cls] = _TENSOR if issubclass(cls, torch.Tensor) else _OTHER
@@ -190,8 +237,12 @@ class Recorder(TorchFunctionMode):
 
     def meet(self, tensor: torch.Tensor) -> Slot:
         """A slot for a tensor that no recorded op made, with its origin."""
-        slot = Slot(tensor, len(self.tape))
-        slot.origin = self.origins.explain(tensor, slot)
+        with torch._C.DisableTorchFunction():  # a module hook runs with the mode on
+            derived = self.transforms.explain(tensor)
+            if derived is not None:
+                return derived
+            slot = Slot(tensor, len(self.tape))
+            slot.origin = self.origins.explain(tensor, slot)
         self._slots[id(tensor)] = slot
         self.origins.remember(slot)
         return slot
@@ -204,6 +255,23 @@ class Recorder(TorchFunctionMode):
         slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
         self.origins.remember(slot)
         return slot
+
+    def meet_arguments(self, args: tuple[Any, ...]) -> None:
+        """Lets what made a module's arguments stand before the module's call."""
+        try:
+            self.encode(args)
+        except Exception as error:
+            self.give_up(error)
+
+    def append_derived(self, func: Any, args: tuple[Any, ...], slot: Slot) -> None:
+        """Appends an op that nothing called, to say how a tensor came about."""
+        slot.birth = len(self.tape)
+        tensor = slot.ref()
+        if tensor is not None:
+            self._slots[id(tensor)] = slot
+        if slot.stride is not None:
+            self.origins.remember(slot)
+        self._append(func, args, None, slot, (), _sequence_number(), depth=1)
 
     # --- what comes out
 
@@ -238,7 +306,10 @@ class Recorder(TorchFunctionMode):
         slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
         origins = self.origins
         origins.births += 1
-        origins.by_storage[slot.storage] = slot
+        if slot.storage:
+            origins.by_storage[slot.storage] = slot
+        else:
+            self.transforms.note_result(tensor, slot)
         return slot
 
     # --- calls that do more than return new tensors
@@ -249,6 +320,10 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if kind is _BACKWARD:
             return self._call_backward(func, args, kwargs)
+        if kind is _GRADIENT:
+            if args and self.origins.is_state(args[0]):
+                return func(*args, **kwargs)  # freezing and clipping are not the forward's
+            kind = _PURE if func.__name__ == "__get__" else _WRITE
         try:
             taken = tuple([self.encode(value) for value in args])
             named = {key: self.encode(value) for key, value in kwargs.items()} or None
@@ -286,12 +361,15 @@ class Recorder(TorchFunctionMode):
         made = self._encode_result(result)
         if made is None and writes:
             made = self._encode_nested(result)
+        if kind is _DUAL:
+            self.transforms.note_dual()
         if made is not None or writes or kind is _READ:
             self._append(func, args, kwargs, made, writes, first, depth=3)
         if kind is _READ:
             self.origins.note_reads(len(self.tape), args)
 
     def _call_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.losses += [self.slot(tensor) for tensor in _tensors_in(args[:1])]
         self.paused = True  # module hooks run in it too, when checkpoints recompute
         try:
             return func(*args, **kwargs)
@@ -330,6 +408,8 @@ class Recorder(TorchFunctionMode):
         slot.origin = None
         self.origins.births += 1
         self.origins.remember(slot)
+        if not slot.storage:
+            self.transforms.note_result(tensor, slot)
         return slot
 
 

@@ -36,6 +36,8 @@ class Recording:
         result: What it returned, walked likewise; ``None`` if it ended early.
         error: The exception that ended it early, as text; ``""`` if it ended well.
         is_step: Whether a whole training step was recorded, not just the model's forward.
+        grad: Whether gradients were enabled when it began.
+        losses: What ``backward`` was called on in it.
         node_names: What the graph calls the node of a tape entry, by the entry's ``id``.
         remarks: What happened while recording that a person should know.
     """
@@ -48,6 +50,8 @@ class Recording:
     result: Any = None
     error: str = ""
     is_step: bool = False
+    grad: bool = True
+    losses: list[Slot] = field(default_factory=list)
     node_names: dict[int, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -59,8 +63,16 @@ class Recording:
         return [(path, slot) for slot, path in found.items()]
 
     def output_slots(self) -> list[tuple[str, Slot]]:
-        """The tensors returned, each with its path (``output``, ``out.logits``)."""
-        return named_leaves(self.result)
+        """The tensors returned, each with its path (``output``, ``out.logits``).
+
+        A training step of manual optimisation returns nothing: what it called ``backward`` on
+        are its outputs then, ``loss``, ``loss_1``, ...
+        """
+        found = named_leaves(self.result)
+        if found or not self.is_step:
+            return found
+        slots = list(dict.fromkeys(self.losses))
+        return [(f"loss_{n}" if n else "loss", slot) for n, slot in enumerate(slots)]
 
     def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors among other arguments, in the order of `input_slots`.
@@ -188,9 +200,13 @@ def _bind(
     return named
 
 
+def _takes_anything(*args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError
+
+
 def forward_signature(module: torch.nn.Module) -> inspect.Signature:
     """The signature of a module's forward; ``(*args, **kwargs)`` where it has none to tell."""
     try:
         return inspect.signature(module.forward)
     except (TypeError, ValueError):
-        return inspect.signature(lambda *args, **kwargs: None)
+        return inspect.signature(_takes_anything)

@@ -55,7 +55,22 @@ def op_name(func: Any) -> str:
 
 
 _INPLACE = frozenset(
-    "add sub mul matmul truediv floordiv mod pow lshift rshift and xor or div".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "matmul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "lshift",
+        "rshift",
+        "and",
+        "xor",
+        "or",
+        "div",
+    ]
 )
 
 

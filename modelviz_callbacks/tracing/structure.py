@@ -7,9 +7,10 @@ leaf without tensors. The walk replaces tensors by something else, and can put t
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ _ATOMS = (
     torch.layout,
     torch.memory_format,
     torch.Size,
+    torch.SymInt,
+    torch.SymFloat,
+    torch.SymBool,
 )
 
 
@@ -144,6 +148,8 @@ def _open(value: Any) -> _Parts | None:
         )
     if kind in pytree.SUPPORTED_NODES or pytree.is_namedtuple_instance(value):
         return _open_pytree(value)
+    if isinstance(value, Mapping):
+        return _open_mapping(value)
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
         return _open_attributes(value, names)
@@ -170,8 +176,21 @@ def _step(value: Any, path: tuple[Any, ...]) -> str:
     return str(key) if hasattr(key, "get") else f"[{key}]"
 
 
+def _open_mapping(value: Mapping[Any, Any]) -> _Parts | None:
+    """A mapping of somebody's own: by its items, whatever it keeps them in."""
+    keys = list(value)
+
+    def build(children: list[Any]) -> Any:
+        made = copy.copy(value)
+        for key, child in zip(keys, children, strict=True):
+            made[key] = child  # type: ignore[index]
+        return made
+
+    return tuple(f"[{key!r}]" for key in keys), [value[key] for key in keys], build
+
+
 def _open_attributes(value: Any, names: list[str]) -> _Parts:
-    kind = type(value)
+    kind: Any = type(value)
     rest = {
         name: attribute
         for name, attribute in getattr(value, "__dict__", {}).items()
@@ -185,7 +204,9 @@ def _open_attributes(value: Any, names: list[str]) -> _Parts:
         return made
 
     children = [getattr(value, name) for name in names]
-    return tuple(f".{name}" for name in names), children, build
+    # Private attributes are how an object keeps its parts, not what they are called.
+    steps = tuple("" if name.startswith("_") else f".{name}" for name in names)
+    return steps, children, build
 
 
 def _is_plain_object(value: Any) -> bool:

@@ -12,9 +12,17 @@ A slot holds metadata, so a tape keeps no activation alive.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+
+from modelviz_callbacks.tracing.layers import Layer
+
+# The address of a tensor's storage object: one C call, which torch uses for its own bookkeeping.
+storage_address: Callable[[torch.Tensor], int] = torch._C._storage_address  # type: ignore[attr-defined]
+
+_Facts = tuple[torch.Size | None, torch.dtype, torch.device, bool, tuple[int, ...] | None, Any]
 
 
 class Slot:
@@ -23,59 +31,80 @@ class Slot:
     Attributes:
         ref: Weak reference to the tensor object.
         birth: Length of the tape when this version came to be.
-        shape: ``torch.Size``; ``None`` for a nested tensor.
-        dtype: ``torch.dtype``.
-        device: ``torch.device``.
-        requires_grad: As it was right after the version was made.
         layout: ``torch.layout``.
         storage: Address of the storage object, a number to compare; 0 where there is none.
-        offset: Position of the first element in the storage, in elements.
-        stride: In elements; ``None`` where the layout has none.
         previous: The version before the write, if this is not the first.
         origin: Where a tensor that no recorded op made comes from; ``None`` for the others.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "birth",
-        "device",
-        "dtype",
-        "layout",
-        "offset",
-        "origin",
-        "previous",
-        "ref",
-        "requires_grad",
-        "shape",
-        "storage",
-        "stride",
-    )
+    previous: Slot | None = None
+    origin: Origin | None = None
+    layout: torch.layout = torch.strided
 
     def __init__(self, tensor: torch.Tensor, birth: int) -> None:
         self.ref = weakref.ref(tensor)
         self.birth = birth
-        self.dtype = tensor.dtype
-        self.device = tensor.device
-        self.requires_grad = tensor.requires_grad
-        self.previous: Slot | None = None
-        self.origin: Origin | None = None
         try:
-            self.shape: torch.Size | None = tensor.shape
-            self.stride: tuple[int, ...] | None = tensor.stride()
-            self.offset = tensor.storage_offset()
-            self.storage = torch._C._storage_address(tensor)
-            self.layout = torch.strided
+            # One tuple rather than six attributes: this runs once an op.
+            self._facts: _Facts = (
+                tensor.shape,
+                tensor.dtype,
+                tensor.device,
+                tensor.requires_grad,
+                tensor.stride(),
+                tensor.storage_offset(),
+            )
+            self.storage = storage_address(tensor)
         except (RuntimeError, NotImplementedError, AttributeError):
             self._describe_without_strides(tensor)
 
     def _describe_without_strides(self, tensor: torch.Tensor) -> None:
         # Sparse, nested and functorch-wrapped tensors have no strides or no storage to show.
         self.layout = tensor.layout
-        self.stride, self.offset, self.storage = None, 0, 0
+        self.storage = 0
         try:
-            self.shape = torch.Size([int(size) for size in tensor.shape])
-        except (RuntimeError, NotImplementedError, TypeError):
-            self.shape = None
+            shape = torch.Size([int(size) for size in tensor.shape])
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+            shape = None
+        self._facts = (shape, tensor.dtype, tensor.device, tensor.requires_grad, None, 0)
+
+    @property
+    def shape(self) -> torch.Size | None:
+        """Sizes; ``None`` for a nested tensor."""
+        return self._facts[0]
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """The shape as plain numbers; ``None`` where one of them is none (a jagged tensor)."""
+        try:
+            return None if self.shape is None else tuple([int(size) for size in self.shape])
+        except (RuntimeError, TypeError, AttributeError):
+            return None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the elements."""
+        return self._facts[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._facts[2]
+
+    @property
+    def requires_grad(self) -> bool:
+        """As it was right after the version was made."""
+        return self._facts[3]
+
+    @property
+    def stride(self) -> tuple[int, ...] | None:
+        """In elements; ``None`` where the layout has none."""
+        return self._facts[4]
+
+    @property
+    def offset(self) -> int:
+        """Position of the first element in the storage, in elements."""
+        return int(self._facts[5])
 
 
 class Origin:
@@ -84,22 +113,19 @@ class Origin:
     Attributes:
         value: The tensor itself where the program needs it again (a constant, or the state
             of a parameter or buffer before the first write to it); ``None`` otherwise.
-        sources: Slots it was computed from out of sight; empty for one that was just there.
-        alias_of: Slot whose memory it shares.
         kept: Whether ``value`` is a copy of our own.
         was_lazy: Whether it was a lazy module's parameter without a value yet.
+        sources: Slots it was computed from out of sight; empty for one that was just there.
+        alias_of: Slot whose memory it shares.
         made_by: What computed it, as far as autograd knows (``MyFunctionBackward``).
     """
 
-    __slots__ = ("alias_of", "kept", "made_by", "sources", "value", "was_lazy")
-
-    def __init__(self) -> None:
-        self.kept = False
-        self.was_lazy = False
-        self.value: torch.Tensor | None = None
-        self.sources: tuple[Slot, ...] = ()
-        self.alias_of: Slot | None = None
-        self.made_by = ""
+    value: torch.Tensor | None = None
+    kept = False
+    was_lazy = False
+    sources: tuple[Slot, ...] = ()
+    alias_of: Slot | None = None
+    made_by = ""
 
 
 class OpEntry(NamedTuple):
@@ -117,6 +143,8 @@ class OpEntry(NamedTuple):
         grad: Whether it ran with gradients enabled.
         autocast: Autocast state it ran under, see `autocast_state`; ``None``: off.
         first_node: Autograd sequence number before the call; ``last_node``: after it.
+        layers: The function transforms it ran under, the outermost first; ``None``: those of
+            the op that made its first argument, right after which it ran.
     """
 
     func: Any
@@ -131,6 +159,7 @@ class OpEntry(NamedTuple):
     autocast: tuple[tuple[str, torch.dtype], ...] | None
     first_node: int
     last_node: int
+    layers: tuple[Layer, ...] | None = ()
 
 
 class Enter(NamedTuple):
@@ -158,13 +187,27 @@ class Leave(NamedTuple):
     unseen: bool
 
 
+# The kinds of device whose autocast state is looked at.
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")
+
 Entry = OpEntry | Enter | Leave
+
+# What the hot path appends is the bare fields, told apart by their number.
+RawEntry = tuple[Any, ...]
+_ENTRY_TYPES: dict[int, type[Entry]] = {
+    len(kind._fields) - len(kind._field_defaults): kind for kind in (OpEntry, Enter, Leave)
+}
+
+
+def as_entry(raw: RawEntry) -> Entry:
+    """An entry of the tape with names for its fields."""
+    return _ENTRY_TYPES[len(raw)](*raw)
 
 
 def autocast_state() -> tuple[tuple[str, torch.dtype], ...]:
     """The device types under autocast right now, with the dtype each casts to."""
     return tuple(
         (device, torch.get_autocast_dtype(device))
-        for device in ("cpu", "cuda", "mps", "xpu", "hpu")
+        for device in AUTOCAST_DEVICES
         if torch.is_autocast_enabled(device)
     )

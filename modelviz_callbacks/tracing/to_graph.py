@@ -26,6 +26,7 @@ from modelviz_callbacks.graph import (
 )
 from modelviz_callbacks.tracing.aliasing import Aliasing
 from modelviz_callbacks.tracing.frames import source_of
+from modelviz_callbacks.tracing.layers import Layer
 from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.recording import (
     Recording,
@@ -164,12 +165,15 @@ class _Lowering:
             return
         for path, slot in self._recording.output_slots():
             ref = self._read(slot)
-            draft = self._draft("output", "output", self._scopes.root, self._output_path(path))
-            draft.path = draft.name
+            path = self._output_path(path)
+            draft = self._draft("output", "output", self._scopes.root, path)
+            draft.path = path
             draft.arguments.append(Argument("value", ref))
 
     def _output_path(self, path: str) -> str:
         """A training step that returns one tensor of its own making returns the loss."""
+        if path == "out['loss']" and self._recording.is_step:
+            return "loss"
         if path == "output" and self._recording.is_step:
             returned = self._refs[self._recording.result]
             if all(port.ref != returned for port in self._scopes.root.outputs):
@@ -283,6 +287,10 @@ class _Lowering:
             return self._read(value)
         if value is None or isinstance(value, (bool, str)):
             return value
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):
+            return PythonText(str(value))
+        if isinstance(value, Layer):
+            return value.level
         if isinstance(value, (int, float)):
             return _number(value)
         if isinstance(value, (tuple, list)):
@@ -378,7 +386,7 @@ class _Lowering:
 def spec_of(slot: Slot) -> TensorSpec:
     """The graph's description of a tensor version."""
     return TensorSpec(
-        None if slot.shape is None else tuple(int(size) for size in slot.shape),
+        slot.sizes,
         str(slot.dtype).removeprefix("torch."),
         str(slot.device),
         slot.requires_grad,

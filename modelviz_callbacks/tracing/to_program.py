@@ -12,6 +12,7 @@ from __future__ import annotations
 import keyword
 import operator
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import fx
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.frames import source_of
+from modelviz_callbacks.tracing.layers import Layer, LayerSwitch
 from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.signatures import qualified_name
@@ -77,6 +79,8 @@ class _Lowering:
         self._recording = recording
         self._live_state = live_state
         self._graph = fx.Graph()
+        self._layers = LayerSwitch(self._graph)
+        self._written_by: dict[Slot, fx.Node] = {}
         self._env: dict[Slot, fx.Node] = {}
         self._state = recording.state
         self._attributes: dict[str, Any] = {}
@@ -87,8 +91,7 @@ class _Lowering:
         self._paths = {id(module): path for path, module in recording.model.named_modules()}
         self._autocast: tuple[tuple[str, torch.dtype], ...] = ()
         self._autocast_nodes: list[fx.Node] = []
-        grads = [entry.grad for entry in recording.tape if isinstance(entry, OpEntry)]
-        self._grad = self._first_grad = grads[0] if grads else True
+        self._grad = recording.grad
         self._read_of: dict[int, fx.Node] = {}
         self._inputs: list[tuple[str, Slot]] = []
         self._last_input = self._prologue_end = self._graph._root
@@ -106,10 +109,11 @@ class _Lowering:
             elif needed[position]:
                 self._add(entry)
         self._switch_autocast(())
-        self._switch_grad(self._first_grad)
+        self._layers.to(())
+        self._switch_grad(recording.grad)
         outputs = recording.output_slots()
         self._graph.output(tuple([self._read(slot) for _, slot in outputs]))
-        module = fx.GraphModule(self._attributes, self._graph, class_name="Program")
+        module = self._layers.make(self._attributes, "Program")
         return Program(
             module,
             [path for path, _ in self._inputs],
@@ -161,11 +165,25 @@ class _Lowering:
     # --- ops
 
     def _add(self, entry: OpEntry) -> None:
-        self._switch_autocast(entry.autocast or ())
-        self._switch_grad(entry.grad)
-        kind = classify(entry.func)
-        if kind is CallKind.READ:
+        if classify(entry.func) is CallKind.READ:
             return  # the value went to Python; nothing in the program depends on it
+        if entry.layers is None:
+            with self._after(entry.args[0]):
+                self._add_here(entry)
+            return
+        self._switch_autocast(entry.autocast or ())
+        self._layers.to(entry.layers)
+        self._switch_grad(entry.grad)
+        self._add_here(entry)
+
+    def _after(self, slot: Slot) -> AbstractContextManager[Any]:
+        """Puts nodes right after what made or wrote a tensor, whatever layers end later."""
+        node = self._written_by.get(slot) or self._read(slot)
+        if (node.op != "call_function" and node.op != "call_method") or node.target is fresh:
+            node = self._prologue_end
+        return self._graph.inserting_after(node)
+
+    def _add_here(self, entry: OpEntry) -> None:
         if self._live_state and entry.writes and all(_began_lazy(s) for s in entry.writes):
             for slot in entry.writes:
                 assert slot.previous is not None
@@ -184,6 +202,7 @@ class _Lowering:
             # Whoever reads the tensor later reads the same object.
             assert slot.previous is not None
             self._env[slot] = self._read(slot.previous)
+            self._written_by[slot] = node
         self._bind(entry.result, node)
 
     def _facts(self, entry: OpEntry) -> dict[str, str]:
@@ -244,7 +263,7 @@ class _Lowering:
         self._autocast = wanted
 
     def _switch_grad(self, wanted: bool) -> None:
-        # What the first op ran with is the caller's affair; only changes are the model's.
+        # What the forward began with is the caller's affair; only changes are the model's.
         if wanted != self._grad:
             self._graph.call_function(torch._C._set_grad_enabled, (wanted,))
             self._grad = wanted
@@ -254,6 +273,8 @@ class _Lowering:
     def _value(self, value: Any) -> Any:
         if isinstance(value, Slot):
             return self._read(value)
+        if isinstance(value, Layer):
+            return self._layers.level(value)
         if isinstance(value, torch.Size):
             return tuple(value)
         if isinstance(value, tuple):
@@ -271,6 +292,9 @@ class _Lowering:
             build = self._attribute(_Builder(value), f"builder_{len(self._attributes)}")
             leaves = tuple([self._read(slot) for slot in flat_slots(value)])
             return self._graph.call_function(_call, (build, *leaves))
+        if isinstance(value, (int, float)) and type(value) not in (bool, int, float):
+            # numpy's numbers and enumerations are written into code as names it does not know
+            return int(value) if isinstance(value, int) else float(value)
         if isinstance(value, fx.node.base_types) or value is None:
             return value
         return self._attribute(value, f"object_{len(self._attributes)}")
@@ -311,7 +335,8 @@ class _Lowering:
         if origin.alias_of is not None and slot.stride is not None:
             base = self._read(origin.alias_of)
             arguments = (base, tuple(slot.shape or ()), slot.stride, slot.offset)
-            return self._graph.call_function(torch.as_strided, arguments)
+            with self._after(origin.alias_of) if self._layers.now else nullcontext():
+                return self._graph.call_function(torch.as_strided, arguments)
         if origin.value is not None and not origin.sources:
             name = f"constant_{len(self._attributes)}"
             if origin.kept:

@@ -18,35 +18,115 @@ class CallKind(IntEnum):
     WRITE = 2  # writes to its first argument
     CHECK = 3  # may write to an argument: compare version counters
     READ = 4  # hands a tensor's values to Python
+    GRADIENT = 6  # reads .grad or switches requires_grad
+    DUAL = 7  # makes a dual number of forward-mode differentiation, or takes one apart
     BACKWARD = 5  # runs the autograd engine: nothing in it belongs to the forward
 
 
 # Properties that give a tensor, or that give a value.
-_TENSOR_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag", "grad"})
-_WRITABLE_PROPERTIES = frozenset({"data", "real", "imag", "requires_grad"})
+_TENSOR_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
+_WRITABLE_PROPERTIES = frozenset({"data", "real", "imag"})
 
 _INPLACE_OPERATORS = frozenset(
     f"__{name}__"
-    for name in (
-        "iadd isub imul imatmul itruediv ifloordiv imod ipow ilshift irshift iand ixor ior "
-        "idiv setitem"
-    ).split()
+    for name in [
+        "iadd",
+        "isub",
+        "imul",
+        "imatmul",
+        "itruediv",
+        "ifloordiv",
+        "imod",
+        "ipow",
+        "ilshift",
+        "irshift",
+        "iand",
+        "ixor",
+        "ior",
+        "idiv",
+        "setitem",
+    ]
 )
 
 _READS = frozenset(
-    "item tolist numpy __bool__ __nonzero__ __int__ __float__ __complex__ __index__ __long__ "
-    "__array__ __contains__ __format__ __repr__ __dlpack__ is_nonzero equal allclose".split()
+    [
+        "item",
+        "tolist",
+        "numpy",
+        "__bool__",
+        "__nonzero__",
+        "__int__",
+        "__float__",
+        "__complex__",
+        "__index__",
+        "__long__",
+        "__array__",
+        "__contains__",
+        "__format__",
+        "__repr__",
+        "__dlpack__",
+        "is_nonzero",
+        "equal",
+        "allclose",
+    ]
 )
 
 # Ask about a tensor and return no tensor; called so often that encoding would be waste.
 _QUESTIONS = frozenset(
-    "size dim stride numel nelement ndimension storage_offset is_contiguous is_floating_point "
-    "is_complex is_signed is_conj is_neg is_inference is_same_size is_set_to element_size "
-    "data_ptr storage untyped_storage get_device __len__ __hash__ __dir__ __sizeof__ type_as_ "
-    "has_names is_shared is_pinned result_type can_cast promote_types finfo iinfo sym_size "
-    "_is_view is_distributed register_hook register_post_accumulate_grad_hook retain_grad "
-    "is_tensor is_storage _assert _assert_async is_coalesced sparse_dim dense_dim "
-    "_nnz _indices_ device get_default_dtype names".split()
+    [
+        "size",
+        "dim",
+        "stride",
+        "numel",
+        "nelement",
+        "ndimension",
+        "storage_offset",
+        "is_contiguous",
+        "is_floating_point",
+        "is_complex",
+        "is_signed",
+        "is_conj",
+        "is_neg",
+        "is_inference",
+        "is_same_size",
+        "is_set_to",
+        "element_size",
+        "data_ptr",
+        "storage",
+        "untyped_storage",
+        "get_device",
+        "__len__",
+        "__hash__",
+        "__dir__",
+        "__sizeof__",
+        "type_as_",
+        "has_names",
+        "is_shared",
+        "is_pinned",
+        "result_type",
+        "can_cast",
+        "promote_types",
+        "finfo",
+        "iinfo",
+        "sym_size",
+        "_is_view",
+        "is_distributed",
+        "register_hook",
+        "register_post_accumulate_grad_hook",
+        "retain_grad",
+        "is_tensor",
+        "is_storage",
+        "_assert",
+        "_assert_async",
+        "is_coalesced",
+        "sparse_dim",
+        "dense_dim",
+        "_nnz",
+        "_indices_",
+        "device",
+        "get_default_dtype",
+        "names",
+    ]
 )
 
 # Names that end in an underscore and write nothing.
@@ -54,11 +134,24 @@ _NOT_WRITES = frozenset({"_", "is_set_to_"})
 
 # In-place in name, but the values stay as they are: no need to keep the old ones.
 VALUE_KEEPING = frozenset(
-    "requires_grad_ detach_ share_memory_ rename_ squeeze_ unsqueeze_ t_ transpose_ "
-    "swapaxes_ swapdims_ as_strided_".split()
+    [
+        "requires_grad_",
+        "detach_",
+        "share_memory_",
+        "rename_",
+        "squeeze_",
+        "unsqueeze_",
+        "t_",
+        "transpose_",
+        "swapaxes_",
+        "swapdims_",
+        "as_strided_",
+    ]
 )
 
 _BACKWARD = frozenset({"backward"})
+
+_DUALS = frozenset({"_make_dual", "_unpack_dual"})
 
 
 def classify(func: Any) -> CallKind:
@@ -70,8 +163,12 @@ def classify(func: Any) -> CallKind:
         return CallKind.SKIP  # each op says whether it ran with gradients
     if name in _BACKWARD:
         return CallKind.BACKWARD
+    if name == "requires_grad_":
+        return CallKind.GRADIENT
     if name in _READS:
         return CallKind.READ
+    if name in _DUALS:
+        return CallKind.DUAL
     if name in _QUESTIONS:
         return CallKind.SKIP
     if name in _INPLACE_OPERATORS:
@@ -91,6 +188,8 @@ def classify(func: Any) -> CallKind:
 
 def _classify_property(func: Any, name: str) -> CallKind:
     prop = property_name(func)
+    if (prop == "requires_grad" and name == "__set__") or (prop == "grad" and name == "__get__"):
+        return CallKind.GRADIENT
     if name == "__get__":
         return CallKind.PURE if prop in _TENSOR_PROPERTIES else CallKind.SKIP
     return CallKind.WRITE if prop in _WRITABLE_PROPERTIES else CallKind.SKIP

@@ -114,5 +114,6 @@ def _part(recording: Recording, start: int, end: int, leave: Leave) -> Recording
         bound_arguments(leave, start),
         recording.state,
         as_walked(leave.result),
+        grad=recording.grad,
         node_names=recording.node_names,
     )

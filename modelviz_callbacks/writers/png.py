@@ -47,19 +47,34 @@ def _dot(drawn: Picture) -> Iterator[str]:
     longest = max(drawn.width, drawn.height)
     dots = min(_DOTS_PER_INCH, int(_MOST_DOTS * 72 / longest))
     yield "digraph {"
-    yield f'dpi={dots}; bgcolor="{PAGE[0]}"; pad=0; margin=0; outputorder=nodesfirst; '
+    yield f'dpi={dots}; bgcolor="{PAGE[0]}"; pad=0; margin=0; outputorder=edgesfirst;'
     yield f'node [label="", fontname="{_FONT}"]; edge [arrowsize=0.6];'
     middle = f"{drawn.width / 2:.2f},{drawn.height / 2:.2f}"
     size = f"width={drawn.width / 72:.4f}, height={drawn.height / 72:.4f}"
-    yield f'page [shape=box, style=filled, color="{PAGE[0]}", {_fixed(middle, size)}];'
+    yield f"page [shape=box, style=invis, {_fixed(middle, size)}];"
     for number, shape in enumerate(drawn.shapes):
-        if isinstance(shape, Rectangle):
+        if isinstance(shape, Rectangle) and shape.role.startswith("group"):
+            yield from _frame(number, shape, drawn.height)
+        elif isinstance(shape, Rectangle):
             yield f"s{number} [{_rectangle(shape, drawn.height)}];"
         elif isinstance(shape, Text):
             yield f"s{number} [{_text(shape, drawn.height)}];"
         else:
             yield from _arrow(number, shape, drawn.height)
     yield "}"
+
+
+def _frame(number: int, shape: Rectangle, height: float) -> Iterator[str]:
+    """A group as a cluster: Graphviz draws those first, then edges, then nodes."""
+    place, look = shape.place, LOOKS[shape.role]
+    bottom, top = height - place.y - place.height, height - place.y
+    box = f"{place.x:.2f},{bottom:.2f},{place.x + place.width:.2f},{top:.2f}"
+    corner = f"{place.x + place.width / 2:.2f},{(bottom + top) / 2:.2f}"
+    yield (
+        f'subgraph cluster{number} {{ bb="{box}"; style="filled,rounded"; '
+        f'fillcolor="{look.fill[0]}"; color="{look.stroke[0]}"; '
+        f"s{number} [shape=point, style=invis, {_fixed(corner, 'width=0.01, height=0.01')}]; }}"
+    )
 
 
 def _fixed(position: str, size: str) -> str:

@@ -138,7 +138,7 @@ def _attribute(text: str) -> str:
     return quoteattr(text.translate(_FORBIDDEN))
 
 
-def _rules(scheme: int) -> str:
+def scheme_rules(scheme: int) -> str:
     """The colours of one scheme: 0 is light, 1 is dark."""
     rules = [
         f".page{{fill:{PAGE[scheme]}}}",
@@ -156,7 +156,7 @@ _STYLE = (
     "text{font-family:system-ui,sans-serif;white-space:pre}"
     ".bold{font-weight:bold}.middle{text-anchor:middle}"
     + "".join(f".{role}{{stroke-dasharray:4 2}}" for role, look in LOOKS.items() if look.dashed)
-    + _rules(0)
+    + scheme_rules(0)
     + "path.line{fill:none;stroke-width:1.2}path.skip{stroke-width:1.7}"
-    + f"@media (prefers-color-scheme:dark){{{_rules(1)}path.line{{fill:none}}}}"
+    + f"@media (prefers-color-scheme:dark){{{scheme_rules(1)}path.line{{fill:none}}}}"
 )

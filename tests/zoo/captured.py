@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -87,8 +87,23 @@ def ancestors(graph: ModelGraph, name: str) -> set[str]:
 
 def needs_of_outputs(case: Case) -> list[Needs]:
     """What each output of a plain run depends on, as autograd has it."""
+    try:
+        return _needs_of_run(case, _as_leaves)
+    except RuntimeError as error:
+        if "leaf Variable" in str(error):
+            # A forward that writes to its input cannot do so to one that gathers gradients.
+            return _needs_of_run(case, _tied_to_leaves)
+        if "change requires_grad flags of leaf" in str(error):
+            # A forward that makes its input differentiable itself wants one that is not yet.
+            return _needs_of_run(case, lambda inputs: {})
+        raise
+
+
+def _needs_of_run(
+    case: Case, differentiable: Callable[[list[torch.Tensor]], dict[int, torch.Tensor]]
+) -> list[Needs]:
     model, args, kwargs = case.make()
-    leaves = _require_gradients(model, args, kwargs)
+    leaves = differentiable(input_tensors(model, args, kwargs))
     seed_everything(1)
     outputs = [tensor for _, tensor in tensors(model(*args, **kwargs))]
     # A parameter that is handed in as an argument, too, is drawn as an input.
@@ -122,9 +137,7 @@ def _needs(
     seed_of(output).backward(retain_graph=True)
     return (
         frozenset(
-            names[id(p)]
-            for p in model.parameters()
-            if p.grad is not None and id(p) in names
+            names[id(p)] for p in model.parameters() if p.grad is not None and id(p) in names
         ),
         frozenset(position for position, leaf in leaves.items() if leaf.grad is not None),
     )
@@ -133,8 +146,10 @@ def _needs(
 def seed_of(output: torch.Tensor) -> torch.Tensor:
     """A scalar that every element of a differentiable tensor flows into."""
     if output.is_nested:
-        output = output.values() if output.layout == torch.jagged else torch.cat(
-            [part.flatten() for part in output.unbind()]
+        output = (
+            output.values()
+            if output.layout == torch.jagged
+            else torch.cat([part.flatten() for part in output.unbind()])
         )
     if output.layout != torch.strided:
         output = output.to_dense()
@@ -154,26 +169,30 @@ def input_tensors(
     return list({id(tensor): tensor for _, tensor in tensors(bound)}.values())
 
 
-def _require_gradients(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[int, torch.Tensor]:
-    """Ties the inputs to leaves that gather gradients, by the position of the input."""
+def _as_leaves(inputs: list[torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Makes the inputs gather gradients, by the input's position."""
+    return {
+        position: tensor.requires_grad_()
+        for position, tensor in enumerate(inputs)
+        if (tensor.is_leaf and tensor.requires_grad) or _is_plain(tensor)
+    }
+
+
+def _tied_to_leaves(inputs: list[torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Makes the inputs depend on scalars that gather their gradients, by the input's position."""
     leaves: dict[int, torch.Tensor] = {}
-    for position, tensor in enumerate(input_tensors(model, args, kwargs)):
-        differentiable = tensor.is_floating_point() or tensor.is_complex()
-        if tensor.is_leaf and tensor.requires_grad:
-            leaves[position] = tensor
-        elif differentiable and tensor.grad_fn is None and _is_plain(tensor):
-            leaf = torch.zeros((), dtype=tensor.dtype, requires_grad=True)
-            # Written into the tensor itself, so that views and aliases of it follow.
-            tensor.add_(leaf)
-            leaves[position] = leaf
+    for position, tensor in enumerate(inputs):
+        if _is_plain(tensor):
+            leaves[position] = torch.zeros((), dtype=tensor.dtype, requires_grad=True)
+            tensor.add_(leaves[position])
     return leaves
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    plain_layout = tensor.layout == torch.strided and not tensor.is_nested
-    return plain_layout and not tensor.is_inference() and not tensor._is_view()
+    differentiable = tensor.is_floating_point() or tensor.is_complex()
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    shared = tensor._is_view() or tensor.is_inference() or tensor.grad_fn is not None
+    return differentiable and strided and not shared
 
 
 def _described(spec: Any) -> tuple[Any, ...]:

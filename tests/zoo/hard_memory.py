@@ -288,10 +288,15 @@ class InplaceActivations(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Linear(4, 4), nn.Dropout(0.3, inplace=True), nn.ReLU(inplace=True),
-            nn.Linear(4, 4), nn.LeakyReLU(0.1, inplace=True),
-            nn.Linear(4, 4), nn.Hardtanh(inplace=True),
-            nn.Linear(4, 4), nn.ELU(inplace=True),
+            nn.Linear(4, 4),
+            nn.Dropout(0.3, inplace=True),
+            nn.ReLU(inplace=True),
+            nn.Linear(4, 4),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Linear(4, 4),
+            nn.Hardtanh(inplace=True),
+            nn.Linear(4, 4),
+            nn.ELU(inplace=True),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

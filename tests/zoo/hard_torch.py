@@ -458,7 +458,12 @@ class ComplexNumbers(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         z = self.fc(torch.complex(x, x.flip(0)))
-        y = torch.view_as_real(z.conj().resolve_conj()).sum(-1) + z.imag + torch.angle(z) + z.H.real.t()
+        y = (
+            torch.view_as_real(z.conj().resolve_conj()).sum(-1)
+            + z.imag
+            + torch.angle(z)
+            + z.H.real.t()
+        )
         return y, torch.polar(y, x) * z.mH.t().conj()
 
 
@@ -514,7 +519,9 @@ class IndexAlgorithms(_WithLayer):
         taken = h.take_along_dim(order, 1) + h.index_select(1, torch.tensor([3, 2, 1, 0]))
         running = values.cumsum(0).logcumsumexp(1) + h.cummax(0).values
         counts = torch.bincount(places.flatten(), minlength=8)[:4] + placed.sum()
-        return taken + running + top.sum() + sums.prod() + counts + h.median() + h.kthvalue(2)[0].sum()
+        return (
+            taken + running + top.sum() + sums.prod() + counts + h.median() + h.kthvalue(2)[0].sum()
+        )
 
 
 @shelf.model(f"{_HERE}: attention by hand and by scaled_dot_product_attention, with masks")

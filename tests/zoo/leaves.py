@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 import torch
+from torch.nn.parameter import UninitializedTensorMixin
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum, type, range)
 _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
@@ -64,8 +65,10 @@ def _class_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def detached_copy(tensor: torch.Tensor) -> torch.Tensor:
+def detached_copy(tensor: torch.Tensor) -> Any:
     """The tensor's values now, with no tie to the tensor."""
+    if isinstance(tensor, UninitializedTensorMixin):
+        return _class_name(tensor)
     with torch.no_grad():
         return tensor.detach().clone()
 

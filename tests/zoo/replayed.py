@@ -10,6 +10,7 @@ import torch
 from modelviz_callbacks import Trace, trace
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.leaves import difference, frozen, parts
+from tests.zoo.switches import switches
 
 
 def assert_replays(case: Case) -> None:
@@ -39,8 +40,11 @@ def assert_result_again(
         wanted: The model's own result, `frozen`.
     """
     seed_everything(2)
+    before = switches()
     found = difference(wanted, frozen(recorded.replay(*args, **kwargs)))
     assert not found, f"the replay gives another result: {found}"
+    found = difference(before, switches())
+    assert not found, f"the replay left something behind: {found}"
 
 
 def generators_in(value: Any, seen: set[int] | None = None) -> Iterator[torch.Generator]:

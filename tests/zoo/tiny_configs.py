@@ -21,7 +21,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r".*(num_hidden_groups|num_key_value_groups)", 1),
     (r".*(num_key_value_heads|n_kv_heads|num_kv_heads|kv_n_heads|kv_heads)", 2),
     (r".*(linear_num_value_heads|linear_num_key_heads)", 2),
-    (r".*(num_attention_heads|attention_heads|n_head|n_heads|num_heads|mamba_n_heads|heads)", HEADS),
+    (
+        r".*(num_attention_heads|attention_heads|n_head|n_heads|num_heads|mamba_n_heads|heads)",
+        HEADS,
+    ),
     (r".*(num_hidden_layers|num_layers|n_layer|n_layers|_layers|depth|num_blocks)", 2),
     (r".*(num_local_experts|n_routed_experts|num_experts|moe_num_experts|num_local_expert)", 4),
     (r".*(num_experts_per_tok|moe_topk|moe_k|top_k_experts|num_selected_experts)", 2),
@@ -32,6 +35,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r".*(intermediate_dim|d_inner|ffn_embed_dim|dim_feedforward|mlp_hidden_.*)", 48),
     (r".*(q_lora_rank|kv_lora_rank|o_lora_rank)", 8),
     (r".*(qk_rope_head_dim|qk_nope_head_dim|v_head_dim|qk_head_dim)", 8),
+    (r"rotary_dim", 4),
+    (r"mask_(time|feature)_length", 2),
     (r".*(head_dim|d_kv|head_size|dim_head|attention_head_size|d_head)", 8),
     (r".*(max_position_embeddings|n_positions|n_ctx|max_seq_len|max_sequence_length)", 64),
     (r".*(max_source_positions|max_target_positions|max_2d_position_embeddings)", 64),
@@ -52,7 +57,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
 _STAGES: tuple[tuple[str, int], ...] = (
     (r".*(depths|num_layers|layers|num_blocks|depth|n_blocks|layer_repeats)", 1),
     (r".*(num_heads|num_attention_heads|attention_heads)", 2),
-    (r".*(hidden_sizes|embed_dims|widths|dims|neck_hidden_sizes|channels|conv_dim|out_channels)", 16),
+    (
+        r".*(hidden_sizes|embed_dims|widths|dims|neck_hidden_sizes|channels|conv_dim|out_channels)",
+        16,
+    ),
 )
 
 

@@ -65,7 +65,34 @@ Row = tuple[str, str, Arguments, Inputs]
 
 def _activations() -> list[Row]:
     x = normal(3, 4)
-    plain = ["ELU", "SELU", "CELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish", "PReLU", "ReLU", "ReLU6", "RReLU", "Sigmoid", "SiLU", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Identity", "Dropout", "AlphaDropout", "FeatureAlphaDropout"]
+    plain = [
+        "ELU",
+        "SELU",
+        "CELU",
+        "GELU",
+        "Hardshrink",
+        "Hardsigmoid",
+        "Hardswish",
+        "Hardtanh",
+        "LeakyReLU",
+        "LogSigmoid",
+        "Mish",
+        "PReLU",
+        "ReLU",
+        "ReLU6",
+        "RReLU",
+        "Sigmoid",
+        "SiLU",
+        "Softplus",
+        "Softshrink",
+        "Softsign",
+        "Tanh",
+        "Tanhshrink",
+        "Identity",
+        "Dropout",
+        "AlphaDropout",
+        "FeatureAlphaDropout",
+    ]
     rows = [(name, "", layer(), x) for name in plain]
     rows += [(name, "", layer(dim=1), x) for name in ("Softmax", "LogSoftmax", "Softmin", "GLU")]
     rows += [
@@ -113,9 +140,7 @@ def _pools() -> list[Row]:
             (f"MaxUnpool{d}d", "", layer(2), lambda d=d: _pooled(d)),
         ]
     for d in (2, 3):
-        rows.append(
-            (f"FractionalMaxPool{d}d", "", layer(2, output_size=2), normal(*_SIZES[d]))
-        )
+        rows.append((f"FractionalMaxPool{d}d", "", layer(2, output_size=2), normal(*_SIZES[d])))
     return rows
 
 
@@ -168,13 +193,17 @@ def _linears_and_embeddings() -> list[Row]:
         ("Embedding", "", layer(7, 4, padding_idx=0), lambda: (_labels(2, 3, classes=7),)),
         ("Embedding", "max_norm", layer(7, 4, max_norm=0.5), lambda: (_labels(2, 3, classes=7),)),
         (
-            "Embedding", "by_frequency", layer(7, 4, scale_grad_by_freq=True),
+            "Embedding",
+            "by_frequency",
+            layer(7, 4, scale_grad_by_freq=True),
             lambda: (_labels(2, 3, classes=7),),
         ),
         ("EmbeddingBag", "mean", layer(7, 4), lambda: (_labels(2, 3, classes=7),)),
         ("EmbeddingBag", "max", layer(7, 4, mode="max"), lambda: (_labels(2, 3, classes=7),)),
         (
-            "EmbeddingBag", "offsets", layer(7, 4, mode="sum", include_last_offset=True),
+            "EmbeddingBag",
+            "offsets",
+            layer(7, 4, mode="sum", include_last_offset=True),
             lambda: (_labels(6, classes=7), torch.tensor([0, 2, 6]), torch.rand(6)),
         ),
         ("CosineSimilarity", "", layer(), lambda: (torch.randn(3, 4), torch.randn(3, 4))),
@@ -199,12 +228,16 @@ def _recurrent() -> list[Row]:
             (name, "deep", layer(4, 3, 2, bidirectional=True, dropout=0.3, batch_first=True), x),
             (f"{name}Cell", "", layer(4, 3), normal(2, 4)),
         ]
-    state = (torch.zeros(1, 2, 2), torch.ones(1, 2, 3))
     return [
         *rows,
         ("RNN", "relu", layer(4, 3, nonlinearity="relu"), normal(5, 4)),
         ("GRU", "given_state", layer(4, 3), lambda: (torch.randn(5, 2, 4), torch.randn(1, 2, 3))),
-        ("LSTM", "projected", layer(4, 3, proj_size=2), lambda: (torch.randn(5, 2, 4), state)),
+        (
+            "LSTM",
+            "projected",
+            layer(4, 3, proj_size=2),
+            lambda: (torch.randn(5, 2, 4), (torch.zeros(1, 2, 2), torch.ones(1, 2, 3))),
+        ),
     ]
 
 
@@ -217,7 +250,9 @@ def _transformers() -> list[Row]:
         ("MultiheadAttention", "", layer(4, 2, dropout=0.1), three),
         ("MultiheadAttention", "bias_kv", layer(4, 2, add_bias_kv=True, add_zero_attn=True), three),
         (
-            "MultiheadAttention", "other_sizes", layer(4, 2, kdim=3, vdim=5, batch_first=True),
+            "MultiheadAttention",
+            "other_sizes",
+            layer(4, 2, kdim=3, vdim=5, batch_first=True),
             lambda: (torch.randn(2, 5, 4), torch.randn(2, 6, 3), torch.randn(2, 6, 5)),
         ),
         ("TransformerEncoderLayer", "", layer(**small), x),
@@ -226,8 +261,10 @@ def _transformers() -> list[Row]:
         ("TransformerEncoder", "", layer(nn.TransformerEncoderLayer(**small), 2), x),
         ("TransformerDecoder", "", layer(nn.TransformerDecoderLayer(**small), 2), both),
         (
-            "Transformer", "",
-            layer(4, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=8), both,
+            "Transformer",
+            "",
+            layer(4, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=8),
+            both,
         ),
     ]
 
@@ -241,7 +278,8 @@ def _losses() -> list[Row]:
         ("MSELoss", "none", layer(reduction="none"), two),
         ("CrossEntropyLoss", "", layer(), lambda: (torch.randn(3, 4), _labels(3))),
         (
-            "CrossEntropyLoss", "weighted",
+            "CrossEntropyLoss",
+            "weighted",
             layer(weight=torch.rand(4), label_smoothing=0.1, ignore_index=0),
             lambda: (torch.randn(3, 4, 2), _labels(3, 2)),
         ),
@@ -249,52 +287,74 @@ def _losses() -> list[Row]:
         ("NLLLoss2d", "", layer(), lambda: (torch.randn(2, 4, 3, 3), _labels(2, 3, 3))),
         ("BCELoss", "", layer(), lambda: (torch.rand(3, 4), torch.rand(3, 4))),
         (
-            "BCEWithLogitsLoss", "", layer(pos_weight=torch.rand(4)),
+            "BCEWithLogitsLoss",
+            "",
+            layer(pos_weight=torch.rand(4)),
             lambda: (torch.randn(3, 4), torch.rand(3, 4)),
         ),
         ("KLDivLoss", "", layer(reduction="batchmean"), two),
         ("PoissonNLLLoss", "", layer(), lambda: (torch.randn(3, 4), torch.rand(3, 4))),
         (
-            "GaussianNLLLoss", "", layer(),
+            "GaussianNLLLoss",
+            "",
+            layer(),
             lambda: (torch.randn(3, 4), torch.randn(3, 4), torch.rand(3, 4) + 0.1),
         ),
         (
-            "CTCLoss", "", layer(),
+            "CTCLoss",
+            "",
+            layer(),
             lambda: (
-                torch.randn(8, 2, 5).log_softmax(-1), torch.randint(1, 5, (2, 3)),
-                torch.tensor([8, 7]), torch.tensor([3, 2]),
+                torch.randn(8, 2, 5).log_softmax(-1),
+                torch.randint(1, 5, (2, 3)),
+                torch.tensor([8, 7]),
+                torch.tensor([3, 2]),
             ),
         ),
         ("HingeEmbeddingLoss", "", layer(), lambda: (torch.randn(3, 4), _signs(3, 4))),
         ("SoftMarginLoss", "", layer(), lambda: (torch.randn(3, 4), _signs(3, 4).long())),
         (
-            "MarginRankingLoss", "", layer(),
+            "MarginRankingLoss",
+            "",
+            layer(),
             lambda: (torch.randn(3), torch.randn(3), _signs(3)),
         ),
         (
-            "CosineEmbeddingLoss", "", layer(),
+            "CosineEmbeddingLoss",
+            "",
+            layer(),
             lambda: (torch.randn(3, 4), torch.randn(3, 4), _signs(3)),
         ),
         ("MultiMarginLoss", "", layer(), lambda: (torch.randn(3, 4), _labels(3))),
         ("MultiLabelMarginLoss", "", layer(), lambda: (torch.randn(3, 4), _labels(3, 4))),
         (
-            "MultiLabelSoftMarginLoss", "", layer(),
+            "MultiLabelSoftMarginLoss",
+            "",
+            layer(),
             lambda: (torch.randn(3, 4), torch.randint(2, (3, 4)).float()),
         ),
         (
-            "TripletMarginLoss", "", layer(swap=True),
+            "TripletMarginLoss",
+            "",
+            layer(swap=True),
             lambda: tuple(torch.randn(3, 4) for _ in range(3)),
         ),
         (
-            "TripletMarginWithDistanceLoss", "", layer(distance_function=nn.PairwiseDistance()),
+            "TripletMarginWithDistanceLoss",
+            "",
+            layer(distance_function=nn.PairwiseDistance()),
             lambda: tuple(torch.randn(3, 4) for _ in range(3)),
         ),
         (
-            "AdaptiveLogSoftmaxWithLoss", "", layer(4, 10, [3, 6]),
+            "AdaptiveLogSoftmaxWithLoss",
+            "",
+            layer(4, 10, [3, 6]),
             lambda: (torch.randn(5, 4), _labels(5, classes=10)),
         ),
         (
-            "LinearCrossEntropyLoss", "", layer(4, 5),
+            "LinearCrossEntropyLoss",
+            "",
+            layer(4, 5),
             lambda: (torch.randn(3, 4), _labels(3, classes=5)),
         ),
     ]
@@ -348,8 +408,15 @@ def _container_case(name: str, make: Callable[[], nn.Module]) -> Case:
 CASES = [
     _layer_case(row)
     for rows in (
-        _activations, _convolutions, _pools, _paddings, _norms, _linears_and_embeddings,
-        _recurrent, _transformers, _losses,
+        _activations,
+        _convolutions,
+        _pools,
+        _paddings,
+        _norms,
+        _linears_and_embeddings,
+        _recurrent,
+        _transformers,
+        _losses,
     )
     for row in rows()
 ] + [_container_case(name, make) for name, make in _containers().items()]

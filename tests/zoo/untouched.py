@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import random
-import sys
-import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy
 import torch
-from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import UninitializedTensorMixin
-from torch.optim import optimizer as optimizer_hooks
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from modelviz_callbacks.tracing import Capture, to_graph
 from tests.zoo.captured import seed_of
 from tests.zoo.cases import Built, Case, seed_everything
 from tests.zoo.leaves import difference, frozen, tensors
 from tests.zoo.replayed import generators_in
+from tests.zoo.switches import hooks, switches
 
 Forward = Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -34,16 +29,12 @@ def assert_untouched(case: Case) -> None:
     assert not found, f"recording changed the training step: {found}"
 
 
-def plain_forward(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def plain_forward(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The forward as the user runs it."""
     return model(*args, **kwargs)
 
 
-def recorded_forward(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def recorded_forward(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The same, recorded and lowered before the backward: the worst moment to leave a trace."""
     before = switches()
     capture = Capture(model)
@@ -111,7 +102,7 @@ def described(built: Built, optimizer: torch.optim.Optimizer | None) -> dict[str
     ]
     if optimizer is not None:
         state["optimizer"] = frozen(optimizer.state_dict())
-        state["optimizer hooks"] = _hooks(vars(optimizer))
+        state["optimizer hooks"] = hooks(vars(optimizer))
     state["torch random state"] = torch.get_rng_state()
     state["python random state"] = list(random.getstate()[1])
     state["numpy random state"] = list(numpy.random.get_state()[1:3])
@@ -126,7 +117,7 @@ def _module(module: torch.nn.Module) -> dict[str, Any]:
     attributes = {
         name: frozen(value)
         for name, value in vars(module).items()
-        if name not in ("_parameters", "_buffers", "_modules") and not name.endswith("_hooks")
+        if name not in ("_parameters", "_buffers", "_modules") and "_hooks" not in name
     }
     return {
         "class": type(module).__qualname__,
@@ -136,13 +127,13 @@ def _module(module: torch.nn.Module) -> dict[str, Any]:
         "names": [
             list(table.keys()) for table in (module._parameters, module._buffers, module._modules)
         ],
-        "hooks": _hooks(vars(module)),
+        "hooks": hooks(vars(module)),
     }
 
 
 def _state_tensor(tensor: torch.Tensor) -> dict[str, Any]:
     if isinstance(tensor, UninitializedTensorMixin):
-        return {"class": type(tensor).__qualname__}
+        return {"value": frozen(tensor)}
     return {
         "value": frozen(tensor),
         "grad": frozen(tensor.grad) if tensor.is_leaf else None,
@@ -150,34 +141,4 @@ def _state_tensor(tensor: torch.Tensor) -> dict[str, Any]:
         "version": 0 if tensor.is_inference() else tensor._version,
         "attributes": list(vars(tensor)),
         "hooks": len(tensor._backward_hooks or ()),
-    }
-
-
-def _hooks(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Every table of hooks, with the functions in it."""
-    return {
-        name: [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in table.values()]
-        for name, table in attributes.items()
-        if "_hooks" in name and isinstance(table, dict)
-    }
-
-
-def switches() -> dict[str, Any]:
-    """What is switched on in this process and thread."""
-    tables = {**_hooks(vars(module_hooks)), **_hooks(vars(optimizer_hooks))}
-    return {
-        "hooks": tables,
-        "full backward hooks": str(module_hooks._global_is_full_backward_hook),
-        "function modes": [type(mode).__qualname__ for mode in _get_current_function_mode_stack()],
-        "dispatch modes": [type(mode).__qualname__ for mode in _get_current_dispatch_mode_stack()],
-        "function modes enabled": torch._C._is_torch_function_mode_enabled(),
-        "grad mode": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
-        "default dtype": str(torch.get_default_dtype()),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": threading.active_count(),
-        "trace function": str(sys.gettrace()),
-        "profile function": str(sys.getprofile()),
-        "module call": torch.nn.Module.__call__.__qualname__,
     }

@@ -109,6 +109,7 @@ def convert(source: Source, names: Names, optimize: bool, dynamic_shapes: Any = 
                 f"{source.title} could not be turned into ONNX: {first_line(error)}"
             ) from error
     assert program is not None
+    assert program.exported_program is not None
     model = program.model
     if not optimize:
         tidy(model)
@@ -195,8 +196,7 @@ def describe_nodes(model: ir.Model, origins: dict[str, dict[str, str]]) -> None:
 def rename_state(model: ir.Model, names: Mapping[str, str]) -> None:
     """Gives the initializers the qualified names of the model's parameters and buffers."""
     for value in list(model.graph.initializers.values()):
-        if value.name in names:
-            value.name = names[value.name]
+        value.name = names.get(value.name or "", value.name)
 
 
 def rename_ends(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -91,9 +91,9 @@ class _Attempt:
 
     def convert(self) -> tuple[ir.Model, bool]:
         """The model, and whether its batch size is free."""
-        batch = _batch_size(self.examples)
         if self._eval_copy is not None:
             source = self._live_source()
+            batch = _batch_size(self.examples)
             if batch is not None:
                 try:
                     shapes = (_dynamic_batch(self.examples, batch),)
@@ -209,7 +209,8 @@ def _compare(attempt: _Attempt, path: Path, is_dynamic: bool) -> Trained:
     for size in sizes:
         inputs = _resized(attempt.examples, batch or 0, size)
         expected = attempt.reference(inputs)
-        feed = {name: tensor.detach().cpu().numpy() for name, tensor in zip(taken, inputs)}
+        arrays = [tensor.detach().cpu().numpy() for tensor in inputs]
+        feed = dict(zip(taken, arrays, strict=True))
         for name, found, wanted in zip(
             (value.name for value in session.get_outputs()),
             session.run(None, feed),

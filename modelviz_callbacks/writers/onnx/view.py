@@ -44,5 +44,10 @@ def _leave_out(model: ir.Model, state: set[str]) -> None:
         weights = value.const_value
         if name in state and weights is not None:
             value.const_value = ir.ExternalTensor(
-                "weights-not-included", 0, 0, weights.dtype, shape=weights.shape, name=name
+                "weights-not-included",
+                0,
+                0,
+                weights.dtype,
+                shape=ir.Shape(weights.shape),
+                name=name,
             )

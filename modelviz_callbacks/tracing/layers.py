@@ -1,0 +1,200 @@
+"""Function transforms as a program runs them again: the layers, and what goes in and out.
+
+``torch.func`` runs a function with its tensors wrapped: ``vmap`` hides a dimension of them,
+``grad``, ``vjp`` and ``jvp`` keep track of what happens to them. Each transform is one layer on
+a stack that torch keeps for the thread, and wrapped tensors belong to a level of that stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.autograd import forward_ad
+
+# Private to torch: where a version lacks a part, transforms are recorded without their layers.
+functorch: Any = getattr(torch._C, "_functorch", None)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One transform that ops ran under, from its beginning to its end.
+
+    Attributes:
+        kind: ``"vmap"``, ``"grad"`` (also vjp), ``"jvp"``, or ``"dual"`` for a level of
+            `torch.autograd.forward_ad`.
+        level: Its place on torch's stack when recorded, from 1; from 0 for ``"dual"``.
+        batch_size: Of a vmap.
+        randomness: Of a vmap: ``"error"``, ``"same"`` or ``"different"``.
+        grad: Whether gradients were enabled around it.
+    """
+
+    kind: str
+    level: int
+    batch_size: int = 0
+    randomness: str = "error"
+    grad: bool = True
+
+
+def depth() -> int:
+    """How many transforms this thread is inside of."""
+    return int(functorch.get_dynamic_layer_stack_depth()) if functorch is not None else 0
+
+
+# --- the calls a program makes; their arguments are named for people who look at the graph
+
+
+@fx.has_side_effect
+def enter_layer(kind: str, batch_size: int, randomness: str, grad: bool) -> int:
+    """Begins a transform.
+
+    Args:
+        kind: As in `Layer`, like the others.
+        batch_size: As in `Layer`.
+        randomness: As in `Layer`.
+        grad: As in `Layer`.
+
+    Returns:
+        The level that its tensors belong to.
+    """
+    if kind == "dual":
+        return int(forward_ad.enter_dual_level())
+    if kind == "vmap":
+        return int(functorch._vmap_increment_nesting(batch_size, randomness))
+    enter = (
+        functorch._grad_increment_nesting if kind == "grad" else functorch._jvp_increment_nesting
+    )
+    with torch.set_grad_enabled(grad):
+        level = int(enter())
+    # torch.func marks the tensors it differentiates by itself in just this way.
+    functorch.set_inplace_requires_grad_allowed(True)
+    return level
+
+
+@fx.has_side_effect
+def leave_layer(kind: str) -> None:
+    """Ends the transform entered last, of this kind."""
+    if kind == "dual":
+        forward_ad.exit_dual_level()
+        return
+    leave = {
+        "vmap": functorch._vmap_decrement_nesting,
+        "grad": functorch._grad_decrement_nesting,
+        "jvp": functorch._jvp_decrement_nesting,
+    }[kind]
+    leave()
+    functorch.set_inplace_requires_grad_allowed(depth() > 0)
+
+
+def add_batch_dim(input: torch.Tensor, in_dim: int, level: int) -> torch.Tensor:
+    """What vmap does to an argument: hides the dimension ``in_dim``."""
+    made: torch.Tensor = functorch._add_batch_dim(input, in_dim, level)
+    return made
+
+
+def remove_batch_dim(input: torch.Tensor, out_dim: int, level: int) -> torch.Tensor:
+    """What vmap does to a result: shows the hidden dimension again, where it lies."""
+    if not functorch.is_batchedtensor(input):
+        return input
+    # The size is for tensors that were never batched.
+    made: torch.Tensor = functorch._remove_batch_dim(input, level, 0, out_dim)
+    return made
+
+
+def expand_batch_dims(
+    input: torch.Tensor,
+    sizes: tuple[int, ...],
+    dims: tuple[int, ...],
+) -> torch.Tensor:
+    """What vmap does to a result that has no hidden dimension: repeats it.
+
+    Args:
+        input: The result.
+        sizes: Of the new dimensions, which are put before its own.
+        dims: The order that all of them are brought into then.
+
+    Returns:
+        A view.
+    """
+    return input.expand(*sizes, *input.shape).permute(dims)
+
+
+def wrap_for_grad(input: torch.Tensor, level: int) -> torch.Tensor:
+    """What grad, vjp and jvp do to an argument: the same values, tracked at this level."""
+    made: torch.Tensor = functorch._wrap_for_grad(input, level)
+    return made
+
+
+def unwrap_for_grad(input: torch.Tensor, level: int) -> torch.Tensor:
+    """What grad, vjp and jvp do to a result: the same values without this level's tracking."""
+    made: torch.Tensor = functorch._unwrap_for_grad(input, level)
+    return made
+
+
+@contextmanager
+def layers_left() -> Iterator[None]:
+    """Leaves the layers that were entered inside and not left, as after an exception."""
+    before, dual = depth(), forward_ad._current_level
+    try:
+        yield
+    finally:
+        while forward_ad._current_level > dual:
+            forward_ad.exit_dual_level()
+        if depth() > before:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(before)
+            functorch.set_inplace_requires_grad_allowed(before > 0)
+
+
+class LayeredProgram(fx.GraphModule):
+    """A program with layers: leaves them also when one of its ops raises."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs it."""
+        with layers_left():
+            return super().__call__(*args, **kwargs)
+
+
+class LayerSwitch:
+    """Writes into a program where its layers begin and end.
+
+    Attributes:
+        now: The layers that the end of the program, as it is so far, runs under.
+        used: Whether there were any.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        """Starts outside of all transforms.
+
+        Args:
+            graph: Of the program.
+        """
+        self.now: tuple[Layer, ...] = ()
+        self.used = False
+        self._graph = graph
+        self._levels: dict[Layer, fx.Node] = {}
+
+    def to(self, wanted: tuple[Layer, ...]) -> None:
+        """Leaves and enters layers, so that what comes next runs under those wanted."""
+        shared = 0
+        while self.now[shared : shared + 1] == wanted[shared : shared + 1] != ():
+            shared += 1
+        for layer in reversed(self.now[shared:]):
+            self._graph.call_function(leave_layer, (layer.kind,))
+        for layer in wanted[shared:]:
+            facts = (layer.kind, layer.batch_size, layer.randomness, layer.grad)
+            self._levels[layer] = self._graph.call_function(enter_layer, facts)
+        self.now = wanted
+        self.used = self.used or bool(wanted)
+
+    def level(self, layer: Layer) -> fx.Node:
+        """The node that gives the level of a layer that was entered."""
+        return self._levels[layer]
+
+    def make(self, attributes: dict[str, Any], name: str) -> fx.GraphModule:
+        """The finished program."""
+        kind = LayeredProgram if self.used else fx.GraphModule
+        return kind(attributes, self._graph, class_name=name)

@@ -1,0 +1,630 @@
+"""``GraphLogger``: the first training step of any LightningModule, and nothing changed by it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.tuner import Tuner
+from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from modelviz_callbacks import GraphLogger, ModelGraph
+from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.report import ModelvizWarning
+from tests.zoo.leaves import difference, frozen
+from tests.zoo.untouched import switches
+
+# Only what is written at once, so that most tests take milliseconds.
+QUICK: dict[str, Any] = {"onnx": False, "formats": ["text"]}
+
+
+@pytest.fixture(autouse=True)
+def _lightning_is_quiet() -> Iterator[None]:
+    names = ("lightning.pytorch", "lightning.fabric", "alembic", "mlflow")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+class Classifier(pl.LightningModule):
+    """A backbone that is frozen in eval mode, and a head; no ``forward``."""
+
+    def __init__(self, lr: float = 0.01) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lr = lr
+        self.backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+        self.backbone.requires_grad_(False).eval()
+        self.head = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 2))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> Any:
+        loss = self.head(self.backbone(batch)).square().mean()
+        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.head.parameters(), self.lr)
+
+
+def data(rows: int = 16) -> DataLoader[Any]:
+    return DataLoader(torch.randn(rows, 4, generator=torch.Generator().manual_seed(0)), 4)
+
+
+def trainer_for(folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    settings: dict[str, Any] = {
+        "max_steps": 3,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "default_root_dir": folder,
+        "callbacks": list(callbacks),
+    }
+    return pl.Trainer(**settings | options)
+
+
+def recorded(
+    folder: Path, module: pl.LightningModule, loader: Any = None, **options: Any
+) -> ModelGraph:
+    """The graph of a short fit of a module."""
+    callback = GraphLogger(dirpath=folder / "graphs", **QUICK)
+    trainer_for(folder, callback, **options).fit(module, loader or data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    return ModelGraph.load(folder / "graphs" / "graph.json")
+
+
+def ops_of(graph: ModelGraph) -> list[str]:
+    return [node.op for node in graph.ops]
+
+
+HEAD_OPS = ["linear", "batch_norm", "relu", "add_", "batch_norm", "dropout", "linear"]
+
+
+# --- what is recorded
+
+
+def test_a_module_without_forward_is_recorded_with_its_loss(tmp_path: Path) -> None:
+    graph = recorded(tmp_path, Classifier())
+    assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
+    assert [node.path for node in graph.of_kind("input")] == ["batch"]
+    (loss,) = graph.of_kind("output")
+    assert loss.name == "loss"
+    assert [ref.node for ref in loss.inputs] == ["mean"]
+    flags = {call.name: call.training for call in graph.modules}
+    assert flags["backbone"] is False
+    assert flags["head"] is True
+
+
+class WithForward(Classifier):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(features))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self(batch).square().mean()
+
+
+def test_a_module_with_forward_is_recorded_with_its_loss(tmp_path: Path) -> None:
+    graph = recorded(tmp_path, WithForward())
+    assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
+    assert [node.name for node in graph.of_kind("output")] == ["loss"]
+
+
+class Rows(Dataset[dict[str, Any]]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": torch.ones(4), "file": f"{index}.png", "more": (torch.zeros(2), index)}
+
+
+class TakesDict(Classifier):
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        assert len(batch["file"]) == 4
+        scores = self.head(self.backbone(batch["image"]))
+        return {"loss": scores.square().mean(), "scores": scores.detach(), "note": None}
+
+
+def test_a_dict_batch_and_a_dict_result_are_recorded_with_their_keys(tmp_path: Path) -> None:
+    graph = recorded(tmp_path, TakesDict(), DataLoader(Rows(), 4))
+    paths = [node.path for node in graph.of_kind("input")]
+    assert [path for path in paths if "image" in path]
+    assert len(paths) == 3
+    results = {node.name: graph.spec(node.inputs[0]).shape for node in graph.of_kind("output")}
+    assert len(results) == 2
+    assert results["loss"] == ()
+    assert not any("_" in name for name in (*paths, *results))
+
+
+class Gan(pl.LightningModule):
+    """Two networks, two optimisers, two losses, optimised by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.critic = nn.Sequential(nn.Linear(4, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        for_generator, for_critic = self.optimizers()
+        self.toggle_optimizer(for_generator)
+        made = self.generator(torch.randn(len(batch), 2))
+        wanted = torch.ones(len(batch), 1)
+        fooled = F.binary_cross_entropy_with_logits(self.critic(made), wanted)
+        self.log("generator", fooled)
+        for_generator.zero_grad()
+        self.manual_backward(fooled)
+        self.clip_gradients(for_generator, 0.5, "norm")
+        for_generator.step()
+        self.untoggle_optimizer(for_generator)
+
+        self.toggle_optimizer(for_critic)
+        real = F.mse_loss(self.critic(batch), wanted)
+        fake = F.mse_loss(self.critic(made.detach()), wanted * 0)
+        for_critic.zero_grad()
+        self.manual_backward((real + fake) / 2)
+        for_critic.step()
+        self.untoggle_optimizer(for_critic)
+
+    def configure_optimizers(self) -> Any:
+        return [
+            torch.optim.Adam(self.generator.parameters(), 0.01),
+            torch.optim.SGD(self.critic.parameters(), 0.01, momentum=0.9),
+        ]
+
+
+def test_both_networks_and_both_losses_of_a_gan_are_recorded_whole(tmp_path: Path) -> None:
+    graph = recorded(tmp_path, Gan())
+    calls = [call.name for call in graph.modules if not call.parent]
+    assert calls == ["generator", "critic", "critic_1", "critic_2"]
+    one_network = ["linear", "relu", "linear"], ["linear", "leaky_relu", "linear"]
+    wanted = ["randn", *one_network[0], "ones", *one_network[1]]
+    wanted += ["binary_cross_entropy_with_logits", *one_network[1], "mse_loss", "detach"]
+    wanted += [*one_network[1], "mul", "mse_loss", "add", "div"]
+    assert sorted(ops_of(graph)) == sorted(wanted)
+    parameters = {node.path: node.name for node in graph.of_kind("parameter")}
+    assert parameters["generator.0.weight"] == "generator/0_Linear/weight"
+    losses = [node.inputs[0].node for node in graph.of_kind("output")]
+    assert losses == ["binary_cross_entropy_with_logits", "div"]
+
+
+def test_each_network_of_a_gan_has_its_own_onnx_files(tmp_path: Path) -> None:
+    callback = GraphLogger(dirpath=tmp_path, formats=["text"], trained_onnx=True)
+    trainer_for(tmp_path, callback).fit(Gan(), data())
+    found = {path.name for path in tmp_path.glob("*.onnx")}
+    assert found == {
+        f"{name}.{kind}"
+        for name in ("generator", "critic")
+        for kind in ("onnx", "model.onnx")
+    }
+
+
+def test_the_frameworks_own_bookkeeping_is_not_in_the_graph(tmp_path: Path) -> None:
+    class LogsALot(Classifier):
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log_dict({"a": loss, "b": 3.0}, on_step=True, on_epoch=True, sync_dist=True)
+            self.log("c", loss.detach(), reduce_fx="max", on_epoch=True, on_step=False)
+            return loss
+
+    graph = recorded(tmp_path, LogsALot(), logger=CSVLogger(tmp_path))
+    assert ops_of(graph) in (
+        [*HEAD_OPS, "square", "mean"],
+        [*HEAD_OPS, "square", "mean", "detach"],
+    )
+
+
+def test_mixed_precision_is_recorded_as_it_ran(tmp_path: Path) -> None:
+    graph = recorded(tmp_path, Classifier(), precision="bf16-mixed")
+    dtypes = {node.name: node.outputs[0].dtype for node in graph.ops if node.op == "linear"}
+    assert dtypes == {"backbone/0_Linear/linear": "bfloat16", "head/2_Linear/linear": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 2},
+        {"gradient_clip_val": 0.1},
+        {"detect_anomaly": True},
+        {"barebones": True, "logger": None, "enable_checkpointing": None, "log_every_n_steps": None},
+        {"precision": "64-true"},
+        {"inference_mode": False},
+        {"profiler": "simple"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_trainers_settings_do_not_change_what_is_recorded(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    if options.get("barebones"):
+        options |= {"enable_progress_bar": None, "enable_model_summary": None}
+    graph = recorded(tmp_path, Classifier(), **options)
+    assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
+
+
+def test_a_closure_that_runs_the_step_many_times_is_recorded_once(tmp_path: Path) -> None:
+    class Closure(Classifier):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.LBFGS(self.head.parameters(), max_iter=3)
+
+    graph = recorded(tmp_path, Closure())
+    assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
+
+
+def test_the_sanity_check_is_not_what_is_recorded(tmp_path: Path) -> None:
+    class Validates(Classifier):
+        def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+            assert not (tmp_path / "graphs").exists() or not self.trainer.sanity_checking
+            self.log("accuracy", self.head(self.backbone(batch)).mean())
+
+    callback = GraphLogger(dirpath=tmp_path / "graphs", **QUICK)
+    trainer = trainer_for(tmp_path, callback, num_sanity_val_steps=2)
+    trainer.fit(Validates(), data(), DataLoader(torch.randn(14, 4), 7))
+    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
+    assert graph.of_kind("input")[0].outputs[0].shape == (4, 4)
+    assert graph.module_by_name["head"].training
+
+
+# --- what it leaves alone
+
+
+class Watcher(pl.Callback):
+    """Notes what is switched on in every batch, and the losses."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.losses: list[torch.Tensor] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()]
+        self.seen.append((switches(), hooks, sorted(vars(module))))
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if outputs:
+            self.losses.append(outputs["loss"].detach().clone())
+
+
+def state_after_fit(
+    folder: Path, make: Callable[[], pl.LightningModule], *callbacks: pl.Callback
+) -> Any:
+    pl.seed_everything(0)
+    module, watcher = make(), Watcher()
+    module.train()
+    if isinstance(module, Classifier):
+        module.backbone.eval()
+    trainer = trainer_for(folder, *callbacks, watcher, max_steps=4)
+    trainer.fit(module, DataLoader(torch.randn(16, 4), 4, shuffle=True))
+    attributes = [sorted(vars(m)) for m in module.modules()]
+    return frozen(
+        {
+            "losses": watcher.losses,
+            "state": dict(module.state_dict()),
+            "gradients": [p.grad for p in module.parameters()],
+            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "flags": [m.training for m in module.modules()],
+            "attributes": attributes,
+            "torch": torch.get_rng_state(),
+            "numpy": numpy.random.get_state()[1],
+            "python": list(random.getstate()[1]),
+            "switches": switches(),
+        }
+    )
+
+
+@pytest.mark.parametrize("make", [Classifier, WithForward, Gan])
+def test_training_goes_the_same_to_the_bit_with_and_without_it(
+    make: Callable[[], pl.LightningModule], tmp_path: Path
+) -> None:
+    plain = state_after_fit(tmp_path, make)
+    callback = GraphLogger(dirpath=tmp_path / "graphs", trained_onnx=True)
+    watched = state_after_fit(tmp_path, make, callback)
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert list((tmp_path / "graphs").glob("*model.onnx"))
+    assert difference(plain, watched) == ""
+
+
+def test_from_the_second_batch_on_nothing_of_it_is_left(tmp_path: Path) -> None:
+    plain, watched = Watcher(), Watcher()
+    trainer_for(tmp_path, plain).fit(Classifier(), data())
+    callback = GraphLogger(dirpath=tmp_path, **QUICK)
+    trainer_for(tmp_path, callback, watched).fit(Classifier(), data())
+    assert len(watched.seen) == 3
+    for one, other in zip(plain.seen[1:], watched.seen[1:], strict=True):
+        assert difference(one, other) == ""
+
+
+def test_the_module_can_be_copied_and_saved_inside_the_recorded_step(tmp_path: Path) -> None:
+    class Copies(Classifier):
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            copied = copy.deepcopy(self.head)
+            torch.save(copied.state_dict(), tmp_path / "state.pt")
+            return super().training_step(batch, batch_idx)
+
+        def on_before_backward(self, loss: torch.Tensor) -> None:
+            copy.deepcopy(self)
+
+    assert ops_of(recorded(tmp_path, Copies()))[-2:] == ["square", "mean"]
+
+
+# --- where it goes
+
+
+def only_event_file(folder: Path) -> EventAccumulator:
+    (events,) = folder.glob("events.out.*")
+    return EventAccumulator(str(events)).Reload()
+
+
+def test_a_tensorboard_run_gets_the_graph_in_the_file_of_its_scalars(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphLogger(**QUICK)
+    trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
+    found = only_event_file(Path(logger.log_dir))
+    names = {node.name for node in GraphDef.FromString(found.Graph().SerializeToString()).node}
+    assert {"batch", "head/2_Linear/linear", "head/2_Linear/weight", "loss"} <= names
+    assert len(found.Scalars("loss_step")) == 3
+    files = {path.name for path in (Path(logger.log_dir) / "model_graph").iterdir()}
+    assert files == {"graph.json", "graph.txt", "report.json"}
+
+
+def test_an_mlflow_run_gets_all_files_and_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    logger = MLFlowLogger(
+        "tests", tracking_uri=store, artifact_location=(tmp_path / "artifacts").as_uri()
+    )
+    callback = GraphLogger(onnx=False, formats=["text", "svg", "markdown", "csv"])
+    trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
+    client = MlflowClient(store)
+    stored = {item.path for item in client.list_artifacts(logger.run_id, "model_graph")}
+    on_disk = {path.name for path in (tmp_path / "model_graph").iterdir() if path.suffix != ".0"}
+    assert callback.report is not None
+    assert stored == {f"model_graph/{name}" for name in callback.report.files}
+    assert set(callback.report.files) <= on_disk
+    run = client.get_run(logger.run_id)
+    graph = ModelGraph.load(tmp_path / "model_graph" / "graph.json")
+    assert run.data.tags["modelviz.class"].endswith("Classifier")
+    assert run.data.tags["modelviz.parameters"] == str(graph.parameter_count)
+    assert run.data.tags["modelviz.ops"] == str(len(graph.ops))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["loss_step"] > 0
+    back = Path(client.download_artifacts(logger.run_id, "model_graph/graph.json", str(tmp_path)))
+    assert ModelGraph.load(back) == graph
+
+
+@pytest.mark.parametrize("kind", ["none", "csv"])
+def test_without_a_tensorboard_logger_there_is_something_to_look_at(
+    kind: str, tmp_path: Path
+) -> None:
+    logger: Any = CSVLogger(tmp_path) if kind == "csv" else False
+    callback = GraphLogger(**QUICK)
+    trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
+    folder = (Path(logger.log_dir) if logger else tmp_path) / "model_graph"
+    assert (folder / "graph.txt").read_text().startswith("Classifier: batch 4×4 -> loss")
+    assert only_event_file(folder).Tags()["graph"]
+
+
+def test_a_fast_dev_run_is_recorded_and_keeps_the_callback_quiet(tmp_path: Path) -> None:
+    callback = GraphLogger(**QUICK)
+    trainer_for(tmp_path, callback, fast_dev_run=True).fit(Classifier(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert (tmp_path / "model_graph" / "graph.json").exists()
+
+
+def test_every_fit_of_one_callback_is_recorded_in_its_own_run(tmp_path: Path) -> None:
+    callback = GraphLogger(**QUICK)
+    for rows in (4, 2):
+        logger = TensorBoardLogger(tmp_path, name="runs")
+        trainer_for(tmp_path, callback, logger=logger).fit(
+            Classifier(), DataLoader(torch.randn(8, 4), rows)
+        )
+        graph = ModelGraph.load(Path(logger.log_dir) / "model_graph" / "graph.json")
+        assert graph.of_kind("input")[0].outputs[0].shape == (rows, 4)
+
+
+def test_a_second_fit_of_one_trainer_still_writes_to_its_run(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphLogger(**QUICK)
+    trainer = trainer_for(tmp_path, callback, logger=logger, max_steps=2)
+    module = Classifier()
+    trainer.fit(module, data())
+    trainer.fit_loop.epoch_loop.max_steps = 5
+    trainer.fit(module, data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert any("tensorboard" in place for place in callback.report.stored)
+
+
+def test_a_search_for_the_learning_rate_before_does_not_cost_the_graph(tmp_path: Path) -> None:
+    class WithData(Classifier):
+        def train_dataloader(self) -> DataLoader[Any]:
+            return data(64)
+
+    logger = TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphLogger(**QUICK)
+    trainer = trainer_for(tmp_path, callback, logger=logger)
+    module = WithData()
+    Tuner(trainer).lr_find(module, num_training=4)
+    trainer.fit(module)
+    assert callback.report is not None
+    assert callback.report.refused == []
+    found = [only.Tags()["graph"] for only in map(_reload, Path(logger.log_dir).glob("events*"))]
+    assert any(found)
+
+
+def _reload(path: Path) -> EventAccumulator:
+    return EventAccumulator(str(path)).Reload()
+
+
+def test_validation_alone_records_and_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Validates(Classifier):
+        def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+            self.head(self.backbone(batch))
+
+    callback = GraphLogger(**QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ModelvizWarning)
+        trainer_for(tmp_path, callback).validate(Validates(), data(), verbose=False)
+    assert callback.report is None
+    assert not (tmp_path / "model_graph").exists()
+    assert "modelviz" not in capsys.readouterr().out
+
+
+# --- bad days
+
+
+class Fails(Classifier):
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        super().training_step(batch, batch_idx)
+        raise RuntimeError("of the user")
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_step_that_raises_leaves_its_graph_and_its_exception(
+    on_error: Any, tmp_path: Path
+) -> None:
+    before = switches()
+    callback = GraphLogger(dirpath=tmp_path / "graphs", on_error=on_error, **QUICK)
+    module = Fails()
+    with pytest.raises(RuntimeError, match="of the user") as raised:
+        trainer_for(tmp_path, callback).fit(module, data())
+    assert raised.value.__cause__ is None
+    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
+    assert graph.partial
+    assert ops_of(graph)[: len(HEAD_OPS)] == HEAD_OPS
+    report = json.loads((tmp_path / "graphs" / "report.json").read_text())
+    assert "RuntimeError: of the user" in report["remarks"][0]
+    assert difference(before, switches()) == ""
+    assert "training_step" not in vars(module)
+
+
+def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK)
+    with pytest.warns(ModelvizWarning), pytest.raises(RuntimeError, match="of the user"):
+        trainer_for(tmp_path, callback).fit(Fails(), data())
+
+
+def test_a_folder_that_cannot_be_made_does_not_end_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", **QUICK)
+    trainer = trainer_for(tmp_path, callback)
+    with pytest.warns(ModelvizWarning, match="pass another dirpath="):
+        trainer.fit(Classifier(), data())
+    assert trainer.global_step == 3
+
+
+def test_errors_can_be_raised_at_the_end_of_the_training_instead(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK)
+    trainer = trainer_for(tmp_path, callback)
+    with pytest.warns(ModelvizWarning), pytest.raises(Exception, match=r"graph\.json"):
+        trainer.fit(Classifier(), data())
+    assert trainer.global_step == 3
+
+
+class Skips(Classifier):
+    epochs_to_skip = 1
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if self.current_epoch < self.epochs_to_skip else None
+
+
+def test_a_skipped_epoch_is_waited_for(tmp_path: Path) -> None:
+    graph = recorded(tmp_path, Skips(), max_steps=-1, max_epochs=2)
+    assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
+
+
+def test_a_fit_that_skips_everything_says_that_nothing_was_recorded(tmp_path: Path) -> None:
+    module = Skips()
+    module.epochs_to_skip = 9
+    callback = GraphLogger(**QUICK)
+    with pytest.warns(ModelvizWarning, match="on_train_batch_start skips every batch"):
+        trainer_for(tmp_path, callback, max_steps=-1, max_epochs=2).fit(module, data())
+    assert "training_step" not in vars(module)
+
+
+def test_a_wrong_option_is_refused_when_the_callback_is_made() -> None:
+    with pytest.raises(OptionError, match=r"unknown format 'svgg'.*did you mean 'svg'"):
+        GraphLogger(formats=["svgg"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="fromats"):
+        GraphLogger(fromats=["svg"])  # type: ignore[call-arg]
+
+
+# --- a good citizen
+
+
+class CopiesCallbacks(pl.Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GraphLogger):
+                copy.deepcopy(callback)
+                pickle.loads(pickle.dumps(callback))
+
+
+def test_the_callback_can_be_pickled_and_copied_before_in_and_after_a_fit(tmp_path: Path) -> None:
+    made = GraphLogger(dirpath=tmp_path / "graphs", **QUICK)
+    callback = pickle.loads(pickle.dumps(copy.deepcopy(made)))
+    logger = TensorBoardLogger(tmp_path)
+    trainer_for(tmp_path, callback, CopiesCallbacks(), logger=logger).fit(Classifier(), data())
+    assert (tmp_path / "graphs" / "graph.json").exists()
+    pickle.loads(pickle.dumps(copy.deepcopy(callback)))
+
+
+def test_a_checkpoint_with_the_callback_resumes(tmp_path: Path) -> None:
+    callback = GraphLogger(dirpath=tmp_path / "graphs", **QUICK)
+    trainer = trainer_for(tmp_path, callback)
+    trainer.fit(Classifier(), data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = trainer_for(
+        tmp_path, GraphLogger(dirpath=tmp_path / "resumed", **QUICK), max_steps=5
+    )
+    resumed.fit(Classifier(), data(), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert resumed.global_step == 5
+    assert (tmp_path / "resumed" / "graph.json").exists()
+
+
+def test_it_works_beside_callbacks_of_the_older_package_name(tmp_path: Path) -> None:
+    pytorch_lightning = pytest.importorskip("pytorch_lightning")
+    called: list[int] = []
+
+    class Older(pytorch_lightning.Callback):  # type: ignore[misc, name-defined]
+        def on_train_batch_end(self, *args: Any) -> None:
+            called.append(1)
+
+    graph = recorded(tmp_path, Classifier(), callbacks=None) if False else None
+    callback = GraphLogger(dirpath=tmp_path / "graphs", **QUICK)
+    trainer_for(tmp_path, Older(), callback).fit(Classifier(), data())
+    assert graph is None
+    assert len(called) == 3

@@ -1,0 +1,43 @@
+"""What is switched on in a process: hooks, modes and flags."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import torch
+from torch.nn.modules import module as module_hooks
+from torch.optim import optimizer as optimizer_hooks
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def hooks(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Every table of hooks, with the functions in it."""
+    return {
+        name: [getattr(hook, "__qualname__", type(hook).__qualname__) for hook in table.values()]
+        for name, table in attributes.items()
+        if "_hooks" in name and isinstance(table, dict)
+    }
+
+
+def switches() -> dict[str, Any]:
+    """What is switched on in this process and thread."""
+    tables = {**hooks(vars(module_hooks)), **hooks(vars(optimizer_hooks))}
+    return {
+        "hooks": tables,
+        "full backward hooks": str(module_hooks._global_is_full_backward_hook),
+        "function modes": [type(mode).__qualname__ for mode in _get_current_function_mode_stack()],
+        "dispatch modes": [type(mode).__qualname__ for mode in _get_current_dispatch_mode_stack()],
+        "function modes enabled": torch._C._is_torch_function_mode_enabled(),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
+        "default dtype": str(torch.get_default_dtype()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": threading.active_count(),
+        "trace function": str(sys.gettrace()),
+        "profile function": str(sys.getprofile()),
+        "module call": torch.nn.Module.__call__.__qualname__,
+    }

@@ -1,0 +1,117 @@
+"""Over the whole zoo: every model is captured, replays to the bit, and trains as if unwatched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from modelviz_callbacks import trace
+from tests.zoo import hard_cases, hard_memory, pyg_models, torch_layers, transformers_models
+from tests.zoo.captured import ancestors, assert_captured
+from tests.zoo.cases import Case
+from tests.zoo.leaves import difference, frozen
+from tests.zoo.replayed import assert_replays
+from tests.zoo.untouched import assert_untouched
+
+ALL = [
+    *hard_cases.CASES,
+    *torch_layers.CASES,
+    *pyg_models.CASES,
+    *transformers_models.CASES,
+]
+
+every_case = pytest.mark.parametrize(
+    "case", ALL, ids=[f"{case.family}-{case.name}" for case in ALL]
+)
+# What other libraries warn of while they build their models is not this zoo's matter.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_gradients() -> Iterator[None]:
+    """A case that fails with gradients switched off must not make the next ones fail."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.enable_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@every_case
+def test_is_captured_with_every_dependency_that_autograd_knows(case: Case) -> None:
+    assert_captured(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in ALL if case.replay == "exact"],
+    ids=[f"{case.family}-{case.name}" for case in ALL if case.replay == "exact"],
+)
+def test_replays_to_the_bit(case: Case) -> None:
+    assert_replays(case)
+
+
+@every_case
+def test_trains_as_if_nobody_watched(case: Case) -> None:
+    assert_untouched(case)
+
+
+def test_names_are_unique() -> None:
+    names = Counter((case.family, case.name) for case in ALL)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_every_case_says_where_it_is_from() -> None:
+    assert [case.name for case in ALL if not case.origin] == []
+
+
+def test_few_cases_cannot_be_replayed_by_nature() -> None:
+    impossible = [case.name for case in ALL if case.replay != "exact"]
+    assert len(impossible) <= 0.03 * len(ALL), impossible
+
+
+def test_a_build_is_the_same_each_time() -> None:
+    for case in (*hard_cases.CASES, *pyg_models.CASES):
+        first, second = case.make(), case.make()
+        states = [
+            frozen((list(model.state_dict().values()), args, kwargs))
+            for model, args, kwargs in (first, second)
+        ]
+        assert not difference(*states), case.name
+
+
+def test_there_are_enough_hard_cases() -> None:
+    assert len(hard_cases.CASES) >= 60
+
+
+def test_there_are_enough_graph_networks() -> None:
+    assert len(pyg_models.CASES) >= 12
+
+
+def test_every_layer_of_torch_is_a_case() -> None:
+    public = {
+        name
+        for name in dir(torch.nn)
+        if isinstance(getattr(torch.nn, name), type)
+        and issubclass(getattr(torch.nn, name), torch.nn.Module)
+    }
+    covered = {case.origin.removeprefix("torch.nn.") for case in torch_layers.CASES}
+    assert public - covered == torch_layers.NOT_LAYERS
+
+
+def test_at_least_120_architectures_of_transformers_are_listed_and_each_is_a_case() -> None:
+    listed = [model_type for model_type, _ in transformers_models.listed()]
+    assert len(set(listed)) >= 120
+    assert [case.name for case in transformers_models.CASES] == listed
+
+
+def test_writes_to_one_half_do_not_reach_the_other_half() -> None:
+    case = next(c for c in hard_memory.CASES if c.name == "writes_to_disjoint_views")
+    model, args, _ = case.make()
+    graph = trace(model, *args).graph
+    left, right = graph.of_kind("output")
+    assert not any(name.startswith("right/") for name in ancestors(graph, left.name))
+    assert not any(name.startswith("left/") for name in ancestors(graph, right.name))
