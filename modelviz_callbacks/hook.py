@@ -14,7 +14,7 @@ from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.tracing import Capture
+from modelviz_callbacks.tracing import Capture, class_of, is_compiled, unwrapped
 
 _NEVER = (
     "No forward of it ran in training mode between the making of the hook and its end. Make the "
@@ -52,8 +52,12 @@ class GraphHook:
             raise CaptureError(
                 f"GraphHook watches a torch.nn.Module, it was given a {type(model).__name__}."
             )
+        # Wrappers that only distribute (DDP) are not part of the model; one that compiles is
+        # watched from outside, since nothing of ours may run inside compiled code.
+        self._core = unwrapped(model)
+        model = model if is_compiled(model) else self._core
         self._model = model
-        self._pipeline = Pipeline(make_options(**options), type(model).__name__)
+        self._pipeline = Pipeline(make_options(**options), class_of(self._core).__name__)
         self._pipeline.find_mlflow()
         self._capture: Capture | None = None
         self._closed = False
@@ -73,20 +77,20 @@ class GraphHook:
 
     def close(self) -> None:
         """Disarms the hook and writes what is slow to make; safe to call again."""
-        self._close(may_raise=True)
+        self._close(None)
 
-    def _close(self, may_raise: bool) -> None:
+    def _close(self, error: BaseException | None) -> None:
         self._disarm()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
             with self._pipeline.guarded("the recording"):
-                self._pipeline.captured(capture.abandon(_INTERRUPTED))
+                self._pipeline.captured(capture.abandon(error or _INTERRUPTED))
         self._handled = None
         if not self._closed:
             self._closed = True
             if is_recording_rank():
-                self._pipeline.finish(_NEVER, may_raise)
+                self._pipeline.finish(_NEVER, may_raise=error is None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the model (an average of weights, a saved file) takes its hooks along; the
@@ -102,8 +106,7 @@ class GraphHook:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What the loop raised is what its author must see.
-        self._close(may_raise=error is None)
+        self._close(error)  # what the loop raised is what its author must see
 
     def _disarm(self) -> None:
         for handle in self._handles:
@@ -124,9 +127,10 @@ class GraphHook:
         if not model.training or self._closed or model is not self._model:
             return
         with self._pipeline.guarded("the recording"):
-            capture = Capture(model)
+            capture = Capture(self._core)
             capture.start(args, kwargs)
-            capture.enter_model()
+            if model is self._core:
+                capture.enter_model()
             self._capture, self._depth = capture, 0
             self._handled = sys.exc_info()[1]
 

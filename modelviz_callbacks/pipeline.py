@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.errors import CaptureError, ModelvizError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.options import Options
@@ -21,7 +21,7 @@ from modelviz_callbacks.report import Report
 from modelviz_callbacks.sinks.directory import Directory
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
-from modelviz_callbacks.tracing import Recording, to_graph
+from modelviz_callbacks.tracing import Recording, to_graph, with_flops
 from modelviz_callbacks.tracing.to_program import FACTS
 from modelviz_callbacks.tracing.units import Unit, units
 
@@ -39,6 +39,9 @@ _FILES = {
     "mermaid": ("graph.mmd", "mermaid"),
 }
 _QUICK = ("text", "csv")
+
+# How long the end of training may wait for an MLflow server, in seconds.
+_MLFLOW_LIMIT_S = 30
 
 
 class Pipeline:
@@ -66,7 +69,6 @@ class Pipeline:
         self._graph: ModelGraph | None = None
         self._failed: Exception | None = None
         self._finished = False
-        self._sink: TensorBoardSink | None = None
 
     # --- set by who knows more about the run
 
@@ -109,13 +111,24 @@ class Pipeline:
             self.report.remarks += [note.message for note in graph.notes]
         if self._graph is None:
             return
+        self._write_quick(graph)
+        if self.tensorboard is not False:
+            with self.guarded("the TensorBoard graph"):
+                self._write_tensorboard(graph)
+
+    def _write_quick(self, graph: ModelGraph) -> None:
         self._write("graph.json", lambda: dumps(graph).encode())
         for kind in _QUICK:
             if kind in self.options.formats:
                 self._write_format(kind, graph)
-        if self.tensorboard is not False:
-            with self.guarded("the TensorBoard graph"):
-                self._write_tensorboard(graph)
+
+    def _add_costs(self, recording: Recording, graph: ModelGraph) -> ModelGraph:
+        """Fills in the FLOPs, which take too long for the training step."""
+        with self.guarded("the FLOPs"):
+            graph = with_flops(graph, recording)
+            self.report.figures["flops"] = sum(node.flops or 0 for node in graph.ops)
+            self._write_quick(graph)
+        return graph
 
     def finish(self, if_nothing: str, may_raise: bool = True) -> None:
         """Writes what is slow, sends everything to MLflow, and ends the report.
@@ -132,8 +145,11 @@ class Pipeline:
             if self._failed is None:
                 self._refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
         else:
-            self._write_slow(self._recording, self._graph)
-            self._finish_tensorboard(self._graph)
+            self._graph = graph = self._add_costs(self._recording, self._graph)
+            self._write_slow(self._recording, graph)
+            if self.tensorboard is not False:
+                with self.guarded("the TensorBoard extras"):
+                    self._finish_tensorboard(graph)
         self._write_report()
         if self._mlflow_target is not None and self._graph is not None:
             with self.guarded("the MLflow run"):
@@ -143,7 +159,7 @@ class Pipeline:
         self._say(may_raise)
 
     def _say(self, may_raise: bool) -> None:
-        if self._graph is not None:
+        if self.report.files:
             print(_summary(self.report))
         self.report.warn()
         if may_raise and self._failed is not None and self.options.on_error == "raise":
@@ -215,36 +231,42 @@ class Pipeline:
             self.report.figures["onnx_max_difference"] = outcome.max_difference
 
     def _write_report(self) -> None:
-        self._has("report.json")
-        self._write("report.json", lambda: self.report.to_json().encode())
+        self._has("report.json")  # it lists itself
+        with self.guarded("report.json"):
+            try:
+                Directory(self.folder).write("report.json", self.report.to_json().encode())
+            except ModelvizError:
+                self.report.files.remove("report.json")
+                raise
 
     # --- destinations
 
     def _write_tensorboard(self, graph: ModelGraph) -> None:
-        """The run's graph, at once; the sink stays open, since a run wants one event file."""
+        """The run's graph, at once. A writer of our own is closed again: it has a thread."""
         from modelviz_callbacks.writers.graphdef import graph_def
 
-        target = self.folder if self.tensorboard is True else self.tensorboard
-        self._sink = TensorBoardSink(target)
-        self._sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
-        self._sink.flush()
-        self.report.stored.append(f"TensorBoard: tensorboard --logdir {self._sink.log_dir}")
+        with TensorBoardSink(self._tensorboard_target()) as sink:
+            sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
+            sink.flush()
+            self.report.stored.append(f"TensorBoard: tensorboard --logdir {sink.log_dir}")
 
     def _finish_tensorboard(self, graph: ModelGraph) -> None:
         """The named graphs, the table and the picture, in the same run."""
-        sink, self._sink = self._sink, None
-        if sink is None:
-            return
-        with self.guarded("the TensorBoard extras"), sink:
+        with TensorBoardSink(self._tensorboard_target()) as sink:
             add_named_graphs(sink, graph)
-            if "png" in self.options.formats and "graph.png" in self.report.files:
+            if "graph.png" in self.report.files:
                 sink.add_image(f"{graph.name}/graph", (self.folder / "graph.png").read_bytes())
             sink.add_text(f"{graph.name}/graph", f"```\n{graph}\n```")
+            sink.flush()
+
+    def _tensorboard_target(self) -> Any:
+        return self.folder if self.tensorboard is True else self.tensorboard
 
     def _write_mlflow(self, target: MlflowTarget, graph: ModelGraph) -> None:
         from modelviz_callbacks.sinks.mlflow import MlflowSink
 
-        sink = MlflowSink(target, run_name=self.report.name)
+        print(f"modelviz: sending the files to MLflow (at most {_MLFLOW_LIMIT_S} s)", flush=True)
+        sink = MlflowSink(target, run_name=self.report.name, deadline_s=_MLFLOW_LIMIT_S)
         try:
             files = {name: self.folder / name for name in self.report.files}
             self.report.stored.append(f"MLflow: {sink.store(files)}")
@@ -261,8 +283,8 @@ class Pipeline:
 
 
 def graph_of(recording: Recording, name: str | None = None) -> ModelGraph:
-    """The model graph of a recording; see `modelviz_callbacks.tracing.to_graph`."""
-    return to_graph(recording, name)
+    """The model graph of a recording, with costs; see `modelviz_callbacks.tracing.to_graph`."""
+    return with_flops(to_graph(recording, name), recording)
 
 
 def render(graph: ModelGraph, kind: str, depth: int | None = None) -> bytes:

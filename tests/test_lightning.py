@@ -332,7 +332,8 @@ def state_after_fit(
             "torch": torch.get_rng_state(),
             "numpy": numpy.random.get_state()[1],
             "python": list(random.getstate()[1]),
-            "switches": switches(),
+            # The exporter's progress bar has a thread of its own.
+            "switches": {key: value for key, value in switches().items() if key != "threads"},
         }
     )
 
@@ -387,7 +388,8 @@ def test_a_tensorboard_run_gets_the_graph_in_the_file_of_its_scalars(tmp_path: P
     trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
     found = only_event_file(Path(logger.log_dir))
     names = {node.name for node in GraphDef.FromString(found.Graph().SerializeToString()).node}
-    assert {"batch", "head/2_Linear/linear", "head/2_Linear/weight", "loss"} <= names
+    assert {"head/2_Linear/linear", "head/2_Linear/weight", "loss"} <= names
+    assert "batch" in {name.partition("/")[0] for name in names}
     assert len(found.Scalars("loss_step")) == 3
     files = {path.name for path in (Path(logger.log_dir) / "model_graph").iterdir()}
     assert files == {"graph.json", "graph.txt", "report.json"}
@@ -616,15 +618,15 @@ def test_a_checkpoint_with_the_callback_resumes(tmp_path: Path) -> None:
 
 
 def test_it_works_beside_callbacks_of_the_older_package_name(tmp_path: Path) -> None:
-    pytorch_lightning = pytest.importorskip("pytorch_lightning")
+    import pytorch_lightning
+
     called: list[int] = []
 
-    class Older(pytorch_lightning.Callback):  # type: ignore[misc, name-defined]
+    class Older(pytorch_lightning.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, *args: Any) -> None:
             called.append(1)
 
-    graph = recorded(tmp_path, Classifier(), callbacks=None) if False else None
     callback = GraphLogger(dirpath=tmp_path / "graphs", **QUICK)
     trainer_for(tmp_path, Older(), callback).fit(Classifier(), data())
-    assert graph is None
     assert len(called) == 3
+    assert (tmp_path / "graphs" / "graph.json").exists()

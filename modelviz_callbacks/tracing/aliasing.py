@@ -52,6 +52,11 @@ class Aliasing(Generic[_W]):
         region.writes.append((slot, writer))
         self._synced[slot] = len(region.writes)
 
+    def sync(self, slot: Slot) -> None:
+        """Takes a tensor to show all that was written until now."""
+        if slot in self._regions:
+            self._synced[slot] = len(self._regions[slot].writes)
+
     def pending(self, slot: Slot) -> Iterator[_W]:
         """The writers since this slot was made or last read, that changed what it shows."""
         region = self._regions.get(slot)

@@ -33,16 +33,28 @@ _FRAMEWORKS: Final = tuple(
 _DEMOS: Final = f"{os.sep}demos{os.sep}"
 
 
+# FSDP's hooks run between the modules' calls and move parameters about.
+_SHARDING: Final = (
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_fully_shard{os.sep}",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_runtime_utils.py",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_flat_param.py",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_unshard_param_utils.py",
+)
+
+
 class FrameKind(IntEnum):
     """Whose code a frame runs."""
 
     USER = 0
     TORCH = 1  # torch itself or this library: look further out
     PLUMBING = 2  # a training framework's own bookkeeping
+    SHARDING = 3  # gathers and frees parameters around the modules' forwards
 
 
 def classify_file(filename: str) -> FrameKind:
     """Whose code a file is."""
+    if any(part in filename for part in _SHARDING):
+        return FrameKind.SHARDING
     if filename.startswith((_TORCH, _HERE, "<frozen")):
         return FrameKind.TORCH
     if any(part in filename for part in _PASSES_ON):

@@ -1,7 +1,8 @@
 """The inference form of a program: dropout, batch norm and the like switched off.
 
 A module in eval mode would have made these very calls with their training flags off, so the
-flags are what is changed; nothing else is, and the model itself is not touched.
+flags are what is changed, and the model itself is not touched. Autocast is left out: it is a
+setting of the training, and the exporters cannot take it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _SWITCHES: dict[Any, tuple[str, int, Any]] = {
     ),
 }
 _NORMS = (functional.batch_norm, functional.instance_norm, torch.batch_norm)
+_PRECISION = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
@@ -64,6 +66,9 @@ def to_inference(program: fx.GraphModule) -> fx.GraphModule:
     copied: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(program.graph, copied)
     graph.output(output)
+    for node in reversed(list(graph.nodes)):
+        if node.target in _PRECISION:
+            graph.erase_node(node)
     for node in list(graph.nodes):
         if node.op == "call_function":
             _switch_off(node)

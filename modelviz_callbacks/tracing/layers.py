@@ -62,24 +62,21 @@ def enter_layer(kind: str, batch_size: int, randomness: str, grad: bool) -> int:
         The level that its tensors belong to.
     """
     if kind == "dual":
-        return int(forward_ad.enter_dual_level())
+        return int(forward_ad.enter_dual_level())  # type: ignore[no-untyped-call]
     if kind == "vmap":
         return int(functorch._vmap_increment_nesting(batch_size, randomness))
     enter = (
         functorch._grad_increment_nesting if kind == "grad" else functorch._jvp_increment_nesting
     )
     with torch.set_grad_enabled(grad):
-        level = int(enter())
-    # torch.func marks the tensors it differentiates by itself in just this way.
-    functorch.set_inplace_requires_grad_allowed(True)
-    return level
+        return int(enter())
 
 
 @fx.has_side_effect
 def leave_layer(kind: str) -> None:
     """Ends the transform entered last, of this kind."""
     if kind == "dual":
-        forward_ad.exit_dual_level()
+        forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
         return
     leave = {
         "vmap": functorch._vmap_decrement_nesting,
@@ -87,7 +84,6 @@ def leave_layer(kind: str) -> None:
         "jvp": functorch._jvp_decrement_nesting,
     }[kind]
     leave()
-    functorch.set_inplace_requires_grad_allowed(depth() > 0)
 
 
 def add_batch_dim(input: torch.Tensor, in_dim: int, level: int) -> torch.Tensor:
@@ -120,7 +116,36 @@ def expand_batch_dims(
     Returns:
         A view.
     """
-    return input.expand(*sizes, *input.shape).permute(dims)
+    with _layers_of(input):
+        return input.expand(*sizes, *input.shape).permute(dims)
+
+
+def permute(input: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """What vmap does to put a dimension where ``out_dims`` wants it."""
+    with _layers_of(input):
+        return input.permute(dims)
+
+
+def as_strided(
+    input: torch.Tensor, size: tuple[int, ...], stride: tuple[int, ...], storage_offset: int
+) -> torch.Tensor:
+    """`torch.as_strided` of a tensor that is in fewer transforms than are under way."""
+    with _layers_of(input):
+        return input.as_strided(size, stride, storage_offset)
+
+
+@contextmanager
+def _layers_of(tensor: torch.Tensor) -> Iterator[None]:
+    """Sets the transforms aside that a tensor is in no wrapper of: they would add theirs."""
+    level = functorch.maybe_get_level(tensor) or 0
+    aside = []
+    try:
+        while depth() > max(level, 0):
+            aside.append(functorch.pop_dynamic_layer_stack())
+        yield
+    finally:
+        while aside:
+            functorch.push_dynamic_layer_stack(aside.pop())
 
 
 def wrap_for_grad(input: torch.Tensor, level: int) -> torch.Tensor:
@@ -135,6 +160,16 @@ def unwrap_for_grad(input: torch.Tensor, level: int) -> torch.Tensor:
     return made
 
 
+def requires_grad_(input: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
+    """The method of this name, which inside a transform only torch.func itself may call."""
+    before = functorch.get_inplace_requires_grad_allowed()
+    functorch.set_inplace_requires_grad_allowed(True)
+    try:
+        return input.requires_grad_(requires_grad)
+    finally:
+        functorch.set_inplace_requires_grad_allowed(before)
+
+
 @contextmanager
 def layers_left() -> Iterator[None]:
     """Leaves the layers that were entered inside and not left, as after an exception."""
@@ -143,10 +178,9 @@ def layers_left() -> Iterator[None]:
         yield
     finally:
         while forward_ad._current_level > dual:
-            forward_ad.exit_dual_level()
+            forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
         if depth() > before:
             functorch.pop_dynamic_layer_stack_and_undo_to_depth(before)
-            functorch.set_inplace_requires_grad_allowed(before > 0)
 
 
 class LayeredProgram(fx.GraphModule):

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 # A constant larger than this is not kept for replay: it could be somebody's activations.
 MAX_CONSTANT_BYTES = 64 * 2**20
 
+# Autograd nodes that hand a tensor on under another object: hooks on a module's backward.
+_PASS_THROUGH = frozenset(
+    {
+        "BackwardHookFunctionBackward",
+        "RegisterPostBackwardFunctionBackward",
+        "_BackwardHookFunctionBackward",
+    }
+)
+
 # How far autograd's graph is followed backwards from one unexplained tensor.
 _MAX_NODES = 10_000
 
@@ -72,6 +81,9 @@ class OriginFinder:
         if self.is_state(tensor):
             self._external[slot.storage] = slot
             return origin
+        if self._learn_gathered(tensor):
+            origin.gathered = True
+            return origin
         self.unexplained += 1
         origin.alias_of = self._sharing(tensor, slot)
         if origin.alias_of is None and tensor.grad_fn is not None:
@@ -79,6 +91,8 @@ class OriginFinder:
             origin.sources = self._autograd_sources(tensor.grad_fn)
         if len(origin.sources) == 1 and 0 != slot.storage == origin.sources[0].storage:
             origin.alias_of = origin.sources[0]  # a view whose base is known but gone
+        if origin.alias_of is not None and tensor.grad_fn is not None:
+            origin.passes = tensor.grad_fn.name() in _PASS_THROUGH
         if origin.alias_of is None and not origin.sources:
             origin.sources = self._python_sources(tensor)
             origin.made_by = "python" if origin.sources else ""
@@ -89,6 +103,32 @@ class OriginFinder:
             if sizes is None or math.prod(sizes) * slot.dtype.itemsize < MAX_CONSTANT_BYTES:
                 origin.value = _same_level(tensor, tensor.detach())
         return origin
+
+    def _learn_gathered(self, tensor: torch.Tensor) -> bool:
+        """Finds a parameter that took another's place just now, as FSDP's gathered ones do.
+
+        It is there for the time of a module's call: the modules being called tell its name.
+        """
+        if not isinstance(tensor, torch.nn.Parameter):
+            return False
+        for module in self._open_modules():
+            for label, parameter in module.named_parameters():
+                if parameter is tensor:
+                    return self._state.learn(tensor, module, label)
+        return False
+
+    def _open_modules(self) -> Iterator[torch.nn.Module]:
+        """The modules whose calls are under way, innermost first."""
+        depth = 0
+        for raw in reversed(self._recorder.tape):
+            entry = as_entry(raw)
+            if isinstance(entry, Leave):
+                depth += 1
+            elif isinstance(entry, Enter):
+                if depth == 0:
+                    yield entry.module
+                else:
+                    depth -= 1
 
     def keep_value(self, slot: Slot) -> None:
         """Copies the value of the state behind a slot that is about to be written to."""

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.frames import FrameKind, classify_file
-from modelviz_callbacks.tracing.origins import OriginFinder
+from modelviz_callbacks.tracing.origins import OriginFinder, flat_slots
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import walk
 from modelviz_callbacks.tracing.tape import RawEntry, Slot, autocast_state
@@ -40,6 +40,7 @@ _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 _is_grad_enabled = torch.is_grad_enabled
 _Tensor = torch.Tensor
 _TORCH_FILE, _PLUMBING_FILE = FrameKind.TORCH, FrameKind.PLUMBING
+_SHARDING_FILE = FrameKind.SHARDING
 
 # How an argument is taken over, by its exact class.
 _KEEP, _TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
@@ -179,6 +180,9 @@ class Recorder(TorchFunctionMode):
             frame = frame.f_back
         if frame is None:
             code, lasti, plumbing = None, 0, False
+        elif kind is _SHARDING_FILE:
+            self._forget((result, writes))
+            return
         else:
             lasti, plumbing = frame.f_lasti, kind is _PLUMBING_FILE
         self.tape.append(
@@ -197,6 +201,13 @@ class Recorder(TorchFunctionMode):
                 _sequence_number(),
             )
         )
+
+    def _forget(self, made: Any) -> None:
+        """Drops what a call made that is not recorded: met again, it is explained anew."""
+        for slot in flat_slots(made):
+            tensor = slot.ref()
+            if tensor is not None:
+                self._slots.pop(id(tensor), None)
 
     # --- what goes in
 

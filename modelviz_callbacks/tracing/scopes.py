@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Port
+from modelviz_callbacks.tracing.wrappers import class_name, class_of
 
 
 @dataclass
@@ -38,12 +39,6 @@ class Scope:
             self.inputs,
             self.outputs,
         )
-
-
-def class_name(value: object) -> str:
-    """Qualified class name, without torch.compile's or FSDP's wrapping of the class."""
-    cls = type(value)
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 @dataclass
@@ -126,9 +121,9 @@ class ScopeTree:
         paths = self._paths.get(id(module))
         caller = self.current
         if not paths:
-            return None, caller, [type(module).__name__]
+            return None, caller, [class_of(module).__name__]
         if module is self.model:
-            return "", caller, [type(module).__name__]
+            return "", caller, [class_of(module).__name__]
         if caller.path is not None:
             prefix = f"{caller.path}." if caller.path else ""
             for path in paths:
@@ -160,4 +155,4 @@ class ScopeTree:
 
 
 def _label(step: str, module: torch.nn.Module) -> str:
-    return f"{step}_{type(module).__name__}" if step.isdigit() else step
+    return f"{step}_{class_of(module).__name__}" if step.isdigit() else step

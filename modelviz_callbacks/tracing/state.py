@@ -57,6 +57,24 @@ class StateNames:
                     found = StateTensor(kind, names[0], tuple(names[1:]))
                     self._found[id(tensor)] = (tensor, found)
 
+    def learn(self, tensor: torch.Tensor, module: torch.nn.Module, label: str) -> bool:
+        """Gives a tensor the name it has now below a module.
+
+        Args:
+            tensor: A parameter that was not there when the names were read.
+            module: One of the model's modules.
+            label: The parameter's name in it.
+
+        Returns:
+            Whether the module is one of the model's.
+        """
+        for path, other in self._model.named_modules():
+            if other is module:
+                name = f"{path}.{label}" if path else label
+                self._found[id(tensor)] = (tensor, StateTensor("parameter", name, ()))
+                return True
+        return False
+
     def find(self, tensor: torch.Tensor) -> StateTensor | None:
         """The names of a parameter or buffer; ``None`` for any other tensor."""
         known = self._found.get(id(tensor))

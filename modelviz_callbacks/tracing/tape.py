@@ -114,6 +114,9 @@ class Origin:
         value: The tensor itself where the program needs it again (a constant, or the state
             of a parameter or buffer before the first write to it); ``None`` otherwise.
         kept: Whether ``value`` is a copy of our own.
+        passes: Whether it is ``alias_of`` under another object (a module's backward hooks
+            wrap its arguments so), not something a model does.
+        gathered: Whether it is a sharded parameter put together for this one call.
         was_lazy: Whether it was a lazy module's parameter without a value yet.
         sources: Slots it was computed from out of sight; empty for one that was just there.
         alias_of: Slot whose memory it shares.
@@ -123,6 +126,8 @@ class Origin:
     value: torch.Tensor | None = None
     kept = False
     was_lazy = False
+    passes = False
+    gathered = False
     sources: tuple[Slot, ...] = ()
     alias_of: Slot | None = None
     made_by = ""

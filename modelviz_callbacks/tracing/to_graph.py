@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -24,6 +25,7 @@ from modelviz_callbacks.graph import (
     TensorSpec,
     check,
 )
+from modelviz_callbacks.graph.notes import notes
 from modelviz_callbacks.tracing.aliasing import Aliasing
 from modelviz_callbacks.tracing.frames import source_of
 from modelviz_callbacks.tracing.layers import Layer
@@ -35,11 +37,12 @@ from modelviz_callbacks.tracing.recording import (
     named_leaves,
     paths_of_arguments,
 )
-from modelviz_callbacks.tracing.scopes import Scope, ScopeTree, class_name
+from modelviz_callbacks.tracing.scopes import Scope, ScopeTree
 from modelviz_callbacks.tracing.signatures import named_arguments, op_name, qualified_name
 from modelviz_callbacks.tracing.structure import Atom, Branch, as_walked
 from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot
 from modelviz_callbacks.tracing.torch_calls import CallKind, classify
+from modelviz_callbacks.tracing.wrappers import class_name, class_of
 
 
 @dataclass
@@ -97,7 +100,11 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     """
     graph = _Lowering(recording).run(name)
     check(graph)
-    return graph
+    modules = [
+        (path, type(module).forward is not torch.nn.Module.forward)
+        for path, module in recording.model.named_modules()
+    ]
+    return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
 
 
 class _Lowering:
@@ -234,7 +241,7 @@ class _Lowering:
         ]
         if saw_ops or not unseen:
             return  # each unseen tensor has an origin of its own
-        draft = self._draft("opaque", type(entry.module).__name__, scope)
+        draft = self._draft("opaque", class_of(entry.module).__name__, scope)
         draft.target = class_name(entry.module)
         inputs = [*flat_slots(entry.args), *flat_slots(entry.kwargs)]
         for index, slot in enumerate(inputs):
@@ -275,6 +282,8 @@ class _Lowering:
             self._memory.add_result(slot, given)
         for slot in entry.writes:
             self._memory.add_write(slot, draft)
+        for slot in results:
+            self._memory.sync(slot)  # it was made together with the write
 
     def _source(self, entry: OpEntry) -> Source | None:
         key = (entry.code, entry.lasti)
@@ -327,7 +336,10 @@ class _Lowering:
         """A tensor that no recorded op made gets the node that its origin says."""
         tensor, origin = slot.ref(), slot.origin
         ref = self._state_ref(tensor, slot) if tensor is not None else None
-        if ref is None and origin is not None and origin.alias_of is not None:
+        if ref is None and origin is not None and origin.passes and origin.alias_of:
+            self._memory.add_result(slot, [origin.alias_of])
+            ref = self._read(origin.alias_of)
+        elif ref is None and origin is not None and origin.alias_of is not None:
             ref = self._opaque("view", [origin.alias_of], slot)
             self._memory.add_result(slot, [origin.alias_of])
         elif ref is None and origin is not None and origin.sources:
@@ -412,4 +424,4 @@ def python_text(value: Any) -> str:
         return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
     shape = getattr(value, "shape", None)
     suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
-    return class_name(value) + suffix
+    return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

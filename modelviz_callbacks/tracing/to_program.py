@@ -12,7 +12,7 @@ from __future__ import annotations
 import keyword
 import operator
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,14 @@ from torch import fx
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.frames import source_of
-from modelviz_callbacks.tracing.layers import Layer, LayerSwitch
+from modelviz_callbacks.tracing.layers import Layer, LayerSwitch, as_strided, requires_grad_
 from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.signatures import qualified_name
 from modelviz_callbacks.tracing.structure import Atom, Branch
 from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot
 from modelviz_callbacks.tracing.torch_calls import CallKind, classify, property_name
+from modelviz_callbacks.tracing.wrappers import class_name, class_of
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
 STATE = "state"
@@ -136,9 +137,9 @@ class _Lowering:
 
     def _enter(self, entry: Enter) -> None:
         self._stacks.append(self._module_stack)
-        path = self._paths.get(id(entry.module), type(entry.module).__name__)
+        path = self._paths.get(id(entry.module), class_of(entry.module).__name__)
         key = f"{path}@{len(self._stacks)}"
-        cls = f"{type(entry.module).__module__}.{type(entry.module).__qualname__}"
+        cls = class_name(entry.module)
         self._module_stack = {**self._module_stack, key: (path, cls)}
 
     def _leave(self, entry: Leave) -> None:
@@ -227,6 +228,8 @@ class _Lowering:
             return self._graph.call_function(operator.setitem, args, kwargs)
         if name == "__getitem__":
             return self._graph.call_function(operator.getitem, args, kwargs)
+        if self._layers.now and name == "requires_grad_":
+            return self._graph.call_function(requires_grad_, args, kwargs)
         if _is_method(func, name):
             return self._graph.call_method(name, args, kwargs)
         return self._graph.call_function(func, args, kwargs)
@@ -324,6 +327,8 @@ class _Lowering:
         tensor, origin = slot.ref(), slot.origin
         found = self._state.find(tensor) if tensor is not None else None
         if found is not None and tensor is not None:
+            if origin is not None and origin.gathered:
+                return self._block(f"the sharded parameter {found.name} was gathered for one call")
             lives = self._live_state and origin is not None and origin.was_lazy
             if origin is None or not origin.kept or origin.value is None or lives:
                 return self._attribute(tensor, found.name)
@@ -332,11 +337,13 @@ class _Lowering:
         if origin is None:
             # Made before this part of the tape began, and not handed to it as an argument.
             return self._add_input(f"captured_{len(self._inputs)}", slot)
+        if origin.alias_of is not None and origin.passes:
+            return self._read(origin.alias_of)
         if origin.alias_of is not None and slot.stride is not None:
             base = self._read(origin.alias_of)
             arguments = (base, tuple(slot.shape or ()), slot.stride, slot.offset)
-            with self._after(origin.alias_of) if self._layers.now else nullcontext():
-                return self._graph.call_function(torch.as_strided, arguments)
+            func = as_strided if self._layers.now else torch.as_strided
+            return self._graph.call_function(func, arguments)
         if origin.value is not None and not origin.sources:
             name = f"constant_{len(self._attributes)}"
             if origin.kept:
@@ -344,10 +351,12 @@ class _Lowering:
             return self._attribute(origin.value, name)
         if origin.value is not None:
             return self._attribute(origin.value, f"constant_{len(self._attributes)}")
-        made_by = origin.made_by if origin.made_by else "code out of sight"
-        shape = tuple(slot.shape) if slot.shape is not None else "?"
-        self._blocked.append(f"a tensor of shape {shape} was made by {made_by}")
-        return self._graph.call_function(_unreplayable, (self._blocked[-1],))
+        made_by = origin.made_by or "code out of sight"
+        return self._block(f"a tensor of shape {slot.sizes or '?'} was made by {made_by}")
+
+    def _block(self, reason: str) -> fx.Node:
+        self._blocked.append(reason)
+        return self._graph.call_function(_unreplayable, (reason,))
 
     def _copy_of(self, value: torch.Tensor, name: str, requires_grad: bool) -> fx.Node:
         kept = self._attribute(value, name)

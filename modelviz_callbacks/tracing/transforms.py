@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch.multiprocessing import reductions
 
 from modelviz_callbacks.tracing.layers import (
     Layer,
     add_batch_dim,
+    as_strided,
     depth,
     expand_batch_dims,
     functorch,
+    permute,
     remove_batch_dim,
     unwrap_for_grad,
     wrap_for_grad,
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 _KINDS = {"Vmap": "vmap", "Grad": "grad", "Jvp": "jvp"}
 
 _NOTHING = torch.zeros((), device="cpu")
+
+
+# Tells whether a storage is still there without keeping its memory.
+_StorageWeakRef: Any = reductions.StorageWeakRef
 
 
 class _Open(NamedTuple):
@@ -103,7 +109,7 @@ class TransformWatcher:
         self._inside: dict[int, Slot] = {}
         self._ways_out: dict[Slot, _Inside] = {}
         self._shown: dict[int, list[_Shown]] = {}
-        self._storages: dict[int, StorageWeakRef] = {}
+        self._storages: dict[int, Any] = {}
         self._duals: list[_DualLevel] = []
 
     # --- what the recorder tells and asks
@@ -202,12 +208,12 @@ class TransformWatcher:
             chain.append((tensor, slot))
         address = _address(tensor)
         if address and not self._is_held(address):
-            self._storages[address] = StorageWeakRef(tensor.untyped_storage())
+            self._storages[address] = _StorageWeakRef(tensor.untyped_storage())
             self._shown[address] = []
         for held, held_slot in chain:
             if address:
                 held_slot.storage = address
-                self._shown[address].append(_shown(held, held_slot, tensor.storage_offset()))
+                self._shown[address].append(_shown(held, held_slot, tensor))
 
     def _is_held(self, address: int) -> bool:
         """Whether the storage there is the one that was noted; while noted, no other can be."""
@@ -223,12 +229,14 @@ class TransformWatcher:
         if not wrapped:
             return self._as_view(tensor)
         base = functorch.get_unwrapped(tensor)
-        if self._recorder.known(base) is None and self._inside_of(base) is None:
+        has_history = tensor.grad_fn is not None
+        known = self._recorder.known(base) is not None or self._inside_of(base) is not None
+        if has_history or not known:
             slot = self._as_view(tensor)
             if slot is not None:
                 self._look_inside(tensor, slot)
-            if slot is not None or tensor.grad_fn is not None:
-                return slot  # with a history and no known base, an op out of sight made it
+            if slot is not None or has_history:
+                return slot  # what is freshly wrapped has no history: an op out of sight made it
         return self._wrap(tensor, base)
 
     def _inside_of(self, tensor: torch.Tensor) -> Slot | None:
@@ -249,13 +257,15 @@ class TransformWatcher:
         if layer is None:
             return None
         base_slot = self._recorder.slot(base)
+        func: Any
+        args: tuple[Any, ...]
         if functorch.is_batchedtensor(tensor):
-            func, facts = add_batch_dim, (functorch.maybe_get_bdim(tensor), layer)
+            func, args = add_batch_dim, (base_slot, functorch.maybe_get_bdim(tensor), layer)
         else:
-            func, facts = wrap_for_grad, (layer,)
+            func, args = wrap_for_grad, (base_slot, layer)
         slot = Slot(tensor, len(self._recorder.tape))
         self._layers_at[len(self._recorder.tape)] = layers
-        self._recorder.append_derived(func, (base_slot, *facts), slot)
+        self._recorder.append_derived(func, args, slot)
         self._look_inside(tensor, slot)
         return slot
 
@@ -266,7 +276,7 @@ class TransformWatcher:
         if not address or not self._is_held(address):
             return None
         slot = Slot(tensor, len(self._recorder.tape))
-        wanted = _shown(tensor, slot, plain.storage_offset())
+        wanted = _shown(tensor, slot, plain)
         found = [one for one in self._shown[address] if _alike(one.levels, levels)]
         for shown in reversed(found):
             order = _reordered(shown, wanted)
@@ -275,10 +285,10 @@ class TransformWatcher:
                 sizes = [wanted.shape[order.index(n)] for n in range(len(order) - len(shown.shape))]
                 if sizes:
                     return self._derive(expand_batch_dims, (source, tuple(sizes), order), slot)
-                return self._derive(torch.permute, (source, order), slot)
+                return self._derive(permute, (source, order), slot)
         if found and not levels:
             facts = (wanted.shape, wanted.stride, wanted.offset)
-            return self._derive(torch.as_strided, (self._on_tape(found[-1].slot), *facts), slot)
+            return self._derive(as_strided, (self._on_tape(found[-1].slot), *facts), slot)
         return None
 
     def _derive(self, func: Any, args: tuple[Any, ...], slot: Slot) -> Slot:
@@ -307,11 +317,11 @@ def _is_dead(opened: _Open) -> bool:
 
 
 def _dual(primal: torch.Tensor, tangent: torch.Tensor) -> Any:
-    return torch._VF._make_dual(primal, tangent, level=0)  # type: ignore[attr-defined]
+    return torch._VF._make_dual(primal, tangent, level=0)
 
 
 def _unpack(dual: torch.Tensor) -> Any:
-    return torch._VF._unpack_dual(dual, level=0)  # type: ignore[attr-defined]
+    return torch._VF._unpack_dual(dual, level=0)
 
 
 def _with_dual(layers: tuple[Layer, ...], dual: _DualLevel) -> tuple[Layer, ...]:
@@ -351,10 +361,10 @@ def _address(tensor: torch.Tensor) -> int:
         return 0  # sparse and the like: nothing to compare
 
 
-def _shown(tensor: torch.Tensor, slot: Slot, offset: int) -> _Shown:
+def _shown(tensor: torch.Tensor, slot: Slot, memory: torch.Tensor) -> _Shown:
     levels, _ = _levels(tensor)
     shape, stride = tuple(tensor.shape), tuple(tensor.stride())
-    return _Shown(slot, levels, tensor.dtype, shape, stride, offset)
+    return _Shown(slot, levels, tensor.dtype, shape, stride, int(memory.storage_offset()))
 
 
 def _reordered(source: _Shown, wanted: _Shown) -> tuple[int, ...] | None:

@@ -8,7 +8,9 @@ from functools import cached_property
 
 import torch
 
+from modelviz_callbacks.tracing.flattening import without_layers
 from modelviz_callbacks.tracing.inference import to_inference
+from modelviz_callbacks.tracing.layers import LayeredProgram
 from modelviz_callbacks.tracing.recording import (
     Recording,
     bound_arguments,
@@ -18,6 +20,7 @@ from modelviz_callbacks.tracing.recording import (
 from modelviz_callbacks.tracing.structure import as_walked, walk
 from modelviz_callbacks.tracing.tape import Enter, Leave
 from modelviz_callbacks.tracing.to_program import Program, to_program
+from modelviz_callbacks.tracing.wrappers import class_of
 
 
 @dataclass
@@ -43,14 +46,14 @@ class Unit:
     def program(self) -> Program:
         """What it does in inference form, with the model's present parameters and buffers."""
         program = to_program(self.recording, live_state=True)
-        return replace(program, module=to_inference(program.module))
+        module = to_inference(program.module)
+        if isinstance(program.module, LayeredProgram):
+            module = without_layers(module, _zeros(program))
+        return replace(program, module=module)
 
     def examples(self) -> tuple[torch.Tensor, ...]:
         """Zeros of the shapes, dtypes and devices it takes; no random number is drawn."""
-        return tuple(
-            torch.zeros(slot.shape or (), dtype=slot.dtype, device=slot.device)
-            for slot in self.program.input_slots
-        )
+        return _zeros(self.program)
 
     def call(
         self, module: torch.nn.Module, tensors: tuple[torch.Tensor, ...]
@@ -69,6 +72,13 @@ class Unit:
         return [path for path, _ in found], tuple(tensor for _, tensor in found)
 
 
+def _zeros(program: Program) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.zeros(slot.shape or (), dtype=slot.dtype, device=slot.device)
+        for slot in program.input_slots
+    )
+
+
 def units(recording: Recording) -> list[Unit]:
     """The networks of a recording, in order of their first calls.
 
@@ -85,7 +95,7 @@ def units(recording: Recording) -> list[Unit]:
         assert isinstance(leave, Leave)
         module = leave.module
         if id(module) not in found:
-            name = paths.get(id(module)) or type(module).__name__
+            name = paths.get(id(module)) or class_of(module).__name__
             found[id(module)] = Unit(name, module, _part(recording, start, end, leave))
     return list(found.values()) or [Unit.whole(recording)]
 

@@ -102,7 +102,7 @@ def run_graphviz(dot: str, file_format: str, program: str, arguments: str = "") 
         WriterError: pygraphviz is not there, or Graphviz refused.
     """
     try:
-        from pygraphviz import AGraph  # type: ignore[import-untyped]
+        from pygraphviz import AGraph
     except ImportError as error:
         raise WriterError(
             "A picture could not be laid out: pygraphviz cannot be imported. "

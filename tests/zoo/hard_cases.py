@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from tests.zoo import hard_kinds, hard_memory, hard_modules, hard_torch, hard_values
+from tests.zoo import (
+    hard_autograd,
+    hard_code,
+    hard_memory,
+    hard_modules,
+    hard_numerics,
+    hard_reads,
+    hard_structures,
+    hard_tensors,
+    hard_values,
+)
 
 CASES = [
     *hard_memory.CASES,
     *hard_values.CASES,
+    *hard_reads.CASES,
     *hard_modules.CASES,
-    *hard_torch.CASES,
-    *hard_kinds.CASES,
+    *hard_structures.CASES,
+    *hard_autograd.CASES,
+    *hard_numerics.CASES,
+    *hard_code.CASES,
+    *hard_tensors.CASES,
 ]

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from modelviz_callbacks import trace
-from tests.zoo import hard_cases, hard_memory, pyg_models, torch_layers, transformers_models
+from tests.zoo import (
+    hard_cases,
+    hard_memory,
+    pyg_models,
+    torch_layers,
+    transformers_models,
+    transformers_overrides,
+)
 from tests.zoo.captured import ancestors, assert_captured
 from tests.zoo.cases import Case
 from tests.zoo.leaves import difference, frozen
@@ -106,6 +113,12 @@ def test_at_least_120_architectures_of_transformers_are_listed_and_each_is_a_cas
     listed = [model_type for model_type, _ in transformers_models.listed()]
     assert len(set(listed)) >= 120
     assert [case.name for case in transformers_models.CASES] == listed
+
+
+def test_nothing_is_overridden_for_a_model_that_is_not_listed() -> None:
+    listed = {model_type for model_type, _ in transformers_models.listed()}
+    overridden = {*transformers_overrides.CONFIGS, *transformers_overrides.INPUTS}
+    assert overridden - listed == set()
 
 
 def test_writes_to_one_half_do_not_reach_the_other_half() -> None:

@@ -42,15 +42,20 @@ _SAME_KV_HEADS = {"num_key_value_heads": 4}
 _TWO_STAGES = {"depths": [1, 1], "num_heads": [2, 2], "patch_size": 2, "window_size": 4}
 
 CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
+    "aya_vision": lambda: {"vision_config": {"patch_size": 8}, "downsample_factor": 2},
     "bamba": lambda: {"mamba_n_heads": 4, "mamba_d_head": 16, "attn_layer_indices": [1]},
     "conditional_detr": lambda: {"use_timm_backbone": False, "backbone_config": _resnet()},
-    "deepseek_v2": lambda: _SAME_KV_HEADS,
     "deepseek_v3": lambda: _SAME_KV_HEADS,
     "deformable_detr": lambda: {"use_timm_backbone": False, "backbone_config": _resnet()},
     "detr": lambda: {"use_timm_backbone": False, "backbone_config": _resnet()},
-    "dots1": lambda: {"n_routed_experts": 4},
-    "esm": lambda: {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "donut-swin": lambda: _TWO_STAGES,
     "gpt_neo": lambda: {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
+    "informer": lambda: {
+        "prediction_length": 4,
+        "context_length": 8,
+        "lags_sequence": [1, 2],
+        "num_time_features": 2,
+    },
     "jamba": lambda: {
         "num_hidden_layers": 4,
         "attn_layer_offset": 1,
@@ -58,15 +63,9 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
         "expert_layer_offset": 1,
         "expert_layer_period": 2,
     },
-    "layoutlmv3": lambda: {"coordinate_size": 4, "shape_size": 4, "input_size": 32},
+    "llama4_text": lambda: {"layer_types": ["chunked_attention", "full_attention"]},
     "llava": lambda: {"vision_feature_layer": -1},
     "mamba2": lambda: {"num_heads": 8, "head_dim": 8, "n_groups": 2},
-    "nemotron_h": lambda: {},
-    "perceiver": lambda: {
-        "d_latents": 16,
-        "max_position_embeddings": 8,
-        "num_self_attends_per_block": 1,
-    },
     "patchtsmixer": lambda: {
         "context_length": 32,
         "patch_length": 8,
@@ -81,10 +80,14 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
         "num_input_channels": 2,
         "prediction_length": 4,
     },
-    "sam": lambda: {},
+    "perceiver": lambda: {
+        "d_latents": 16,
+        "max_position_embeddings": 8,
+        "num_self_attends_per_block": 1,
+    },
+    "qwen3_next": lambda: {"layer_types": ["linear_attention", "full_attention"]},
     "swin": lambda: _TWO_STAGES,
     "swinv2": lambda: _TWO_STAGES,
-    "donut-swin": lambda: _TWO_STAGES,
     "table-transformer": lambda: {"use_timm_backbone": False, "backbone_config": _resnet()},
     "time_series_transformer": lambda: {
         "prediction_length": 4,
@@ -92,18 +95,8 @@ CONFIGS: dict[str, Callable[[], dict[str, Any]]] = {
         "lags_sequence": [1, 2],
         "num_time_features": 2,
     },
-    "informer": lambda: {
-        "prediction_length": 4,
-        "context_length": 8,
-        "lags_sequence": [1, 2],
-        "num_time_features": 2,
-    },
-    "autoformer": lambda: {
-        "prediction_length": 4,
-        "context_length": 8,
-        "lags_sequence": [1, 2],
-        "num_time_features": 2,
-    },
+    "wav2vec2-bert": lambda: {"vocab_size": 32},
+    "wav2vec2-conformer": lambda: {"vocab_size": 32},
 }
 
 
@@ -151,6 +144,27 @@ def _image_and_text(count: int) -> dict[str, Any]:
     }
 
 
+def _images_and_text(count: int) -> dict[str, Any]:
+    images = {"pixel_values": lambda config: torch.randn(BATCH, 1, 3, 32, 32)}
+    return _image_and_text(count) | images
+
+
+def _patches(config: Any) -> torch.Tensor:
+    vision = config.vision_config
+    return torch.randn(16 * BATCH, 3 * vision.temporal_patch_size * vision.patch_size**2)
+
+
+def _token_kinds(config: Any) -> torch.Tensor:
+    kinds = torch.zeros(BATCH, LENGTH + 4, dtype=torch.long)
+    kinds[:, 2:6] = 1
+    return kinds
+
+
+_PATCHES_AND_TEXT = _image_and_text(4) | {
+    "pixel_values": _patches,
+    "image_grid_thw": lambda config: torch.tensor([[1, 4, 4]] * BATCH),
+    "mm_token_type_ids": _token_kinds,
+}
 _SERIES = {
     "past_values": lambda config: torch.randn(BATCH, 10),
     "past_time_features": lambda config: torch.randn(BATCH, 10, 2),
@@ -168,8 +182,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {
         "input_values": lambda config: torch.randn(BATCH, config.max_length, config.num_mel_bins)
     },
-    "autoformer": _SERIES,
-    "bros": {"bbox": lambda config: torch.rand(BATCH, LENGTH, 8)},
+    "aya_vision": _image_and_text(4),
     "clip": {"return_loss": True},
     "clipseg": {"labels": lambda config: torch.rand(BATCH, 32, 32)},
     "conditional_detr": _DETECTION,
@@ -182,19 +195,22 @@ INPUTS: dict[str, dict[str, Any]] = {
     },
     "deformable_detr": _DETECTION,
     "detr": _DETECTION,
+    "florence2": _image_and_text(2),
+    "got_ocr2": _image_and_text(1),
+    "idefics3": _images_and_text(4),
     "informer": _SERIES,
+    "internvl": _image_and_text(4),
     "layoutlm": {"bbox": _boxes},
-    "layoutlmv3": {"bbox": _boxes},
-    "lilt": {"bbox": _boxes},
     "llava": _image_and_text(16),
     "lxmert": {
         "visual_feats": lambda config: torch.randn(BATCH, 3, config.visual_feat_dim),
         "visual_pos": lambda config: torch.rand(BATCH, 3, 4),
     },
-    "paligemma": _image_and_text(16),
     "patchtsmixer": _PATCHED_SERIES,
     "patchtst": _PATCHED_SERIES,
+    "qwen3_vl": _PATCHES_AND_TEXT,
     "siglip": {"return_loss": True},
+    "smolvlm": _images_and_text(4),
     "speech_to_text": {
         "input_features": lambda config: torch.randn(BATCH, 32, config.input_feat_per_channel)
     },
@@ -207,5 +223,8 @@ INPUTS: dict[str, dict[str, Any]] = {
         "labels": lambda config: torch.randint(10, 60, (BATCH, LENGTH + 3)),
     },
     "vivit": {"pixel_values": _video},
+    "wav2vec2-bert": {
+        "input_features": lambda config: torch.randn(BATCH, 12, config.feature_projection_input_dim)
+    },
     "yolos": _DETECTION,
 }

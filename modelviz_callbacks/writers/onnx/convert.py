@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ def convert(source: Source, names: Names, optimize: bool, dynamic_shapes: Any = 
     describe_nodes(model, origins)
     rename_state(model, source.state)
     rename_ends(model, input_names, output_names)
+    if dynamic_shapes is not None:
+        name_batch(model)
     model.doc_string = model.graph.doc_string = source.title
     return model
 
@@ -163,7 +166,6 @@ def tidy(model: ir.Model) -> None:
     for step in (
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.DeduplicateInitializersPass(),
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.OutputFixPass(),
@@ -203,11 +205,28 @@ def rename_ends(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) 
     """Names the graph's inputs and outputs; whatever else has such a name gives way."""
     ends = {*inputs, *outputs}
     own = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name in ends and id(value) not in own:
-                value.name = f"{value.name}_inner"
+    others = [value for node in model.graph for value in node.outputs]
+    for value in [*others, *model.graph.initializers.values()]:
+        if value.name in ends and id(value) not in own:
+            value.name = f"{value.name}_inner"
     for value, name in zip(model.graph.inputs, inputs, strict=True):
         value.name = name
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
+
+
+def name_batch(model: ir.Model) -> None:
+    """Calls the free first dimension of the inputs ``batch``; torch numbers its symbols."""
+    free = {
+        str(value.shape[0].value)
+        for value in model.graph.inputs
+        if value.shape and isinstance(value.shape[0], ir.SymbolicDim)
+    }
+    if len(free) != 1:
+        return
+    symbol = re.compile(rf"\b{re.escape(free.pop())}\b")
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        for index, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and value.shape is not None:
+                value.shape[index] = symbol.sub("batch", str(size.value))

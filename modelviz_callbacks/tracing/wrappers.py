@@ -1,0 +1,45 @@
+"""What stands around a model without being part of it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The author's model inside the wrappers that distribute or compile it."""
+    while True:
+        if is_compiled(model):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(
+            model, (torch.nn.parallel.DistributedDataParallel, torch.nn.parallel.DataParallel)
+        ):
+            model = model.module
+        else:
+            return model
+
+
+def is_compiled(model: torch.nn.Module) -> bool:
+    """Whether it is what ``torch.compile(module)`` returns."""
+    from torch._dynamo import OptimizedModule
+
+    return isinstance(model, OptimizedModule)
+
+
+def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:
+    """The author's class of a module, under the ones that wrappers make of it.
+
+    FSDP2 and parametrisations give a module a class of their own making, with the author's
+    among its bases.
+    """
+    cls = type(module)
+    if cls.__name__.startswith("FSDP") and len(cls.__mro__) > 2:
+        return cls.__mro__[2]
+    if cls.__name__.startswith("Parametrized"):
+        return cls.__mro__[1]
+    return cls
+
+
+def class_name(module: torch.nn.Module) -> str:
+    """Qualified name of the author's class."""
+    cls = class_of(module)
+    return f"{cls.__module__}.{cls.__qualname__}"

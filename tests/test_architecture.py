@@ -1,0 +1,265 @@
+"""The rooms of the package and what they may import; how large things may get."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import modelviz_callbacks
+
+PACKAGE = "modelviz_callbacks"
+ROOT = Path(modelviz_callbacks.__file__).parent
+
+# Room -> the rooms it may import. The first entry that a module's name starts with is its room.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "graph": {"errors"},
+    "tracing": {"graph", "errors"},
+    "writers": {"graph", "errors"},
+    "sinks": {"errors"},
+    "options": {"errors"},
+    "ranks": set(),
+    "report": {"errors", "sinks"},
+    "pipeline": {"tracing", "writers", "sinks", "graph", "options", "report", "errors"},
+    "tracer": {"pipeline", "tracing", "graph", "errors"},
+    "hook": {"pipeline", "tracing", "options", "ranks", "report", "errors"},
+    "lightning": {"pipeline", "tracing", "options", "ranks", "report", "errors"},
+    "worker": {"pipeline", "options", "report", "errors"},
+    "cli": {"pipeline", "tracer", "graph", "options", "report", "errors"},
+    "": {"graph", "hook", "lightning", "tracer", "errors"},  # the package itself
+}
+
+# Library -> the only modules that may import it, at any depth.
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "torch": ("tracing", "writers.onnx", "ranks", "pipeline", "tracer", "hook", "worker", "cli"),
+    "lightning": ("lightning",),
+    "pytorch_lightning": (),
+    "mlflow": ("sinks.mlflow",),
+    "tensorboard": ("sinks.tensorboard", "writers.graphdef"),
+    "onnx": ("writers.onnx", "sinks.mlflow_model"),
+    "onnx_ir": ("writers.onnx",),
+    "onnxscript": ("writers.onnx",),
+    "onnxruntime": ("writers.onnx",),
+    "pygraphviz": ("writers.picture_layout", "writers.png", "writers.svg"),
+}
+
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 60
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: who imports what, and whether it runs when the module is imported."""
+
+    importer: str
+    imported: str
+    line: int
+    at_once: bool
+
+
+def modules(root: Path = ROOT, package: str = PACKAGE) -> dict[str, Path]:
+    """Every module of a package by its name below the package (``graph.model``)."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts).removesuffix("__init__").rstrip(".")] = path
+    return found
+
+
+def imports_of(name: str, path: Path) -> Iterator[Import]:
+    """The imports of a module; relative ones are resolved."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = [PACKAGE, *name.split(".")] if name else [PACKAGE]
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node, at_once in _walk(tree, True):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(name, alias.name, node.lineno, at_once)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            home = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield Import(name, f"{home}.{alias.name}", node.lineno, at_once)
+
+
+def _walk(node: ast.AST, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:
+    for child in ast.iter_child_nodes(node):
+        inside = at_once and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            inside = False
+        yield child, inside
+        yield from _walk(child, inside)
+
+
+def room_of(module: str) -> str:
+    first = module.partition(".")[0]
+    return first if first in MAY_IMPORT else f"unknown room {first}"
+
+
+def broken_layers(found: dict[str, Path]) -> list[str]:
+    """Imports that the tables do not allow, as ``graph.model:12 imports torch``."""
+    broken = []
+    for name, path in found.items():
+        room = room_of(name)
+        for item in imports_of(name, path):
+            where = f"{name or PACKAGE}:{item.line} imports {item.imported}"
+            library = item.imported.partition(".")[0]
+            if library == PACKAGE:
+                inner = item.imported.removeprefix(PACKAGE).lstrip(".")
+                target = room_of(inner)
+                if inner not in ("", "__version__") and target not in MAY_IMPORT[room] | {room}:
+                    broken.append(where)
+            elif library in ONLY_IN and not any(name.startswith(home) for home in ONLY_IN[library]):
+                broken.append(where)
+    return broken
+
+
+def cycles(found: dict[str, Path]) -> list[list[str]]:
+    """Rings of modules that import each other while they are being imported."""
+    edges: dict[str, set[str]] = {name: set() for name in found}
+    for name, path in found.items():
+        for item in imports_of(name, path):
+            inner = item.imported.removeprefix(f"{PACKAGE}.")
+            if item.at_once and inner != item.imported:
+                target = inner if inner in found else inner.rpartition(".")[0]
+                if target in found and target != name:
+                    edges[name].add(target)
+    rings: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        if name in path:
+            rings.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for target in sorted(edges[name]):
+                visit(target, [*path, name])
+            done.add(name)
+
+    for name in edges:
+        visit(name, [])
+    return rings
+
+
+def too_long(found: dict[str, Path]) -> list[str]:
+    """Files and functions over the limits."""
+    long = []
+    for name, path in found.items():
+        text = path.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        if lines > LONGEST_FILE:
+            long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                last = node.end_lineno or node.lineno
+                if last - node.lineno + 1 > LONGEST_FUNCTION:
+                    long.append(f"{name}.{node.name}: {last - node.lineno + 1} lines")
+    return long
+
+
+def test_every_room_imports_only_what_the_table_allows() -> None:
+    assert broken_layers(modules()) == []
+
+
+def test_every_module_is_in_a_room_of_the_table() -> None:
+    assert [name for name in modules() if room_of(name).startswith("unknown")] == []
+
+
+def test_no_modules_import_each_other_in_a_ring() -> None:
+    assert cycles(modules()) == []
+
+
+def test_the_graph_needs_the_standard_library_only() -> None:
+    outside = {
+        f"{name} imports {item.imported}"
+        for name, path in modules().items()
+        if room_of(name) in ("graph", "errors")
+        for item in imports_of(name, path)
+        if item.imported.partition(".")[0] not in {*sys.stdlib_module_names, PACKAGE}
+    }
+    assert outside == set()
+
+
+def test_no_file_and_no_function_is_too_long_to_read() -> None:
+    assert too_long(modules()) == []
+
+
+def test_no_module_is_a_dumping_ground() -> None:
+    vague = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert [name for name in modules() if vague & set(name.split("."))] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "message"),
+    [
+        ("graph/extra.py", "import torch", "imports torch"),
+        ("graph/extra.py", "def f():\n    from torch import nn", "imports torch.nn"),
+        ("writers/extra.py", f"from {PACKAGE}.tracing import Capture", "tracing.Capture"),
+        ("writers/extra.py", "from ..sinks import directory", "sinks.directory"),
+        ("sinks/extra.py", f"import {PACKAGE}.graph", "imports modelviz_callbacks.graph"),
+        ("tracing/extra.py", f"from {PACKAGE} import pipeline", "pipeline"),
+        ("hook.py", "import lightning.pytorch as pl", "lightning.pytorch"),
+        ("graph/extra.py", f"from {PACKAGE}.nowhere import x", "nowhere"),
+    ],
+)
+def test_a_forbidden_import_is_found(module: str, text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / module
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    (found,) = broken_layers(modules(tmp_path))
+    assert message in found
+
+
+def test_a_ring_and_a_long_function_are_found(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / f"{one}.py").write_text(f"import {PACKAGE}.{other}\n")
+    (tmp_path / "d.py").write_text("def f():\n" + "    pass\n" * 60)
+    (tmp_path / "e.py").write_text("x = 1\n" * 401)
+    assert cycles(modules(tmp_path)) == [["a", "b", "c", "a"]]
+    assert too_long(modules(tmp_path)) == ["d.f: 61 lines", "e: 401 lines"]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules in a fresh interpreter after a statement."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.split())
+
+
+SLOW = {"torch", "lightning", "mlflow", "onnx", "onnxscript", "tensorboard", "pygraphviz", "numpy"}
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    assert loaded_by(f"import {PACKAGE}") & SLOW == set()
+
+
+def test_importing_the_graph_and_reading_one_loads_no_library(tmp_path: Path) -> None:
+    statement = (
+        f"from {PACKAGE} import ModelGraph\n"
+        "graph = ModelGraph('g', 'G')\n"
+        f"graph.save({str(tmp_path / 'g.json')!r})\n"
+        f"assert str(ModelGraph.load({str(tmp_path / 'g.json')!r}))"
+    )
+    assert loaded_by(f"import {PACKAGE}.graph") & SLOW == set()
+    assert loaded_by(statement) & SLOW == set()
+
+
+def test_a_plain_loop_loads_neither_lightning_nor_mlflow_nor_onnx(tmp_path: Path) -> None:
+    statement = (
+        f"from {PACKAGE} import GraphHook, trace\nimport torch\nmodel = torch.nn.Linear(2, 2)\n"
+        f"hook = GraphHook(model, dirpath={str(tmp_path)!r}, onnx=False, tensorboard=False, "
+        "formats=['text'])\nmodel(torch.ones(1, 2))\nhook.close()"
+    )
+    assert loaded_by(statement) & SLOW <= {"torch", "numpy"}
+
+
+def test_what_is_loaded_is_seen() -> None:
+    assert "torch" in loaded_by(f"from {PACKAGE} import trace") & SLOW

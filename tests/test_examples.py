@@ -1,0 +1,244 @@
+"""The examples and configurations run as their reader runs them, and the viewers read the result."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy
+import onnx
+import onnxruntime
+import pytest
+import torch
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+from mlflow import MlflowClient
+from sklearn.datasets import load_iris
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from torch.utils.data import DataLoader, TensorDataset
+
+import modelviz_callbacks
+from modelviz_callbacks import GraphLogger, ModelGraph
+from tests.mlflow_server import MlflowServer, running_server
+from tests.models import TwoBranches
+
+ROOT = Path(modelviz_callbacks.__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+CONFIGS = ROOT / "configs"
+
+# Script -> its arguments where it is run.
+SCRIPTS = {
+    "lightning_cnn.py": ["demo"],
+    "lightning_cnn_cli.py": ["fit", "--config", str(CONFIGS / "lightning_cnn.yaml")],
+    "plain_loop_iris.py": ["demo/iris"],
+}
+
+
+def run_script(name: str, folder: Path) -> str:
+    """Runs an example in an empty working directory; its whole output."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *SCRIPTS[name]],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def test_every_example_and_configuration_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SCRIPTS)
+    arguments = {argument for given in SCRIPTS.values() for argument in given}
+    assert {str(path) for path in CONFIGS.glob("*.y*ml")} <= arguments
+
+
+# --- the CNN with two branches
+
+
+@pytest.fixture(scope="module", params=["lightning_cnn.py", "lightning_cnn_cli.py"])
+def cnn_run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The folder of a finished run of the digits example, and what it printed."""
+    folder = tmp_path_factory.mktemp("cnn")
+    return folder, run_script(request.param, folder)
+
+
+def test_the_digits_example_shows_what_it_promises(cnn_run: tuple[Path, str]) -> None:
+    folder, printed = cnn_run
+    assert "ModelvizWarning" not in printed
+    assert "Traceback" not in printed
+    run = folder / "demo" / "runs" / "version_0"
+    _assert_accuracy(run)
+    _assert_tensorboard_graph(run)
+    _assert_onnx_files(run / "model_graph")
+    _assert_mlflow_run(folder, run / "model_graph")
+    if "Held-out accuracy" in printed:
+        shown = float(re.search(r"Held-out accuracy: ([\d.]+)%", printed)[1])  # type: ignore[index]
+        assert shown >= 95
+        for command in ("tensorboard --logdir", "mlflow ui --backend-store-uri", "netron"):
+            assert command in printed
+
+
+def _events_of(run: Path) -> EventAccumulator:
+    (events,) = run.glob("events.out.*")  # scalars and graph are in one file
+    return EventAccumulator(str(events), size_guidance={"scalars": 0}).Reload()
+
+
+def _assert_accuracy(run: Path) -> None:
+    accuracies = _events_of(run).Scalars("accuracy")
+    assert len(accuracies) >= 5
+    assert accuracies[-1].value >= 0.95
+
+
+def _assert_tensorboard_graph(run: Path) -> None:
+    graph = GraphDef.FromString(_events_of(run).Graph().SerializeToString())
+    scopes = {node.name.partition("/")[0] for node in graph.node}
+    assert {"cnn", "mlp1", "mlp2", "fc"} <= scopes
+    readers = {node.name: node for node in graph.node}
+
+    def reaches(start: str, end: str) -> bool:
+        """Whether a tensor of one scope comes to another without going through a third."""
+        plain = {"cnn", "mlp1", "mlp2", "fc", "cat"} - {start, end}
+        waiting = [name for name in readers if name.partition("/")[0] == end]
+        seen = set(waiting)
+        while waiting:
+            for given in readers[waiting.pop()].input:
+                source = given.removeprefix("^").partition(":")[0]
+                scope = source.partition("/")[0]
+                if scope == start:
+                    return True
+                if scope not in plain and source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+        return False
+
+    assert "cat" in scopes
+    assert reaches("mlp1", "cat")
+    assert reaches("mlp2", "cat")
+    assert reaches("cat", "fc")
+    assert reaches("cnn", "mlp1")
+    assert reaches("cnn", "mlp2")
+    assert not reaches("mlp1", "mlp2")
+    assert not reaches("cnn", "fc")
+
+
+def _assert_onnx_files(folder: Path) -> None:
+    view = onnx.load(folder / "graph.onnx")
+    assert [value.name for value in view.graph.input] == ["image"]
+    assert {node.op_type for node in view.graph.node} >= {"Conv", "Gemm", "Concat"}
+    path = folder / "model.onnx"
+    onnx.checker.check_model(str(path), full_check=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for size in (1, 7):
+        (logits,) = session.run(None, {"image": numpy.zeros((size, 1, 28, 28), "float32")})
+        assert logits.shape == (size, 10)
+
+
+def _assert_mlflow_run(folder: Path, files: Path) -> None:
+    # Paths in the store are relative to where the example ran.
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        client = MlflowClient(f"sqlite:///{folder / 'demo' / 'mlflow.db'}")
+        (experiment,) = [e for e in client.search_experiments() if e.name == "digits"]
+        (run,) = client.search_runs([experiment.experiment_id])
+        stored = {item.path for item in client.list_artifacts(run.info.run_id, "model_graph")}
+    finally:
+        os.chdir(before)
+    on_disk = {f"model_graph/{path.name}" for path in files.iterdir()}
+    assert stored == on_disk
+    assert run.data.metrics["accuracy"] >= 0.95
+    assert run.data.tags["modelviz.class"].endswith("DigitClassifier")
+    graph = ModelGraph.load(files / "graph.json")
+    assert run.data.tags["modelviz.parameters"] == str(graph.parameter_count)
+
+
+# --- Iris in a plain loop
+
+
+def test_the_iris_example_exports_a_model_that_runs_without_the_model(tmp_path: Path) -> None:
+    printed = run_script("plain_loop_iris.py", tmp_path)
+    assert "ModelvizWarning" not in printed
+    shown = float(re.search(r"held-out flowers: ([\d.]+)%", printed)[1])  # type: ignore[index]
+    assert shown >= 80
+    assert float(re.search(r"Largest difference.*: (\S+)", printed)[1]) < 1e-5  # type: ignore[index]
+    folder = tmp_path / "demo" / "iris"
+    path = folder / "model.onnx"
+    proto = onnx.load(path)
+    assert [value.name for value in proto.graph.input] == ["features"]
+    assert [value.name for value in proto.graph.output] == ["logits"]
+    flowers = load_iris()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"features": flowers.data.astype("float32")})
+    assert (logits.argmax(1) == flowers.target).mean() >= 0.8
+    assert ModelGraph.load(folder / "graph.json").of_kind("input")[0].outputs[0].shape == (10, 4)
+
+
+# --- a real server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with running_server(tmp_path_factory.mktemp("mlflow_server")) as running:
+        yield running
+
+
+class Digits(TwoBranches, pl.LightningModule):
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        image, label = batch
+        loss = torch.nn.functional.cross_entropy(self(image), label)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters())
+
+
+def test_a_real_server_receives_every_file_whole(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    callback = GraphLogger(trained_onnx=True)
+    logger = MLFlowLogger("through the server", tracking_uri=server.uri)
+    trainer = pl.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=[TensorBoardLogger(tmp_path), logger],
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    data = TensorDataset(torch.rand(8, 1, 8, 8), torch.randint(0, 10, (8,)))
+    trainer.fit(Digits(), DataLoader(data, 4))
+    assert callback.report is not None
+    assert callback.report.refused == []
+    client = MlflowClient(server.uri)
+    run_id = logger.run_id
+    assert run_id is not None
+    back = Path(client.download_artifacts(run_id, "model_graph", str(tmp_path)))
+    local = Path(callback.report.folder)
+    sent = {path.name: path.read_bytes() for path in local.iterdir() if path.is_file()}
+    received = {path.name: path.read_bytes() for path in back.iterdir()}
+    assert set(received) == set(callback.report.files)
+    report = "report.json"  # written once more after the upload, which it tells of
+    assert {name: data for name, data in received.items() if name != report} == {
+        name: data for name, data in sent.items() if name != report
+    }
+    assert {"graph.json", "graph.txt", "graph.onnx", "model.onnx", "graph.svg"} <= set(received)
+    assert client.get_run(run_id).data.tags["modelviz.ops"] == str(
+        len(ModelGraph.load(back / "graph.json").ops)
+    )
