@@ -7,8 +7,7 @@ pictures, MLflow) when training ends or the hook is closed.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +16,23 @@ from modelviz_callbacks.errors import CaptureError, ModelvizError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.options import Options
+from modelviz_callbacks.outputs import (
+    FILES,
+    add_named_graphs,
+    onnx_source,
+    render,
+    view_of,
+)
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.sinks.directory import Directory
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
 from modelviz_callbacks.tracing import Recording, to_graph, with_flops
-from modelviz_callbacks.tracing.to_program import FACTS
 from modelviz_callbacks.tracing.units import Unit, units
 
 if TYPE_CHECKING:
-    from modelviz_callbacks.writers.onnx import Source as OnnxSource
+    pass
 
-# File names of the formats, and the writers that make them.
-_FILES = {
-    "text": ("graph.txt", "text"),
-    "markdown": ("graph.md", "markdown"),
-    "csv": ("graph.csv", "table"),
-    "svg": ("graph.svg", "svg"),
-    "png": ("graph.png", "png"),
-    "html": ("index.html", "html"),
-    "mermaid": ("graph.mmd", "mermaid"),
-}
 _QUICK = ("text", "csv")
 
 # How long the end of training may wait for an MLflow server, in seconds.
@@ -191,7 +186,7 @@ class Pipeline:
 
     def _write_format(self, kind: str, graph: ModelGraph) -> None:
         depth = self.options.depth
-        self._write(_FILES[kind][0], lambda: render(graph, kind, depth))
+        self._write(FILES[kind][0], lambda: render(graph, kind, depth))
 
     def _write_slow(self, recording: Recording, graph: ModelGraph) -> None:
         for kind in self.options.formats:
@@ -221,7 +216,7 @@ class Pipeline:
 
         def export(path: Path) -> None:
             nonlocal outcome
-            outcome = write_trained(_source(unit), unit.module, unit.call, names, path)
+            outcome = write_trained(onnx_source(unit), unit.module, unit.call, names, path)
 
         with self.guarded(name):
             Directory(self.folder).write(name, export)
@@ -280,125 +275,6 @@ class Pipeline:
             )
         finally:
             sink.close()
-
-
-def graph_of(recording: Recording, name: str | None = None) -> ModelGraph:
-    """The model graph of a recording, with costs; see `modelviz_callbacks.tracing.to_graph`."""
-    return with_flops(to_graph(recording, name), recording)
-
-
-def render(graph: ModelGraph, kind: str, depth: int | None = None) -> bytes:
-    """A graph in one of the formats.
-
-    Args:
-        graph: Any graph.
-        kind: A format of `Options`, or ``"mermaid"``.
-        depth: How many levels of modules are opened.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        WriterError: The graph cannot be written so.
-    """
-    writer = importlib.import_module(f"modelviz_callbacks.writers.{_FILES[kind][1]}")
-    data: bytes = writer.render(graph, depth=depth)
-    return data
-
-
-def save(graph: ModelGraph, kind: str, path: str | Path, depth: int | None = None) -> Path:
-    """Writes one file of a graph, whole or not at all.
-
-    Args:
-        graph: Any graph.
-        kind: As for `render`.
-        path: The file.
-        depth: How many levels of modules are opened.
-
-    Returns:
-        The path.
-
-    Raises:
-        WriterError: The graph cannot be written so.
-        SinkError: The file cannot be written.
-    """
-    path = Path(path)
-    return Directory(path.parent).write(path.name, render(graph, kind, depth))
-
-
-def save_onnx(
-    recording: Recording,
-    path: str | Path,
-    weights: bool = False,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-) -> Path:
-    """Writes the ONNX view of a recorded forward; see `modelviz_callbacks.Trace.save_onnx`."""
-    data = view_of(Unit.whole(recording), input_names, output_names, weights)
-    path = Path(path)
-    return Directory(path.parent).write(path.name, data)
-
-
-def view_of(
-    unit: Unit,
-    input_names: Sequence[str] | None,
-    output_names: Sequence[str] | None,
-    weights: bool,
-) -> bytes:
-    """The content of a network's ``graph.onnx``."""
-    from modelviz_callbacks.writers.onnx import Names, view_model
-
-    return view_model(_source(unit), Names(input_names, output_names), weights)
-
-
-def _source(unit: Unit) -> OnnxSource:
-    from modelviz_callbacks.writers.onnx import Source
-
-    program = unit.program
-    title = f"{type(unit.module).__name__}, recorded by modelviz_callbacks"
-    return Source(
-        program.module,
-        program.inputs,
-        unit.examples(),
-        program.outputs,
-        FACTS,
-        program.state,
-        title,
-    )
-
-
-def write_tensorboard(graph: ModelGraph, target: Any) -> None:
-    """Writes a graph into a TensorBoard run.
-
-    Args:
-        graph: Any graph.
-        target: A ``SummaryWriter``, or a directory for a new event file.
-
-    Raises:
-        SinkError: It cannot be written there.
-    """
-    from modelviz_callbacks.writers.graphdef import graph_def
-
-    with TensorBoardSink(target) as sink:
-        sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
-        add_named_graphs(sink, graph)
-
-
-def add_named_graphs(sink: TensorBoardSink, graph: ModelGraph) -> None:
-    """Adds the graphs that TensorBoard offers by a tag: with costs, and of modules only.
-
-    Args:
-        sink: The run.
-        graph: Any graph.
-
-    Raises:
-        SinkError: They cannot be written there.
-    """
-    from modelviz_callbacks.writers.graphdef import run_graphs
-
-    for named in run_graphs(graph).named:
-        add = sink.add_named_graph if named.has_graph else sink.add_profile
-        add(named.tag, named.metadata)
 
 
 def _summary(report: Report) -> str:

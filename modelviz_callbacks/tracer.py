@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelviz_callbacks import pipeline
+from modelviz_callbacks import outputs
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, Program, Recording, run, to_program
@@ -30,7 +30,7 @@ class Trace:
     @cached_property
     def graph(self) -> ModelGraph:
         """The model graph of this forward."""
-        return pipeline.graph_of(self._recording)
+        return outputs.graph_of(self._recording)
 
     @property
     def program(self) -> fx.GraphModule:
@@ -89,7 +89,7 @@ class Trace:
             SinkError: The file cannot be written.
         """
         _ = self.graph  # names the nodes
-        return pipeline.save_onnx(self._recording, path, **options)
+        return outputs.save_onnx(self._recording, path, **options)
 
     def save_svg(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the graph as SVG.
@@ -105,23 +105,23 @@ class Trace:
             WriterError: The graph cannot be drawn.
             SinkError: The file cannot be written.
         """
-        return pipeline.save(self.graph, "svg", path, depth)
+        return outputs.save(self.graph, "svg", path, depth)
 
     def save_png(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the graph as PNG; arguments and errors as for `save_svg`."""
-        return pipeline.save(self.graph, "png", path, depth)
+        return outputs.save(self.graph, "png", path, depth)
 
     def save_html(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes the interactive page; arguments and errors as for `save_svg`."""
-        return pipeline.save(self.graph, "html", path, depth)
+        return outputs.save(self.graph, "html", path, depth)
 
     def save_text(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`."""
-        return pipeline.save(self.graph, "text", path, depth)
+        return outputs.save(self.graph, "text", path, depth)
 
     def save_mermaid(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes a mermaid diagram; arguments and errors as for `save_svg`."""
-        return pipeline.save(self.graph, "mermaid", path, depth)
+        return outputs.save(self.graph, "mermaid", path, depth)
 
     def write_tensorboard(self, log_dir: Any) -> None:
         """Writes the graph for TensorBoard.
@@ -132,7 +132,7 @@ class Trace:
         Raises:
             SinkError: It cannot be written there.
         """
-        pipeline.write_tensorboard(self.graph, log_dir)
+        outputs.write_tensorboard(self.graph, log_dir)
 
 
 def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:

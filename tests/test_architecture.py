@@ -26,8 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"errors"},
     "ranks": set(),
     "report": {"errors", "sinks"},
-    "pipeline": {"tracing", "writers", "sinks", "graph", "options", "report", "errors"},
-    "tracer": {"pipeline", "tracing", "graph", "errors"},
+    "outputs": {"tracing", "writers", "sinks", "graph", "errors"},
+    "pipeline": {"outputs", "tracing", "writers", "sinks", "graph", "options", "report", "errors"},
+    "tracer": {"outputs", "tracing", "graph", "errors"},
     "hook": {"pipeline", "tracing", "options", "ranks", "report", "errors"},
     "lightning": {"pipeline", "tracing", "options", "ranks", "report", "errors"},
     "worker": {"pipeline", "options", "report", "errors"},
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Library -> the only modules that may import it, at any depth.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "torch": ("tracing", "writers.onnx", "ranks", "pipeline", "tracer", "hook", "worker", "cli"),
+    "torch": ("tracing", "writers.onnx", "ranks", "pipeline", "outputs", "tracer", "hook", "worker"),
     "lightning": ("lightning",),
     "pytorch_lightning": (),
     "mlflow": ("sinks.mlflow",),

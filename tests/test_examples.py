@@ -1,4 +1,4 @@
-"""The examples and configurations run as their reader runs them, and the viewers read the result."""
+"""The examples run as their reader runs them, and the viewers' own readers read the result."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ SCRIPTS = {
 def run_script(name: str, folder: Path) -> str:
     """Runs an example in an empty working directory; its whole output."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment["OMP_NUM_THREADS"] = "1"  # tests run side by side
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *SCRIPTS[name]],
         cwd=folder,

@@ -313,7 +313,9 @@ class Failing(nn.Module):
         return y * 2
 
 
-@pytest.mark.parametrize("kind", [ValueError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(
+    "kind", [ValueError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit]
+)
 @pytest.mark.parametrize("on_error", ["warn", "raise"])
 def test_a_forward_that_raises_leaves_its_graph_and_its_exception_as_it_was(
     kind: type[BaseException], on_error: Any, tmp_path: Path
@@ -358,9 +360,7 @@ def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(tmp_path
     with (
         pytest.warns(ModelvizWarning),
         pytest.raises(ValueError, match="mine") as raised,
-        GraphHook(
-            Failing(error), dirpath=in_the_way / "graphs", on_error="raise", **QUICK
-        ) as hook,
+        GraphHook(Failing(error), dirpath=in_the_way / "graphs", on_error="raise", **QUICK) as hook,
     ):
         hook._model(torch.randn(3, 4))
     assert raised.value is error

@@ -217,9 +217,7 @@ def test_each_network_of_a_gan_has_its_own_onnx_files(tmp_path: Path) -> None:
     trainer_for(tmp_path, callback).fit(Gan(), data())
     found = {path.name for path in tmp_path.glob("*.onnx")}
     assert found == {
-        f"{name}.{kind}"
-        for name in ("generator", "critic")
-        for kind in ("onnx", "model.onnx")
+        f"{name}.{kind}" for name in ("generator", "critic") for kind in ("onnx", "model.onnx")
     }
 
 
@@ -250,7 +248,12 @@ def test_mixed_precision_is_recorded_as_it_ran(tmp_path: Path) -> None:
         {"accumulate_grad_batches": 2},
         {"gradient_clip_val": 0.1},
         {"detect_anomaly": True},
-        {"barebones": True, "logger": None, "enable_checkpointing": None, "log_every_n_steps": None},
+        {
+            "barebones": True,
+            "logger": None,
+            "enable_checkpointing": None,
+            "log_every_n_steps": None,
+        },
         {"precision": "64-true"},
         {"inference_mode": False},
         {"profiler": "simple"},
@@ -609,9 +612,7 @@ def test_a_checkpoint_with_the_callback_resumes(tmp_path: Path) -> None:
     trainer = trainer_for(tmp_path, callback)
     trainer.fit(Classifier(), data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    resumed = trainer_for(
-        tmp_path, GraphLogger(dirpath=tmp_path / "resumed", **QUICK), max_steps=5
-    )
+    resumed = trainer_for(tmp_path, GraphLogger(dirpath=tmp_path / "resumed", **QUICK), max_steps=5)
     resumed.fit(Classifier(), data(), ckpt_path=tmp_path / "last.ckpt", weights_only=False)
     assert resumed.global_step == 5
     assert (tmp_path / "resumed" / "graph.json").exists()

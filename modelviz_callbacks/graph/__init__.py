@@ -2,22 +2,24 @@
 
 from modelviz_callbacks.graph.check import check, problems
 from modelviz_callbacks.graph.model import (
-    Argument,
-    Items,
     ModelGraph,
     ModuleCall,
     Node,
     Note,
     ParameterInfo,
     Port,
+    Source,
+)
+from modelviz_callbacks.graph.names import NameAllocator, clean_part
+from modelviz_callbacks.graph.values import (
+    Argument,
+    Items,
     PythonText,
     Ref,
     SliceValue,
-    Source,
     TensorSpec,
     refs,
 )
-from modelviz_callbacks.graph.names import NameAllocator, clean_part
 
 __all__ = [
     "Argument",

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Ref
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.outline import HELD_KINDS, Item
 from modelviz_callbacks.graph.steps import Step, Steps
+from modelviz_callbacks.graph.values import (
+    Ref,
+)
 from modelviz_callbacks.graph.weights import NO_WEIGHTS, ModuleWeights, Weights
 from modelviz_callbacks.graph.wording import (
     key_arguments,

@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 
 from modelviz_callbacks.errors import GraphError
-from modelviz_callbacks.graph.model import NODE_KINDS, ModelGraph, Node, Ref
+from modelviz_callbacks.graph.model import NODE_KINDS, ModelGraph, Node
+from modelviz_callbacks.graph.values import (
+    Ref,
+)
 
 _OUTPUT_NUMBER = re.compile(r":\d+$")
 

@@ -14,12 +14,14 @@ from typing import Generic, TypeVar
 
 from modelviz_callbacks.graph.folding import Fold, find_folds
 from modelviz_callbacks.graph.model import (
-    Argument,
-    Items,
     ModelGraph,
     ModuleCall,
     Node,
     Port,
+)
+from modelviz_callbacks.graph.values import (
+    Argument,
+    Items,
     Ref,
     SliceValue,
     Value,

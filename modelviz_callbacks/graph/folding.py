@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.graph.model import (
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
+from modelviz_callbacks.graph.outline import Item, Outline
+from modelviz_callbacks.graph.structure import Code, Coder, Part, place_in
+from modelviz_callbacks.graph.values import (
     Items,
-    ModelGraph,
-    ModuleCall,
     Ref,
     SliceValue,
     Value,
     refs,
 )
-from modelviz_callbacks.graph.outline import Item, Outline
-from modelviz_callbacks.graph.structure import Code, Coder, Part, place_in
 
 # The longest pattern that is looked for, in items.
 _LONGEST_PERIOD = 12

@@ -15,18 +15,20 @@ from typing import Any, TypeVar
 
 from modelviz_callbacks.errors import GraphFormatError
 from modelviz_callbacks.graph.model import (
-    Argument,
-    Items,
     ModelGraph,
     ModuleCall,
     Node,
     Note,
     ParameterInfo,
     Port,
+    Source,
+)
+from modelviz_callbacks.graph.values import (
+    Argument,
+    Items,
     PythonText,
     Ref,
     SliceValue,
-    Source,
     TensorSpec,
     Value,
 )
@@ -84,11 +86,11 @@ def loads(text: str, origin: str = "the text") -> ModelGraph:
             "Read it with the version of modelviz-callbacks that wrote it, or a newer one."
         )
     try:
-        lists = {
+        lists: dict[str, Any] = {
             name: tuple(_restore(kind, item) for item in data[name])
             for name, kind in _LISTS.items()
         }
-        head = {
+        head: dict[str, Any] = {
             field.name: data[field.name] for field in fields(ModelGraph) if field.name not in _LISTS
         }
         return ModelGraph(**head, **lists)

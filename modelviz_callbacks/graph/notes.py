@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from modelviz_callbacks.graph.model import ModelGraph, Node, Note, Ref
+from modelviz_callbacks.graph.model import ModelGraph, Node, Note
+from modelviz_callbacks.graph.values import (
+    Ref,
+)
 
 # How many subjects one note names before it only counts them.
 _SHOWN = 5

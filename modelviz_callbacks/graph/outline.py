@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TypeAlias
 
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Ref
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.values import (
+    Ref,
+)
 
 # One step of a scope: a module call, or an op of its own forward.
 Item: TypeAlias = ModuleCall | Node

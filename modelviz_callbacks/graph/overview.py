@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from modelviz_callbacks.graph.boxes import MOST_BOXES, Box, Builder, Drawn, Group
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Ref
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
 from modelviz_callbacks.graph.outline import HELD_KINDS
 from modelviz_callbacks.graph.steps import Steps
+from modelviz_callbacks.graph.values import (
+    Ref,
+)
 from modelviz_callbacks.graph.weights import ModuleWeights, Weights
 
 # With a depth asked for: more than this nobody can look at, nor Graphviz lay out.

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from modelviz_callbacks.graph.folding import Fold, find_folds
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Ref, TensorSpec
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
+from modelviz_callbacks.graph.values import (
+    Ref,
+    TensorSpec,
+)
 
 # A module that calls no other and has at most this many ops of note is told as one thing.
 _OPS_OF_A_LEAF = 12

@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from modelviz_callbacks.graph.model import (
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
+from modelviz_callbacks.graph.values import (
     Items,
-    ModelGraph,
-    ModuleCall,
-    Node,
     Ref,
     SliceValue,
     TensorSpec,
     Value,
 )
-from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
 
 # Nested tuples of plain values, whose ``repr`` is the same in any process.
 Code: TypeAlias = Any

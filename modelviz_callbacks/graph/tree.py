@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Ref
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.outline import HELD_KINDS
 from modelviz_callbacks.graph.steps import Step, Steps
+from modelviz_callbacks.graph.values import (
+    Ref,
+)
 from modelviz_callbacks.graph.weights import ModuleWeights, Weights
 from modelviz_callbacks.graph.wording import (
     count_text,

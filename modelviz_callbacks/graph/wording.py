@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, TensorSpec, Value
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.values import (
+    TensorSpec,
+    Value,
+)
 
 # Literal arguments worth a place in a small box, and the value that goes without saying.
 _TELLING: dict[str, object] = {

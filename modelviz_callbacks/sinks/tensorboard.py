@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from modelviz_callbacks.errors import SinkError
+from modelviz_callbacks.sinks.event_file import open_events
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Colour type of a PNG's header to the number of channels (PNG specification, 11.2.2).
@@ -216,7 +217,7 @@ def _tensor_event(tag: str, content: bytes, plugin: str, plugin_content: bytes) 
 
 def _protos() -> Any:
     """TensorBoard's messages; imported when first needed, as few processes write any."""
-    from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+    from tensorboard.compat.proto import (
         event_pb2,
         summary_pb2,
         tensor_pb2,
@@ -232,12 +233,8 @@ def _protos() -> Any:
 
 
 def _new_writer(path: str) -> Any:
-    from tensorboard.summary.writer.event_file_writer import (  # type: ignore[import-untyped]
-        EventFileWriter,
-    )
-
     try:
-        return EventFileWriter(path)
+        return open_events(path)
     except Exception as error:  # the file system's, or a remote store's own
         raise SinkError(
             f"Cannot begin a TensorBoard event file in {path!r}: {error}. "

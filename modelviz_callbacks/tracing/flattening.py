@@ -1,6 +1,6 @@
 """A program without layers: what torch does for each op under a transform, op by op.
 
-torch.export knows no ``grad`` and little of ``vmap``; below them there are only ordinary ops.
+torch.export knows no ``grad`` and only some uses of ``vmap``; below both are ordinary ops.
 Like the exporters, and unlike all else here, this traces: it does not belong in a process that
 trains at the same time.
 """
@@ -18,7 +18,7 @@ from modelviz_callbacks.tracing.layers import layers_left
 
 
 def without_layers(program: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
-    """Works the transforms in a program out.
+    """Works out the transforms in a program.
 
     Args:
         program: A program with layers.
@@ -31,22 +31,24 @@ def without_layers(program: fx.GraphModule, examples: tuple[torch.Tensor, ...]) 
     names = list(dict.fromkeys(_tensors_read(program)))
     state = [_attribute(program, name) for name in names]
     with traceback.preserve_node_meta(), layers_left():
-        flat = _traced(_With(program, names).run, (*state, *examples))
-        # A second time without what writes in place: torch.onnx takes no such op from here.
-        flat = _traced(torch.func.functionalize(fx.Interpreter(flat).run), (*state, *examples))
+        flat = _traced(_WithState(program, names).run, (*state, *examples))
     attributes = dict(zip(names, state, strict=True))
     for node, name in zip(list(flat.graph.nodes), names, strict=False):
         with flat.graph.inserting_before(node):
-            read = flat.graph.get_attr(name)
+            read = flat.graph.create_node("get_attr", name)
         read.meta = node.meta
         node.replace_all_uses_with(read)
         flat.graph.erase_node(node)
     for node in flat.graph.find_nodes(op="get_attr"):
-        attributes.setdefault(node.target, getattr(flat, node.target, None))
-    return fx.GraphModule(attributes, flat.graph, class_name="FlatProgram")
+        if node.target not in attributes:
+            attributes[node.target] = _attribute(flat, node.target)
+    made = fx.GraphModule(attributes, flat.graph, class_name="FlatProgram")
+    made.graph.eliminate_dead_code()
+    made.recompile()
+    return made
 
 
-class _With(fx.Interpreter):
+class _WithState(fx.Interpreter):
     """Runs a program with other tensors for its state, given before its inputs."""
 
     def __init__(self, program: fx.GraphModule, names: list[str]) -> None:

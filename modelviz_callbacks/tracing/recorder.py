@@ -17,6 +17,7 @@ import torch
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
+from modelviz_callbacks.tracing.effects import tensors_in, unique, version_of
 from modelviz_callbacks.tracing.frames import FrameKind, classify_file
 from modelviz_callbacks.tracing.origins import OriginFinder, flat_slots
 from modelviz_callbacks.tracing.state import StateNames
@@ -340,8 +341,8 @@ class Recorder(TorchFunctionMode):
             named = {key: self.encode(value) for key, value in kwargs.items()} or None
             targets = self._targets(kind, args, kwargs)
             self._keep_state(kind, func, args, kwargs, targets)
-            watched = _tensors_in((args, kwargs)) if kind is _CHECK else []
-            versions = [_version(tensor) for tensor in watched]
+            watched = tensors_in((args, kwargs)) if kind is _CHECK else []
+            versions = [version_of(tensor) for tensor in watched]
             first = _sequence_number()
         except Exception as error:
             self.give_up(error)
@@ -351,7 +352,7 @@ class Recorder(TorchFunctionMode):
             changed = [
                 tensor
                 for tensor, version in zip(watched, versions, strict=True)
-                if _version(tensor) != version
+                if version_of(tensor) != version
             ]
             self._note_effects(kind, func, taken, named, result, targets + changed, first)
         except Exception as error:
@@ -368,7 +369,7 @@ class Recorder(TorchFunctionMode):
         written: list[torch.Tensor],
         first: int,
     ) -> None:
-        writes = tuple([self._new_version(tensor) for tensor in _unique(written)])
+        writes = tuple([self._new_version(tensor) for tensor in unique(written)])
         made = self._encode_result(result)
         if made is None and writes:
             made = self._encode_nested(result)
@@ -380,7 +381,7 @@ class Recorder(TorchFunctionMode):
             self.origins.note_reads(len(self.tape), args)
 
     def _call_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.losses += [self.slot(tensor) for tensor in _tensors_in(args[:1])]
+        self.losses += [self.slot(tensor) for tensor in tensors_in(args[:1])]
         self.paused = True  # module hooks run in it too, when checkpoints recompute
         try:
             return func(*args, **kwargs)
@@ -391,10 +392,10 @@ class Recorder(TorchFunctionMode):
         self, kind: CallKind, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[torch.Tensor]:
         out = kwargs.get("out")
-        targets = _tensors_in(out) if out is not None else []
+        targets = tensors_in(out) if out is not None else []
         if kind is _WRITE:
             first = args[0] if args else next(iter(kwargs.values()), None)
-            targets += _tensors_in(first)
+            targets += tensors_in(first)
         return targets
 
     def _keep_state(
@@ -406,7 +407,7 @@ class Recorder(TorchFunctionMode):
         targets: list[torch.Tensor],
     ) -> None:
         if kind is _CHECK:
-            targets = targets + _tensors_in(written_state(func, args, kwargs))
+            targets = targets + tensors_in(written_state(func, args, kwargs))
         elif getattr(func, "__name__", "") in VALUE_KEEPING:
             return
         for tensor in targets:
@@ -422,22 +423,3 @@ class Recorder(TorchFunctionMode):
         if not slot.storage:
             self.transforms.note_result(tensor, slot)
         return slot
-
-
-def _tensors_in(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors_in(item)]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors_in(item)]
-    return []
-
-
-def _unique(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _version(tensor: torch.Tensor) -> int:
-    # Tensors made in inference mode keep no version, and cannot be written to outside it.
-    return 0 if tensor.is_inference() else tensor._version

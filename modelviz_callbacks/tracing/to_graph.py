@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
@@ -11,24 +10,19 @@ import torch
 
 from modelviz_callbacks.graph import (
     Argument,
-    Items,
     ModelGraph,
     NameAllocator,
-    Node,
     Note,
     ParameterInfo,
     Port,
-    PythonText,
     Ref,
-    SliceValue,
     Source,
-    TensorSpec,
     check,
 )
 from modelviz_callbacks.graph.notes import notes
 from modelviz_callbacks.tracing.aliasing import Aliasing
+from modelviz_callbacks.tracing.drafts import Draft, graph_value, spec_of
 from modelviz_callbacks.tracing.frames import source_of
-from modelviz_callbacks.tracing.layers import Layer
 from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.recording import (
     Recording,
@@ -39,50 +33,10 @@ from modelviz_callbacks.tracing.recording import (
 )
 from modelviz_callbacks.tracing.scopes import Scope, ScopeTree
 from modelviz_callbacks.tracing.signatures import named_arguments, op_name, qualified_name
-from modelviz_callbacks.tracing.structure import Atom, Branch, as_walked
+from modelviz_callbacks.tracing.structure import as_walked
 from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot
 from modelviz_callbacks.tracing.torch_calls import CallKind, classify
 from modelviz_callbacks.tracing.wrappers import class_name, class_of
-
-
-@dataclass
-class _Draft:
-    """A node being made; writes through views may still add inputs and outputs."""
-
-    name: str
-    kind: Any
-    op: str
-    scope: Scope
-    outputs: list[TensorSpec] = field(default_factory=list)
-    arguments: list[Argument] = field(default_factory=list)
-    target: str = ""
-    path: str = ""
-    aliases: tuple[str, ...] = ()
-    source: Source | None = None
-    writes: list[int] = field(default_factory=list)
-    reads_value: bool = False
-
-    def add_output(self, spec: TensorSpec, is_write: bool = False) -> Ref:
-        self.outputs.append(spec)
-        if is_write:
-            self.writes.append(len(self.outputs) - 1)
-        return Ref(self.name, len(self.outputs) - 1)
-
-    def freeze(self) -> Node:
-        return Node(
-            self.name,
-            self.kind,
-            self.op,
-            self.scope.name,
-            tuple(self.outputs),
-            tuple(self.arguments),
-            self.target,
-            self.path,
-            self.aliases,
-            self.source,
-            tuple(self.writes),
-            self.reads_value,
-        )
 
 
 def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
@@ -100,11 +54,15 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     """
     graph = _Lowering(recording).run(name)
     check(graph)
-    modules = [
-        (path, type(module).forward is not torch.nn.Module.forward)
-        for path, module in recording.model.named_modules()
-    ]
+    modules = [(path, _has_forward(module)) for path, module in recording.model.named_modules()]
     return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
+
+
+def _has_forward(module: torch.nn.Module) -> bool:
+    """Whether a module can be called (a ``ModuleList`` cannot)."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    return type(module).forward is not torch.nn.Module.forward
 
 
 class _Lowering:
@@ -115,9 +73,9 @@ class _Lowering:
         self._names = NameAllocator()
         self._scopes = ScopeTree(recording.model, self._names)
         self._state = recording.state
-        self._drafts: list[_Draft] = []
+        self._drafts: list[Draft] = []
         self._refs: dict[Slot, Ref] = {}
-        self._memory: Aliasing[_Draft] = Aliasing()
+        self._memory: Aliasing[Draft] = Aliasing()
         self._sources: dict[tuple[CodeType | None, int], Source | None] = {}
         self._state_refs: dict[str, Ref] = {}
         self._open_calls: list[tuple[int, int]] = []
@@ -292,29 +250,7 @@ class _Lowering:
         return self._sources[key]
 
     def _value(self, value: Any) -> Any:
-        if isinstance(value, Slot):
-            return self._read(value)
-        if value is None or isinstance(value, (bool, str)):
-            return value
-        if isinstance(value, (torch.SymInt, torch.SymFloat)):
-            return PythonText(str(value))
-        if isinstance(value, Layer):
-            return value.level
-        if isinstance(value, (int, float)):
-            return _number(value)
-        if isinstance(value, (tuple, list)):
-            return tuple([self._value(item) for item in value])
-        if isinstance(value, dict):
-            return Items(tuple((str(key), self._value(item)) for key, item in value.items()))
-        if isinstance(value, slice):
-            return SliceValue(
-                self._value(value.start), self._value(value.stop), self._value(value.step)
-            )
-        if isinstance(value, Atom):
-            return self._value(value.value)
-        if isinstance(value, Branch):
-            return tuple([self._value(child) for child in value.children])
-        return PythonText(python_text(value))
+        return graph_value(value, self._read)
 
     # --- tensors
 
@@ -385,43 +321,11 @@ class _Lowering:
 
     def _draft(
         self, kind: str, op: str, scope: Scope, label: str | None = None, emit: bool | None = None
-    ) -> _Draft:
-        draft = _Draft(self._names.allocate(scope.name, label or op), kind, op, scope)
+    ) -> Draft:
+        draft = Draft(self._names.allocate(scope.name, label or op), kind, op, scope)
         if emit if emit is not None else kind != "opaque":
             self._emit(draft)
         return draft
 
-    def _emit(self, draft: _Draft) -> None:
+    def _emit(self, draft: Draft) -> None:
         self._drafts.append(draft)
-
-
-def spec_of(slot: Slot) -> TensorSpec:
-    """The graph's description of a tensor version."""
-    return TensorSpec(
-        slot.sizes,
-        str(slot.dtype).removeprefix("torch."),
-        str(slot.device),
-        slot.requires_grad,
-        str(slot.layout).removeprefix("torch."),
-    )
-
-
-def _number(value: float) -> int | float | PythonText:
-    if value != value:  # not a number: equal to nothing, so no graph with it would equal itself
-        return PythonText("nan")
-    # Subclasses (symbolic sizes, enumerations, numpy's float64) become the plain number.
-    return int(value) if isinstance(value, int) else float(value)
-
-
-def python_text(value: Any) -> str:
-    """A value that JSON has no type for, as text without addresses."""
-    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format, complex)):
-        return str(value)
-    if value is Ellipsis:
-        return "..."
-    qualname = getattr(value, "__qualname__", None)
-    if qualname is not None:
-        return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
-    shape = getattr(value, "shape", None)
-    suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
-    return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

@@ -9,9 +9,7 @@ running it gives the same result again and leaves the model alone.
 
 from __future__ import annotations
 
-import keyword
 import operator
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +17,19 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.frames import source_of
 from modelviz_callbacks.tracing.layers import Layer, LayerSwitch, as_strided, requires_grad_
 from modelviz_callbacks.tracing.origins import flat_slots
+from modelviz_callbacks.tracing.program_calls import (
+    Builder,
+    began_lazy,
+    call,
+    fresh,
+    identifier,
+    is_method,
+    is_python,
+    unreplayable,
+)
 from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.signatures import qualified_name
 from modelviz_callbacks.tracing.structure import Atom, Branch
@@ -126,7 +133,7 @@ class _Lowering:
 
     def _add_input(self, path: str, slot: Slot) -> fx.Node:
         with self._graph.inserting_after(self._last_input):
-            node = self._graph.placeholder(_identifier(path, len(self._inputs)))
+            node = self._graph.placeholder(identifier(path, len(self._inputs)))
         if self._prologue_end is self._last_input:
             self._prologue_end = node
         self._inputs.append((path, slot))
@@ -160,7 +167,7 @@ class _Lowering:
         target = self._attribute(entry.module, f"call_{len(self._attributes)}")
         args = tuple([self._value(value) for value in entry.args])
         kwargs = {key: self._value(value) for key, value in entry.kwargs.items()}
-        node = self._graph.call_function(_call, (target, *args), kwargs)
+        node = self._graph.call_function(call, (target, *args), kwargs)
         self._bind(entry.result, node)
 
     # --- ops
@@ -185,7 +192,7 @@ class _Lowering:
         return self._graph.inserting_after(node)
 
     def _add_here(self, entry: OpEntry) -> None:
-        if self._live_state and entry.writes and all(_began_lazy(s) for s in entry.writes):
+        if self._live_state and entry.writes and all(began_lazy(s) for s in entry.writes):
             for slot in entry.writes:
                 assert slot.previous is not None
                 self._env[slot] = self._read(slot.previous)
@@ -230,7 +237,7 @@ class _Lowering:
             return self._graph.call_function(operator.getitem, args, kwargs)
         if self._layers.now and name == "requires_grad_":
             return self._graph.call_function(requires_grad_, args, kwargs)
-        if _is_method(func, name):
+        if is_method(func, name):
             return self._graph.call_method(name, args, kwargs)
         return self._graph.call_function(func, args, kwargs)
 
@@ -250,7 +257,7 @@ class _Lowering:
                 if step.startswith("."):
                     self._bind(child, self._graph.call_function(getattr, (node, step[1:])))
                 else:
-                    self._bind(child, self._graph.call_function(_item, (node, step)))
+                    self._bind(child, self._graph.call_function(item, (node, step)))
 
     def _switch_autocast(self, wanted: tuple[tuple[str, torch.dtype], ...]) -> None:
         if wanted == self._autocast:
@@ -292,9 +299,9 @@ class _Lowering:
             return self._value(value.value)
         if isinstance(value, Branch):
             # fx has no node for somebody's own container: put it together when run.
-            build = self._attribute(_Builder(value), f"builder_{len(self._attributes)}")
+            build = self._attribute(Builder(value), f"builder_{len(self._attributes)}")
             leaves = tuple([self._read(slot) for slot in flat_slots(value)])
-            return self._graph.call_function(_call, (build, *leaves))
+            return self._graph.call_function(call, (build, *leaves))
         if isinstance(value, (int, float)) and type(value) not in (bool, int, float):
             # numpy's numbers and enumerations are written into code as names it does not know
             return int(value) if isinstance(value, int) else float(value)
@@ -306,7 +313,7 @@ class _Lowering:
         known = self._read_of.get(id(value))
         if known is None:
             # Where the name cannot stand in Python code, a number stands for it.
-            safe = name if _is_python(name) else f"tensor_{len(self._attributes)}"
+            safe = name if is_python(name) else f"tensor_{len(self._attributes)}"
             target = f"{STATE}.{safe}"
             self._attributes[target] = value
             if isinstance(value, torch.Tensor):
@@ -356,72 +363,10 @@ class _Lowering:
 
     def _block(self, reason: str) -> fx.Node:
         self._blocked.append(reason)
-        return self._graph.call_function(_unreplayable, (reason,))
+        return self._graph.call_function(unreplayable, (reason,))
 
     def _copy_of(self, value: torch.Tensor, name: str, requires_grad: bool) -> fx.Node:
         kept = self._attribute(value, name)
         with self._graph.inserting_after(self._prologue_end):
             self._prologue_end = self._graph.call_function(fresh, (kept, requires_grad))
         return self._prologue_end
-
-
-class _Builder:
-    """Puts a walked container together again from its tensors."""
-
-    def __init__(self, branch: Branch) -> None:
-        self._branch = branch
-
-    def __call__(self, *tensors: torch.Tensor) -> Any:
-        waiting = iter(tensors)
-        return self._branch.rebuild(lambda _: next(waiting))
-
-
-def _began_lazy(slot: Slot) -> bool:
-    while slot.previous is not None:
-        slot = slot.previous
-    return slot.origin is not None and slot.origin.was_lazy
-
-
-def _is_method(func: Any, name: str) -> bool:
-    """Whether a function is a method of tensors, to be reached through the tensor.
-
-    Some have no other home: torch wraps them in functions that no module holds by name.
-    """
-    if not hasattr(torch.Tensor, name):
-        return False
-    homes = (getattr(torch.Tensor, name), getattr(torch._C.TensorBase, name, None))
-    return func in homes or getattr(func, "__module__", None) == "torch._tensor"
-
-
-def _call(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return target(*args, **kwargs)
-
-
-def _item(value: Any, step: str) -> Any:
-    key = step[1:-1]
-    return value[int(key)] if key.lstrip("-").isdigit() else value[key.strip("'")]
-
-
-def fresh(value: torch.Tensor, requires_grad: bool) -> torch.Tensor:
-    """A copy of kept state, for the program to write to."""
-    return value.clone().requires_grad_(requires_grad)
-
-
-def _unreplayable(reason: str) -> torch.Tensor:
-    raise ReplayError(
-        f"This recording cannot be run again: {reason}, which leaves nothing to repeat. "
-        "The graph and the pictures are complete; only replay and ONNX need the program."
-    )
-
-
-def _is_python(name: str) -> bool:
-    """Whether a qualified name can be written as a chain of attributes."""
-    return all(
-        part.isdigit() or (part.isidentifier() and not keyword.iskeyword(part))
-        for part in name.split(".")
-    )
-
-
-def _identifier(path: str, index: int) -> str:
-    cleaned = "".join(char if char.isalnum() else "_" for char in path).strip("_")
-    return cleaned if _is_python(cleaned) else f"input_{index}"

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modelviz_callbacks.graph.model import (
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.outline import Item
+from modelviz_callbacks.graph.overview import Overviews
+from modelviz_callbacks.graph.values import (
     Items,
-    ModelGraph,
-    ModuleCall,
-    Node,
     Ref,
     SliceValue,
     TensorSpec,
     Value,
 )
-from modelviz_callbacks.graph.outline import Item
-from modelviz_callbacks.graph.overview import Overviews
 from modelviz_callbacks.graph.wording import count_text, shape_text, short_count
 
 # Longer arguments are cut: a table of numbers belongs into the model, not into a panel.

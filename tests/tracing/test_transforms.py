@@ -84,7 +84,7 @@ def test_gradients_flow_through_the_replay_as_through_the_model(case: Case) -> N
         outputs = [one for _, one in tensors(run(model, given)) if one.requires_grad]
         sum((one * one.sin()).sum() for one in outputs).backward()  # type: ignore[union-attr]
         named = [*model.named_parameters(), *((f"input {n}", v) for n, v in enumerate(given))]
-        return {name: frozen(tensor.grad) for name, tensor in named}
+        return {name: tensor.grad for name, tensor in named}
 
     def replayed(model: Net, given: tuple[Any, ...]) -> Any:
         seed_everything(1)
@@ -92,9 +92,10 @@ def test_gradients_flow_through_the_replay_as_through_the_model(case: Case) -> N
         seed_everything(1)
         return recorded.replay(*given)
 
-    wanted = gradients(lambda model, given: model(*given))
-    found = difference(wanted, gradients(replayed))
-    assert not found, f"other gradients flow through the replay: {found}"
+    # Not to the bit: where gradients add up, the order may be another one.
+    torch.testing.assert_close(
+        gradients(replayed), gradients(lambda model, given: model(*given)), rtol=1e-5, atol=1e-5
+    )
 
 
 # --- what the graph says

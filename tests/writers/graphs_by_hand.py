@@ -17,7 +17,10 @@ from modelviz_callbacks.graph import (
     TensorSpec,
     check,
 )
-from modelviz_callbacks.graph.model import NodeKind, Value
+from modelviz_callbacks.graph.model import NodeKind
+from modelviz_callbacks.graph.values import (
+    Value,
+)
 
 
 class GraphByHand:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,6 +36,9 @@ class Case:
 
     def make(self) -> Built:
         """Builds the case; the same to the bit each time."""
+        if "torch._dynamo" in sys.modules:
+            # What was compiled for another build of the case must not be used for this one.
+            torch._dynamo.reset()
         seed_everything(0)
         return self.build()
 

@@ -74,6 +74,31 @@ def fx_submodule() -> Any:
     return nn.Sequential(nn.Linear(4, 4), body), (torch.randn(3, 4),), {}
 
 
+@shelf.builder("torch.compile: a compiled submodule")
+def compiled_submodule() -> Any:
+    body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model = nn.Sequential(nn.Linear(4, 4), torch.compile(body, backend="eager"), nn.Tanh())
+    return model, (torch.randn(3, 4),), {}
+
+
+@shelf.builder("torch.compile: a compiled function in the forward")
+def compiled_function() -> Any:
+    function = torch.compile(lambda x: (x.sin() + 1) * x.cos(), backend="eager")
+
+    class Model(_WithLayer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(self.fc(x)) + 1
+
+    return Model(), (torch.randn(3, 4),), {}
+
+
+@shelf.builder("torch.compile: the model compiled in place")
+def compiled_model() -> Any:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.2))
+    model.compile(backend="eager")
+    return model, (torch.randn(3, 4),), {}
+
+
 # --- custom ops
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -21,6 +21,8 @@ def parts(value: Any) -> list[tuple[str, Any]] | None:
     """What a container holds, each with its step in a path; ``None`` for a leaf."""
     if isinstance(value, (torch.Tensor, *_PLAIN, *_CODE, torch.Size)):
         return None
+    if type(value).__module__.startswith("torch._dynamo"):
+        return None  # what torch.compile keeps for itself
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", item) for key, item in value.items()]
     if isinstance(value, (tuple, list, collections.deque)):
@@ -49,8 +51,17 @@ def tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     yield from below(value, path)
 
 
+class Opened(NamedTuple):
+    """A container made comparable: its class, and what it holds by steps of a path."""
+
+    kind: str
+    inside: dict[str, Any]
+
+
 def frozen(value: Any) -> Any:
     """A copy of a structure whose tensors are detached copies."""
+    if isinstance(value, Opened):
+        return value
     if isinstance(value, torch.Tensor):
         return detached_copy(value)
     if isinstance(value, numpy.ndarray):
@@ -58,7 +69,7 @@ def frozen(value: Any) -> Any:
     inside = parts(value)
     if inside is None or isinstance(value, torch.nn.Module):
         return value if isinstance(value, _PLAIN) else _class_name(value)
-    return (_class_name(value), [(step, frozen(item)) for step, item in inside])
+    return Opened(_class_name(value), {step: frozen(item) for step, item in inside})
 
 
 def _class_name(value: Any) -> str:
@@ -77,26 +88,20 @@ def difference(first: Any, second: Any, path: str = "") -> str:
     """Where two structures made by `frozen` differ first; empty if they are equal to the bit."""
     if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
         return tensor_difference(first, second, path)
-    if type(first) is not type(second):
-        return f"{path or 'result'}: {type(first).__name__} and {type(second).__name__}"
-    if isinstance(first, (tuple, list)):
-        if len(first) != len(second):
-            return f"{path or 'result'}: {len(first)} and {len(second)} parts"
-        for index, (one, other) in enumerate(zip(first, second, strict=True)):
-            found = difference(one, other, f"{path}[{index}]")
-            if found:
-                return found
-        return ""
-    if isinstance(first, dict):
-        if list(first) != list(second):
-            return f"{path}: keys {list(first)} and {list(second)}"
-        for key in first:
-            found = difference(first[key], second[key], f"{path}[{key!r}]")
-            if found:
-                return found
-        return ""
-    same = first == second or (first != first and second != second)
-    return "" if same else f"{path}: {first!r} and {second!r}"
+    if isinstance(first, Opened) and isinstance(second, Opened):
+        if first.kind != second.kind:
+            return f"{path or 'result'}: {first.kind} and {second.kind}"
+        if list(first.inside) != list(second.inside):
+            return f"{path or 'result'}: parts {list(first.inside)} and {list(second.inside)}"
+        found = (
+            difference(item, second.inside[step], path + step)
+            for step, item in first.inside.items()
+        )
+        return next((text for text in found if text), "")
+    same = type(first) is type(second) and (
+        first == second or (first != first and second != second)
+    )
+    return "" if same else f"{path or 'result'}: {first!r} and {second!r}"
 
 
 def tensor_difference(first: Any, second: Any, path: str) -> str:

@@ -12,6 +12,8 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from tests.zoo.leaves import frozen
+
 
 def hooks(attributes: dict[str, Any]) -> dict[str, Any]:
     """Every table of hooks, with the functions in it."""
@@ -22,10 +24,10 @@ def hooks(attributes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def switches() -> dict[str, Any]:
-    """What is switched on in this process and thread."""
+def switches() -> Any:
+    """What is switched on in this process and thread, `frozen`."""
     tables = {**hooks(vars(module_hooks)), **hooks(vars(optimizer_hooks))}
-    return {
+    found = {
         "hooks": tables,
         "full backward hooks": str(module_hooks._global_is_full_backward_hook),
         "function modes": [type(mode).__qualname__ for mode in _get_current_function_mode_stack()],
@@ -41,3 +43,4 @@ def switches() -> dict[str, Any]:
         "profile function": str(sys.getprofile()),
         "module call": torch.nn.Module.__call__.__qualname__,
     }
+    return frozen(found)

@@ -28,7 +28,9 @@ from modelviz_callbacks.graph import (
     SliceValue,
     TensorSpec,
 )
-from modelviz_callbacks.graph.model import Value
+from modelviz_callbacks.graph.values import (
+    Value,
+)
 from modelviz_callbacks.writers.graphdef.protos import GraphDef, NodeDef, TensorShapeProto
 
 LONGEST_ATTRIBUTE = 200

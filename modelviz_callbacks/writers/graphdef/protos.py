@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tensorboard.compat.proto.config_pb2 import RunMetadata  # type: ignore[import-untyped]
-from tensorboard.compat.proto.graph_pb2 import GraphDef  # type: ignore[import-untyped]
-from tensorboard.compat.proto.node_def_pb2 import NodeDef  # type: ignore[import-untyped]
-from tensorboard.compat.proto.step_stats_pb2 import (  # type: ignore[import-untyped]
+from tensorboard.compat.proto.config_pb2 import RunMetadata
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.step_stats_pb2 import (
     DeviceStepStats,
 )
-from tensorboard.compat.proto.tensor_shape_pb2 import (  # type: ignore[import-untyped]
+from tensorboard.compat.proto.tensor_shape_pb2 import (
     TensorShapeProto,
 )
 

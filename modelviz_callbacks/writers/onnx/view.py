@@ -43,11 +43,7 @@ def _leave_out(model: ir.Model, state: set[str]) -> None:
     for name, value in model.graph.initializers.items():
         weights = value.const_value
         if name in state and weights is not None:
+            shape = ir.Shape([int(size) for size in weights.shape.numpy()])
             value.const_value = ir.ExternalTensor(
-                "weights-not-included",
-                0,
-                0,
-                weights.dtype,
-                shape=ir.Shape(weights.shape),
-                name=name,
+                "weights-not-included", 0, 0, weights.dtype, shape=shape, name=name
             )

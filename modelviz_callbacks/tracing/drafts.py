@@ -1,0 +1,135 @@
+"""The parts of a graph while it is being lowered, and what the tape's values become in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.graph import (
+    Argument,
+    Items,
+    Node,
+    PythonText,
+    Ref,
+    SliceValue,
+    Source,
+    TensorSpec,
+)
+from modelviz_callbacks.tracing.layers import Layer
+from modelviz_callbacks.tracing.scopes import Scope
+from modelviz_callbacks.tracing.structure import Atom, Branch
+from modelviz_callbacks.tracing.tape import Slot
+
+
+@dataclass
+class Draft:
+    """A node being made; writes through views may still add inputs and outputs."""
+
+    name: str
+    kind: Any
+    op: str
+    scope: Scope
+    outputs: list[TensorSpec] = field(default_factory=list)
+    arguments: list[Argument] = field(default_factory=list)
+    target: str = ""
+    path: str = ""
+    aliases: tuple[str, ...] = ()
+    source: Source | None = None
+    writes: list[int] = field(default_factory=list)
+    reads_value: bool = False
+
+    def add_output(self, spec: TensorSpec, is_write: bool = False) -> Ref:
+        """Gives the node one more output; a write is a new version of existing memory."""
+        self.outputs.append(spec)
+        if is_write:
+            self.writes.append(len(self.outputs) - 1)
+        return Ref(self.name, len(self.outputs) - 1)
+
+    def freeze(self) -> Node:
+        """The finished node."""
+        return Node(
+            self.name,
+            self.kind,
+            self.op,
+            self.scope.name,
+            tuple(self.outputs),
+            tuple(self.arguments),
+            self.target,
+            self.path,
+            self.aliases,
+            self.source,
+            tuple(self.writes),
+            self.reads_value,
+        )
+
+
+def graph_value(value: Any, read: Callable[[Slot], Ref]) -> Any:
+    """An argument on the tape as an argument in a graph.
+
+    Args:
+        value: What the tape holds.
+        read: Gives the reference for a tensor.
+
+    Returns:
+        A value as `modelviz_callbacks.graph` has them.
+    """
+
+    def again(inner: Any) -> Any:
+        return graph_value(inner, read)
+
+    if isinstance(value, Slot):
+        return read(value)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return PythonText(str(value))
+    if isinstance(value, Layer):
+        return value.level
+    if isinstance(value, (int, float)):
+        return _number(value)
+    if isinstance(value, (tuple, list)):
+        return tuple([again(item) for item in value])
+    if isinstance(value, dict):
+        return Items(tuple((str(key), again(item)) for key, item in value.items()))
+    if isinstance(value, slice):
+        return SliceValue(again(value.start), again(value.stop), again(value.step))
+    if isinstance(value, Atom):
+        return again(value.value)
+    if isinstance(value, Branch):
+        return tuple([again(child) for child in value.children])
+    return PythonText(python_text(value))
+
+
+def spec_of(slot: Slot) -> TensorSpec:
+    """The graph's description of a tensor version."""
+    return TensorSpec(
+        slot.sizes,
+        str(slot.dtype).removeprefix("torch."),
+        str(slot.device),
+        slot.requires_grad,
+        str(slot.layout).removeprefix("torch."),
+    )
+
+
+def _number(value: float) -> int | float | PythonText:
+    if value != value:  # not a number: equal to nothing, so no graph with it would equal itself
+        return PythonText("nan")
+    # Subclasses (symbolic sizes, enumerations, numpy's float64) become the plain number.
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def python_text(value: Any) -> str:
+    """A value that JSON has no type for, as text without addresses."""
+    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format, complex)):
+        return str(value)
+    if value is Ellipsis:
+        return "..."
+    qualname = getattr(value, "__qualname__", None)
+    if qualname is not None:
+        return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
+    shape = getattr(value, "shape", None)
+    suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
+    return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

@@ -1,0 +1,85 @@
+"""What a recorded program calls besides torch, and how names become code."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.tracing.structure import Branch
+from modelviz_callbacks.tracing.tape import Slot
+
+
+class Builder:
+    """Puts a walked container together again from its tensors."""
+
+    def __init__(self, branch: Branch) -> None:
+        self._branch = branch
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        """The container with these tensors in it."""
+        waiting = iter(tensors)
+        return self._branch.rebuild(lambda _: next(waiting))
+
+
+def began_lazy(slot: Slot) -> bool:
+    """Whether a tensor was a lazy module's parameter without a value when first met."""
+    while slot.previous is not None:
+        slot = slot.previous
+    return slot.origin is not None and slot.origin.was_lazy
+
+
+def is_method(func: Any, name: str) -> bool:
+    """Whether a function is a method of tensors, to be reached through the tensor.
+
+    Some have no other home: torch wraps them in functions that no module holds by name.
+    """
+    if not hasattr(torch.Tensor, name):
+        return False
+    homes = (getattr(torch.Tensor, name), getattr(torch._C.TensorBase, name, None))
+    return func in homes or getattr(func, "__module__", None) == "torch._tensor"
+
+
+def call(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls what only the program's own state holds (a scripted module, a builder)."""
+    return target(*args, **kwargs)
+
+
+def item(value: Any, step: str) -> Any:
+    """The part of a container that a step of a path (``[0]``, ``['loss']``) leads to."""
+    key = step[1:-1]
+    return value[int(key)] if key.lstrip("-").isdigit() else value[key.strip("'")]
+
+
+def fresh(value: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+    """A copy of kept state, for the program to write to."""
+    return value.clone().requires_grad_(requires_grad)
+
+
+def unreplayable(reason: str) -> torch.Tensor:
+    """Stands where nobody saw what happened.
+
+    Raises:
+        ReplayError: Always.
+    """
+    raise ReplayError(
+        f"This recording cannot be run again: {reason}, which leaves nothing to repeat. "
+        "The graph and the pictures are complete; only replay and ONNX need the program."
+    )
+
+
+def is_python(name: str) -> bool:
+    """Whether a qualified name can be written as a chain of attributes."""
+    return all(
+        part.isdigit() or (part.isidentifier() and not keyword.iskeyword(part))
+        for part in name.split(".")
+    )
+
+
+def identifier(path: str, index: int) -> str:
+    """A name for an input in Python code, like its path."""
+    cleaned = "".join(char if char.isalnum() else "_" for char in path).strip("_")
+    return cleaned if is_python(cleaned) else f"input_{index}"
