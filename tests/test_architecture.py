@@ -38,11 +38,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Library -> the only modules that may import it, at any depth.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "torch": ("tracing", "writers.onnx", "ranks", "pipeline", "outputs", "tracer", "hook", "worker"),
+    "torch": (
+        "tracing",
+        "writers.onnx",
+        "ranks",
+        "pipeline",
+        "outputs",
+        "tracer",
+        "hook",
+        "worker",
+    ),
     "lightning": ("lightning",),
     "pytorch_lightning": (),
     "mlflow": ("sinks.mlflow",),
-    "tensorboard": ("sinks.tensorboard", "writers.graphdef"),
+    "tensorboard": ("sinks.tensorboard", "sinks.event_file", "writers.graphdef"),
     "onnx": ("writers.onnx", "sinks.mlflow_model"),
     "onnx_ir": ("writers.onnx",),
     "onnxscript": ("writers.onnx",),

@@ -336,7 +336,7 @@ def state_after_fit(
             "numpy": numpy.random.get_state()[1],
             "python": list(random.getstate()[1]),
             # The exporter's progress bar has a thread of its own.
-            "switches": {key: value for key, value in switches().items() if key != "threads"},
+            "switches": [item for item in switches().inside.items() if "threads" not in item[0]],
         }
     )
 

@@ -52,14 +52,14 @@ def test_tracing_leaves_the_model_its_state_and_the_process_as_a_plain_call_does
     plain, args, kwargs = build(name)
     torch.manual_seed(1)
     plain(*args, **kwargs)
-    after_plain = frozen((args, kwargs)), torch.get_rng_state()
+    after_plain = frozen((args, kwargs, torch.get_rng_state()))
     before = switches()
 
     model, args, kwargs = build(name)
     torch.manual_seed(1)
     trace(model, *args, **kwargs)
 
-    assert difference(after_plain, (frozen((args, kwargs)), torch.get_rng_state())) == ""
+    assert difference(after_plain, frozen((args, kwargs, torch.get_rng_state()))) == ""
     assert difference(frozen(dict(plain.state_dict())), frozen(dict(model.state_dict()))) == ""
     assert [m.training for m in plain.modules()] == [m.training for m in model.modules()]
     assert difference(before, switches()) == ""

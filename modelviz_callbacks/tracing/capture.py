@@ -8,6 +8,7 @@ from threading import get_ident
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
@@ -153,13 +154,21 @@ class Capture:
     # --- hooks: they see every module call of every thread
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        if is_dynamo_compiling():
+            return  # a higher-order op is being compiled: nothing of ours may be seen
         recorder = self.recorder
-        if get_ident() == self._thread and not recorder.paused:
+        if get_ident() != self._thread or recorder.paused:
+            return
+        try:
             if recorder.transforms.is_on():
                 recorder.meet_arguments(args)
             recorder.tape.append((module, module.training))
+        except Exception as error:
+            recorder.give_up(error)
 
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        if is_dynamo_compiling():
+            return
         # After an exception torch leaves the keyword arguments out.
         kwargs, result = rest if len(rest) == 2 else ({}, None)
         recorder = self.recorder

@@ -16,8 +16,26 @@ import torch
 from torch import fx
 from torch.autograd import forward_ad
 
-# Private to torch: where a version lacks a part, transforms are recorded without their layers.
-functorch: Any = getattr(torch._C, "_functorch", None)
+_NEEDED = (
+    "CGradInterpreterPtr CVmapInterpreterPtr _add_batch_dim _grad_decrement_nesting "
+    "_grad_increment_nesting _jvp_decrement_nesting _jvp_increment_nesting _remove_batch_dim "
+    "_unwrap_for_grad _vmap_decrement_nesting _vmap_increment_nesting _wrap_for_grad "
+    "get_dynamic_layer_stack_depth get_inplace_requires_grad_allowed get_interpreter_stack "
+    "get_unwrapped is_batchedtensor is_dead_tensor_wrapper is_functorch_wrapped_tensor "
+    "maybe_get_bdim maybe_get_level pop_dynamic_layer_stack "
+    "pop_dynamic_layer_stack_and_undo_to_depth push_dynamic_layer_stack "
+    "set_inplace_requires_grad_allowed"
+)
+
+
+def _functorch() -> Any:
+    found = getattr(torch._C, "_functorch", None)
+    return found if all(hasattr(found, name) for name in _NEEDED.split()) else None
+
+
+# Private to torch. ``None`` where a version lacks a part: ops under transforms are recorded
+# then, but not how tensors get into the transforms and out of them.
+functorch: Any = _functorch()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +66,7 @@ def depth() -> int:
 # --- the calls a program makes; their arguments are named for people who look at the graph
 
 
-@fx.has_side_effect
+@fx.node.has_side_effect
 def enter_layer(kind: str, batch_size: int, randomness: str, grad: bool) -> int:
     """Begins a transform.
 
@@ -72,7 +90,7 @@ def enter_layer(kind: str, batch_size: int, randomness: str, grad: bool) -> int:
         return int(enter())
 
 
-@fx.has_side_effect
+@fx.node.has_side_effect
 def leave_layer(kind: str) -> None:
     """Ends the transform entered last, of this kind."""
     if kind == "dual":

@@ -1,12 +1,9 @@
 """Follows tensors into function transforms and out of them again.
 
-``torch.func`` wraps and unwraps tensors without a torch call that could be recorded, and takes
-the wrapping for granted in between. So when an op hands out a wrapped tensor, what is inside is
-noted; when a tensor turns up that nothing recorded has made, it is looked for there, and the
-wrapping or unwrapping is put on the tape as an op like any other.
-
-None of it is asked before the first wrapped tensor is met. A fault in here costs the connection
-through the transform, not the recording.
+``torch.func`` wraps and unwraps tensors without a torch call that could be recorded. So when an
+op hands out a wrapped tensor, what is inside is noted; when a tensor turns up that nothing
+recorded has made, it is looked for there, and the wrapping or unwrapping is put on the tape as an
+op like any other. A fault in here costs the connection through the transform, not the recording.
 """
 
 from __future__ import annotations
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
 _KINDS = {"Vmap": "vmap", "Grad": "grad", "Jvp": "jvp"}
 
 _NOTHING = torch.zeros((), device="cpu")
-
 
 # Tells whether a storage is still there without keeping its memory.
 _StorageWeakRef: Any = reductions.StorageWeakRef
@@ -287,8 +283,9 @@ class TransformWatcher:
                     return self._derive(expand_batch_dims, (source, tuple(sizes), order), slot)
                 return self._derive(permute, (source, order), slot)
         if found and not levels:
+            source = self._on_tape(found[-1].slot)
             facts = (wanted.shape, wanted.stride, wanted.offset)
-            return self._derive(as_strided, (self._on_tape(found[-1].slot), *facts), slot)
+            return self._derive(as_strided, (source, *facts), slot)
         return None
 
     def _derive(self, func: Any, args: tuple[Any, ...], slot: Slot) -> Slot:
@@ -326,8 +323,7 @@ def _unpack(dual: torch.Tensor) -> Any:
 
 def _with_dual(layers: tuple[Layer, ...], dual: _DualLevel) -> tuple[Layer, ...]:
     """The layers of an op in a dual level: those around the level, the level, those in it."""
-    count = len(dual.below)
-    return (*dual.below, dual.layer, *layers[count:])
+    return (*dual.below, dual.layer, *layers[len(dual.below) :])
 
 
 def _way_out(wrapper: torch.Tensor, layers: dict[int, Layer]) -> tuple[Any, tuple[Any, ...]]:

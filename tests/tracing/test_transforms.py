@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -172,6 +174,23 @@ def test_a_forward_that_raises_in_a_transform_leaves_its_partial_graph() -> None
     graph = to_graph(capture.abandon(caught.value))
     assert graph.partial
     assert {"x", "fc/weight"} <= ancestors(graph, "fc/linear")
+
+
+def test_the_recording_keeps_no_activation_of_a_transform_alive() -> None:
+    alive: list[Any] = []
+
+    def run(net: Any, x: torch.Tensor) -> Any:
+        def inside(row: torch.Tensor) -> torch.Tensor:
+            h = net.fc(row).exp()
+            alive.append(weakref.ref(functorch.get_unwrapped(functorch.get_unwrapped(h))))
+            return h.detach().sin().sum() + row.sum()
+
+        return vmap(grad(inside))(x).detach()
+
+    recorded = trace(Net(run), torch.randn(3, 4))
+    gc.collect()
+    assert recorded.graph.of_kind("op")
+    assert [one() for one in alive] == [None]
 
 
 # --- a replay that raises

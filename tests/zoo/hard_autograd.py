@@ -115,7 +115,10 @@ class InnerLoop(_WithLayer):
         return torch.func.functional_call(self.fc, weights, (x,))
 
 
-@shelf.model(f"{_HERE}: backward() called inside the forward (test-time training)")
+@shelf.model(
+    f"{_HERE}: backward() called inside the forward (test-time training)",
+    replay="it reads gradients that backward() left in the parameters",
+)
 class BackwardInForward(_WithLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         prompt = torch.zeros(4, requires_grad=True)
@@ -229,7 +232,9 @@ class GradientReversal(_WithLayer):
         return h, _ReverseGradient.apply(h).sigmoid()
 
 
-@shelf.model(f"{_HERE}: a custom function computed by numpy")
+@shelf.model(
+    f"{_HERE}: a custom function computed by numpy", replay="numpy computes it, outside torch"
+)
 class CustomFunctionNumpy(_WithLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(_ThroughNumpy.apply(self.fc(x)))

@@ -57,7 +57,10 @@ def traced_submodule() -> Any:
     return nn.Sequential(nn.Linear(4, 4), traced), (torch.randn(3, 4),), {}
 
 
-@shelf.builder("torch.jit: a scripted function in the forward")
+@shelf.builder(
+    "torch.jit: a scripted function in the forward",
+    replay="compiled TorchScript calls nothing that a mode can see",
+)
 def scripted_function() -> Any:
     function = _quiet_script(_scripted_body)
 
@@ -184,7 +187,10 @@ class UsesCond(_WithLayer):
         return torch.cond(x.sum() > 0, lambda t: self.fc(t).sin(), lambda t: self.fc(t).cos(), (x,))
 
 
-@shelf.model("torch._higher_order_ops: while_loop, map and associative_scan")
+@shelf.model(
+    "torch._higher_order_ops: while_loop, map and associative_scan",
+    replay="torch compiles the bodies of map and scan out of sight",
+)
 class UsesHigherOrderOps(_WithLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         from torch._higher_order_ops.map import map as torch_map

@@ -263,7 +263,10 @@ class UsesBooleanMasks(nn.Module):
         return y.masked_scatter(mask, x)
 
 
-@shelf.model(f"{_HERE}: resize_ and set_ of a temporary")
+@shelf.model(
+    f"{_HERE}: resize_ and set_ of a temporary",
+    replay="torch does not tell a mode about Tensor.set_",
+)
 class ResizesStorage(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.zeros(2)
@@ -273,7 +276,10 @@ class ResizesStorage(nn.Module):
         return z * x
 
 
-@shelf.model(f"{_HERE}: real and imaginary parts written through views")
+@shelf.model(
+    f"{_HERE}: real and imaginary parts written through views",
+    replay="torch does not tell a mode about setting .imag and .real",
+)
 class WritesComplexParts(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         z = torch.zeros(3, 4, dtype=torch.complex64)

@@ -107,7 +107,10 @@ def draws_from_generator() -> Any:
     return Model(), (torch.randn(3, 4),), {}
 
 
-@shelf.model(f"{_HERE}: the seed is set and the random state forked in the forward")
+@shelf.model(
+    f"{_HERE}: the seed is set and the random state forked in the forward",
+    replay="the forward sets the random state of the process",
+)
 class SetsSeed(_WithLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.random.fork_rng(devices=[]):

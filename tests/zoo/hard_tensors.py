@@ -159,7 +159,10 @@ def tensor_subclass() -> Any:
     return Model(), (torch.randn(3, 4).as_subclass(Tagged),), {}
 
 
-@shelf.builder(f"{_HERE}: a subclass that handles torch functions itself")
+@shelf.builder(
+    f"{_HERE}: a subclass that handles torch functions itself",
+    replay="the subclass changes its class with torch functions off",
+)
 def subclass_with_torch_function() -> Any:
     class Model(_WithLayer):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -258,7 +261,10 @@ def users_own_modes() -> Any:
     return Model(), (torch.randn(3, 4),), {}
 
 
-@shelf.model(f"{_HERE}: recording switched off and on inside (DisableTorchFunctionSubclass)")
+@shelf.model(
+    f"{_HERE}: recording switched off and on inside (DisableTorchFunctionSubclass)",
+    replay="the author switched torch functions off",
+)
 class DisablesTorchFunction(_WithLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch._C.DisableTorchFunctionSubclass():
@@ -268,7 +274,7 @@ class DisablesTorchFunction(_WithLayer):
         return h + 1
 
 
-@shelf.model(f"{_HERE}: a worker thread computes a part")
+@shelf.model(f"{_HERE}: a worker thread computes a part", replay="another thread computes it")
 class ComputesInThread(_WithLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         made: list[torch.Tensor] = []
