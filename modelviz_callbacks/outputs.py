@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelviz_callbacks.collector import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.sinks.directory import Directory
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
@@ -31,7 +32,8 @@ FILES = {
 
 def graph_of(recording: Recording, name: str | None = None) -> ModelGraph:
     """The model graph of a recording, with costs; see `modelviz_callbacks.tracing.to_graph`."""
-    return with_flops(to_graph(recording, name), recording)
+    with paused_collector():
+        return with_flops(to_graph(recording, name), recording)
 
 
 def render(graph: ModelGraph, kind: str, depth: int | None = None) -> bytes:

@@ -7,11 +7,13 @@ pictures, MLflow) when training ends or the hook is closed.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelviz_callbacks.collector import paused_collector
 from modelviz_callbacks.errors import CaptureError, ModelvizError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.json_format import dumps
@@ -27,13 +29,16 @@ from modelviz_callbacks.report import Report
 from modelviz_callbacks.sinks.directory import Directory
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
-from modelviz_callbacks.tracing import Recording, to_graph, with_flops
+from modelviz_callbacks.tracing import Recording, to_graph, warm_up, with_flops
 from modelviz_callbacks.tracing.units import Unit, units
 
 if TYPE_CHECKING:
     pass
 
 _QUICK = ("text", "csv")
+
+# What TensorBoard's event files are written with; slow to import.
+_EVENT_RECORDS = "tensorboard.summary.writer.record_writer"
 
 # How long the end of training may wait for an MLflow server, in seconds.
 _MLFLOW_LIMIT_S = 30
@@ -64,6 +69,10 @@ class Pipeline:
         self._graph: ModelGraph | None = None
         self._failed: Exception | None = None
         self._finished = False
+        warm_up()
+        if self.tensorboard is not False:
+            for name in ("modelviz_callbacks.writers.graphdef", _EVENT_RECORDS):
+                importlib.import_module(name)
 
     # --- set by who knows more about the run
 
@@ -94,6 +103,10 @@ class Pipeline:
 
     def captured(self, recording: Recording) -> None:
         """Takes a recording over and writes what is quick to write."""
+        with paused_collector():
+            self._take(recording)
+
+    def _take(self, recording: Recording) -> None:
         self._recording = recording
         with self.guarded("the graph"):
             graph = self._graph = to_graph(recording, self.options.name)

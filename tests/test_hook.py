@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import threading
 import time
 import warnings
@@ -441,6 +442,63 @@ def test_a_tracking_server_that_is_not_there_costs_a_warning_and_no_file(
     assert "secret" not in (tmp_path / "graphs" / "report.json").read_text()
     assert graph_in(tmp_path / "graphs").ops
     assert [refusal.what for refusal in hook.report.refused] == ["the MLflow run"]
+
+
+# Where the library could fail while it arms itself, records, and takes a recording over.
+FAULTS = (
+    "modelviz_callbacks.tracing.capture.StateNames",
+    "modelviz_callbacks.tracing.capture.Recorder",
+    "modelviz_callbacks.tracing.capture.named_inputs",
+    "torch.nn.modules.module.register_module_forward_pre_hook",
+    "torch.nn.modules.module.register_module_forward_hook",
+    "torch.optim.optimizer.register_optimizer_step_pre_hook",
+    "torch.optim.optimizer.register_optimizer_step_post_hook",
+    "modelviz_callbacks.tracing.capture.push_mode",
+    "modelviz_callbacks.tracing.recorder.Recorder.encode",
+    "modelviz_callbacks.tracing.recorder.Slot",
+    "modelviz_callbacks.tracing.capture.walk",
+    "modelviz_callbacks.pipeline.to_graph",
+    "modelviz_callbacks.pipeline.dumps",
+)
+
+
+def break_at(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a function that fails in the place of one of the library's."""
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise LookupError(f"injected into {place}")
+
+    # Not by its path alone: torch.optim hides its module `optimizer`.
+    home, _, name = place.rpartition(".")
+    owner: Any = sys.modules.get(home)
+    if owner is None:
+        module, _, cls = home.rpartition(".")
+        owner = getattr(sys.modules[module], cls)
+    monkeypatch.setattr(owner, name, fails)
+
+
+@pytest.mark.parametrize("place", FAULTS)
+def test_a_fault_of_ours_costs_the_graph_and_leaves_nothing_behind(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, before = torch.randn(6, 4), switches()
+    plain, model = small(), small()
+    torch.manual_seed(1)
+    wanted = [plain(x), plain(x)]
+    hook = GraphHook(model, dirpath=tmp_path, **QUICK)
+    with monkeypatch.context() as broken:
+        break_at(place, broken)
+        torch.manual_seed(1)
+        found = [model(x)]
+        assert difference(before, switches()) == ""
+        assert hooks_of(model) == [0] * 5
+        found.append(model(x))
+    with pytest.warns(ModelvizWarning, match="injected into"):
+        hook.close()
+    assert difference(before, switches()) == ""
+    assert len(hook.report.refused) == 1
+    assert difference(frozen(wanted), frozen(found)) == ""
+    assert difference(frozen(dict(plain.state_dict())), frozen(dict(model.state_dict()))) == ""
 
 
 # --- options

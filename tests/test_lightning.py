@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from modelviz_callbacks import GraphLogger, ModelGraph
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.report import ModelvizWarning
+from tests.test_hook import FAULTS, break_at
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.untouched import switches
 
@@ -557,6 +558,24 @@ def test_errors_can_be_raised_at_the_end_of_the_training_instead(tmp_path: Path)
     with pytest.warns(ModelvizWarning), pytest.raises(Exception, match=r"graph\.json"):
         trainer.fit(Classifier(), data())
     assert trainer.global_step == 3
+
+
+@pytest.mark.parametrize("place", FAULTS)
+def test_a_fault_of_ours_costs_the_graph_and_not_the_training(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_at(place, monkeypatch)
+    callback, watcher = GraphLogger(dirpath=tmp_path / "graphs", **QUICK), Watcher()
+    module, before = Classifier(), switches()
+    trainer = trainer_for(tmp_path, callback, watcher)
+    with pytest.warns(ModelvizWarning, match="injected into"):
+        trainer.fit(module, data())
+    assert trainer.global_step == 3
+    assert difference(before, switches()) == ""
+    for switched, hooks, attributes in watcher.seen[1:]:
+        assert difference(watcher.seen[0][0], switched) == ""
+        assert not any(hooks)
+        assert "training_step" not in attributes
 
 
 class Skips(Classifier):

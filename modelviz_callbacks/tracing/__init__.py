@@ -6,6 +6,7 @@ from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.replay import run
 from modelviz_callbacks.tracing.to_graph import to_graph
 from modelviz_callbacks.tracing.to_program import Program, to_program
+from modelviz_callbacks.tracing.warming import warm_up
 from modelviz_callbacks.tracing.wrappers import class_of, is_compiled, unwrapped
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "to_graph",
     "to_program",
     "unwrapped",
+    "warm_up",
     "with_flops",
 ]

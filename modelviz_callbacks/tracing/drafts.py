@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -105,12 +106,24 @@ def graph_value(value: Any, read: Callable[[Slot], Ref]) -> Any:
 
 def spec_of(slot: Slot) -> TensorSpec:
     """The graph's description of a tensor version."""
+    return _spec(slot.sizes, slot.dtype, slot.device, slot.requires_grad, slot.layout)
+
+
+@lru_cache(maxsize=4096)
+def _spec(
+    sizes: tuple[int, ...] | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    requires_grad: bool,
+    layout: torch.layout,
+) -> TensorSpec:
+    # Tensors of one kind are many: they share a description.
     return TensorSpec(
-        slot.sizes,
-        str(slot.dtype).removeprefix("torch."),
-        str(slot.device),
-        slot.requires_grad,
-        str(slot.layout).removeprefix("torch."),
+        sizes,
+        str(dtype).removeprefix("torch."),
+        str(device),
+        requires_grad,
+        str(layout).removeprefix("torch."),
     )
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -186,6 +187,10 @@ def bound_arguments(entry: Leave, position: int) -> dict[str, Any]:
 def _bind(
     signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
+    if len(args) == len(signature.parameters) == 1 and not kwargs:
+        ((name, only),) = signature.parameters.items()
+        if only.kind is only.POSITIONAL_OR_KEYWORD:
+            return {name: args[0]}  # most modules, and much quicker than to bind
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError:
@@ -200,13 +205,27 @@ def _bind(
     return named
 
 
+# Signatures of the forwards of classes: modules of one class are many.
+_SIGNATURES: WeakKeyDictionary[type[torch.nn.Module], inspect.Signature] = WeakKeyDictionary()
+
+
 def _takes_anything(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
 def forward_signature(module: torch.nn.Module) -> inspect.Signature:
     """The signature of a module's forward; ``(*args, **kwargs)`` where it has none to tell."""
+    if "forward" in vars(module):
+        return _signature_of(module.forward)
+    cls = type(module)
+    known = _SIGNATURES.get(cls)
+    if known is None:
+        known = _SIGNATURES[cls] = _signature_of(module.forward)
+    return known
+
+
+def _signature_of(forward: Callable[..., Any]) -> inspect.Signature:
     try:
-        return inspect.signature(module.forward)
+        return inspect.signature(forward)
     except (TypeError, ValueError):
         return inspect.signature(_takes_anything)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,31 @@ def test_exporting_leaves_flags_weights_gradients_and_random_state_alone(tmp_pat
     assert (tmp_path / "model.onnx").exists()
     assert difference(before, state()) == ""
     assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+
+
+class DrawsNumbers(nn.Module):
+    """Draws random numbers of every kind, in eval mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        drawn = random.random() + float(numpy.random.rand())
+        return self.layer(x) + drawn * torch.rand(())
+
+
+def test_a_model_that_draws_random_numbers_loses_none_to_the_export(tmp_path: Path) -> None:
+    model = DrawsNumbers()
+    options: dict[str, Any] = {"formats": ["text"], "trained_onnx": True}
+    hook = GraphHook(model, dirpath=tmp_path, tensorboard=False, **options)
+    model(torch.randn(3, 4))
+    before = random.getstate(), frozen([numpy.random.get_state()[1:3], torch.get_rng_state()])
+    with pytest.warns(ModelvizWarning, match="differs from the model in eval mode"):
+        hook.close()
+    assert random.getstate() == before[0]
+    after = frozen([numpy.random.get_state()[1:3], torch.get_rng_state()])
+    assert difference(before[1], after) == ""
 
 
 class BranchesOnSize(nn.Module):

@@ -1,0 +1,272 @@
+"""What recording costs, beside the floor and beside its peers, in one run.
+
+Three questions, each answered by a table:
+
+1. On a model of thousands of tiny ops, where only overhead counts: microseconds an op over the
+   plain forward, for the floor (an empty mode and empty hooks), for recording, and for all else
+   that is done in the training process; then for ``SummaryWriter.add_graph``, torchview,
+   torchlens and torch.export on the same model.
+2. How the cost and the memory grow from 1,000 to 100,000 ops.
+3. How much longer the first training step of a compute-bound model takes, and the ones after.
+
+Times are the least of several interleaved runs: what a busy machine adds is never less than
+nothing. Run it with ``make bench``; ``--quick`` leaves the largest sizes out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import tempfile
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from torch.overrides import TorchFunctionMode
+
+from modelviz_callbacks import GraphHook
+from modelviz_callbacks.collector import paused_collector
+from modelviz_callbacks.tracing import Capture, to_graph
+from modelviz_callbacks.writers.graphdef import graph_def
+
+OPS_A_LAYER = 3
+
+
+class TinyOps(nn.Module):
+    """A linear layer, a tanh and an addition on 2×4 numbers, again and again."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(layers))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x)) + x
+        return x
+
+
+class Block(nn.Module):
+    """Two convolutions and a skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.norm2(self.conv2(h)) + x)
+
+
+def resnet_like() -> nn.Module:
+    stem = [nn.Conv2d(3, 32, 7, stride=2, padding=3), nn.MaxPool2d(2)]
+    blocks = [Block(32) for _ in range(8)]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+
+
+class EmptyMode(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def floor(model: nn.Module, x: torch.Tensor) -> float:
+    """One forward under an empty mode and empty global hooks."""
+    before = module_hooks.register_module_forward_pre_hook(lambda module, args: None)
+    after = module_hooks.register_module_forward_hook(
+        lambda module, args, kwargs, result: None, with_kwargs=True, always_call=True
+    )
+    try:
+        with EmptyMode():
+            return seconds(lambda: model(x))
+    finally:
+        before.remove()
+        after.remove()
+        module_hooks._global_forward_hooks_with_kwargs.pop(after.id, None)
+
+
+def recorded(model: nn.Module, x: torch.Tensor) -> tuple[float, Capture, Any]:
+    capture = Capture(model)
+    capture.start((x,), {})
+    try:
+        start = time.perf_counter()
+        result = model(x)
+        took = time.perf_counter() - start
+    finally:
+        capture.stop()
+    return took, capture, result
+
+
+def after_step(capture: Capture, result: Any) -> Callable[[], object]:
+    """All that the training process does besides recording: lower, and make the graph event."""
+
+    def run() -> None:
+        with paused_collector():
+            graph_def(to_graph(capture.finish(result))).SerializeToString()
+
+    return run
+
+
+def op_bound(layers: int, rounds: int) -> dict[str, float]:
+    """Microseconds an op over the plain forward."""
+    model, x, ops = TinyOps(layers), torch.randn(2, 4), layers * OPS_A_LAYER
+    least = dict.fromkeys(("plain", "floor", "record", "after"), float("inf"))
+    for _ in range(rounds):
+        gc.collect()
+        least["plain"] = min(least["plain"], seconds(lambda: model(x)))
+        least["floor"] = min(least["floor"], floor(model, x))
+        took, capture, result = recorded(model, x)
+        least["record"] = min(least["record"], took)
+        least["after"] = min(least["after"], seconds(after_step(capture, result)))
+    micro = {name: value / ops * 1e6 for name, value in least.items()}
+    return {
+        "plain": micro["plain"],
+        "floor": micro["floor"] - micro["plain"],
+        "record": micro["record"] - micro["plain"],
+        "after": micro["after"],
+    }
+
+
+def peers(layers: int) -> dict[str, float]:
+    """Microseconds an op of the other tools, on the same kind of model."""
+    ops, x = layers * OPS_A_LAYER, torch.randn(2, 4)
+    found = {}
+    for name, run in (
+        ("add_graph", _add_graph),
+        ("torchview", _torchview),
+        ("torchlens", _torchlens),
+        ("torch.export", _export),
+    ):
+        model = TinyOps(layers)
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run(TinyOps(2), x)  # what it imports and sets up once
+            found[name] = min(seconds(lambda: run(model, x)) for _ in range(2)) / ops * 1e6  # noqa: B023
+    return found
+
+
+def _add_graph(model: nn.Module, x: torch.Tensor) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        writer.add_graph(model, x)
+
+
+def _torchview(model: nn.Module, x: torch.Tensor) -> None:
+    from torchview import draw_graph
+
+    draw_graph(model, input_data=x, mode="train", device="cpu")
+
+
+def _torchlens(model: nn.Module, x: torch.Tensor) -> None:
+    import torchlens
+
+    trace = getattr(torchlens, "log_forward_pass", None) or torchlens.trace
+    trace(model, x)
+
+
+def _export(model: nn.Module, x: torch.Tensor) -> None:
+    torch.export.export(model, (x,), strict=False)
+
+
+def memory(layers: int) -> tuple[float, float]:
+    """Python memory a recorded op takes, in bytes, and the plain forward's share of it."""
+    model, x = TinyOps(layers), torch.randn(2, 4)
+    model(x)
+    gc.collect()
+    tracemalloc.start()
+    result = model(x)
+    plain = tracemalloc.get_traced_memory()[1]
+    del result
+    gc.collect()
+    tracemalloc.reset_peak()
+    start = tracemalloc.get_traced_memory()[0]
+    _, capture, result = recorded(model, x)
+    peak = tracemalloc.get_traced_memory()[1] - start
+    tracemalloc.stop()
+    del capture, result
+    ops = layers * OPS_A_LAYER
+    return (peak - plain) / ops, plain / ops
+
+
+def compute_bound(rounds: int) -> tuple[float, float]:
+    """Ratios of a recorded first step, and of the steps after it, to a plain step."""
+    x, y = torch.randn(8, 3, 224, 224), torch.randint(0, 10, (8,))
+    first, later, plain = [], [], []
+    for _ in range(rounds):
+        model = resnet_like()
+        step = _stepper(model, x, y)
+        step()  # memory pools and kernels settle
+        plain.append(min(seconds(step) for _ in range(3)))
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(io.StringIO()),
+            GraphHook(model, dirpath=folder, formats=[], onnx=False),
+        ):
+            first.append(seconds(step))
+            later.append(min(seconds(step) for _ in range(3)))
+    return min(first) / min(plain), min(later) / min(plain)
+
+
+def _stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="leave the largest sizes out")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+
+    print("Microseconds an op on 3,000 tiny ops")
+    ours = op_bound(1000, 5 if quick else 25)
+    print(f"  plain forward            {ours['plain']:9.2f}")
+    print(f"  floor, over plain        {ours['floor']:9.2f}")
+    print(
+        f"  recording, over plain    {ours['record']:9.2f}   {ours['record'] / ours['floor']:.1f} × the floor"
+    )
+    print(f"  else in this process     {ours['after']:9.2f}")
+    total = ours["record"] + ours["after"]
+    for name, cost in peers(100 if quick else 300).items():
+        print(
+            f"  {name:24s} {cost:9.2f}   {cost / ours['record']:.0f} × recording, {cost / total:.0f} × all of ours"
+        )
+
+    print("Growth: microseconds an op (recording over plain, all else) and bytes an op")
+    for layers in (333, 3_333) if quick else (333, 3_333, 33_333):
+        grown = op_bound(layers, 5 if layers < 10_000 else 2)
+        used, _ = memory(layers)
+        print(
+            f"  {layers * OPS_A_LAYER:7,d} ops   {grown['record']:7.2f} {grown['after']:8.2f} {used:9.0f}"
+        )
+
+    print("A ResNet-like CNN, batch 8 at 224×224: time of a training step, plain = 1")
+    torch.set_num_threads(torch.get_num_threads())
+    first, later = compute_bound(1 if quick else 4)
+    print(f"  first step, recorded     {first:9.3f}")
+    print(f"  steps after it           {later:9.3f}")
+
+
+if __name__ == "__main__":
+    main()
