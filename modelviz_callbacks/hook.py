@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError
@@ -19,7 +20,7 @@ from modelviz_callbacks.tracing import Capture, class_of, is_compiled, unwrapped
 _NEVER = (
     "No forward of it ran in training mode between the making of the hook and its end. Make the "
     "hook before the loop, call the module itself rather than its forward(), and call "
-    "model.train()."
+    "model.train(). Where a function around the model is compiled, compile the model instead."
 )
 _INTERRUPTED = InterruptedError("it was interrupted before its end")
 
@@ -116,11 +117,14 @@ class GraphHook:
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        if is_dynamo_compiling():
+            return  # compiled with the code around it: its ops cannot be seen
         if self._capture is not None and self._capture.is_here():
             if _calls_on_stack(model) > 1:
                 self._depth += 1  # the model calls itself
                 return
-            self._capture.stop()  # left by a forward that was interrupted
+            with self._pipeline.guarded("the recording"):
+                self._capture.stop()  # left by a forward that was interrupted
             self._capture = None
         if self._capture is not None:
             return  # another thread is at it
@@ -133,10 +137,14 @@ class GraphHook:
                 capture.enter_model()
             self._capture, self._depth = capture, 0
             self._handled = sys.exc_info()[1]
+        if self._capture is None:
+            self._disarm()  # what failed now would fail in every step
 
     def _after(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
+        if is_dynamo_compiling():
+            return
         capture = self._capture
         if capture is None or not capture.is_here():
             return
@@ -145,10 +153,10 @@ class GraphHook:
             return
         self._capture = None
         self._disarm()
-        capture.stop()
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
         with self._pipeline.guarded("the recording"):
+            capture.stop()
             if raised is not None and raised is not handled:
                 self._pipeline.captured(capture.abandon(raised))
             else:

@@ -96,19 +96,7 @@ class GraphLogger(pl.Callback):
     ) -> None:
         """Arms the recording of this batch's training step, if it is the first."""
         if self._waiting and self._restore is None and self._pipeline is not None:
-            self._restore = _wrap_training_step(pl_module, self._pipeline)
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Stops looking once there is a recording."""
-        if self._pipeline is not None and self._pipeline.has_recording:
-            self._disarm()
+            self._restore = _wrap_training_step(pl_module, self._pipeline, self._disarm)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -139,7 +127,9 @@ class GraphLogger(pl.Callback):
             pipeline.finish(_NEVER, may_raise)
 
 
-def _wrap_training_step(module: pl.LightningModule, pipeline: Pipeline) -> Callable[[], None]:
+def _wrap_training_step(
+    module: pl.LightningModule, pipeline: Pipeline, disarm: Callable[[], None]
+) -> Callable[[], None]:
     """Puts a recording around the next call of a training step.
 
     The step itself is what is wrapped, rather than the events around it: so the recording ends
@@ -149,6 +139,7 @@ def _wrap_training_step(module: pl.LightningModule, pipeline: Pipeline) -> Calla
     Args:
         module: Its ``training_step`` is replaced on the object until undone.
         pipeline: Gets the recording.
+        disarm: Called when the step begins; undoes the wrapping, among other things.
 
     Returns:
         Undoes it.
@@ -163,21 +154,23 @@ def _wrap_training_step(module: pl.LightningModule, pipeline: Pipeline) -> Calla
         if tried:
             return inner(*args, **kwargs)
         tried = True
+        disarm()
         capture: Capture | None = None
         with pipeline.guarded("the recording"):
-            capture = Capture(module)
-            capture.start(args, kwargs, inspect.signature(inner))
+            starting = Capture(module)
+            starting.start(args, kwargs, inspect.signature(inner))
+            capture = starting
         if capture is None:
             return inner(*args, **kwargs)
         try:
             result = inner(*args, **kwargs)
         except BaseException as error:
-            capture.stop()
             with pipeline.guarded("the recording"):
+                capture.stop()
                 pipeline.captured(capture.abandon(error))
             raise
-        capture.stop()
         with pipeline.guarded("the recording"):
+            capture.stop()
             pipeline.captured(capture.finish(result))
         return result
 

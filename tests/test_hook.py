@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +17,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, ModelGraph
-from modelviz_callbacks.errors import CaptureError, OptionError, SinkError
+from modelviz_callbacks.errors import CaptureError, OptionError
 from modelviz_callbacks.report import ModelvizWarning
-from modelviz_callbacks.sinks.mlflow import MlflowSink
-from tests.mlflow_server import free_port
 from tests.models import build
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.untouched import switches
@@ -298,207 +294,6 @@ def test_the_files_stay_together_when_the_loop_changes_the_working_directory(
     found = sorted(path.name for path in (tmp_path / "model_graph" / "Linear").iterdir())
     assert found == ["graph.json", "graph.svg", "graph.txt", "report.json"]
     assert not list((tmp_path / "elsewhere").iterdir())
-
-
-# --- bad days
-
-
-class Failing(nn.Module):
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-        self.error: BaseException | None = error
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.layer(x)
-        error, self.error = self.error, None
-        if error is not None:
-            raise error
-        return y * 2
-
-
-@pytest.mark.parametrize(
-    "kind", [ValueError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit]
-)
-@pytest.mark.parametrize("on_error", ["warn", "raise"])
-def test_a_forward_that_raises_leaves_its_graph_and_its_exception_as_it_was(
-    kind: type[BaseException], on_error: Any, tmp_path: Path
-) -> None:
-    error, before = kind("mine"), switches()
-    with (
-        pytest.raises(kind) as raised,
-        GraphHook(Failing(error), dirpath=tmp_path, on_error=on_error, **QUICK) as hook,
-    ):
-        hook._model(torch.randn(3, 4))
-    assert raised.value is error
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    graph = graph_in(tmp_path)
-    assert graph.partial
-    assert [node.op for node in graph.ops] == ["linear"]
-    (remark,) = json.loads((tmp_path / "report.json").read_text())["remarks"]
-    assert f"The forward ended early with {kind.__name__}: mine" in remark
-    assert difference(before, switches()) == ""
-
-
-@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_a_loop_that_goes_on_after_an_interrupted_forward_is_not_watched_any_more(
-    kind: type[BaseException], tmp_path: Path
-) -> None:
-    model, before = Failing(kind("mine")), switches()
-    with GraphHook(model, dirpath=tmp_path, **QUICK):
-        with pytest.raises(kind):
-            model(torch.randn(3, 4))
-        model(torch.randn(3, 4))
-        assert difference(before, switches()) == ""
-        assert hooks_of(model) == [0, 0]
-        model(torch.randn(3, 4))
-    assert graph_in(tmp_path).ops
-
-
-def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(tmp_path: Path) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.touch()
-    error = ValueError("mine")
-    with (
-        pytest.warns(ModelvizWarning),
-        pytest.raises(ValueError, match="mine") as raised,
-        GraphHook(Failing(error), dirpath=in_the_way / "graphs", on_error="raise", **QUICK) as hook,
-    ):
-        hook._model(torch.randn(3, 4))
-    assert raised.value is error
-
-
-def test_a_folder_that_cannot_be_made_ends_in_one_warning(tmp_path: Path) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.touch()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with GraphHook(small(), dirpath=in_the_way / "graphs") as hook:
-            hook._model(torch.randn(3, 4))
-    (ours,) = [str(item.message) for item in caught if item.category is ModelvizWarning]
-    assert "a part of the path is a file, not a folder: pass another dirpath=" in ours
-    assert not hook.report.files
-
-
-def test_errors_can_be_raised_at_the_end_instead(tmp_path: Path) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.touch()
-    model = small()
-    hook = GraphHook(model, dirpath=in_the_way / "graphs", on_error="raise", **QUICK)
-    model(torch.randn(3, 4))
-    with pytest.warns(ModelvizWarning), pytest.raises(SinkError, match=r"graph\.json"):
-        hook.close()
-    hook.close()
-
-
-def test_with_errors_raised_a_model_never_called_is_one(tmp_path: Path) -> None:
-    with (
-        pytest.warns(ModelvizWarning),
-        pytest.raises(CaptureError, match="Nothing was recorded"),
-        GraphHook(small(), dirpath=tmp_path, on_error="raise", **QUICK),
-    ):
-        pass
-
-
-def test_warnings_turned_into_errors_do_not_end_the_loop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.touch()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with GraphHook(small(), dirpath=in_the_way / "graphs", **QUICK) as hook:
-            hook._model(torch.randn(3, 4))
-    assert "part(s) are missing" in capsys.readouterr().err
-
-
-def test_warnings_turned_into_errors_cost_no_file(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with GraphHook(small(), dirpath=tmp_path, trained_onnx=True) as hook:
-            hook._model(torch.randn(3, 4))
-    assert hook.report.refused == []
-    assert {"graph.svg", "graph.onnx", "model.onnx"} <= {path.name for path in tmp_path.iterdir()}
-
-
-def test_a_tracking_server_that_is_not_there_costs_a_warning_and_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    # Everybody else is given a minute.
-    monkeypatch.setitem(MlflowSink.__init__.__kwdefaults__, "deadline_s", 3.0)
-    model = small()
-    uri = f"http://user:secret@127.0.0.1:{free_port()}"
-    start = time.monotonic()
-    with (
-        pytest.warns(ModelvizWarning, match="MLflow") as caught,
-        GraphHook(model, dirpath=tmp_path / "graphs", mlflow=uri, **QUICK) as hook,
-    ):
-        model(torch.randn(3, 4))
-    # Left to itself MLflow tries for four minutes; only that order of magnitude is of interest.
-    assert time.monotonic() - start < 60
-    assert "secret" not in str(caught[0].message)
-    assert "secret" not in (tmp_path / "graphs" / "report.json").read_text()
-    assert graph_in(tmp_path / "graphs").ops
-    assert [refusal.what for refusal in hook.report.refused] == ["the MLflow run"]
-
-
-# Where the library could fail while it arms itself, records, and takes a recording over.
-FAULTS = (
-    "modelviz_callbacks.tracing.capture.StateNames",
-    "modelviz_callbacks.tracing.capture.Recorder",
-    "modelviz_callbacks.tracing.capture.named_inputs",
-    "torch.nn.modules.module.register_module_forward_pre_hook",
-    "torch.nn.modules.module.register_module_forward_hook",
-    "torch.optim.optimizer.register_optimizer_step_pre_hook",
-    "torch.optim.optimizer.register_optimizer_step_post_hook",
-    "modelviz_callbacks.tracing.capture.push_mode",
-    "modelviz_callbacks.tracing.recorder.Recorder.encode",
-    "modelviz_callbacks.tracing.recorder.Slot",
-    "modelviz_callbacks.tracing.capture.walk",
-    "modelviz_callbacks.pipeline.to_graph",
-    "modelviz_callbacks.pipeline.dumps",
-)
-
-
-def break_at(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a function that fails in the place of one of the library's."""
-
-    def fails(*args: Any, **kwargs: Any) -> Any:
-        raise LookupError(f"injected into {place}")
-
-    # Not by its path alone: torch.optim hides its module `optimizer`.
-    home, _, name = place.rpartition(".")
-    owner: Any = sys.modules.get(home)
-    if owner is None:
-        module, _, cls = home.rpartition(".")
-        owner = getattr(sys.modules[module], cls)
-    monkeypatch.setattr(owner, name, fails)
-
-
-@pytest.mark.parametrize("place", FAULTS)
-def test_a_fault_of_ours_costs_the_graph_and_leaves_nothing_behind(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x, before = torch.randn(6, 4), switches()
-    plain, model = small(), small()
-    torch.manual_seed(1)
-    wanted = [plain(x), plain(x)]
-    hook = GraphHook(model, dirpath=tmp_path, **QUICK)
-    with monkeypatch.context() as broken:
-        break_at(place, broken)
-        torch.manual_seed(1)
-        found = [model(x)]
-        assert difference(before, switches()) == ""
-        assert hooks_of(model) == [0] * 5
-        found.append(model(x))
-    with pytest.warns(ModelvizWarning, match="injected into"):
-        hook.close()
-    assert difference(before, switches()) == ""
-    assert len(hook.report.refused) == 1
-    assert difference(frozen(wanted), frozen(found)) == ""
-    assert difference(frozen(dict(plain.state_dict())), frozen(dict(model.state_dict()))) == ""
 
 
 # --- options

@@ -1,19 +1,14 @@
-"""``GraphLogger``: the first training step of any LightningModule, and nothing changed by it."""
+"""``GraphLogger``: the first training step of any LightningModule, and where its graph goes."""
 
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import pickle
-import random
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
@@ -21,92 +16,25 @@ from lightning.pytorch.tuner import Tuner
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.graph_pb2 import GraphDef
-from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from modelviz_callbacks import GraphLogger, ModelGraph
-from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.report import ModelvizWarning
-from tests.test_hook import FAULTS, break_at
-from tests.zoo.leaves import difference, frozen
-from tests.zoo.untouched import switches
-
-# Only what is written at once, so that most tests take milliseconds.
-QUICK: dict[str, Any] = {"onnx": False, "formats": ["text"]}
-
-
-@pytest.fixture(autouse=True)
-def _lightning_is_quiet() -> Iterator[None]:
-    names = ("lightning.pytorch", "lightning.fabric", "alembic", "mlflow")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
-
-class Classifier(pl.LightningModule):
-    """A backbone that is frozen in eval mode, and a head; no ``forward``."""
-
-    def __init__(self, lr: float = 0.01) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.lr = lr
-        self.backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
-        self.backbone.requires_grad_(False).eval()
-        self.head = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 2))
-
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> Any:
-        loss = self.head(self.backbone(batch)).square().mean()
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.head.parameters(), self.lr)
-
-
-def data(rows: int = 16) -> DataLoader[Any]:
-    return DataLoader(torch.randn(rows, 4, generator=torch.Generator().manual_seed(0)), 4)
-
-
-def trainer_for(folder: Path, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    settings: dict[str, Any] = {
-        "max_steps": 3,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-        "default_root_dir": folder,
-        "callbacks": list(callbacks),
-    }
-    return pl.Trainer(**settings | options)
-
-
-def recorded(
-    folder: Path, module: pl.LightningModule, loader: Any = None, **options: Any
-) -> ModelGraph:
-    """The graph of a short fit of a module."""
-    callback = GraphLogger(dirpath=folder / "graphs", **QUICK)
-    trainer_for(folder, callback, **options).fit(module, loader or data())
-    assert callback.report is not None
-    assert callback.report.refused == []
-    return ModelGraph.load(folder / "graphs" / "graph.json")
-
-
-def ops_of(graph: ModelGraph) -> list[str]:
-    return [node.op for node in graph.ops]
-
-
-HEAD_OPS = ["linear", "batch_norm", "relu", "add_", "batch_norm", "dropout", "linear"]
-
+from tests.lightning_modules import (
+    HEAD_OPS,
+    QUICK,
+    Classifier,
+    Gan,
+    WithForward,
+    data,
+    ops_of,
+    recorded,
+    trainer_for,
+)
 
 # --- what is recorded
+
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
 
 def test_a_module_without_forward_is_recorded_with_its_loss(tmp_path: Path) -> None:
@@ -119,14 +47,6 @@ def test_a_module_without_forward_is_recorded_with_its_loss(tmp_path: Path) -> N
     flags = {call.name: call.training for call in graph.modules}
     assert flags["backbone"] is False
     assert flags["head"] is True
-
-
-class WithForward(Classifier):
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.head(self.backbone(features))
-
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        return self(batch).square().mean()
 
 
 def test_a_module_with_forward_is_recorded_with_its_loss(tmp_path: Path) -> None:
@@ -159,43 +79,6 @@ def test_a_dict_batch_and_a_dict_result_are_recorded_with_their_keys(tmp_path: P
     assert len(results) == 2
     assert results["loss"] == ()
     assert not any("_" in name for name in (*paths, *results))
-
-
-class Gan(pl.LightningModule):
-    """Two networks, two optimisers, two losses, optimised by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.generator = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 4))
-        self.critic = nn.Sequential(nn.Linear(4, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
-
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        for_generator, for_critic = self.optimizers()
-        self.toggle_optimizer(for_generator)
-        made = self.generator(torch.randn(len(batch), 2))
-        wanted = torch.ones(len(batch), 1)
-        fooled = F.binary_cross_entropy_with_logits(self.critic(made), wanted)
-        self.log("generator", fooled)
-        for_generator.zero_grad()
-        self.manual_backward(fooled)
-        self.clip_gradients(for_generator, 0.5, "norm")
-        for_generator.step()
-        self.untoggle_optimizer(for_generator)
-
-        self.toggle_optimizer(for_critic)
-        real = F.mse_loss(self.critic(batch), wanted)
-        fake = F.mse_loss(self.critic(made.detach()), wanted * 0)
-        for_critic.zero_grad()
-        self.manual_backward((real + fake) / 2)
-        for_critic.step()
-        self.untoggle_optimizer(for_critic)
-
-    def configure_optimizers(self) -> Any:
-        return [
-            torch.optim.Adam(self.generator.parameters(), 0.01),
-            torch.optim.SGD(self.critic.parameters(), 0.01, momentum=0.9),
-        ]
 
 
 def test_both_networks_and_both_losses_of_a_gan_are_recorded_whole(tmp_path: Path) -> None:
@@ -291,91 +174,6 @@ def test_the_sanity_check_is_not_what_is_recorded(tmp_path: Path) -> None:
     graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
     assert graph.of_kind("input")[0].outputs[0].shape == (4, 4)
     assert graph.module_by_name["head"].training
-
-
-# --- what it leaves alone
-
-
-class Watcher(pl.Callback):
-    """Notes what is switched on in every batch, and the losses."""
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-        self.losses: list[torch.Tensor] = []
-
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()]
-        self.seen.append((switches(), hooks, sorted(vars(module))))
-
-    def on_train_batch_end(
-        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if outputs:
-            self.losses.append(outputs["loss"].detach().clone())
-
-
-def state_after_fit(
-    folder: Path, make: Callable[[], pl.LightningModule], *callbacks: pl.Callback
-) -> Any:
-    pl.seed_everything(0)
-    module, watcher = make(), Watcher()
-    module.train()
-    if isinstance(module, Classifier):
-        module.backbone.eval()
-    trainer = trainer_for(folder, *callbacks, watcher, max_steps=4)
-    trainer.fit(module, DataLoader(torch.randn(16, 4), 4, shuffle=True))
-    attributes = [sorted(vars(m)) for m in module.modules()]
-    return frozen(
-        {
-            "losses": watcher.losses,
-            "state": dict(module.state_dict()),
-            "gradients": [p.grad for p in module.parameters()],
-            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-            "flags": [m.training for m in module.modules()],
-            "attributes": attributes,
-            "torch": torch.get_rng_state(),
-            "numpy": numpy.random.get_state()[1],
-            "python": list(random.getstate()[1]),
-            # The exporter's progress bar has a thread of its own.
-            "switches": [item for item in switches().inside.items() if "threads" not in item[0]],
-        }
-    )
-
-
-@pytest.mark.parametrize("make", [Classifier, WithForward, Gan])
-def test_training_goes_the_same_to_the_bit_with_and_without_it(
-    make: Callable[[], pl.LightningModule], tmp_path: Path
-) -> None:
-    plain = state_after_fit(tmp_path, make)
-    callback = GraphLogger(dirpath=tmp_path / "graphs", trained_onnx=True)
-    watched = state_after_fit(tmp_path, make, callback)
-    assert callback.report is not None
-    assert callback.report.refused == []
-    assert list((tmp_path / "graphs").glob("*model.onnx"))
-    assert difference(plain, watched) == ""
-
-
-def test_from_the_second_batch_on_nothing_of_it_is_left(tmp_path: Path) -> None:
-    plain, watched = Watcher(), Watcher()
-    trainer_for(tmp_path, plain).fit(Classifier(), data())
-    callback = GraphLogger(dirpath=tmp_path, **QUICK)
-    trainer_for(tmp_path, callback, watched).fit(Classifier(), data())
-    assert len(watched.seen) == 3
-    for one, other in zip(plain.seen[1:], watched.seen[1:], strict=True):
-        assert difference(one, other) == ""
-
-
-def test_the_module_can_be_copied_and_saved_inside_the_recorded_step(tmp_path: Path) -> None:
-    class Copies(Classifier):
-        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-            copied = copy.deepcopy(self.head)
-            torch.save(copied.state_dict(), tmp_path / "state.pt")
-            return super().training_step(batch, batch_idx)
-
-        def on_before_backward(self, loss: torch.Tensor) -> None:
-            copy.deepcopy(self)
-
-    assert ops_of(recorded(tmp_path, Copies()))[-2:] == ["square", "mean"]
 
 
 # --- where it goes
@@ -505,105 +303,6 @@ def test_validation_alone_records_and_says_nothing(
     assert callback.report is None
     assert not (tmp_path / "model_graph").exists()
     assert "modelviz" not in capsys.readouterr().out
-
-
-# --- bad days
-
-
-class Fails(Classifier):
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        super().training_step(batch, batch_idx)
-        raise RuntimeError("of the user")
-
-
-@pytest.mark.parametrize("on_error", ["warn", "raise"])
-def test_a_step_that_raises_leaves_its_graph_and_its_exception(
-    on_error: Any, tmp_path: Path
-) -> None:
-    before = switches()
-    callback = GraphLogger(dirpath=tmp_path / "graphs", on_error=on_error, **QUICK)
-    module = Fails()
-    with pytest.raises(RuntimeError, match="of the user") as raised:
-        trainer_for(tmp_path, callback).fit(module, data())
-    assert raised.value.__cause__ is None
-    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
-    assert graph.partial
-    assert ops_of(graph)[: len(HEAD_OPS)] == HEAD_OPS
-    report = json.loads((tmp_path / "graphs" / "report.json").read_text())
-    assert "RuntimeError: of the user" in report["remarks"][0]
-    assert difference(before, switches()) == ""
-    assert "training_step" not in vars(module)
-
-
-def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK)
-    with pytest.warns(ModelvizWarning), pytest.raises(RuntimeError, match="of the user"):
-        trainer_for(tmp_path, callback).fit(Fails(), data())
-
-
-def test_a_folder_that_cannot_be_made_does_not_end_the_training(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", **QUICK)
-    trainer = trainer_for(tmp_path, callback)
-    with pytest.warns(ModelvizWarning, match="pass another dirpath="):
-        trainer.fit(Classifier(), data())
-    assert trainer.global_step == 3
-
-
-def test_errors_can_be_raised_at_the_end_of_the_training_instead(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK)
-    trainer = trainer_for(tmp_path, callback)
-    with pytest.warns(ModelvizWarning), pytest.raises(Exception, match=r"graph\.json"):
-        trainer.fit(Classifier(), data())
-    assert trainer.global_step == 3
-
-
-@pytest.mark.parametrize("place", FAULTS)
-def test_a_fault_of_ours_costs_the_graph_and_not_the_training(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    break_at(place, monkeypatch)
-    callback, watcher = GraphLogger(dirpath=tmp_path / "graphs", **QUICK), Watcher()
-    module, before = Classifier(), switches()
-    trainer = trainer_for(tmp_path, callback, watcher)
-    with pytest.warns(ModelvizWarning, match="injected into"):
-        trainer.fit(module, data())
-    assert trainer.global_step == 3
-    assert difference(before, switches()) == ""
-    for switched, hooks, attributes in watcher.seen[1:]:
-        assert difference(watcher.seen[0][0], switched) == ""
-        assert not any(hooks)
-        assert "training_step" not in attributes
-
-
-class Skips(Classifier):
-    epochs_to_skip = 1
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
-        return -1 if self.current_epoch < self.epochs_to_skip else None
-
-
-def test_a_skipped_epoch_is_waited_for(tmp_path: Path) -> None:
-    graph = recorded(tmp_path, Skips(), max_steps=-1, max_epochs=2)
-    assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
-
-
-def test_a_fit_that_skips_everything_says_that_nothing_was_recorded(tmp_path: Path) -> None:
-    module = Skips()
-    module.epochs_to_skip = 9
-    callback = GraphLogger(**QUICK)
-    with pytest.warns(ModelvizWarning, match="on_train_batch_start skips every batch"):
-        trainer_for(tmp_path, callback, max_steps=-1, max_epochs=2).fit(module, data())
-    assert "training_step" not in vars(module)
-
-
-def test_a_wrong_option_is_refused_when_the_callback_is_made() -> None:
-    with pytest.raises(OptionError, match=r"unknown format 'svgg'.*did you mean 'svg'"):
-        GraphLogger(formats=["svgg"])  # type: ignore[list-item]
-    with pytest.raises(TypeError, match="fromats"):
-        GraphLogger(fromats=["svg"])  # type: ignore[call-arg]
 
 
 # --- a good citizen

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.modes import is_active, push_mode, remove_mode
 
@@ -22,8 +24,15 @@ from modelviz_callbacks.tracing.modes import is_active, push_mode, remove_mode
 _COMPILING = "setup_compilation_env"
 
 
+# Stance and patch belong to the process: the first recorder sets them, the last one to end, maybe
+# in another thread, takes them back.
+_lock = threading.Lock()
+_recorders: list[TorchFunctionMode] = []
+_undo = contextlib.ExitStack()
+
+
 @contextlib.contextmanager
-def eager(mode: torch.overrides.TorchFunctionMode) -> Iterator[None]:
+def eager(mode: TorchFunctionMode) -> Iterator[None]:
     """Runs compiled code eagerly until left, but for the insides of higher-order ops.
 
     Dynamo is imported by any optimiser, so needing it costs a training process nothing.
@@ -31,12 +40,24 @@ def eager(mode: torch.overrides.TorchFunctionMode) -> Iterator[None]:
     Args:
         mode: The recorder; out of the way while a higher-order op compiles.
     """
-    with torch.compiler.set_stance("force_eager"), _hidden_from_higher_order_ops(mode):
+    with _lock:
+        if not _recorders:
+            with contextlib.ExitStack() as handles:
+                handles.enter_context(torch.compiler.set_stance("force_eager"))
+                handles.enter_context(_hidden_from_higher_order_ops())
+                _undo.enter_context(handles.pop_all())
+        _recorders.append(mode)
+    try:
         yield
+    finally:
+        with _lock:
+            _recorders.remove(mode)
+            if not _recorders:
+                _undo.close()
 
 
 @contextlib.contextmanager
-def _hidden_from_higher_order_ops(mode: torch.overrides.TorchFunctionMode) -> Iterator[None]:
+def _hidden_from_higher_order_ops() -> Iterator[None]:
     from torch._higher_order_ops import utils
 
     # Whoever imported the function by name has to be told as well.
@@ -49,16 +70,19 @@ def _hidden_from_higher_order_ops(mode: torch.overrides.TorchFunctionMode) -> It
 
     @contextlib.contextmanager
     def setup_compilation_env() -> Iterator[Any]:
-        if not is_active(mode):  # another thread's
+        here = [mode for mode in tuple(_recorders) if is_active(mode)]
+        if not here:  # another thread's
             with original() as backend:
                 yield backend
             return
-        remove_mode(mode)
+        for mode in here:
+            remove_mode(mode)
         try:
             with torch.compiler.set_stance("default"), original() as backend:
                 yield backend
         finally:
-            push_mode(mode)
+            for mode in here:
+                push_mode(mode)
 
     for module in holders:
         setattr(module, _COMPILING, setup_compilation_env)

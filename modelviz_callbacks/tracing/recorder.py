@@ -14,15 +14,14 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.effects import tensors_in, unique, version_of
+from modelviz_callbacks.tracing.encoding import KEEP, TENSOR, Encoder
 from modelviz_callbacks.tracing.frames import FrameKind, classify_file
 from modelviz_callbacks.tracing.origins import OriginFinder, flat_slots
 from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.structure import walk
-from modelviz_callbacks.tracing.tape import RawEntry, Slot, autocast_state
+from modelviz_callbacks.tracing.tape import Slot, autocast_state
 from modelviz_callbacks.tracing.torch_calls import (
     VALUE_KEEPING,
     CallKind,
@@ -43,29 +42,8 @@ _Tensor = torch.Tensor
 _TORCH_FILE, _PLUMBING_FILE = FrameKind.TORCH, FrameKind.PLUMBING
 _SHARDING_FILE = FrameKind.SHARDING
 
-# How an argument is taken over, by its exact class.
-_KEEP, _TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
-_PLAIN = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    type(None),
-    type(Ellipsis),
-    torch.dtype,
-    torch.device,
-    torch.layout,
-    torch.memory_format,
-    torch.Size,
-    torch.SymInt,
-    torch.SymFloat,
-    torch.SymBool,
-    torch.Generator,
-)
 
-
-class Recorder(TorchFunctionMode):
+class Recorder(Encoder, TorchFunctionMode):
     """A mode that writes a tape; see the module's text.
 
     Attributes:
@@ -83,20 +61,12 @@ class Recorder(TorchFunctionMode):
         Args:
             state: The model's parameters and buffers.
         """
-        super().__init__()
-        self.tape: list[RawEntry] = []
+        super().__init__(OriginFinder(self, state), TransformWatcher(self))
         self.paused = False
         self.fault: Exception | None = None
         self.losses: list[Slot] = []
-        self.origins = OriginFinder(self, state)
-        self._slots: dict[int, Slot] = {}
-        self._by_storage = self.origins.by_storage
         self._kinds: dict[Any, CallKind] = {}
-        self._classes: dict[type[Any], int] = dict.fromkeys(_PLAIN, _KEEP)
-        self._classes |= {torch.Tensor: _TENSOR, Parameter: _TENSOR}
-        self._classes |= {list: _LIST, tuple: _TUPLE, dict: _DICT, slice: _SLICE}
         self._file_kinds: dict[str, FrameKind] = {}
-        self.transforms = TransformWatcher(self)
 
     def __torch_function__(  # noqa: C901 - inlined, since it runs once an op
         self,
@@ -118,13 +88,13 @@ class Recorder(TorchFunctionMode):
             taken = []
             for value in args:
                 how = classes.get(value.__class__)
-                if how is _TENSOR:
+                if how is TENSOR:
                     slot = slots.get(id(value))
                     if slot is None or slot.ref() is not value:
                         slot = self.meet(value)
                     taken.append(slot)
                 else:
-                    taken.append(value if how is _KEEP else self.encode(value))
+                    taken.append(value if how is KEEP else self.encode(value))
             named = {key: self.encode(value) for key, value in kwargs.items()} if kwargs else None
             first = _sequence_number()
         except Exception as error:
@@ -210,71 +180,6 @@ class Recorder(TorchFunctionMode):
             if tensor is not None:
                 self._slots.pop(id(tensor), None)
 
-    # --- what goes in
-
-    def encode(self, value: Any) -> Any:
-        """An argument with its tensors replaced by slots; containers are copied."""
-        cls = type(value)
-        how = self._classes.get(cls)
-        if how is None:
-            how = self._classes[cls] = _TENSOR if issubclass(cls, torch.Tensor) else _OTHER
-        if how is _TENSOR:
-            slot = self._slots.get(id(value))
-            if slot is not None and slot.ref() is value:
-                return slot
-            return self.meet(value)
-        if how is _KEEP:
-            return value
-        if how is _TUPLE:
-            return tuple([self.encode(item) for item in value])
-        if how is _LIST:
-            return [self.encode(item) for item in value]
-        if how is _DICT:
-            return {key: self.encode(item) for key, item in value.items()}
-        if how is _SLICE:
-            return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
-        return walk(value, self.slot)
-
-    def slot(self, tensor: torch.Tensor) -> Slot:
-        """The present version of a tensor, known or not."""
-        slot = self._slots.get(id(tensor))
-        if slot is not None and slot.ref() is tensor:
-            return slot
-        return self.meet(tensor)
-
-    def known(self, tensor: torch.Tensor) -> Slot | None:
-        """The present version of a tensor that was seen before."""
-        slot = self._slots.get(id(tensor))
-        return slot if slot is not None and slot.ref() is tensor else None
-
-    def meet(self, tensor: torch.Tensor) -> Slot:
-        """A slot for a tensor that no recorded op made, with its origin."""
-        with torch._C.DisableTorchFunction():  # a module hook runs with the mode on
-            derived = self.transforms.explain(tensor)
-            if derived is not None:
-                return derived
-            slot = Slot(tensor, len(self.tape))
-            slot.origin = self.origins.explain(tensor, slot)
-        self._slots[id(tensor)] = slot
-        self.origins.remember(slot)
-        return slot
-
-    def adopt(self, tensor: torch.Tensor) -> Slot:
-        """A slot for a tensor handed in from outside, which needs no explanation."""
-        known = self.known(tensor)
-        if known is not None:
-            return known
-        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        self.origins.remember(slot)
-        return slot
-
-    def meet_arguments(self, args: tuple[Any, ...]) -> None:
-        """Lets what made a module's arguments stand before the module's call."""
-        try:
-            self.encode(args)
-        except Exception as error:
-            self.give_up(error)
-
     def append_derived(self, func: Any, args: tuple[Any, ...], slot: Slot) -> None:
         """Appends an op that nothing called, to say how a tensor came about."""
         slot.birth = len(self.tape)
@@ -284,45 +189,6 @@ class Recorder(TorchFunctionMode):
         if slot.stride is not None:
             self.origins.remember(slot)
         self._append(func, args, None, slot, (), _sequence_number(), depth=1)
-
-    # --- what comes out
-
-    def _encode_result(self, result: Any) -> Any:
-        """The result with slots for its tensors; ``None`` if it has no new tensor in it."""
-        cls = result.__class__
-        if cls is torch.Tensor:
-            known = self._slots.get(id(result))
-            if known is not None and known.ref() is result:
-                return None  # handed back unchanged: nothing was done
-            return self._born(result)
-        if self._classes.get(cls) == _KEEP:
-            return None
-        born = len(self._slots), self.origins.births
-        encoded = self._encode_nested(result)
-        return encoded if born != (len(self._slots), self.origins.births) else None
-
-    def _encode_nested(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            known = self._slots.get(id(value))
-            if known is not None and known.ref() is value:
-                return known
-            return self._born(value)
-        if isinstance(value, (tuple, list)):
-            # A named tuple of torch (`max(dim)`) is indexed like any tuple.
-            return tuple([self._encode_nested(item) for item in value])
-        if isinstance(value, dict):
-            return {key: self._encode_nested(item) for key, item in value.items()}
-        return None
-
-    def _born(self, tensor: torch.Tensor) -> Slot:
-        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        origins = self.origins
-        origins.births += 1
-        if slot.storage:
-            origins.by_storage[slot.storage] = slot
-        else:
-            self.transforms.note_result(tensor, slot)
-        return slot
 
     # --- calls that do more than return new tensors
 
@@ -412,14 +278,3 @@ class Recorder(TorchFunctionMode):
             return
         for tensor in targets:
             self.origins.keep_value(self.slot(tensor))
-
-    def _new_version(self, tensor: torch.Tensor) -> Slot:
-        old = self.slot(tensor)
-        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        slot.previous = old
-        slot.origin = None
-        self.origins.births += 1
-        self.origins.remember(slot)
-        if not slot.storage:
-            self.transforms.note_result(tensor, slot)
-        return slot

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -70,12 +73,24 @@ def write_trained(
         OptionError: The names do not fit.
         OSError: The file cannot be written.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with _random_states_kept(), torch.no_grad():
         attempt = _Attempt(recorded, module, call, names)
         model, is_dynamic = attempt.convert()
         _save(model, path)
         onnx.checker.check_model(str(path), full_check=True)
         return _compare(attempt, path, is_dynamic)
+
+
+@contextlib.contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Gives torch's, Python's and numpy's random states back as they were."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)
 
 
 class _Attempt:

@@ -1,0 +1,40 @@
+"""Faults put into the library itself, to see that they cost a graph and never a training."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+# Where the library could fail while it arms itself, records, and takes a recording over.
+FAULTS = (
+    "modelviz_callbacks.tracing.capture.StateNames",
+    "modelviz_callbacks.tracing.capture.Recorder",
+    "modelviz_callbacks.tracing.capture.named_inputs",
+    "torch.nn.modules.module.register_module_forward_pre_hook",
+    "torch.nn.modules.module.register_module_forward_hook",
+    "torch.optim.optimizer.register_optimizer_step_pre_hook",
+    "torch.optim.optimizer.register_optimizer_step_post_hook",
+    "modelviz_callbacks.tracing.capture.push_mode",
+    "modelviz_callbacks.tracing.recorder.Recorder.encode",
+    "modelviz_callbacks.tracing.recorder.Slot",
+    "modelviz_callbacks.tracing.capture.walk",
+    "modelviz_callbacks.pipeline.to_graph",
+    "modelviz_callbacks.pipeline.dumps",
+)
+
+
+def break_at(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a function that fails in the place of one of the library's."""
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise LookupError(f"injected into {place}")
+
+    # Not by its path alone: torch.optim hides its module `optimizer`.
+    home, _, name = place.rpartition(".")
+    owner: Any = sys.modules.get(home)
+    if owner is None:
+        module, _, cls = home.rpartition(".")
+        owner = getattr(sys.modules[module], cls)
+    monkeypatch.setattr(owner, name, fails)

@@ -1,0 +1,183 @@
+"""``GraphHook`` on bad days: whatever fails, the loop and its own exceptions go on untouched."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from modelviz_callbacks import GraphHook
+from modelviz_callbacks.errors import CaptureError, SinkError
+from modelviz_callbacks.report import ModelvizWarning
+from tests.faults import FAULTS, break_at
+from tests.mlflow_server import free_port
+from tests.test_hook import QUICK, graph_in, hooks_of, small
+from tests.zoo.leaves import difference, frozen
+from tests.zoo.untouched import switches
+
+
+class Failing(nn.Module):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.error: BaseException | None = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return y * 2
+
+
+@pytest.mark.parametrize(
+    "kind", [ValueError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit]
+)
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_forward_that_raises_leaves_its_graph_and_its_exception_as_it_was(
+    kind: type[BaseException], on_error: Any, tmp_path: Path
+) -> None:
+    error, before = kind("mine"), switches()
+    with (
+        pytest.raises(kind) as raised,
+        GraphHook(Failing(error), dirpath=tmp_path, on_error=on_error, **QUICK) as hook,
+    ):
+        hook._model(torch.randn(3, 4))
+    assert raised.value is error
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    graph = graph_in(tmp_path)
+    assert graph.partial
+    assert [node.op for node in graph.ops] == ["linear"]
+    (remark,) = json.loads((tmp_path / "report.json").read_text())["remarks"]
+    assert f"The forward ended early with {kind.__name__}: mine" in remark
+    assert difference(before, switches()) == ""
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_a_loop_that_goes_on_after_an_interrupted_forward_is_not_watched_any_more(
+    kind: type[BaseException], tmp_path: Path
+) -> None:
+    model, before = Failing(kind("mine")), switches()
+    with GraphHook(model, dirpath=tmp_path, **QUICK):
+        with pytest.raises(kind):
+            model(torch.randn(3, 4))
+        model(torch.randn(3, 4))
+        assert difference(before, switches()) == ""
+        assert hooks_of(model) == [0, 0]
+        model(torch.randn(3, 4))
+    assert graph_in(tmp_path).ops
+
+
+def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    error = ValueError("mine")
+    with (
+        pytest.warns(ModelvizWarning),
+        pytest.raises(ValueError, match="mine") as raised,
+        GraphHook(Failing(error), dirpath=in_the_way / "graphs", on_error="raise", **QUICK) as hook,
+    ):
+        hook._model(torch.randn(3, 4))
+    assert raised.value is error
+
+
+def test_a_folder_that_cannot_be_made_ends_in_one_warning(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with GraphHook(small(), dirpath=in_the_way / "graphs") as hook:
+            hook._model(torch.randn(3, 4))
+    (ours,) = [str(item.message) for item in caught if item.category is ModelvizWarning]
+    assert "a part of the path is a file, not a folder: pass another dirpath=" in ours
+    assert not hook.report.files
+
+
+def test_errors_can_be_raised_at_the_end_instead(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    model = small()
+    hook = GraphHook(model, dirpath=in_the_way / "graphs", on_error="raise", **QUICK)
+    model(torch.randn(3, 4))
+    with pytest.warns(ModelvizWarning), pytest.raises(SinkError, match=r"graph\.json"):
+        hook.close()
+    hook.close()
+
+
+def test_with_errors_raised_a_model_never_called_is_one(tmp_path: Path) -> None:
+    with (
+        pytest.warns(ModelvizWarning),
+        pytest.raises(CaptureError, match="Nothing was recorded"),
+        GraphHook(small(), dirpath=tmp_path, on_error="raise", **QUICK),
+    ):
+        pass
+
+
+def test_warnings_turned_into_errors_do_not_end_the_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with GraphHook(small(), dirpath=in_the_way / "graphs", **QUICK) as hook:
+            hook._model(torch.randn(3, 4))
+    assert "part(s) are missing" in capsys.readouterr().err
+
+
+def test_warnings_turned_into_errors_cost_no_file(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with GraphHook(small(), dirpath=tmp_path, trained_onnx=True) as hook:
+            hook._model(torch.randn(3, 4))
+    assert hook.report.refused == []
+    assert {"graph.svg", "graph.onnx", "model.onnx"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_tracking_server_that_is_not_there_costs_a_warning_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modelviz_callbacks.pipeline._MLFLOW_LIMIT_S", 3)  # ten times as patient
+    model = small()
+    uri = f"http://user:secret@127.0.0.1:{free_port()}"
+    with (
+        pytest.warns(ModelvizWarning, match="MLflow") as caught,
+        GraphHook(model, dirpath=tmp_path / "graphs", mlflow=uri, **QUICK) as hook,
+    ):
+        model(torch.randn(3, 4))
+    assert "at most 3 s" in capsys.readouterr().out
+    assert "secret" not in str(caught[0].message)
+    assert "secret" not in (tmp_path / "graphs" / "report.json").read_text()
+    assert graph_in(tmp_path / "graphs").ops
+    assert [refusal.what for refusal in hook.report.refused] == ["the MLflow run"]
+
+
+@pytest.mark.parametrize("place", FAULTS)
+def test_a_fault_of_ours_costs_the_graph_and_leaves_nothing_behind(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, before = torch.randn(6, 4), switches()
+    plain, model = small(), small()
+    torch.manual_seed(1)
+    wanted = [plain(x), plain(x)]
+    hook = GraphHook(model, dirpath=tmp_path, **QUICK)
+    with monkeypatch.context() as broken:
+        break_at(place, broken)
+        torch.manual_seed(1)
+        found = [model(x)]
+        assert difference(before, switches()) == ""
+        assert hooks_of(model) == [0] * 5
+        found.append(model(x))
+    with pytest.warns(ModelvizWarning, match="injected into"):
+        hook.close()
+    assert difference(before, switches()) == ""
+    assert len(hook.report.refused) == 1
+    assert difference(frozen(wanted), frozen(found)) == ""
+    assert difference(frozen(dict(plain.state_dict())), frozen(dict(model.state_dict()))) == ""
