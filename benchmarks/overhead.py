@@ -86,9 +86,9 @@ def seconds(run: Callable[[], object]) -> float:
 
 def floor(model: nn.Module, x: torch.Tensor) -> float:
     """One forward under an empty mode and empty global hooks."""
-    before = module_hooks.register_module_forward_pre_hook(lambda module, args: None)
+    before = module_hooks.register_module_forward_pre_hook(lambda *_: None)
     after = module_hooks.register_module_forward_hook(
-        lambda module, args, kwargs, result: None, with_kwargs=True, always_call=True
+        lambda *_: None, with_kwargs=True, always_call=True
     )
     try:
         with EmptyMode():
@@ -244,13 +244,15 @@ def main() -> None:
     print(f"  plain forward            {ours['plain']:9.2f}")
     print(f"  floor, over plain        {ours['floor']:9.2f}")
     print(
-        f"  recording, over plain    {ours['record']:9.2f}   {ours['record'] / ours['floor']:.1f} × the floor"
+        f"  recording, over plain    {ours['record']:9.2f}"
+        f"   {ours['record'] / ours['floor']:.1f} × the floor"
     )
     print(f"  else in this process     {ours['after']:9.2f}")
     total = ours["record"] + ours["after"]
     for name, cost in peers(100 if quick else 300).items():
         print(
-            f"  {name:24s} {cost:9.2f}   {cost / ours['record']:.0f} × recording, {cost / total:.0f} × all of ours"
+            f"  {name:24s} {cost:9.2f}   {cost / ours['record']:.0f} × recording, "
+            f"{cost / total:.0f} × all of ours"
         )
 
     print("Growth: microseconds an op (recording over plain, all else) and bytes an op")
@@ -258,7 +260,8 @@ def main() -> None:
         grown = op_bound(layers, 5 if layers < 10_000 else 2)
         used, _ = memory(layers)
         print(
-            f"  {layers * OPS_A_LAYER:7,d} ops   {grown['record']:7.2f} {grown['after']:8.2f} {used:9.0f}"
+            f"  {layers * OPS_A_LAYER:7,d} ops   "
+            f"{grown['record']:7.2f} {grown['after']:8.2f} {used:9.0f}"
         )
 
     print("A ResNet-like CNN, batch 8 at 224×224: time of a training step, plain = 1")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelviz_callbacks.collector import paused_collector
-from modelviz_callbacks.errors import CaptureError, ModelvizError
+from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.options import Options
@@ -243,7 +243,7 @@ class Pipeline:
         with self.guarded("report.json"):
             try:
                 Directory(self.folder).write("report.json", self.report.to_json().encode())
-            except ModelvizError:
+            except Exception:
                 self.report.files.remove("report.json")
                 raise
 

@@ -118,13 +118,20 @@ class Capture:
         self._handles.close()
 
     def _remarks(self) -> list[str]:
+        remarks = []
         compiled = compiled_parts(self._model)
-        if not compiled:
-            return []
-        return [
-            f"{', '.join(compiled)}: compiled code ran eagerly for the recorded batch, and is "
-            "compiled from the next on."
-        ]
+        if compiled:
+            remarks.append(
+                f"{', '.join(compiled)}: compiled code ran eagerly for the recorded batch, and is "
+                "compiled from the next on."
+            )
+        fault = self.recorder.transforms.fault
+        if fault is not None:
+            remarks.append(
+                "What a function transform (vmap, grad) computed may be unconnected: following "
+                f"it failed with {fault!r}."
+            )
+        return remarks
 
     def _raise_fault(self) -> None:
         fault = self.recorder.fault

@@ -78,7 +78,7 @@ class Recorder(Encoder, TorchFunctionMode):
         """Calls ``func`` and appends what it did; the result is the function's own."""
         kind = self._kinds.get(func)
         if kind is None:
-            kind = self._kinds[func] = classify(func)
+            kind = self._classify(func)
         if kind is _SKIP or self.paused:
             return func(*args, **kwargs) if kwargs else func(*args)
         if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
@@ -120,6 +120,14 @@ class Recorder(Encoder, TorchFunctionMode):
         except Exception as error:
             self.give_up(error)
         return result
+
+    def _classify(self, func: Any) -> CallKind:
+        try:
+            kind = self._kinds[func] = classify(func)
+        except Exception as error:
+            self.give_up(error)
+            return _SKIP
+        return kind
 
     def give_up(self, error: Exception) -> None:
         """Stops recording because of a fault of our own; the step goes on as if alone."""
@@ -199,7 +207,7 @@ class Recorder(Encoder, TorchFunctionMode):
         if kind is _BACKWARD:
             return self._call_backward(func, args, kwargs)
         if kind is _GRADIENT:
-            if args and self.origins.is_state(args[0]):
+            if self._is_state(args):
                 return func(*args, **kwargs)  # freezing and clipping are not the forward's
             kind = _PURE if func.__name__ == "__get__" else _WRITE
         try:
@@ -246,8 +254,18 @@ class Recorder(Encoder, TorchFunctionMode):
         if kind is _READ:
             self.origins.note_reads(len(self.tape), args)
 
+    def _is_state(self, args: tuple[Any, ...]) -> bool:
+        try:
+            return bool(args) and self.origins.is_state(args[0])
+        except Exception as error:
+            self.give_up(error)
+            return True
+
     def _call_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.losses += [self.slot(tensor) for tensor in tensors_in(args[:1])]
+        try:
+            self.losses += [self.slot(tensor) for tensor in tensors_in(args[:1])]
+        except Exception as error:
+            self.give_up(error)
         self.paused = True  # module hooks run in it too, when checkpoints recompute
         try:
             return func(*args, **kwargs)
