@@ -56,7 +56,8 @@ class GraphHook:
         # Wrappers that only distribute (DDP) are not part of the model; one that compiles is
         # watched from outside, since nothing of ours may run inside compiled code.
         self._core = unwrapped(model)
-        model = model if is_compiled(model) else self._core
+        while model is not self._core and not _is_compiled(model):
+            model = model.module  # type: ignore[assignment]
         self._model = model
         self._pipeline = Pipeline(make_options(**options), class_of(self._core).__name__)
         self._pipeline.find_mlflow()
@@ -65,7 +66,13 @@ class GraphHook:
         self._depth = 0
         self._handled: BaseException | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._compiled_call: Any = None
         if is_recording_rank():
+            # What `model.compile()` has put in the place of the call runs hooks inside compiled
+            # code; until there is a recording the model runs as it is.
+            self._compiled_call = vars(model).get("_compiled_call_impl")
+            if self._compiled_call is not None:
+                model._compiled_call_impl = None
             self._handles = [
                 model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
                 model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
@@ -112,7 +119,9 @@ class GraphHook:
     def _disarm(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        if self._compiled_call is not None and self._model._compiled_call_impl is None:
+            self._model._compiled_call_impl = self._compiled_call
+        self._handles, self._compiled_call = [], None
 
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -131,7 +140,7 @@ class GraphHook:
         if not model.training or self._closed or model is not self._model:
             return
         with self._pipeline.guarded("the recording"):
-            capture = Capture(self._core)
+            capture = Capture(self._core, model)
             capture.start(args, kwargs)
             if model is self._core:
                 capture.enter_model()
@@ -163,10 +172,15 @@ class GraphHook:
                 self._pipeline.captured(capture.finish(result))
 
 
+def _is_compiled(model: torch.nn.Module) -> bool:
+    return is_compiled(model) or vars(model).get("_compiled_call_impl") is not None
+
+
 def _inert() -> GraphHook:
     """A hook that watches nothing."""
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
+    hook._handles, hook._compiled_call = [], None
     return hook
 
 

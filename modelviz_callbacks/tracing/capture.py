@@ -20,6 +20,7 @@ from modelviz_callbacks.tracing.recording import Recording, forward_signature, n
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import walk
 from modelviz_callbacks.tracing.tape import as_entry
+from modelviz_callbacks.tracing.wrappers import is_compiled
 
 
 class Capture:
@@ -28,13 +29,15 @@ class Capture:
     Every handle is owned by one exit stack: whatever step fails, nothing is left behind.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, called: torch.nn.Module | None = None) -> None:
         """Nothing is armed yet.
 
         Args:
             model: Whose parameters, buffers and modules give the names.
+            called: The wrapper around it whose call is recorded, if that is another module.
         """
         self._model = model
+        self._called = model if called is None else called
         self._thread = get_ident()
         self._state = StateNames(model)
         self.recorder = Recorder(self._state)
@@ -119,7 +122,7 @@ class Capture:
 
     def _remarks(self) -> list[str]:
         remarks = []
-        compiled = compiled_parts(self._model)
+        compiled = compiled_parts(self._called)
         if compiled:
             remarks.append(
                 f"{', '.join(compiled)}: compiled code ran eagerly for the recorded batch, and is "
@@ -164,7 +167,7 @@ class Capture:
         if is_dynamo_compiling():
             return  # a higher-order op is being compiled: nothing of ours may be seen
         recorder = self.recorder
-        if get_ident() != self._thread or recorder.paused:
+        if get_ident() != self._thread or recorder.paused or self._is_around(module):
             return
         try:
             if recorder.transforms.is_on():
@@ -179,7 +182,7 @@ class Capture:
         # After an exception torch leaves the keyword arguments out.
         kwargs, result = rest if len(rest) == 2 else ({}, None)
         recorder = self.recorder
-        if get_ident() != self._thread or recorder.paused:
+        if get_ident() != self._thread or recorder.paused or self._is_around(module):
             return
         try:
             encode, origins = recorder.encode, recorder.origins
@@ -190,6 +193,10 @@ class Capture:
             recorder.tape.append((module, taken, named, given, origins.unexplained != before))
         except Exception as error:
             recorder.give_up(error)
+
+    def _is_around(self, module: torch.nn.Module) -> bool:
+        """Whether a module only wraps what is to be seen."""
+        return is_compiled(module) or (module is self._called and module is not self._model)
 
     def _pause_hook(self, paused: bool) -> Any:
         def pause(*_: Any) -> None:

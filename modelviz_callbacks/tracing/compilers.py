@@ -19,6 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.modes import is_active, push_mode, remove_mode
+from modelviz_callbacks.tracing.wrappers import author_path, class_of, unwrapped
 
 # torch's context around the compilation of a higher-order op.
 _COMPILING = "setup_compilation_env"
@@ -98,7 +99,7 @@ def compiled_parts(model: torch.nn.Module) -> list[str]:
     from torch._dynamo import OptimizedModule
 
     return [
-        name or type(module).__name__
+        author_path(name) or class_of(unwrapped(module)).__name__
         for name, module in model.named_modules()
         if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None
     ]

@@ -10,7 +10,6 @@ import torch
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.structure import Branch
-from modelviz_callbacks.tracing.tape import Slot
 
 
 class Builder:
@@ -23,13 +22,6 @@ class Builder:
         """The container with these tensors in it."""
         waiting = iter(tensors)
         return self._branch.rebuild(lambda _: next(waiting))
-
-
-def began_lazy(slot: Slot) -> bool:
-    """Whether a tensor was a lazy module's parameter without a value when first met."""
-    while slot.previous is not None:
-        slot = slot.previous
-    return slot.origin is not None and slot.origin.was_lazy
 
 
 def is_method(func: Any, name: str) -> bool:

@@ -108,23 +108,47 @@ class Recording:
         waiting = iter(tensors)
         return rebuild(self.result, lambda _: next(waiting))
 
-    def needed(self) -> list[bool]:
+    def needed(self, births: bool = True) -> list[bool]:
         """Which entries of the tape belong to the model.
 
         A training framework's own bookkeeping (logging) is recorded like anything else, but
         belongs only where the model's results depend on it.
+
+        Args:
+            births: Whether the making of lazy modules' parameters belongs to it, too: a replay
+                needs it, a picture does not.
+
+        Returns:
+            One flag for each entry; module calls are always needed.
         """
         wanted = {slot for _, slot in self.output_slots()}
+        only_for_births: set[Slot] = set()
         keep = [True] * len(self.tape)
         for index in range(len(self.tape) - 1, -1, -1):
             entry = self.tape[index]
             if not isinstance(entry, OpEntry):
                 continue
             made = (*flat_slots(entry.result), *entry.writes)
-            keep[index] = not entry.plumbing or any(slot in wanted for slot in made)
+            is_wanted = any(slot in wanted for slot in made)
+            keep[index] = is_wanted or not entry.plumbing
+            if not births and _serves_birth(entry, made, is_wanted, only_for_births):
+                keep[index] = False
+                only_for_births.update(argument_slots(entry))
             if keep[index]:
                 wanted.update(argument_slots(entry))
         return keep
+
+
+def _serves_birth(
+    entry: OpEntry, made: tuple[Slot, ...], is_wanted: bool, only_for_births: set[Slot]
+) -> bool:
+    """Whether a call only brings lazy parameters to life, or looks at them before they live."""
+    if entry.writes:
+        return all(slot.began_lazy for slot in entry.writes)
+    if is_wanted:
+        return False
+    looks = any(slot.began_lazy for slot in argument_slots(entry))
+    return looks or any(slot in only_for_births for slot in made)
 
 
 def argument_slots(entry: OpEntry) -> list[Slot]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Port
-from modelviz_callbacks.tracing.wrappers import class_name, class_of
+from modelviz_callbacks.tracing.wrappers import author_path, class_name, class_of
 
 
 @dataclass
@@ -59,7 +59,7 @@ class ScopeTree:
         self.stack = [self.root]
         self._paths: dict[int, list[str]] = {}
         for path, module in self.model.named_modules(remove_duplicate=False):
-            self._paths.setdefault(id(module), []).append(path)
+            self._paths.setdefault(id(module), []).append(author_path(path))
         self._calls: dict[int, int] = {}
         self._containers: dict[tuple[str, str], Scope] = {}
         self.by_path: dict[str, Scope] = {"": self.root}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from modelviz_callbacks.tracing.wrappers import author_path
+
 
 @dataclass(frozen=True)
 class StateTensor:
@@ -70,7 +72,7 @@ class StateNames:
         """
         for path, other in self._model.named_modules():
             if other is module:
-                name = f"{path}.{label}" if path else label
+                name = author_path(f"{path}.{label}" if path else label)
                 self._found[id(tensor)] = (tensor, StateTensor("parameter", name, ()))
                 return True
         return False
@@ -91,5 +93,5 @@ def _grouped(
     """Every tensor once, with all its names."""
     groups: dict[int, tuple[list[str], torch.Tensor]] = {}
     for name, tensor in named:
-        groups.setdefault(id(tensor), ([], tensor))[0].append(name)
+        groups.setdefault(id(tensor), ([], tensor))[0].append(author_path(name))
     return list(groups.values())

@@ -74,6 +74,14 @@ class Slot:
         return self._facts[0]
 
     @property
+    def began_lazy(self) -> bool:
+        """Whether its tensor was a lazy module's parameter without a value when first met."""
+        slot = self
+        while slot.previous is not None:
+            slot = slot.previous
+        return slot.origin is not None and slot.origin.was_lazy
+
+    @property
     def sizes(self) -> tuple[int, ...] | None:
         """The shape as plain numbers; ``None`` where one of them is none (a jagged tensor)."""
         try:

@@ -78,17 +78,17 @@ class _Lowering:
         self._memory: Aliasing[Draft] = Aliasing()
         self._sources: dict[tuple[CodeType | None, int], Source | None] = {}
         self._state_refs: dict[str, Ref] = {}
-        self._open_calls: list[tuple[int, int]] = []
+        self._open_calls: dict[str, tuple[int, int]] = {}
         self._op_total = 0
 
     def run(self, name: str | None) -> ModelGraph:
         recording = self._recording
         self._add_inputs()
-        needed = recording.needed()
+        needed = recording.needed(births=False)
         for position, entry in enumerate(recording.tape):
             if isinstance(entry, Enter):
-                self._scopes.enter(entry.module, entry.training)
-                self._open_calls.append((position, self._op_total))
+                scope = self._scopes.enter(entry.module, entry.training)
+                self._open_calls[scope.name] = (position, self._op_total)
             elif isinstance(entry, Leave):
                 self._leave(entry)
             elif needed[position]:
@@ -179,9 +179,9 @@ class _Lowering:
 
     def _leave(self, entry: Leave) -> None:
         scope = self._scopes.leave(entry.module)
-        entered, ops_before = self._open_calls.pop()
         if scope is None:
-            return
+            return  # a wrapper whose call began before the recording
+        entered, ops_before = self._open_calls[scope.name]
         if entry.unseen:
             self._add_opaque_call(entry, scope, saw_ops=self._op_total > ops_before)
         scope.inputs = self._ports(paths_of_arguments(bound_arguments(entry, entered)))
@@ -306,8 +306,9 @@ class _Lowering:
             scope, label = self._home(found.owner, found.label)
             draft = self._draft(found.kind, found.kind, scope, label)
             draft.path, draft.aliases = found.name, found.aliases
-            spec = spec_of(slot) if slot is not None else spec_of(Slot(tensor, 0))
-            self._state_refs[found.name] = draft.add_output(spec)
+            # A lazy module's parameter had no shape yet when it was met.
+            met = slot if slot is not None and slot.shape is not None else Slot(tensor, 0)
+            self._state_refs[found.name] = draft.add_output(spec_of(met))
         return self._state_refs[found.name]
 
     def _home(self, owner: str, label: str) -> tuple[Scope, str]:

@@ -22,7 +22,6 @@ from modelviz_callbacks.tracing.layers import Layer, LayerSwitch, as_strided, re
 from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.program_calls import (
     Builder,
-    began_lazy,
     call,
     fresh,
     identifier,
@@ -192,7 +191,7 @@ class _Lowering:
         return self._graph.inserting_after(node)
 
     def _add_here(self, entry: OpEntry) -> None:
-        if self._live_state and entry.writes and all(began_lazy(s) for s in entry.writes):
+        if self._live_state and entry.writes and all(slot.began_lazy for slot in entry.writes):
             for slot in entry.writes:
                 assert slot.previous is not None
                 self._env[slot] = self._read(slot.previous)

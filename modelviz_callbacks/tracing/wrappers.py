@@ -25,12 +25,21 @@ def is_compiled(model: torch.nn.Module) -> bool:
     return isinstance(model, OptimizedModule)
 
 
+def author_path(path: str) -> str:
+    """A qualified name without the steps that ``torch.compile(module)`` puts into it."""
+    if "_orig_mod" not in path:
+        return path
+    return ".".join(step for step in path.split(".") if step != "_orig_mod")
+
+
 def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:
     """The author's class of a module, under the ones that wrappers make of it.
 
     FSDP2 and parametrisations give a module a class of their own making, with the author's
     among its bases.
     """
+    if is_compiled(module):
+        return class_of(unwrapped(module))
     cls = type(module)
     if cls.__name__.startswith("FSDP") and len(cls.__mro__) > 2:
         return cls.__mro__[2]
