@@ -128,10 +128,11 @@ class Recording:
             entry = self.tape[index]
             if not isinstance(entry, OpEntry):
                 continue
-            made = (*flat_slots(entry.result), *entry.writes)
-            is_wanted = any(slot in wanted for slot in made)
-            keep[index] = is_wanted or not entry.plumbing
-            if not births and _serves_birth(entry, made, is_wanted, only_for_births):
+            made = {*flat_slots(entry.result), *entry.writes}
+            keep[index] = not entry.plumbing or not made.isdisjoint(wanted)
+            others = made.difference(entry.writes)
+            is_for_births = not births and others.isdisjoint(wanted)
+            if is_for_births and _serves_birth(entry, made, only_for_births):
                 keep[index] = False
                 only_for_births.update(argument_slots(entry))
             if keep[index]:
@@ -139,16 +140,12 @@ class Recording:
         return keep
 
 
-def _serves_birth(
-    entry: OpEntry, made: tuple[Slot, ...], is_wanted: bool, only_for_births: set[Slot]
-) -> bool:
+def _serves_birth(entry: OpEntry, made: set[Slot], only_for_births: set[Slot]) -> bool:
     """Whether a call only brings lazy parameters to life, or looks at them before they live."""
     if entry.writes:
         return all(slot.began_lazy for slot in entry.writes)
-    if is_wanted:
-        return False
     looks = any(slot.began_lazy for slot in argument_slots(entry))
-    return looks or any(slot in only_for_births for slot in made)
+    return looks or not made.isdisjoint(only_for_births)
 
 
 def argument_slots(entry: OpEntry) -> list[Slot]:
