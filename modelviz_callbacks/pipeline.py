@@ -92,11 +92,6 @@ class Pipeline:
     # --- the two moments
 
     @property
-    def has_recording(self) -> bool:
-        """Whether a forward was recorded."""
-        return self._recording is not None
-
-    @property
     def is_finished(self) -> bool:
         """Whether everything was written that will be."""
         return self._finished

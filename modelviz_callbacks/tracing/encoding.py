@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Parameter
 
-from modelviz_callbacks.tracing.structure import walk
+from modelviz_callbacks.tracing.structure import PLAIN_TYPES, walk
 from modelviz_callbacks.tracing.tape import RawEntry, Slot
 
 if TYPE_CHECKING:
@@ -16,24 +16,6 @@ if TYPE_CHECKING:
 
 # How an argument is taken over, by its exact class.
 KEEP, TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
-_PLAIN = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    type(None),
-    type(Ellipsis),
-    torch.dtype,
-    torch.device,
-    torch.layout,
-    torch.memory_format,
-    torch.Size,
-    torch.SymInt,
-    torch.SymFloat,
-    torch.SymBool,
-    torch.Generator,
-)
 
 
 class Encoder:
@@ -52,7 +34,7 @@ class Encoder:
         self.transforms = transforms
         self._slots: dict[int, Slot] = {}
         self._by_storage = origins.by_storage
-        self._classes: dict[type[Any], int] = dict.fromkeys(_PLAIN, KEEP)
+        self._classes: dict[type[Any], int] = dict.fromkeys((*PLAIN_TYPES, torch.Generator), KEEP)
         self._classes |= {torch.Tensor: TENSOR, Parameter: TENSOR}
         self._classes |= {list: _LIST, tuple: _TUPLE, dict: _DICT, slice: _SLICE}
 

@@ -24,7 +24,6 @@ class Scope:
     training: bool = True
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
-    op_count: int = 0
 
     def freeze(self) -> ModuleCall:
         """The finished module call."""

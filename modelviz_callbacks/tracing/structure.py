@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 # How deep plain objects are walked: a cache of layers of tensors is three.
 _MAX_DEPTH = 8
 
-_ATOMS = (
+# Values that hold no tensor and cannot change: kept as they are.
+PLAIN_TYPES = (
     bool,
     int,
     float,
@@ -95,7 +96,7 @@ def walk(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = 0) -> 
     """
     if isinstance(value, torch.Tensor):
         return replace(value)
-    if isinstance(value, _ATOMS):
+    if isinstance(value, PLAIN_TYPES):
         return Atom(value)
     if depth >= _MAX_DEPTH:
         return Atom(None)
@@ -227,7 +228,7 @@ def _mentions_tensor(value: Any, depth: int, seen: set[int]) -> bool:
     """Whether a tensor lies a few attributes or items down."""
     if isinstance(value, torch.Tensor):
         return True
-    if depth >= 4 or isinstance(value, _ATOMS) or id(value) in seen:
+    if depth >= 4 or isinstance(value, PLAIN_TYPES) or id(value) in seen:
         return False
     seen.add(id(value))
     if isinstance(value, dict):
@@ -259,4 +260,4 @@ def as_walked(value: Any) -> Any:
             [as_walked(item) for item in value.values()],
             lambda children: dict(zip(keys, children, strict=True)),
         )
-    return Atom(value) if isinstance(value, (*_ATOMS, slice)) else value
+    return Atom(value) if isinstance(value, (*PLAIN_TYPES, slice)) else value

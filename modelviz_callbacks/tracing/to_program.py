@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,7 +54,6 @@ class Program:
         input_slots: What is known of them.
         outputs: Paths of the output tensors.
         state: Qualified names of the parameters and buffers, by their names in ``module``.
-        blocked: Why it cannot be run, one sentence an opaque part; empty if it can.
     """
 
     module: fx.GraphModule
@@ -62,7 +61,6 @@ class Program:
     input_slots: list[Slot]
     outputs: list[str]
     state: dict[str, str]
-    blocked: list[str] = field(default_factory=list)
 
 
 def to_program(recording: Recording, live_state: bool = False) -> Program:
@@ -92,7 +90,6 @@ class _Lowering:
         self._state = recording.state
         self._attributes: dict[str, Any] = {}
         self._state_names: dict[str, str] = {}
-        self._blocked: list[str] = []
         self._module_stack: dict[str, tuple[str, str]] = {}
         self._stacks: list[dict[str, tuple[str, str]]] = []
         self._paths = {id(module): path for path, module in recording.model.named_modules()}
@@ -127,7 +124,6 @@ class _Lowering:
             [slot for _, slot in self._inputs],
             [path for path, _ in outputs],
             self._state_names,
-            self._blocked,
         )
 
     def _add_input(self, path: str, slot: Slot) -> fx.Node:
@@ -361,7 +357,6 @@ class _Lowering:
         return self._block(f"a tensor of shape {slot.sizes or '?'} was made by {made_by}")
 
     def _block(self, reason: str) -> fx.Node:
-        self._blocked.append(reason)
         return self._graph.call_function(unreplayable, (reason,))
 
     def _copy_of(self, value: torch.Tensor, name: str, requires_grad: bool) -> fx.Node:

@@ -39,12 +39,10 @@ class Trained:
     Attributes:
         max_difference: The largest absolute difference between an output in onnxruntime and
             the model's own, over all batch sizes tried.
-        batch_sizes: The batch sizes tried.
         remarks: What a person should know.
     """
 
     max_difference: float
-    batch_sizes: list[int]
     remarks: list[str] = field(default_factory=list)
 
 
@@ -219,7 +217,7 @@ def _compare(attempt: _Attempt, path: Path, is_dynamic: bool) -> Trained:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     batch = _batch_size(attempt.examples)
     sizes = [batch or 0] + ([batch + 1, 1] if is_dynamic and batch else [])
-    outcome = Trained(0.0, sizes, attempt.remarks)
+    outcome = Trained(0.0, attempt.remarks)
     taken = [value.name for value in session.get_inputs()]
     for size in sizes:
         inputs = _resized(attempt.examples, batch or 0, size)
