@@ -11,8 +11,9 @@ from collections.abc import Iterator
 def paused_collector() -> Iterator[None]:
     """Switches the collector off until left, if it was on.
 
-    Lowering makes many small objects at once and no garbage; the collector, woken by their
-    number, would walk over all of the process's objects again and again (a third of the time).
+    Recording and lowering make many small objects at once and no garbage; the collector, woken
+    by their number, would walk over all of the process's objects again and again: a third of
+    the time of lowering, two thirds of recording from 10,000 ops on.
     """
     was_on = gc.isenabled()
     gc.disable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import ExitStack
 from threading import get_ident
 from typing import Any
@@ -12,6 +13,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
+from modelviz_callbacks.collector import paused_collector
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.tracing.compilers import compiled_parts, eager
 from modelviz_callbacks.tracing.modes import push_mode, remove_mode
@@ -69,11 +71,10 @@ class Capture:
             self._handles = handles.pop_all()
 
     def _arm(self, handles: ExitStack) -> None:
+        self._enter, leave = self._make_hooks()
         before = module_hooks.register_module_forward_pre_hook(self._enter)
         handles.callback(before.remove)
-        after = module_hooks.register_module_forward_hook(
-            self._leave, with_kwargs=True, always_call=True
-        )
+        after = module_hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
         handles.callback(after.remove)
         # torch's own handle forgets this table.
         handles.callback(module_hooks._global_forward_hooks_with_kwargs.pop, after.id, None)
@@ -82,6 +83,7 @@ class Capture:
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
             handles.callback(register(self._pause_hook(paused)).remove)
+        handles.enter_context(paused_collector())
         handles.enter_context(eager(self.recorder))
         push_mode(self.recorder)
         handles.callback(remove_mode, self.recorder)
@@ -161,42 +163,54 @@ class Capture:
             remarks=self._remarks(),
         )
 
-    # --- hooks: they see every module call of every thread
+    # --- hooks: they see every module call of every thread, and run once a call
 
-    def _enter(self, module: torch.nn.Module, args: Any) -> None:
-        if is_dynamo_compiling():
-            return  # a higher-order op is being compiled: nothing of ours may be seen
-        recorder = self.recorder
-        if get_ident() != self._thread or recorder.paused or self._is_around(module):
-            return
-        try:
-            if recorder.transforms.is_on():
-                recorder.meet_arguments(args)
-            recorder.tape.append((module, module.training))
-        except Exception as error:
-            recorder.give_up(error)
+    def _make_hooks(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        """The hooks around a module call; what they need is bound here, not looked up there."""
+        recorder, thread, around = self.recorder, self._thread, self._around()
+        encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
+        transforms = recorder.transforms
 
-    def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-        if is_dynamo_compiling():
-            return
-        # After an exception torch leaves the keyword arguments out.
-        kwargs, result = rest if len(rest) == 2 else ({}, None)
-        recorder = self.recorder
-        if get_ident() != self._thread or recorder.paused or self._is_around(module):
-            return
-        try:
-            encode, origins = recorder.encode, recorder.origins
-            taken = [encode(value) for value in args]
-            named = {key: encode(value) for key, value in kwargs.items()} if kwargs else kwargs
-            before = origins.unexplained
-            given = encode(result)
-            recorder.tape.append((module, taken, named, given, origins.unexplained != before))
-        except Exception as error:
-            recorder.give_up(error)
+        def is_seen(module: torch.nn.Module) -> bool:
+            # While a higher-order op is being compiled nothing of ours may be seen.
+            return not (
+                is_dynamo_compiling()
+                or recorder.paused
+                or id(module) in around
+                or get_ident() != thread
+            )
 
-    def _is_around(self, module: torch.nn.Module) -> bool:
-        """Whether a module only wraps what is to be seen."""
-        return is_compiled(module) or (module is self._called and module is not self._model)
+        def enter(module: torch.nn.Module, args: Any) -> None:
+            if not is_seen(module):
+                return
+            try:
+                if transforms.is_on():
+                    recorder.meet_arguments(args)
+                append((module, module.training))
+            except Exception as error:
+                recorder.give_up(error)
+
+        def leave(module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+            if not is_seen(module):
+                return
+            # After an exception torch leaves the keyword arguments out.
+            kwargs, result = rest if len(rest) == 2 else ({}, None)
+            try:
+                taken = [encode(args[0])] if len(args) == 1 else [encode(value) for value in args]
+                named = {key: encode(value) for key, value in kwargs.items()} if kwargs else kwargs
+                before = origins.unexplained
+                append((module, taken, named, encode(result), origins.unexplained != before))
+            except Exception as error:
+                recorder.give_up(error)
+
+        return enter, leave
+
+    def _around(self) -> set[int]:
+        """The modules that only wrap what is to be seen, by their ``id``."""
+        around = {id(module) for module in self._called.modules() if is_compiled(module)}
+        if self._called is not self._model:
+            around.add(id(self._called))
+        return around
 
     def _pause_hook(self, paused: bool) -> Any:
         def pause(*_: Any) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from modelviz_callbacks.tracing.origins import OriginFinder
     from modelviz_callbacks.tracing.transforms import TransformWatcher
 
+_DisableTorchFunction = torch._C.DisableTorchFunction
+
 # How an argument is taken over, by its exact class.
 KEEP, TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
 
@@ -34,6 +36,7 @@ class Encoder:
         self.transforms = transforms
         self._slots: dict[int, Slot] = {}
         self._by_storage = origins.by_storage
+        self._is_model_state = origins.is_state
         self._classes: dict[type[Any], int] = dict.fromkeys((*PLAIN_TYPES, torch.Generator), KEEP)
         self._classes |= {torch.Tensor: TENSOR, Parameter: TENSOR}
         self._classes |= {list: _LIST, tuple: _TUPLE, dict: _DICT, slice: _SLICE}
@@ -81,7 +84,10 @@ class Encoder:
 
     def meet(self, tensor: torch.Tensor) -> Slot:
         """A slot for a tensor that no recorded op made, with its origin."""
-        with torch._C.DisableTorchFunction():  # a module hook runs with the mode on
+        with _DisableTorchFunction():  # a module hook runs with the mode on
+            if self._is_model_state(tensor):
+                slot = self._slots[id(tensor)] = self.origins.state_slot(tensor, len(self.tape))
+                return slot
             derived = self.transforms.explain(tensor)
             if derived is not None:
                 return derived

@@ -52,14 +52,17 @@ class OriginFinder:
     Attributes:
         by_storage: The latest slot on each storage, by the storage's address.
         births: Number of slots made for results so far.
+        unexplained: Number of tensors met that neither an op nor the model explains.
+        is_state: Whether a tensor is a parameter or buffer of the model.
     """
 
     def __init__(self, recorder: Recorder, state: StateNames) -> None:
         self.by_storage: dict[int, Slot] = {}
         self.births = 0
         self.unexplained = 0
-        self._recorder = recorder
+        self.is_state = state.holds
         self._state = state
+        self._recorder = recorder
         self._external: dict[int, Slot] = {}
         self._reads: list[tuple[int, Slot]] = []
         self._op_ends: list[int] = []
@@ -71,16 +74,18 @@ class OriginFinder:
         if slot.storage:
             self.by_storage[slot.storage] = slot
 
-    def is_state(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor is a parameter or buffer of the model."""
-        return self._state.find(tensor) is not None
+    def state_slot(self, tensor: torch.Tensor, birth: int) -> Slot:
+        """The slot of a parameter or buffer met for the first time."""
+        slot = Slot(tensor, birth)
+        slot.origin = Origin()
+        self._external[slot.storage] = slot
+        if slot.storage:
+            self.by_storage[slot.storage] = slot
+        return slot
 
     def explain(self, tensor: torch.Tensor, slot: Slot) -> Origin:
-        """The origin of a tensor met for the first time."""
+        """The origin of a tensor, no state, met for the first time."""
         origin = Origin()
-        if self.is_state(tensor):
-            self._external[slot.storage] = slot
-            return origin
         if self._learn_gathered(tensor):
             origin.gathered = True
             return origin

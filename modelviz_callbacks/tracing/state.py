@@ -77,6 +77,11 @@ class StateNames:
                 return True
         return False
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer."""
+        known = self._found.get(id(tensor))
+        return known is not None and known[0] is tensor
+
     def find(self, tensor: torch.Tensor) -> StateTensor | None:
         """The names of a parameter or buffer; ``None`` for any other tensor."""
         known = self._found.get(id(tensor))

@@ -100,7 +100,7 @@ RECORDING = [
     Step(Recorder, "_new_version"),
     Step(Recorder, "_note_effects"),
     Step(OriginFinder, "explain"),
-    Step(OriginFinder, "is_state"),
+    Step(OriginFinder, "state_slot"),
     Step(OriginFinder, "keep_value"),
     Step(OriginFinder, "remember"),
     Step(OriginFinder, "note_reads"),
@@ -108,7 +108,7 @@ RECORDING = [
     Step(OriginFinder, "_autograd_sources"),
     Step(OriginFinder, "_python_sources"),
     Step(OriginFinder, "_learn_gathered"),
-    Step(StateNames, "find"),
+    Step(StateNames, "holds"),
     Step(TransformWatcher, "is_on"),
     Step(TransformWatcher, "note_result"),
 ]
