@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType
 from typing import Final
@@ -86,16 +87,22 @@ def short_path(filename: str) -> str:
     directory relative to it, any other by its name alone, so that no home directory ends up
     in a graph.
     """
+    return _shortened(filename, os.getcwd(), tuple(sys.path))  # noqa: PTH109 - once an op
+
+
+@lru_cache(maxsize=4096)
+def _shortened(filename: str, cwd: str, search_path: tuple[str, ...]) -> str:
+    """See `short_path`; an op in a loop has the same file each time."""
     path = Path(filename)
-    for root in (*_package_roots(), Path.cwd()):
+    for root in (*_package_roots(search_path), Path(cwd)):
         if path.is_relative_to(root):
             return path.relative_to(root).as_posix()
     return path.name
 
 
-def _package_roots() -> tuple[Path, ...]:
+def _package_roots(search_path: tuple[str, ...]) -> tuple[Path, ...]:
     return tuple(
         Path(entry)
-        for entry in sys.path
+        for entry in search_path
         if entry.endswith(("site-packages", "dist-packages")) or "lib/python" in entry
     )

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits, load_iris
 from torch import nn
 
 from modelviz_callbacks import GraphHook, trace
-from modelviz_callbacks.errors import OptionError, WriterError
+from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.report import ModelvizWarning
 from tests.models import BUILDERS, build
 from tests.zoo.leaves import difference, frozen, tensors
@@ -45,6 +45,11 @@ def shapes_of(values: Sequence[Any]) -> dict[str, list[int | str]]:
         for value in values
         if value.type.tensor_type.HasField("shape")
     }
+
+
+def nodes_of(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes of the graph and of every function."""
+    return [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
 
 
 def run(path: Path, *tensors: torch.Tensor) -> list[Any]:
@@ -155,41 +160,122 @@ def test_a_wrong_number_of_names_costs_the_onnx_file_only(tmp_path: Path) -> Non
 
 
 def test_every_node_says_which_module_and_which_line_it_is_from(tmp_path: Path) -> None:
-    graph = view("TwoBranches", tmp_path).graph
-    for node in graph.node:
-        keys = {item.key: item.value for item in node.metadata_props}
+    proto = view("TwoBranches", tmp_path)
+    for node in nodes_of(proto):
+        keys = facts(node)
         assert set(keys) <= {"module", "class", "op", "source"}
-        assert keys["op"]
-        assert keys["source"].rpartition(":")[2].isdigit()
-    by_name = {node.name: node for node in graph.node}
-    conv = by_name["cnn/0_Conv2d/conv2d"]
+        if node.domain != "modules":
+            assert keys["op"]
+            assert keys["source"].rpartition(":")[2].isdigit()
+    by_name = {node.name: node for node in proto.graph.node}
+    assert by_name["cnn"].op_type == "Sequential.cnn"
+    assert facts(by_name["cnn"]) == {
+        "module": "cnn",
+        "class": "torch.nn.modules.container.Sequential",
+    }
+    assert by_name["cat"].op_type == "Concat"
+    (inside,) = [function for function in proto.functions if function.name == "Sequential.cnn"]
+    conv = next(node for node in inside.node if node.name == "0_Conv2d/conv2d")
     assert conv.op_type == "Conv"
-    keys = {item.key: item.value for item in conv.metadata_props}
-    assert keys["module"] == "cnn.0"
-    assert keys["class"].endswith("Conv2d")
-    assert keys["op"].endswith("conv2d")
-    assert by_name["mlp1/linear"].op_type == "Gemm"
-    (joined,) = [node for node in graph.node if node.op_type == "Concat"]
-    assert joined.name == "cat"
+    assert facts(conv)["module"] == "cnn.0"
+    assert facts(conv)["class"].endswith("Conv2d")
+    assert facts(conv)["op"].endswith("conv2d")
 
 
-def test_node_names_are_those_of_the_graph(tmp_path: Path) -> None:
+def facts(node: onnx.NodeProto) -> dict[str, str]:
+    return {item.key: item.value for item in node.metadata_props}
+
+
+def test_names_are_those_of_the_graph_below_the_module_that_they_are_in(tmp_path: Path) -> None:
     model, args, _ = build("Transformer")
     recorded = trace(model, *args)
     proto = onnx.load(recorded.save_onnx(tmp_path / "graph.onnx"))
     ours = [node.name for node in recorded.graph.ops]
+    ours += [call.name for call in recorded.graph.modules]
+    endings = {name[start:] for name in ours for start in starts_of_parts(name)}
     strange = [
         node.name
-        for node in proto.graph.node
-        if not any(node.name == name or node.name.startswith(f"{name}/") for name in ours)
+        for node in nodes_of(proto)
+        if node.name not in endings and node.name.rpartition("/")[0] not in endings
     ]
     assert strange == []
+    at_the_top = [node.name for node in proto.graph.node if node.op_type != "Constant"]
+    assert [name for name in at_the_top if name.partition("/")[0] in ours] == at_the_top
+
+
+def starts_of_parts(name: str) -> list[int]:
+    return [0, *(index + 1 for index, letter in enumerate(name) if letter == "/")]
+
+
+def test_a_module_is_a_function_whose_values_have_shapes_and_its_forwards_names(
+    tmp_path: Path,
+) -> None:
+    proto = view("TwoBranches", tmp_path)
+    functions = {function.name: function for function in proto.functions}
+    assert set(functions) == {"Sequential.cnn", "Linear.mlp1", "Linear.mlp2", "Linear.fc"}
+    leaf = functions["Linear.fc"]
+    assert list(leaf.input) == ["input", "weight", "bias"]
+    assert list(leaf.output) == ["output"]
+    assert leaf.doc_string == "torch.nn.modules.linear.Linear"
+    whole = functions["Sequential.cnn"]
+    assert whole.input[0] == "input"
+    assert "cnn.4.weight" in whole.input  # as Netron wants it, to show the weight inside
+    for function in functions.values():
+        known = shapes_of(function.value_info)
+        made = [output for node in function.node for output in node.output]
+        assert [name for name in [*function.input, *made] if name not in known] == []
+
+
+class Blocks(nn.Module):
+    """Equal blocks in a loop, with a different one in between."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)) for _ in range(depth)
+        )
+        self.blocks.insert(1, nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def test_blocks_that_do_the_same_are_one_function_called_with_each_ones_weights(
+    tmp_path: Path,
+) -> None:
+    model = Blocks(5)
+    path = trace(model, torch.randn(2, 4)).save_onnx(tmp_path / "graph.onnx", weights=True)
+    proto = onnx.load(path)
+    calls = [node for node in proto.graph.node if node.domain == "modules"]
+    assert [node.name for node in calls] == [f"blocks/{n}_Sequential" for n in range(6)]
+    kinds = [node.op_type for node in calls]
+    assert kinds.count(kinds[0]) == 5
+    assert kinds[1] != kinds[0]
+    for index, node in enumerate(calls):
+        assert list(node.input)[1:] == [
+            f"blocks.{index}.{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")
+        ]
+    (shared,) = [function for function in proto.functions if function.name == kinds[0]]
+    assert list(shared.input) == ["input", "0.weight", "0.bias", "2.weight", "2.bias"]
+    x = torch.randn(2, 4)
+    numpy.testing.assert_allclose(run(path, x)[0], model(x).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_file_grows_by_a_call_for_each_further_block(tmp_path: Path) -> None:
+    few, many = (
+        trace(Blocks(depth), torch.randn(2, 4)).save_onnx(tmp_path / f"{depth}.onnx")
+        for depth in (5, 50)
+    )
+    assert len(onnx.load(few).functions) == len(onnx.load(many).functions)
+    assert many.stat().st_size < 10 * few.stat().st_size
 
 
 def test_the_view_is_in_inference_form(tmp_path: Path) -> None:
-    kinds = {node.op_type for node in view("ReusedLayer", tmp_path).graph.node}
+    kinds = {node.op_type for node in nodes_of(view("ReusedLayer", tmp_path))}
     assert "Dropout" not in kinds
-    norm = next(n for n in view("TwoBranches", tmp_path).graph.node if "Norm" in n.op_type)
+    norm = next(n for n in nodes_of(view("TwoBranches", tmp_path)) if "Norm" in n.op_type)
     training = [item.i for item in norm.attribute if item.name == "training_mode"]
     assert training in ([], [0])
     assert len([output for output in norm.output if output]) == 1
@@ -231,14 +317,97 @@ def test_with_weights_the_view_computes_what_the_model_in_eval_mode_does(
         numpy.testing.assert_allclose(one, other.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_an_operation_without_a_translation_is_named_in_the_error(tmp_path: Path) -> None:
-    class Eigen(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.linalg.eigvals(x).real
+class Eigen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
 
-    with pytest.raises(WriterError, match=r"Eigen.* could not be turned into ONNX.*linalg_eig"):
-        trace(Eigen(), torch.eye(3)).save_onnx(tmp_path / "graph.onnx")
-    assert list(tmp_path.iterdir()) == []
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(self.inner(x)).real
+
+
+def test_an_operation_without_a_translation_is_a_node_of_its_own_name(tmp_path: Path) -> None:
+    path = trace(Eigen(), torch.eye(3)).save_onnx(tmp_path / "graph.onnx")
+    proto = onnx.load(path)
+    (strange,) = [node for node in proto.graph.node if node.domain == "pytorch"]
+    assert strange.op_type == "linalg_eigvals"
+    assert facts(strange)["op"] == "torch.linalg.eigvals"
+    assert next(node.op_type for node in proto.graph.node) == "Linear.inner"
+    assert shapes_of(proto.graph.output) == {"output": [3]}
+
+
+def test_a_program_that_cannot_run_again_is_shown_by_its_graph(tmp_path: Path) -> None:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before = nn.Linear(4, 4)
+            self.inner = torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.Tanh()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(self.before(x)) + 1
+
+    proto = onnx.load(trace(Scripted(), torch.randn(3, 4)).save_onnx(tmp_path / "graph.onnx"))
+    assert {node.domain for node in proto.graph.node} == {"modules", "pytorch"}
+    assert "looking" in proto.doc_string
+    assert [value.name for value in proto.graph.input] == ["x"]
+    assert shapes_of(proto.graph.output) == {"output": [3, 2]}
+    weights = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+    assert weights["before.weight"] == [4, 4]
+
+
+class Writes(nn.Module):
+    """Writes to memory in the ways that people do."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        made = x * 2
+        if self.kind == "view":
+            made.view(-1)[1:5].mul_(3)
+            return made + 1
+        if self.kind == "old view":
+            turned = made.t()
+            made[0] = y[0]
+            made += 1
+            return turned
+        if self.kind == "out":
+            row = torch.empty(4)
+            torch.add(y[0], y[1], out=row)
+            made[1:2].copy_(row[None])
+            return made, row
+        if self.kind == "strided":
+            made.diagonal().fill_(7)
+            torch.as_strided(made, (2, 2), (5, 1), 1).zero_()
+            return made
+        large = x.repeat(40, 3)
+        part = large[::2, 1:9:3]
+        large[3:9].sub_(1)
+        part.t().add_(y.sum())
+        return large, part
+
+
+@pytest.mark.parametrize("kind", ["view", "old view", "out", "strided", "large"])
+def test_writes_through_views_become_values(kind: str, tmp_path: Path) -> None:
+    x, y = torch.randn(3, 4), torch.randn(3, 4)
+    recorded = trace(Writes(kind), x, y)
+    path = recorded.save_onnx(tmp_path / "graph.onnx", weights=True)
+    onnx.checker.check_model(str(path), full_check=True)
+    wanted = [tensor for _, tensor in tensors(Writes(kind)(x, y))]
+    taken = [value.name for value in onnx.load(path).graph.input]
+    given = [{"x": x, "y": y}[name] for name in taken]
+    for one, other in zip(run(path, *given), wanted, strict=True):
+        numpy.testing.assert_allclose(one, other.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_model_without_data_has_a_view(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+        x = torch.randn(3, 4)
+    proto = onnx.load(trace(model, x).save_onnx(tmp_path / "graph.onnx"))
+    assert [node.op_type for node in proto.graph.node] == ["Gemm", "LayerNormalization", "Gemm"]
+    assert shapes_of(proto.graph.output) == {"output": [3, 2]}
 
 
 # --- model.onnx
@@ -387,8 +556,11 @@ def test_a_model_that_differs_in_onnxruntime_is_a_failure_and_not_a_file(tmp_pat
     with pytest.warns(ModelvizWarning, match=r"differs from the model in eval mode"):
         hook = trained(NeverTheSame(), tmp_path, torch.randn(3, 4))
     assert [refusal.what for refusal in hook.report.refused] == ["model.onnx"]
+    assert "model.differs.onnx" in hook.report.refused[0].why
     assert not (tmp_path / "model.onnx").exists()
+    assert (tmp_path / "model.differs.onnx").exists()
     assert (tmp_path / "graph.onnx").exists()
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("name", ["DictInDictOut", "ManyOutputs", "TiedWeights", "Transformer"])

@@ -5,6 +5,15 @@ Both are made from a recorded program in inference form, through torch.export an
 
 from modelviz_callbacks.writers.onnx.convert import Names, Source
 from modelviz_callbacks.writers.onnx.trained import Call, Trained, write_trained
-from modelviz_callbacks.writers.onnx.view import view_model
+from modelviz_callbacks.writers.onnx.view import View, graph_view, view_model
 
-__all__ = ["Call", "Names", "Source", "Trained", "view_model", "write_trained"]
+__all__ = [
+    "Call",
+    "Names",
+    "Source",
+    "Trained",
+    "View",
+    "graph_view",
+    "view_model",
+    "write_trained",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,10 +41,12 @@ class Trained:
         max_difference: The largest absolute difference between an output in onnxruntime and
             the model's own, over all batch sizes tried.
         remarks: What a person should know.
+        files: Names of the files written, the model first.
     """
 
     max_difference: float
     remarks: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
 
 def write_trained(
@@ -60,23 +63,49 @@ def write_trained(
         module: The model.
         call: Calls it as the recorded forward did.
         names: For inputs and outputs.
-        path: The file; weights over 1.8 GB go into ``<path>.data`` beside it.
+        path: The file; weights over 1.8 GB go into ``<path>.data`` beside it. Both appear
+            whole or not at all; the folder is made if need be.
 
     Returns:
-        The differences found.
+        The differences found, and the files.
 
     Raises:
-        WriterError: It cannot be exported, or differs from the model by more than `TOLERANCE`;
-            the file is there then, and is not to be trusted.
+        WriterError: It cannot be exported, or differs from the model by more than `TOLERANCE`:
+            it is kept then under another name (``model.differs.onnx``), to be looked at.
         OptionError: The names do not fit.
         OSError: The file cannot be written.
     """
-    with _random_states_kept(), torch.no_grad():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        _random_states_kept(),
+        torch.no_grad(),
+        tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder,
+    ):
         attempt = _Attempt(recorded, module, call, names)
         model, is_dynamic = attempt.convert()
-        _save(model, path)
-        onnx.checker.check_model(str(path), full_check=True)
-        return _compare(attempt, path, is_dynamic)
+        beside = Path(folder) / path.name
+        _save(model, beside)
+        onnx.checker.check_model(str(beside), full_check=True)
+        outcome = Trained(0.0, attempt.remarks)
+        wrong = _compare(attempt, beside, is_dynamic, outcome)
+        final = path.with_name(f"{path.stem}.differs{path.suffix}") if wrong else path
+        outcome.files = _moved(beside, final)
+    if wrong:
+        raise WriterError(
+            f"{wrong} The file is kept as {final.name}: do not use it; please report the model."
+        )
+    return outcome
+
+
+def _moved(beside: Path, final: Path) -> list[str]:
+    """Puts a finished model in its place; its weights, which it names, go there first."""
+    weights = beside.with_name(f"{beside.name}.data")
+    files = [final.name]
+    if weights.exists():
+        weights.replace(final.with_name(weights.name))
+        files.append(weights.name)
+    beside.replace(final)
+    return files
 
 
 @contextlib.contextmanager
@@ -211,13 +240,13 @@ def _save(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=external)
 
 
-def _compare(attempt: _Attempt, path: Path, is_dynamic: bool) -> Trained:
+def _compare(attempt: _Attempt, path: Path, is_dynamic: bool, outcome: Trained) -> str:
+    """Runs the file beside the model; says what is wrong, ``""`` if nothing is."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     batch = _batch_size(attempt.examples)
     sizes = [batch or 0] + ([batch + 1, 1] if is_dynamic and batch else [])
-    outcome = Trained(0.0, attempt.remarks)
     taken = [value.name for value in session.get_inputs()]
     for size in sizes:
         inputs = _resized(attempt.examples, batch or 0, size)
@@ -233,12 +262,12 @@ def _compare(attempt: _Attempt, path: Path, is_dynamic: bool) -> Trained:
             difference, scale = _difference(torch.as_tensor(found), wanted.detach().cpu())
             outcome.max_difference = max(outcome.max_difference, difference)
             if not difference <= TOLERANCE * max(1.0, scale):
-                raise WriterError(
+                return (
                     f"Output {name!r} of {path.name} differs from the model in eval mode by "
                     f"{difference:.3g} at batch size {size} (allowed: {TOLERANCE} of the "
-                    "largest value). Do not use the file; please report the model."
+                    "largest value)."
                 )
-    return outcome
+    return ""
 
 
 def _difference(found: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:

@@ -1,0 +1,304 @@
+"""Calls as pieces of ONNX, each distinct call translated once a process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from modelviz_callbacks.writers.onnx.frames import Board, Shape, Value, attributes, element_type
+from modelviz_callbacks.writers.onnx.lowering import Untranslated, translate
+from modelviz_callbacks.writers.onnx.substitutes import SAME
+
+_LOG = logging.getLogger(__name__)
+
+# Functions of these packages are what they are for the life of the process.
+_LASTING = ("torch", "_operator", "builtins", "math", "modelviz_callbacks", "torch_geometric")
+
+# A function and the arguments of one call; `Slot` stands for the tensors.
+Target = Callable[..., Any] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Stands for tensor number ``index`` among the arguments of a call."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One torch call without its tensors.
+
+    Attributes:
+        target: The function, or the name of a method.
+        args: Its arguments, with `Slot` for tensors.
+        kwargs: Likewise.
+        tensors: Shape, strides and dtype of each tensor.
+        results: Which of the tensors in the result are wanted.
+        written: Which of the argument tensors are wanted as the call leaves them.
+        expected: dtype of each tensor wanted, as torch has it.
+    """
+
+    target: Target
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    tensors: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+    results: tuple[int, ...]
+    written: tuple[int, ...]
+    expected: tuple[torch.dtype, ...]
+
+    @property
+    def name(self) -> str:
+        """What the function is called."""
+        return str(getattr(self.target, "__name__", self.target))
+
+    def key(self) -> Any:
+        """Equal for equal calls; ``None`` where nothing can be said."""
+        target = self.target
+        if not isinstance(target, str):
+            module = getattr(target, "__module__", None) or type(target).__module__
+            if module.partition(".")[0] not in _LASTING or "<locals>" in repr(target):
+                return None
+        try:
+            arguments = (_key(self.args), _key(self.kwargs))
+        except TypeError:
+            return None
+        return target, arguments, self.tensors, self.results, self.written, self.expected
+
+    def body(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Makes the call on other tensors, writes to none of them."""
+        given = list(tensors)
+        for index in self.written:
+            given[index] = given[index].clone()
+        same = replace(self, target=SAME.get(self.name, self.target))
+        result = same.run(given, torch.device("cpu"))
+        found = list(tensors_in(result))
+        return (*(found[i] for i in self.results), *(given[i] for i in self.written))
+
+    def run(self, tensors: Sequence[torch.Tensor], device: torch.device) -> Any:
+        """Makes the call; every device among the arguments is this one instead."""
+        args = filled(self.args, tensors, device)
+        kwargs = filled(self.kwargs, tensors, device)
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+def filled(value: Any, tensors: Sequence[torch.Tensor], device: torch.device) -> Any:
+    """Arguments with the tensors in their slots, on one device."""
+    if isinstance(value, Slot):
+        return tensors[value.index]
+    if isinstance(value, torch.device):
+        return device
+    if type(value) in (tuple, list):
+        return type(value)([filled(item, tensors, device) for item in value])
+    if type(value) is dict:
+        return {key: filled(item, tensors, device) for key, item in value.items()}
+    if isinstance(value, slice):
+        parts = (value.start, value.stop, value.step)
+        return slice(*(filled(part, tensors, device) for part in parts))
+    return value
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in a result, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
+def _key(value: Any) -> Any:
+    if value is None or isinstance(value, (Slot, str)):
+        return value
+    if isinstance(value, (bool, int, float, complex)):
+        # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
+        return type(value).__name__, repr(value)
+    if isinstance(value, (tuple, list)):
+        return type(value).__name__, tuple([_key(item) for item in value])
+    if isinstance(value, dict):
+        return "dict", tuple([(key, _key(item)) for key, item in value.items()])
+    if isinstance(value, slice):
+        return "slice", _key(value.start), _key(value.stop), _key(value.step)
+    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format)):
+        return str(value)
+    if value is Ellipsis:
+        return "..."
+    raise TypeError(f"a {type(value).__name__} is like no other")
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One node of a fragment; places are numbers of values, inputs first; -1: left out."""
+
+    op_type: str
+    domain: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attributes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A call in standard ops.
+
+    Attributes:
+        pieces: Its nodes.
+        made: Element type and shape of each value that they make.
+        outputs: Places of the results; a result may be an input.
+    """
+
+    pieces: tuple[_Piece, ...]
+    made: tuple[tuple[int, Shape], ...]
+    outputs: tuple[int, ...]
+
+    def put(self, board: Board, inputs: Sequence[Value], specs: Sequence[Value]) -> list[Value]:
+        """Puts the ops on a board.
+
+        Args:
+            board: Where.
+            inputs: The tensors of the call.
+            specs: What the results are like; they become the values that the ops make.
+
+        Returns:
+            The values of the results.
+        """
+        count = len(inputs)
+        values = [*inputs, *(Value(dtype, shape, "") for dtype, shape in self.made)]
+        for piece in self.pieces:
+            for place in piece.outputs:
+                values[place].label = f"{board.name}/{piece.op_type}"
+        for place, spec in zip(self.outputs, specs, strict=True):
+            if place >= count:
+                values[place] = spec
+        for piece in self.pieces:
+            board.add(
+                piece.op_type,
+                [None if place < 0 else values[place] for place in piece.inputs],
+                [values[place] for place in piece.outputs],
+                piece.attributes,
+                piece.domain,
+            )
+        return [values[place] for place in self.outputs]
+
+
+_CACHE: dict[Any, Fragment | None] = {}
+
+
+def fragment_of(call: Call) -> Fragment | None:
+    """A call in standard ops; ``None`` where torch has no translation."""
+    key = call.key()
+    if key is not None and key in _CACHE:
+        return _CACHE[key]
+    made = _made(call)
+    if key is not None:
+        _CACHE[key] = made
+    return made
+
+
+def _made(call: Call) -> Fragment | None:
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    kinds = (*call.expected, *(dtype for _, _, dtype in call.tensors))
+    if any("float8" in str(dtype) for dtype in kinds):
+        return None  # standard from version 19 on
+    constant = _literal(call)
+    if constant is not None:
+        return constant
+    # Sizes that depend on data become symbols, which nothing after this call sees.
+    mode = torch._subclasses.FakeTensorMode(
+        shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True
+    )
+    with mode:
+        examples = tuple(
+            torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in call.tensors
+        )
+    try:
+        return _from_ir(translate(call.body, examples), call)
+    except Untranslated as failure:
+        _LOG.debug("%s stays as it is: %s", call.target, failure)
+        return None
+
+
+# What makes a tensor of plain numbers; no random number among them.
+_LITERALS = ("tensor", "as_tensor", "asarray", "scalar_tensor", "div")
+
+
+def _literal(call: Call) -> Fragment | None:
+    if call.tensors or call.name not in _LITERALS or call.results != (0,):
+        return None
+    tensor = call.run((), torch.device("cpu"))
+    proto = ir.to_proto(ir.tensor(tensor.numpy(force=True)))
+    kind = proto.data_type, tuple(proto.dims)
+    piece = _Piece("Constant", "", (), (0,), attributes(value=proto))
+    return Fragment((piece,), (kind,), (0,))
+
+
+def _from_ir(model: ir.Model, call: Call) -> Fragment:
+    graph = model.graph
+    places: dict[ir.Value, int] = {value: index for index, value in enumerate(graph.inputs)}
+    made: list[tuple[int, Shape]] = []
+    pieces: list[_Piece] = []
+
+    def place(value: ir.Value) -> int:
+        if value not in places:
+            places[value] = len(graph.inputs) + len(made)
+            made.append(_kind(value))
+        return places[value]
+
+    for value in graph.initializers.values():
+        assert value.const_value is not None
+        proto = ir.to_proto(value.const_value)
+        proto.ClearField("name")
+        pieces.append(_Piece("Constant", "", (), (place(value),), attributes(value=proto)))
+    for node in graph:
+        if node.op_type == "Identity" and not node.domain and node.inputs[0] is not None:
+            places[node.outputs[0]] = place(node.inputs[0])
+            continue
+        pieces.append(
+            _Piece(
+                node.op_type,
+                node.domain,
+                tuple([-1 if value is None else place(value) for value in node.inputs]),
+                tuple([place(value) for value in node.outputs]),
+                _attributes(node),
+            )
+        )
+    outputs = [place(value) for value in graph.outputs]
+    for index, dtype in enumerate(call.expected):
+        wanted, _ = element_type(str(dtype).removeprefix("torch."), None)
+        found = graph.outputs[index].dtype
+        if wanted and found is not None and int(found) != wanted:
+            made.append((wanted, _kind(graph.outputs[index])[1]))
+            target = len(graph.inputs) + len(made) - 1
+            pieces.append(_Piece("Cast", "", (outputs[index],), (target,), attributes(to=wanted)))
+            outputs[index] = target
+    return Fragment(tuple(pieces), tuple(made), tuple(outputs))
+
+
+def _kind(value: ir.Value) -> tuple[int, Shape]:
+    sizes: Shape = None
+    if value.shape is not None:
+        sizes = tuple([size if isinstance(size, int) else None for size in value.shape])
+    return (0 if value.dtype is None else int(value.dtype)), sizes
+
+
+def _attributes(node: ir.Node) -> tuple[bytes, ...]:
+    made = []
+    for name in sorted(node.attributes):
+        attribute = node.attributes[name]
+        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            raise Untranslated(f"{node.op_type} holds a graph")
+        proto: onnx.AttributeProto = ir.to_proto(attribute)
+        made.append(proto.SerializeToString(deterministic=True))
+    return tuple(made)

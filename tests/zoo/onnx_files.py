@@ -1,0 +1,149 @@
+"""What comes of a case's ``graph.onnx``: is it standard, and does it compute the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+
+from modelviz_callbacks import Trace, trace
+from modelviz_callbacks.outputs import onnx_source, view_of
+from modelviz_callbacks.tracing.units import Unit
+from modelviz_callbacks.writers.onnx import View
+from tests.zoo.cases import Case, seed_everything
+from tests.zoo.leaves import tensors
+from tests.zoo.no_chance import MiddleValues, without_chance
+
+# Relative to the largest value of an output.
+TOLERANCE = 1e-4
+
+# Of such small outputs the absolute difference counts.
+_SMALL = 1e-3
+
+
+@dataclass
+class Examined:
+    """What was found.
+
+    Attributes:
+        untranslated: The ops that have no standard form.
+        cause: Why onnxruntime does not agree; ``""`` where it does.
+    """
+
+    untranslated: tuple[str, ...]
+    cause: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the file is of standard ops and computes what the model does."""
+        return not self.untranslated and not self.cause
+
+
+def examined(case: Case) -> Examined:
+    """Records a case, writes its file with weights, and runs it if any runtime could.
+
+    Raises:
+        onnx.checker.ValidationError: The file is not sound.
+    """
+    model, args, kwargs = case.make()
+    seed_everything(1)
+    recorded = trace(model, *args, **kwargs)
+    unit = Unit.whole(recorded._recording)
+    view = view_of(unit, recorded.graph, None, None, weights=True)
+    assert_sound(view)
+    if view.untranslated:
+        return Examined(view.untranslated, "")
+    _, args, kwargs = case.make()
+    return Examined((), _difference(view, recorded, unit, args, kwargs))
+
+
+def assert_sound(view: View) -> None:
+    """The file is what the format's own checker takes."""
+    proto = onnx.ModelProto.FromString(view.data)
+    if view.reason:
+        # A file without a program is without weights, too, which the checker wants.
+        for tensor in proto.graph.initializer:
+            proto.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        proto.graph.ClearField("initializer")
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.SetInParent()
+            value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or 1
+    onnx.checker.check_model(proto, full_check=not view.untranslated)
+
+
+def _difference(
+    view: View, recorded: Trace, unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    if not onnx.ModelProto.FromString(view.data).graph.output:
+        return ""  # there is nothing to compute
+    given = [tensor.clone() for tensor in recorded._recording.tensors_of(args, kwargs)]
+    data, has_draws = without_chance(view.data)
+    try:
+        found = _run(data, given)
+    except Exception as error:
+        return f"onnxruntime: {error}"
+    if has_draws:
+        # A model that draws numbers in eval mode, too, or one that branches on `self.training`.
+        with MiddleValues(), torch.no_grad():
+            return _compared(found, list(onnx_source(unit).program(*given)))
+    model = unit.module
+    seed_everything(1)
+    try:
+        with torch.no_grad():
+            wanted = [tensor for _, tensor in tensors(model.eval()(*args, **kwargs))]
+    except Exception as error:
+        wanted = []
+        cause = f"the model in eval mode: {error}"
+    else:
+        cause = _compared(found, wanted)
+    if not cause:
+        return ""
+    # Python may branch on `self.training`: then the recorded program is what was drawn.
+    seed_everything(1)
+    with torch.no_grad():
+        wanted = list(onnx_source(unit).program(*given))
+    again = _compared(found, wanted)
+    return again and f"{cause}; the program: {again}"
+
+
+def _run(data: bytes, given: Sequence[torch.Tensor]) -> list[Any]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    # Optimising takes longer than running once.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    feed = {name: _plain(tensor).numpy() for name, tensor in zip(names, given, strict=True)}
+    return list(session.run(None, feed))
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """As ONNX has it: complex numbers are pairs."""
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.resolve_neg().contiguous()
+
+
+def _compared(found: Sequence[Any], wanted: Sequence[torch.Tensor]) -> str:
+    if len(found) != len(wanted):
+        return f"{len(found)} outputs instead of {len(wanted)}"
+    for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        first, second = torch.as_tensor(one), _plain(other)
+        if first.shape != second.shape:
+            return f"output {index} is {tuple(first.shape)}, not {tuple(second.shape)}"
+        first, second = first.double(), second.double()
+        same = (first == second) | (first.isnan() & second.isnan())
+        apart = torch.where(same, 0.0, (first - second).abs())
+        finite = second[second.isfinite()].abs()
+        scale = max(_SMALL, finite.max().item() if finite.numel() else 0.0)
+        if apart.numel() and not apart.max().item() <= TOLERANCE * scale:
+            return f"output {index} differs by {apart.max().item():.3g} of {scale:.3g}"
+    return ""

@@ -1,0 +1,105 @@
+"""Over the whole zoo: every model has an ONNX file, and nearly every one computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.zoo.cases import Case
+from tests.zoo.onnx_files import examined
+from tests.zoo.test_zoo import ALL
+
+# What other libraries warn of while they build their models is not this zoo's matter.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Models whose file is for looking at: the ops that have no form in standard ops of version 18,
+# or what of the model cannot be run again.
+NOT_STANDARD = {
+    "autograd-backward_in_forward": "gradients inside the forward",
+    "autograd-custom_function_numpy": "numpy in between",
+    "autograd-energy_and_forces": "torch.autograd.grad",
+    "autograd-gradient_penalty": "torch.autograd.grad",
+    "autograd-inner_loop": "torch.autograd.grad",
+    "code-custom_op": "an operator of the user's own",
+    "code-mutating_custom_op": "an operator of the user's own",
+    "code-scripted_function": "TorchScript",
+    "code-scripted_model": "TorchScript",
+    "code-scripted_submodule": "TorchScript",
+    "code-traced_submodule": "TorchScript",
+    "code-uses_higher_order_ops": "torch.map",
+    "memory-resizes_storage": "Tensor.resize_",
+    "memory-writes_complex_parts": "writes through a real view of complex numbers",
+    "modules-orthogonal_parametrization": "torch.matrix_exp",
+    "numerics-linear_algebra": "cholesky, solve, eigh, qr, svdvals, inv",
+    "reads-many_dtypes": "8-bit floats",
+    "reads-packed_in": "torch.gru of a packed sequence",
+    "reads-packs_sequences": "packed sequences",
+    "tensors-computes_in_thread": "ops in a thread of their own",
+    "tensors-disables_torch_function": "ops with torch functions switched off",
+    "tensors-nested_jagged": "nested tensors",
+    "tensors-nested_strided": "nested tensors",
+    "tensors-quantized_dynamic": "quantised kernels",
+    "tensors-quantized_tensors": "quantised tensors",
+    "tensors-sparse_in_and_out": "sparse tensors",
+    "tensors-sparse_matrices": "sparse tensors",
+    "tensors-torch_function_argument": "an object in place of a tensor",
+    "torch.nn-CrossMapLRN2d": "Tensor.resize_as_",
+    "torch.nn-FractionalMaxPool2d": "fractional_max_pool2d",
+    "torch.nn-FractionalMaxPool3d": "fractional_max_pool3d",
+    "torch.nn-LSTM_projected": "an LSTM with projections",
+    "transformers-vilt": "torch.multinomial, interpolation to a size that depends on data",
+}
+
+# Models whose standard file onnxruntime cannot run, or runs to another result.
+DIFFERENT = {
+    "memory-replaces_buffers": "the program starts from the buffer that the forward replaced",
+    "modules-creates_module": "weights drawn by torch.nn.init in the forward",
+    "modules-grows_in_forward": "weights drawn by torch.nn.init in the forward",
+    "numerics-draws_numbers": "draws that have no middle value",
+    "numerics-gumbel_softmax": "draws that have no middle value",
+    "numerics-half_precision_weights": "onnxruntime has no Gemm in bfloat16 on CPUs",
+    "numerics-uses_distributions": "draws that have no middle value",
+    "tensors-subclass_with_torch_function": "the subclass changes its class on the way",
+    "torch.nn-LazyInstanceNorm1d": "the program takes a parameter that was made on the way",
+    "torch.nn-LazyInstanceNorm2d": "the program takes a parameter that was made on the way",
+    "torch.nn-LazyInstanceNorm3d": "the program takes a parameter that was made on the way",
+    "transformers-afmoe": "experts chosen among equal scores",
+    "transformers-deformable_detr": "0.05 % of the largest value, in one output",
+    "transformers-doge": "the largest among equal scores",
+    "transformers-grounding-dino": "not found yet",
+    "transformers-led": "0.011 % of the largest value, in one output",
+    "transformers-mm-grounding-dino": "not found yet",
+    "transformers-switch_transformers": "sizes of the experts' shares, which depend on a draw",
+}
+
+
+def id_of(case: Case) -> str:
+    return f"{case.family}-{case.name}"
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_gradients() -> Iterator[None]:
+    """Small models run faster so; a case may leave gradients switched off."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.enable_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", ALL, ids=[id_of(case) for case in ALL])
+def test_has_a_file_that_onnxruntime_agrees_with_or_is_a_known_exception(case: Case) -> None:
+    found = examined(case)
+    name = id_of(case)
+    assert bool(found.untranslated) == (name in NOT_STANDARD), found.untranslated
+    assert bool(found.cause) == (name in DIFFERENT), found.cause
+
+
+def test_at_least_95_percent_are_of_standard_ops_and_95_percent_of_these_agree() -> None:
+    names = {id_of(case) for case in ALL}
+    assert {*NOT_STANDARD, *DIFFERENT} <= names
+    standard = len(names) - len(NOT_STANDARD)
+    assert standard >= 0.95 * len(names)
+    assert standard - len(DIFFERENT) >= 0.95 * standard
