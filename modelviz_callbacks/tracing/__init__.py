@@ -1,9 +1,14 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
+from modelviz_callbacks.tracing.backward import record_backward
 from modelviz_callbacks.tracing.capture import Capture
 from modelviz_callbacks.tracing.costs import with_flops
+from modelviz_callbacks.tracing.profiling import StepTimer
 from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.replay import run
+from modelviz_callbacks.tracing.shipping import pack, unpack
+from modelviz_callbacks.tracing.timed_step import TimedStep
+from modelviz_callbacks.tracing.to_backward import to_backward_graph
 from modelviz_callbacks.tracing.to_graph import to_graph
 from modelviz_callbacks.tracing.to_program import Program, to_program
 from modelviz_callbacks.tracing.warming import warm_up
@@ -13,11 +18,17 @@ __all__ = [
     "Capture",
     "Program",
     "Recording",
+    "StepTimer",
+    "TimedStep",
     "class_of",
     "is_compiled",
+    "pack",
+    "record_backward",
     "run",
+    "to_backward_graph",
     "to_graph",
     "to_program",
+    "unpack",
     "unwrapped",
     "warm_up",
     "with_flops",

@@ -21,7 +21,6 @@ from modelviz_callbacks.tracing.recorder import Recorder
 from modelviz_callbacks.tracing.recording import Recording, forward_signature, named_inputs
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import walk
-from modelviz_callbacks.tracing.tape import as_entry
 from modelviz_callbacks.tracing.wrappers import is_compiled
 
 
@@ -151,7 +150,7 @@ class Capture:
         self._state.update()
         return Recording(
             self._model,
-            self.recorder.transforms.with_layers([as_entry(raw) for raw in self.recorder.tape]),
+            self.recorder.transforms.with_layers(self.recorder.tape),
             self._signature,
             self._inputs,
             self._state,

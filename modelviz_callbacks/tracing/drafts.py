@@ -21,7 +21,7 @@ from modelviz_callbacks.graph import (
 )
 from modelviz_callbacks.tracing.layers import Layer
 from modelviz_callbacks.tracing.scopes import Scope
-from modelviz_callbacks.tracing.structure import Atom, Branch
+from modelviz_callbacks.tracing.structure import Atom, Branch, Foreign
 from modelviz_callbacks.tracing.tape import Slot
 
 
@@ -136,6 +136,8 @@ def _number(value: float) -> int | float | PythonText:
 
 def python_text(value: Any) -> str:
     """A value that JSON has no type for, as text without addresses."""
+    if isinstance(value, Foreign):
+        return value.text
     if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format, complex)):
         return str(value)
     if value is Ellipsis:

@@ -6,10 +6,14 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+
+if TYPE_CHECKING:
+    from modelviz_callbacks.tracing.backward import BackwardRecord
 
 from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.state import StateNames
@@ -21,7 +25,7 @@ from modelviz_callbacks.tracing.structure import (
     rebuild,
     walk,
 )
-from modelviz_callbacks.tracing.tape import Entry, Leave, OpEntry, Slot
+from modelviz_callbacks.tracing.tape import Entry, Leave, OpEntry, RawEntry, Slot, as_entry
 
 
 @dataclass
@@ -30,7 +34,7 @@ class Recording:
 
     Attributes:
         model: The model recorded; its parameters and buffers give their names.
-        tape: See ``modelviz_callbacks.tracing.tape``.
+        raw_tape: The tape as it was recorded; see ``modelviz_callbacks.tracing.tape``.
         signature: Of the code recorded (the model's forward, or the training step).
         inputs: Its arguments by name, walked: tensors replaced by slots.
         state: The names of the model's parameters and buffers.
@@ -41,10 +45,11 @@ class Recording:
         losses: What ``backward`` was called on in it.
         node_names: What the graph calls the node of a tape entry, by the entry's ``id``.
         remarks: What happened while recording that a person should know.
+        backward: What autograd knew right after it, if somebody looked.
     """
 
     model: torch.nn.Module
-    tape: list[Entry]
+    raw_tape: list[RawEntry]
     signature: inspect.Signature
     inputs: dict[str, Any]
     state: StateNames
@@ -55,6 +60,20 @@ class Recording:
     losses: list[Slot] = field(default_factory=list)
     node_names: dict[int, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    backward: BackwardRecord | None = None
+
+    @cached_property
+    def tape(self) -> list[Entry]:
+        """The entries of the tape, with names for their fields."""
+        return [as_entry(raw) for raw in self.raw_tape]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The names of the nodes belong to entries by their address; `tape` is made from the raw.
+        return {**vars(self), "node_names": {}, "tape": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        del self.tape
 
     def input_slots(self) -> list[tuple[str, Slot]]:
         """The tensors handed in, each with its path, the first name of each only."""

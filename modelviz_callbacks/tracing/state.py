@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from modelviz_callbacks.tracing.tape import Slot
 from modelviz_callbacks.tracing.wrappers import author_path
 
 
@@ -46,7 +47,27 @@ class StateNames:
         """
         self._model = model
         self._found: dict[int, tuple[torch.Tensor, StateTensor]] = {}
+        self._slots: dict[int, Slot] = {}
         self.update()
+
+    @classmethod
+    def restored(
+        cls,
+        model: torch.nn.Module,
+        named: Iterable[tuple[torch.Tensor, StateTensor]],
+        slots: dict[int, Slot],
+    ) -> StateNames:
+        """The names of a model that is in another process.
+
+        Args:
+            model: What stands for it here.
+            named: What `all` gave there, with the tensors that stand for its own.
+            slots: What was known there of those tensors, by the ``id`` of their stand-ins.
+        """
+        made = cls.__new__(cls)
+        made._model, made._slots = model, slots
+        made._found = {id(tensor): (tensor, names) for tensor, names in named}
+        return made
 
     def update(self) -> None:
         """Adds the tensors that have come since (lazy modules, buffers made in a forward)."""
@@ -86,6 +107,19 @@ class StateNames:
         """The names of a parameter or buffer; ``None`` for any other tensor."""
         known = self._found.get(id(tensor))
         return known[1] if known is not None and known[0] is tensor else None
+
+    def all(self) -> list[tuple[torch.Tensor, StateTensor]]:
+        """Every parameter and buffer that is known, with its names."""
+        return list(self._found.values())
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the model itself is in another process."""
+        return bool(self._slots)
+
+    def slot(self, tensor: torch.Tensor) -> Slot:
+        """What is known of a parameter or buffer as it is now."""
+        return self._slots.get(id(tensor)) or Slot(tensor, 0)
 
     def parameters(self) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Every parameter the model has now, once, with all its names, in its order."""

@@ -83,6 +83,19 @@ class Atom:
         self.value = value
 
 
+class Foreign:
+    """Stands for an object that only the training process has.
+
+    Attributes:
+        text: What the graph shows for it.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 def walk(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = 0) -> Any:
     """A copy of a structure's shape with every tensor replaced.
 

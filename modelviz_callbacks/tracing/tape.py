@@ -22,7 +22,8 @@ from modelviz_callbacks.tracing.layers import Layer
 # The address of a tensor's storage object: one C call, which torch uses for its own bookkeeping.
 storage_address: Callable[[torch.Tensor], int] = torch._C._storage_address  # type: ignore[attr-defined]
 
-_Facts = tuple[torch.Size | None, torch.dtype, torch.device, bool, tuple[int, ...] | None, Any]
+# Shape, dtype, device, requires_grad, stride and offset of a tensor.
+Facts = tuple[tuple[int, ...] | None, torch.dtype, torch.device, bool, tuple[int, ...] | None, Any]
 
 
 class Slot:
@@ -42,11 +43,11 @@ class Slot:
     layout: torch.layout = torch.strided
 
     def __init__(self, tensor: torch.Tensor, birth: int) -> None:
-        self.ref = weakref.ref(tensor)
+        self.ref: Callable[[], torch.Tensor | None] = weakref.ref(tensor)
         self.birth = birth
         try:
             # One tuple rather than six attributes: this runs once an op.
-            self._facts: _Facts = (
+            self._facts: Facts = (
                 tensor.shape,
                 tensor.dtype,
                 tensor.device,
@@ -57,6 +58,32 @@ class Slot:
             self.storage = storage_address(tensor)
         except (RuntimeError, NotImplementedError, AttributeError):
             self._describe_without_strides(tensor)
+
+    @classmethod
+    def restored(
+        cls,
+        ref: Callable[[], torch.Tensor | None],
+        birth: int,
+        facts: Facts,
+        storage: int,
+        layout: torch.layout = torch.strided,
+        previous: Slot | None = None,
+        origin: Origin | None = None,
+    ) -> Slot:
+        """A slot as another process described it; see the attributes, and `plain_facts`."""
+        slot = cls.__new__(cls)
+        slot.ref, slot.birth, slot._facts, slot.storage = ref, birth, facts, storage
+        slot.layout, slot.previous, slot.origin = layout, previous, origin
+        return slot
+
+    def plain_facts(self) -> Facts:
+        """What `restored` takes: the facts as plain numbers."""
+        _, dtype, device, requires_grad, stride, offset = self._facts
+        try:
+            strides = None if stride is None else tuple([int(step) for step in stride])
+        except (RuntimeError, TypeError, AttributeError):
+            strides = None  # of a jagged tensor
+        return self.sizes, dtype, device, requires_grad, strides, int(offset)
 
     def _describe_without_strides(self, tensor: torch.Tensor) -> None:
         # Sparse, nested and functorch-wrapped tensors have no strides or no storage to show.
@@ -69,7 +96,7 @@ class Slot:
         self._facts = (shape, tensor.dtype, tensor.device, tensor.requires_grad, None, 0)
 
     @property
-    def shape(self) -> torch.Size | None:
+    def shape(self) -> tuple[int, ...] | None:
         """Sizes; ``None`` for a nested tensor."""
         return self._facts[0]
 
@@ -208,12 +235,16 @@ Entry = OpEntry | Enter | Leave
 # What the hot path appends is the bare fields, told apart by their number.
 RawEntry = tuple[Any, ...]
 _ENTRY_TYPES: dict[int, type[Entry]] = {
-    len(kind._fields) - len(kind._field_defaults): kind for kind in (OpEntry, Enter, Leave)
+    length: kind
+    for kind in (OpEntry, Enter, Leave)
+    for length in range(len(kind._fields) - len(kind._field_defaults), len(kind._fields) + 1)
 }
 
 
 def as_entry(raw: RawEntry) -> Entry:
     """An entry of the tape with names for its fields."""
+    if type(raw) is not tuple:
+        return raw  # type: ignore[return-value]  # has them already
     return _ENTRY_TYPES[len(raw)](*raw)
 
 

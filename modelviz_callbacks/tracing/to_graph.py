@@ -36,7 +36,7 @@ from modelviz_callbacks.tracing.signatures import named_arguments, op_name, qual
 from modelviz_callbacks.tracing.structure import as_walked
 from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot
 from modelviz_callbacks.tracing.torch_calls import CallKind, classify
-from modelviz_callbacks.tracing.wrappers import class_name, class_of
+from modelviz_callbacks.tracing.wrappers import class_name, class_of, has_forward
 
 
 def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
@@ -54,15 +54,8 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     """
     graph = _Lowering(recording).run(name)
     check(graph)
-    modules = [(path, _has_forward(module)) for path, module in recording.model.named_modules()]
+    modules = [(path, has_forward(module)) for path, module in recording.model.named_modules()]
     return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
-
-
-def _has_forward(module: torch.nn.Module) -> bool:
-    """Whether a module can be called (a ``ModuleList`` cannot)."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return True
-    return type(module).forward is not torch.nn.Module.forward
 
 
 class _Lowering:
@@ -149,7 +142,7 @@ class _Lowering:
         return tuple(
             ParameterInfo(
                 names[0],
-                spec_of(Slot(parameter, 0)),
+                spec_of(self._state.slot(parameter)),
                 parameter.requires_grad,
                 names[0].rpartition(".")[0],
                 tuple(names[1:]),
@@ -307,7 +300,7 @@ class _Lowering:
             draft = self._draft(found.kind, found.kind, scope, label)
             draft.path, draft.aliases = found.name, found.aliases
             # A lazy module's parameter had no shape yet when it was met.
-            met = slot if slot is not None and slot.shape is not None else Slot(tensor, 0)
+            met = slot if slot is not None and slot.shape is not None else self._state.slot(tensor)
             self._state_refs[found.name] = draft.add_output(spec_of(met))
         return self._state_refs[found.name]
 

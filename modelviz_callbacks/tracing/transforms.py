@@ -26,7 +26,7 @@ from modelviz_callbacks.tracing.layers import (
     unwrap_for_grad,
     wrap_for_grad,
 )
-from modelviz_callbacks.tracing.tape import Entry, OpEntry, Slot, storage_address
+from modelviz_callbacks.tracing.tape import OpEntry, RawEntry, Slot, as_entry, storage_address
 
 if TYPE_CHECKING:
     from modelviz_callbacks.tracing.recorder import Recorder
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _KINDS = {"Vmap": "vmap", "Grad": "grad", "Jvp": "jvp"}
 
 _NOTHING = torch.zeros((), device="cpu")
-
 # Tells whether a storage is still there without keeping its memory.
 _StorageWeakRef: Any = reductions.StorageWeakRef
 
@@ -158,10 +157,13 @@ class TransformWatcher:
             self.fault = error
             return None
 
-    def with_layers(self, tape: list[Entry]) -> list[Entry]:
+    def with_layers(self, tape: list[RawEntry]) -> list[RawEntry]:
         """The finished tape, each op with the transforms it ran under."""
-        found: list[Entry] = list(tape)
-        for position, entry in enumerate(found):
+        if not self._layers_at and not self._duals:
+            return tape
+        found = list(tape)
+        for position, raw in enumerate(found):
+            entry = as_entry(raw)
             if isinstance(entry, OpEntry):
                 layers = self._layers_at.get(position, ())
                 for dual in self._duals:

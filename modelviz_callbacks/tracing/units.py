@@ -48,12 +48,22 @@ class Unit:
         program = to_program(self.recording, live_state=True)
         module = to_inference(program.module)
         if isinstance(program.module, LayeredProgram):
-            module = without_layers(module, _zeros(program))
+            module = without_layers(module, self._zeros(program))
         return replace(program, module=module)
 
     def examples(self) -> tuple[torch.Tensor, ...]:
         """Zeros of the shapes, dtypes and devices it takes; no random number is drawn."""
-        return _zeros(self.program)
+        return self._zeros(self.program)
+
+    def _zeros(self, program: Program) -> tuple[torch.Tensor, ...]:
+        # A process that was handed the recording may lack the device.
+        is_elsewhere = self.recording.state.is_elsewhere
+        return tuple(
+            torch.zeros(
+                slot.shape or (), dtype=slot.dtype, device="cpu" if is_elsewhere else slot.device
+            )
+            for slot in program.input_slots
+        )
 
     def call(
         self, module: torch.nn.Module, tensors: tuple[torch.Tensor, ...]
@@ -70,13 +80,6 @@ class Unit:
         args, kwargs = self.recording.arguments_from(tensors)
         found = named_leaves(walk(module(*args, **kwargs), lambda tensor: tensor))
         return [path for path, _ in found], tuple(tensor for _, tensor in found)
-
-
-def _zeros(program: Program) -> tuple[torch.Tensor, ...]:
-    return tuple(
-        torch.zeros(slot.shape or (), dtype=slot.dtype, device=slot.device)
-        for slot in program.input_slots
-    )
 
 
 def units(recording: Recording) -> list[Unit]:
@@ -119,7 +122,7 @@ def _outermost(recording: Recording) -> Iterator[tuple[int, int]]:
 def _part(recording: Recording, start: int, end: int, leave: Leave) -> Recording:
     return Recording(
         recording.model,
-        recording.tape[start : end + 1],
+        [*recording.tape[start : end + 1]],
         forward_signature(leave.module),
         bound_arguments(leave, start),
         recording.state,

@@ -41,11 +41,18 @@ def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:
     if is_compiled(module):
         return class_of(unwrapped(module))
     cls = type(module)
-    if cls.__name__.startswith("FSDP") and len(cls.__mro__) > 2:
+    if len(cls.__mro__) > 2 and cls.__mro__[1].__name__ == "FSDPModule":
         return cls.__mro__[2]
-    if cls.__name__.startswith("Parametrized"):
+    if cls.__name__ == f"Parametrized{cls.__mro__[1].__name__}":
         return cls.__mro__[1]
     return cls
+
+
+def has_forward(module: torch.nn.Module) -> bool:
+    """Whether a module can be called (a ``ModuleList`` cannot)."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    return type(module).forward is not torch.nn.Module.forward
 
 
 def class_name(module: torch.nn.Module) -> str:

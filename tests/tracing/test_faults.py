@@ -21,7 +21,7 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.utils.data import DataLoader
 
-from modelviz_callbacks import GraphHook, GraphLogger, outputs, pipeline
+from modelviz_callbacks import GraphHook, GraphLogger, production
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.sinks.directory import Directory
@@ -115,7 +115,6 @@ RECORDING = [
 
 ENDING = [
     Step(capture, "walk"),
-    Step(capture, "as_entry"),
     Step(capture, "compiled_parts"),
     Step(capture, "Recording"),
     Step(StateNames, "update"),
@@ -126,19 +125,18 @@ ENDING = [
 
 # Steps after the recording, what the report says is missing, and the options that lead there.
 WRITING: list[tuple[Step, str, dict[str, Any]]] = [
-    (Step(pipeline, "to_graph"), "the graph", {}),
-    (Step(pipeline, "dumps"), "graph.json", {}),
-    (Step(pipeline, "render"), "graph.txt", {}),
-    (Step(pipeline, "with_flops"), "the FLOPs", {}),
+    (Step(production, "to_graph"), "the graph", {}),
+    (Step(production, "dumps"), "graph.json", {}),
+    (Step(production, "render"), "graph.txt", {}),
+    (Step(production, "with_flops"), "the FLOPs", {}),
     (Step(Directory, "write"), "graph.json", {}),
     (Step(TensorBoardSink, "__init__"), "the TensorBoard graph", {"tensorboard": True}),
     (Step(graphdef, "graph_def"), "the TensorBoard graph", {"tensorboard": True}),
     (Step(TensorBoardSink, "add_graph"), "the TensorBoard graph", {"tensorboard": True}),
-    (Step(pipeline, "add_named_graphs"), "the TensorBoard extras", {"tensorboard": True}),
-    (Step(pipeline, "units"), "the ONNX files", {"onnx": True}),
-    (Step(pipeline, "view_of"), "graph.onnx", {"onnx": True}),
-    (Step(outputs, "onnx_source"), "graph.onnx", {"onnx": True}),
-    (Step(pipeline, "onnx_source"), "model.onnx", {"trained_onnx": True}),
+    (Step(production, "add_named_graphs"), "the TensorBoard extras", {"tensorboard": True}),
+    (Step(production, "units"), "the ONNX files", {"onnx": True}),
+    (Step(production, "view_of"), "graph.onnx", {"onnx": True}),
+    (Step(production, "onnx_source"), "model.onnx", {"trained_onnx": True}),
     (Step(Report, "to_json"), "report.json", {}),
 ]
 
@@ -473,9 +471,9 @@ def test_a_fault_in_writing_costs_that_file_only(
         (Step(capture, "push_mode"), Injected),
         (Step(Recorder, "_append"), CaptureError),
         (Step(capture, "walk"), Injected),
-        (Step(pipeline, "to_graph"), Injected),
-        (Step(pipeline, "dumps"), Injected),
-        (Step(pipeline, "with_flops"), Injected),
+        (Step(production, "to_graph"), Injected),
+        (Step(production, "dumps"), Injected),
+        (Step(production, "with_flops"), Injected),
     ],
     ids=str,
 )

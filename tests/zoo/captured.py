@@ -11,7 +11,10 @@ import torch
 from modelviz_callbacks import ModelGraph, trace
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
+from modelviz_callbacks.outputs import graph_of
+from modelviz_callbacks.tracing import Recording, pack, unpack
 from tests.zoo.cases import Case, seed_everything
+from tests.zoo.drawn import assert_drawn
 from tests.zoo.leaves import tensors
 
 # Of an output: the names of the parameters, and the positions of the inputs, that it needs.
@@ -19,17 +22,26 @@ Needs = tuple[frozenset[str], frozenset[int]]
 
 
 def assert_captured(case: Case) -> None:
-    """Records the case and holds its graph against a plain run of it."""
+    """Records the case, draws its graph, and holds it against a plain run of the case."""
     model, args, kwargs = case.make()
     given = input_tensors(model, args, kwargs)
     seed_everything(1)
-    graph = trace(model, *args, **kwargs).graph
+    traced = trace(model, *args, **kwargs)
+    graph = traced.graph
+    assert_can_be_sent(traced._recording, graph)
     assert_sound(graph)
+    assert_drawn(graph)
     described = [(node.path, _described(node.outputs[0])) for node in graph.of_kind("input")]
     assert [spec for _, spec in described] == [_described_tensor(tensor) for tensor in given], (
         f"the inputs are {described}"
     )
     assert_connected(graph, needs_of_outputs(case))
+
+
+def assert_can_be_sent(recording: Recording, graph: ModelGraph) -> None:
+    """What another process gets of the recording lowers to the same graph."""
+    sent = unpack(pack(recording))
+    assert dumps(graph_of(sent)) == dumps(graph)
 
 
 def assert_sound(graph: ModelGraph) -> None:

@@ -1,0 +1,254 @@
+"""Reads autograd's graph right after a forward: what a backward pass will do, as plain data.
+
+This runs inside the training step, so it only reads: no tensor is unpacked, recomputed, kept
+alive or given a gradient, and nothing is looked up that can wait. What comes out holds text
+and numbers only and can go to another process; `modelviz_callbacks.tracing.to_backward` makes
+a graph of it there.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from modelviz_callbacks.tracing.recording import Recording
+from modelviz_callbacks.tracing.state import StateNames
+from modelviz_callbacks.tracing.tape import storage_address
+
+# torch gives every node that Python has looked at an object that lives as long as the node, and
+# frees a chain of such nodes by recursion: 35,000 of them overflow a stack of 8 MiB (2.13).
+MOST_NODES = 20_000
+# Other threads than the first may have a sixteenth of its stack.
+_MOST_NODES_IN_A_THREAD = 1_000
+
+_LEAF = "AccumulateGrad"
+_IS_LOSS = re.compile(r"(\A|\W)loss(_\d+)?\b")
+
+
+class GradSpec(NamedTuple):
+    """A gradient by its description; the shape is ``None`` for a nested tensor."""
+
+    shape: tuple[int, ...] | None
+    dtype: str
+    device: str
+
+
+class SavedSpec(NamedTuple):
+    """A tensor that a node keeps for its backward.
+
+    Attributes:
+        name: What the node calls it: ``input``, ``weight``, ``result``.
+        spec: Its description.
+        memory: A number equal for those that are the same view of the same memory.
+        path: Its qualified name, where it is a parameter or buffer; else ``""``.
+    """
+
+    name: str
+    spec: GradSpec
+    memory: int
+    path: str
+
+
+class GradNode(NamedTuple):
+    """One node of autograd's graph.
+
+    Attributes:
+        name: As autograd has it: ``AddmmBackward0``, ``torch::autograd::AccumulateGrad``.
+        sequence: Autograd's number; ops made later have higher ones.
+        edges: Where its gradients go: the node, by its place in the record (-1: nowhere), and
+            which of that node's inputs.
+        takes: The gradients that it takes, one for each output of the forward op.
+        leaf: For a node that a gradient ends at: ``parameter``, ``buffer``, ``input`` or
+            ``constant``, and its path; ``None`` for the others.
+        saved: What it keeps for its backward, if that was asked for.
+    """
+
+    name: str
+    sequence: int
+    edges: tuple[tuple[int, int], ...]
+    takes: tuple[GradSpec, ...]
+    leaf: tuple[str, str] | None = None
+    saved: tuple[SavedSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class BackwardRecord:
+    """What autograd knew after a forward: text and numbers only.
+
+    Attributes:
+        roots: Where the backward begins: path of the output, node, and which of its inputs.
+        nodes: Every node that can be reached from there, the roots' first.
+        repacked: How many saved tensors belong to hooks (checkpoints, offloading), which would
+            have to be run to tell what they are.
+        is_cut: Whether there are more nodes than are looked at; these are the last ones then.
+    """
+
+    roots: tuple[tuple[str, int, int], ...]
+    nodes: tuple[GradNode, ...]
+    repacked: int = 0
+    is_cut: bool = False
+
+
+def record_backward(recording: Recording, *, saved: bool = False) -> BackwardRecord | None:
+    """Reads the backward pass that a recorded forward has prepared.
+
+    It begins at the loss, where the code recorded calls one of its outputs so or called
+    ``backward`` on it, and else at every output that gradients flow to. To be called while the
+    outputs are alive; what a backward has freed is told without its saved tensors.
+
+    Args:
+        recording: As `Capture.finish` gives it.
+        saved: Whether to describe the tensors that are kept for the backward.
+
+    Returns:
+        The record; ``None`` if no output takes part in autograd.
+    """
+    roots = []
+    for path, slot in recording.output_slots():
+        tensor = slot.ref()
+        if tensor is not None:
+            roots.append((path, tensor))
+    leaves = {}
+    for path, slot in recording.input_slots():
+        tensor = slot.ref()
+        if tensor is not None:
+            leaves[id(tensor)] = path
+    return read_backward(roots, recording.state, leaves, saved=saved)
+
+
+def read_backward(
+    outputs: Sequence[tuple[str, torch.Tensor]],
+    state: StateNames,
+    inputs: Mapping[int, str],
+    *,
+    saved: bool = False,
+) -> BackwardRecord | None:
+    """As `record_backward`, from given tensors.
+
+    Args:
+        outputs: Tensors with their paths.
+        state: Names of the parameters and buffers.
+        inputs: Paths of the input tensors, by their ``id``; they must be alive.
+        saved: Whether to describe the tensors that are kept for the backward.
+
+    Returns:
+        The record; ``None`` if no output takes part in autograd.
+    """
+    found = [(path, tensor, tensor.grad_fn) for path, tensor in outputs]
+    roots = [(path, tensor, node) for path, tensor, node in found if node is not None]
+    losses = [root for root in roots if _IS_LOSS.search(root[0]) and root[1].numel() == 1]
+    if not roots:
+        return None
+    return _Reader(state, inputs, saved).read(losses or roots)
+
+
+class _Reader:
+    """Walks one graph of autograd, without recursion: it may be very deep."""
+
+    def __init__(self, state: StateNames, inputs: Mapping[int, str], saved: bool) -> None:
+        self._state = state
+        self._inputs = inputs
+        self._saved = saved
+        self._repacked = 0
+        self._texts: dict[Any, str] = {}  # of dtypes and devices, which are few
+        self._attributes: dict[type[Any], list[str]] = {}
+        self._memory: dict[tuple[Any, ...], int] = {}
+
+    def read(self, roots: Sequence[tuple[str, torch.Tensor, Any]]) -> BackwardRecord:
+        # Node objects are made when asked for; they are equal only while they are held.
+        places: dict[Any, int] = {}
+        order: list[Any] = []
+        for _, _, node in roots:
+            if node not in places:
+                places[node] = len(order)
+                order.append(node)
+        nodes = []
+        is_cut = False
+        is_main = threading.current_thread() is threading.main_thread()
+        most = MOST_NODES if is_main else _MOST_NODES_IN_A_THREAD
+        for node in order:
+            edges = []
+            for following, number in node.next_functions:
+                if following is None:
+                    edges.append((-1, 0))
+                    continue
+                place = places.get(following)
+                if place is None and len(order) >= most:
+                    is_cut = True
+                    place = -1
+                elif place is None:
+                    place = places[following] = len(order)
+                    order.append(following)
+                edges.append((place, number))
+            nodes.append(self._described(node, tuple(edges)))
+        starts = tuple((path, places[node], tensor.output_nr) for path, tensor, node in roots)
+        return BackwardRecord(starts, tuple(nodes), self._repacked, is_cut)
+
+    def _described(self, node: Any, edges: tuple[tuple[int, int], ...]) -> GradNode:
+        takes = tuple([self._spec(taken) for taken in node._input_metadata])
+        leaf = self._leaf(node) if type(node).__name__ == _LEAF else None
+        saved = tuple(self._saved_by(node)) if self._saved and leaf is None else ()
+        return GradNode(node.name(), node._sequence_nr(), edges, takes, leaf, saved)
+
+    def _spec(self, tensor: Any) -> GradSpec:
+        """The description of a tensor, or of what autograd knows of one."""
+        texts = self._texts
+        dtype, device = tensor.dtype, tensor.device
+        if dtype not in texts:
+            texts[dtype] = str(dtype).removeprefix("torch.")
+        if device not in texts:
+            texts[device] = str(device)
+        shape: tuple[int, ...] | None
+        try:
+            shape = tuple([int(size) for size in tensor.shape])
+        except (RuntimeError, TypeError, AttributeError):
+            shape = None
+        return GradSpec(shape, texts[dtype], texts[device])
+
+    def _leaf(self, node: Any) -> tuple[str, str]:
+        variable = node.variable
+        known = self._state.find(variable)
+        if known is not None:
+            return known.kind, known.name
+        path = self._inputs.get(id(variable))
+        return ("constant", "") if path is None else ("input", path)
+
+    def _saved_by(self, node: Any) -> Iterable[SavedSpec]:
+        kind = type(node)
+        if kind not in self._attributes:
+            names = [name for name in dir(kind) if name.startswith("_raw_saved_")]
+            self._attributes[kind] = names
+        for name in self._attributes[kind]:
+            try:
+                held = getattr(node, name)
+            except RuntimeError:
+                return  # a backward has freed them
+            several = isinstance(held, (tuple, list))
+            for number, one in enumerate(held if several else [held]):
+                # With hooks of somebody's, only running these could tell what was saved.
+                if getattr(one, "unpack_hook", None) is not None:
+                    self._repacked += 1
+                    continue
+                tensor = getattr(one, "data", None)
+                if isinstance(tensor, torch.Tensor):
+                    word = name.removeprefix("_raw_saved_")
+                    yield self._saved_tensor(f"{word}[{number}]" if several else word, tensor)
+
+    def _saved_tensor(self, name: str, tensor: torch.Tensor) -> SavedSpec:
+        known = self._state.find(tensor)
+        try:
+            key: tuple[Any, ...] = (
+                storage_address(tensor),
+                tensor.storage_offset(),
+                tensor.shape,
+                tensor.stride(),
+            )
+        except (RuntimeError, NotImplementedError):
+            key = (len(self._memory),)  # without strides there is nothing to compare
+        memory = self._memory.setdefault(key, len(self._memory))
+        return SavedSpec(name, self._spec(tensor), memory, known.name if known else "")

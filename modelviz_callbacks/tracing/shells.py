@@ -1,0 +1,223 @@
+"""A model as another process sees it: modules without code, parameters without values."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from modelviz_callbacks.tracing.recording import forward_signature
+from modelviz_callbacks.tracing.state import StateNames, StateTensor
+from modelviz_callbacks.tracing.tape import Facts, Slot
+from modelviz_callbacks.tracing.wrappers import class_of, has_forward
+
+# A model larger than this gets parameters without memory instead of zeros.
+_MOST_ZEROS_BYTES = 8 * 2**30
+
+
+class _TensorRow(NamedTuple):
+    """What goes along of a parameter or buffer."""
+
+    facts: Facts
+    layout: torch.layout
+    is_parameter: bool
+    values: bytes | None
+
+
+class _ModuleRow(NamedTuple):
+    """What goes along of a module; children and tensors by their numbers."""
+
+    home: str
+    qualname: str
+    name: str
+    signature: inspect.Signature | None
+    training: bool
+    children: tuple[tuple[str, int], ...]
+    parameters: tuple[tuple[str, int], ...]
+    buffers: tuple[tuple[str, int], ...]
+
+
+class Shells:
+    """The modules and the state of a recorded model, numbered.
+
+    Attributes:
+        modules: The modules; the model itself is the first.
+        tensors: Parameters and buffers, also those that the forward has replaced.
+    """
+
+    def __init__(
+        self,
+        modules: list[nn.Module],
+        tensors: list[torch.Tensor],
+        names: list[StateTensor],
+        slots: Sequence[Slot] = (),
+        with_values: bool = False,
+    ) -> None:
+        """Numbers them; the first tensors are those that have names."""
+        self._with_values = with_values
+        self.modules = modules
+        self.tensors = tensors
+        self._names = names
+        self._slots = slots
+        self._module_numbers = {id(module): index for index, module in enumerate(modules)}
+        self._tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        others: Iterable[nn.Module],
+        state: StateNames,
+        with_values: bool,
+    ) -> Shells:
+        """The shells of a model.
+
+        Args:
+            model: The model recorded.
+            others: Modules that were called, its own among them.
+            state: The names of its parameters and buffers.
+            with_values: Whether the values of dense tensors go along.
+        """
+        modules = dict.fromkeys(model.modules())
+        for other in others:
+            if other not in modules:
+                modules |= dict.fromkeys(other.modules())
+        named = state.all()
+        tensors = dict.fromkeys(id(tensor) for tensor, _ in named)
+        found = [tensor for tensor, _ in named]
+        for module in modules:
+            for tensor in _own_tensors(module):
+                if id(tensor) not in tensors:
+                    tensors[id(tensor)] = None
+                    found.append(tensor)
+        return cls(list(modules), found, [names for _, names in named], (), with_values)
+
+    def module_number(self, module: nn.Module) -> int | None:
+        """The number of a module; ``None`` for one that was neither called nor is part."""
+        return self._module_numbers.get(id(module))
+
+    def tensor_number(self, tensor: torch.Tensor | None) -> int | None:
+        """The number of a parameter or buffer; ``None`` for any other tensor."""
+        return self._tensor_numbers.get(id(tensor))
+
+    def reference(self, number: int | None) -> Callable[[], torch.Tensor | None]:
+        """A weak reference to a tensor, dead if it is none of the model's."""
+        return _dead if number is None else weakref.ref(self.tensors[number])
+
+    def state(self) -> StateNames:
+        """The names of the state, with what was known of the tensors in the training process."""
+        named = zip(self.tensors, self._names, strict=False)
+        facts = {
+            id(tensor): slot for tensor, slot in zip(self.tensors, self._slots or (), strict=False)
+        }
+        return StateNames.restored(self.modules[0], named, facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        tensors = [_tensor_row(tensor, self._with_values) for tensor in self.tensors]
+        return _restored, ([self._row(module) for module in self.modules], tensors, self._names)
+
+    def _row(self, module: nn.Module) -> _ModuleRow:
+        cls = class_of(module)
+        number = self._tensor_numbers
+        return _ModuleRow(
+            cls.__module__,
+            cls.__qualname__,
+            cls.__name__,
+            forward_signature(module) if has_forward(module) else None,
+            module.training,
+            tuple((name, self._module_numbers[id(child)]) for name, child in _children(module)),
+            tuple((name, number[id(t)]) for name, t in module._parameters.items() if t is not None),
+            tuple((name, number[id(t)]) for name, t in module._buffers.items() if t is not None),
+        )
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, child) for name, child in module._modules.items() if child is not None)
+
+
+def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    for table in (module._parameters, module._buffers):
+        yield from (tensor for tensor in table.values() if tensor is not None)
+
+
+def _dead() -> None:
+    return None
+
+
+def _tensor_row(tensor: torch.Tensor, with_values: bool) -> _TensorRow:
+    slot = Slot(tensor, 0)
+    is_parameter = isinstance(tensor, nn.Parameter)
+    values = bytes_of(tensor) if with_values else None
+    return _TensorRow(slot.plain_facts(), slot.layout, is_parameter, values)
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes | None:
+    """The elements of a dense tensor in their order; ``None`` for any other tensor."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        return None
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def tensor_of(
+    values: bytes | None, shape: tuple[int, ...] | None, dtype: torch.dtype, device: str = "cpu"
+) -> torch.Tensor:
+    """A tensor from `bytes_of`; without values one of zeros, which take memory when read."""
+    if values is None:
+        # A quantised one as the integers it consists of.
+        plain = torch.uint8 if str(dtype).startswith("torch.q") else dtype
+        return torch.zeros(shape or (), dtype=plain, device=device)
+    if not values:
+        return torch.empty(shape or (), dtype=dtype)
+    return torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape or ())
+
+
+# --- what the other process calls
+
+
+def _restored(
+    modules: list[_ModuleRow], tensors: list[_TensorRow], names: list[StateTensor]
+) -> Shells:
+    slots = [Slot.restored(_dead, 0, row.facts, 0, row.layout) for row in tensors]
+    size = sum(math.prod(row.facts[0] or ()) * row.facts[1].itemsize for row in tensors)
+    device = "cpu" if size <= _MOST_ZEROS_BYTES else "meta"
+    made = [_tensor(row, device) for row in tensors]
+    shells = [_shell_class(row.home, row.qualname, row.name, row.signature)() for row in modules]
+    for shell, row in zip(shells, modules, strict=True):
+        shell.training = row.training
+        shell._modules.update((name, shells[number]) for name, number in row.children)
+        shell._parameters.update((name, made[number]) for name, number in row.parameters)  # type: ignore[misc]
+        shell._buffers.update((name, made[number]) for name, number in row.buffers)
+    return Shells(shells, made, names, slots)
+
+
+def _tensor(row: _TensorRow, device: str) -> torch.Tensor:
+    shape, dtype, _, requires_grad, *_ = row.facts
+    made = tensor_of(row.values, shape, dtype, device)
+    can_train = requires_grad and (dtype.is_floating_point or dtype.is_complex)
+    return nn.Parameter(made, can_train) if row.is_parameter else made
+
+
+@cache
+def _shell_class(
+    home: str, qualname: str, name: str, signature: inspect.Signature | None
+) -> type[nn.Module]:
+    """A class with the name of a model's, and the signature of its forward."""
+    members: dict[str, Any] = {"__module__": home, "__qualname__": qualname}
+    if signature is not None:
+        receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+
+        def forward(_: nn.Module, *__: Any, **___: Any) -> Any:
+            raise NotImplementedError
+
+        forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [receiver, *signature.parameters.values()]
+        )
+        members["forward"] = forward
+    return type(name, (nn.Module,), members)
