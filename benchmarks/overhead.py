@@ -4,8 +4,8 @@ Three questions, each answered by a table:
 
 1. On a model of thousands of tiny ops, where only overhead counts: microseconds an op over the
    plain forward, for the floor (an empty mode and empty hooks), for recording, and for all else
-   that is done in the training process; then for ``SummaryWriter.add_graph``, torchview,
-   torchlens and torch.export on the same model.
+   that is done in the training process (arming, disarming, handing over to the worker); then
+   for ``SummaryWriter.add_graph``, torchview, torchlens and torch.export on the same model.
 2. How the cost and the memory grow from 1,000 to 100,000 ops.
 3. How much longer the first training step of a compute-bound model takes, and the ones after.
 
@@ -32,9 +32,9 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks import GraphHook
-from modelviz_callbacks.collector import paused_collector
-from modelviz_callbacks.tracing import Capture, to_graph
-from modelviz_callbacks.writers.graphdef import graph_def
+from modelviz_callbacks.options import make_options
+from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.tracing import Capture
 
 OPS_A_LAYER = 3
 
@@ -99,26 +99,30 @@ def floor(model: nn.Module, x: torch.Tensor) -> float:
         module_hooks._global_forward_hooks_with_kwargs.pop(after.id, None)
 
 
-def recorded(model: nn.Module, x: torch.Tensor) -> tuple[float, Capture, Any]:
+def recorded(model: nn.Module, x: torch.Tensor) -> tuple[float, float, Capture, Any]:
+    """Seconds of the forward and of arming and disarming around it, and what was recorded."""
+    start = time.perf_counter()
     capture = Capture(model)
     capture.start((x,), {})
     try:
-        start = time.perf_counter()
+        began = time.perf_counter()
         result = model(x)
-        took = time.perf_counter() - start
+        ended = time.perf_counter()
     finally:
         capture.stop()
-    return took, capture, result
+    return ended - began, began - start + time.perf_counter() - ended, capture, result
 
 
-def after_step(capture: Capture, result: Any) -> Callable[[], object]:
-    """All that the training process does besides recording: lower, and make the graph event."""
-
-    def run() -> None:
-        with paused_collector():
-            graph_def(to_graph(capture.finish(result))).SerializeToString()
-
-    return run
+def handed_over(capture: Capture, result: Any) -> float:
+    """Seconds of all that the training process does once the forward is recorded."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        pipeline = Pipeline(make_options(dirpath=folder, mlflow=False), "TinyOps")
+        took = seconds(lambda: pipeline.captured(capture.finish(result)))
+        assert pipeline._worker is not None
+        # Nobody needs the files, and the next round wants the machine for itself.
+        pipeline._worker._process.kill()
+        pipeline._worker._process.wait()
+    return took
 
 
 def op_bound(layers: int, rounds: int) -> dict[str, float]:
@@ -129,9 +133,9 @@ def op_bound(layers: int, rounds: int) -> dict[str, float]:
         gc.collect()
         least["plain"] = min(least["plain"], seconds(lambda: model(x)))
         least["floor"] = min(least["floor"], floor(model, x))
-        took, capture, result = recorded(model, x)
+        took, around, capture, result = recorded(model, x)
         least["record"] = min(least["record"], took)
-        least["after"] = min(least["after"], seconds(after_step(capture, result)))
+        least["after"] = min(least["after"], around + handed_over(capture, result))
     micro = {name: value / ops * 1e6 for name, value in least.items()}
     return {
         "plain": micro["plain"],
@@ -195,7 +199,7 @@ def memory(layers: int) -> tuple[float, float]:
     gc.collect()
     tracemalloc.reset_peak()
     start = tracemalloc.get_traced_memory()[0]
-    _, capture, result = recorded(model, x)
+    _, _, capture, result = recorded(model, x)
     peak = tracemalloc.get_traced_memory()[1] - start
     tracemalloc.stop()
     del capture, result
@@ -215,7 +219,7 @@ def compute_bound(rounds: int) -> tuple[float, float]:
         with (
             tempfile.TemporaryDirectory() as folder,
             contextlib.redirect_stdout(io.StringIO()),
-            GraphHook(model, dirpath=folder, formats=[], onnx=False),
+            GraphHook(model, dirpath=folder, mlflow=False),
         ):
             first.append(seconds(step))
             later.append(min(seconds(step) for _ in range(3)))

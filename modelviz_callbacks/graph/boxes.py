@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
+from modelviz_callbacks.graph.box import Box, BoxKind, Group
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.outline import HELD_KINDS, Item
 from modelviz_callbacks.graph.steps import Step, Steps
@@ -19,7 +20,6 @@ from modelviz_callbacks.graph.wording import (
     label_range,
     module_label,
     shapes_text,
-    short_count,
     shortened,
 )
 
@@ -27,63 +27,6 @@ from modelviz_callbacks.graph.wording import (
 MOST_BOXES = 60
 # More inputs or outputs than this are drawn as one box.
 _MOST_ENDS = 6
-
-BoxKind = Literal["input", "output", "module", "op", "quiet", "held", "part"]
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """Something drawn as one box.
-
-    Attributes:
-        name: Unique among boxes and groups: the name of a node or module call in the graph.
-        kind: ``module``, ``op``, ``quiet`` (only changes a tensor's layout), ``input``,
-            ``output``, ``held`` (a parameter, buffer or constant that an op reads directly),
-            ``part`` (many steps in one box).
-        title: Its class or op, or what it is called.
-        label: Its name within the group, where that says more than the title.
-        details: Arguments, what varies between repeats.
-        made: Shapes of what it hands on.
-        weights: Its parameters.
-        times: How often it is repeated.
-        is_shared: Whether another box, or each repeat, uses the same parameters.
-        group: The name of the group around it; ``""`` for none.
-    """
-
-    name: str
-    kind: BoxKind
-    title: str
-    label: str = ""
-    details: str = ""
-    made: str = ""
-    weights: Weights = NO_WEIGHTS
-    times: int = 1
-    is_shared: bool = False
-    group: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A module, or a repeated pattern, drawn as a frame around boxes; fields as in `Box`."""
-
-    name: str
-    title: str
-    label: str = ""
-    details: str = ""
-    made: str = ""
-    weights: Weights = NO_WEIGHTS
-    times: int = 1
-    is_shared: bool = False
-    group: str = ""
-
-
-def parameters_text(box: Box | Group) -> str:
-    """``12 × 85.1 k params frozen``; ``""`` if there are none."""
-    if not box.weights.count:
-        return ""
-    times = f"{box.times} × " if box.times > 1 and not box.is_shared else ""
-    frozen = {"frozen": " frozen", "mixed": " partly frozen"}.get(box.weights.training, "")
-    return f"{times}{short_count(box.weights.count)} params{frozen}"
 
 
 @dataclass
@@ -130,6 +73,7 @@ class Builder:
         self.weights = weights
         self.opened = opened
         self.scope = scope
+        self._parameters = {parameter.name for parameter in self.graph.parameters}
 
     def drawn(self) -> Drawn:
         """The boxes and groups; at the top level never many more than `MOST_BOXES`."""
@@ -239,17 +183,21 @@ class Builder:
                     self._title(step),
                     self._label(step, scope),
                     self._details(step),
-                    shapes_text(self.steps.makes(step)),
+                    self._made(step),
                     self._weights(step),
                     step.times,
                     self._is_shared(step),
                     group,
+                    self._unlike(step),
                 )
             )
             if call is not None:
                 self._scope(call.name, name, drawn)
             for inner in step.inner:
                 self._step(inner, scope, name, drawn)
+            return
+        if _is_gradient_at_last(step):
+            self._draw_gradient(step.items[0], group, drawn)  # type: ignore[arg-type]
             return
         kind: BoxKind = "quiet" if step.is_quiet else "op"
         if call is not None or step.inner:
@@ -264,11 +212,12 @@ class Builder:
                 self._title(step),
                 self._label(step, scope),
                 self._details(step),
-                shapes_text(self.steps.makes(step)),
+                self._made(step),
                 self._weights(step),
                 step.times,
                 self._is_shared(step),
                 group,
+                self._unlike(step),
             )
         )
         drawn.box_of_item.update(dict.fromkeys(_item_names(step), name))
@@ -290,6 +239,17 @@ class Builder:
                 group=group,
             )
         )
+        drawn.box_of_item[node.name] = node.name
+
+    def _draw_gradient(self, node: Node, group: str, drawn: Drawn) -> None:
+        """Draws where a gradient ends, in the graph of a backward pass, as what it is of."""
+        size = node.outputs[0].numel
+        is_parameter = node.path in self._parameters
+        weights = Weights(size, size, node.outputs[0].size_bytes) if is_parameter else NO_WEIGHTS
+        kind: BoxKind = "held" if is_parameter else "output"
+        title = node.path.rpartition(".")[2] if is_parameter else node.path
+        made = shapes_text(node.outputs)
+        drawn.boxes.append(Box(node.name, kind, title, "gradient", "", made, weights, group=group))
         drawn.box_of_item[node.name] = node.name
 
     def _title(self, step: Step) -> str:
@@ -333,21 +293,43 @@ class Builder:
     def _is_shared(self, step: Step) -> bool:
         return bool(step.call and step.call.call_index) or bool(step.fold and step.fold.shared)
 
+    def _unlike(self, step: Step) -> tuple[str, ...]:
+        """The module calls of all copies, if these have other sizes each."""
+        if step.fold is None or step.fold.variation is None or not step.fold.variation.of_sizes:
+            return ()
+        modules = self.graph.module_by_name
+        return tuple(name for copy in step.fold.copies for name in copy if name in modules)
+
+    def _made(self, step: Step) -> str:
+        """Shapes of what a step hands on, of its last copy if they are not alike."""
+        if step.fold and self._unlike(step):
+            last = step.fold.copies[-1][-1]
+            found = self.graph.module_by_name.get(last) or self.graph.by_name[last]
+            return shapes_text(self.steps.makes(Step((found,))))
+        return shapes_text(self.steps.makes(step))
+
     def _weights(self, step: Step) -> Weights:
+        modules = self.graph.module_by_name
         calls = [item for item in step.items if isinstance(item, ModuleCall)]
+        calls = [modules[name] for name in self._unlike(step)] or calls
         return sum((self.weights.of(call) for call in calls), NO_WEIGHTS)
 
     def _weights_of_all(self, step: Step) -> Weights:
         """Those that no step before it has, of all its copies."""
         if step.call and step.call.call_index:
             return NO_WEIGHTS
-        copies = 1 if self._is_shared(step) else step.times
+        copies = 1 if self._is_shared(step) or self._unlike(step) else step.times
         return sum([self._weights(step)] * copies, NO_WEIGHTS)
 
 
 def _where(graph: ModelGraph, ref: Ref) -> str:
     node = graph.by_name[ref.node]
     return node.path or node.name.replace("/", ".")
+
+
+def _is_gradient_at_last(step: Step) -> bool:
+    """Whether it is the one op with a path: see `Node`."""
+    return not step.inner and isinstance(step.items[0], Node) and bool(step.items[0].path)
 
 
 def _nodes(step: Step) -> list[Node]:

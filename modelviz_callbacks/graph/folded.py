@@ -77,16 +77,17 @@ class FoldedGraph:
     copies: tuple[tuple[Copy, ...], ...]
 
 
-def fold(graph: ModelGraph) -> FoldedGraph:
+def fold(graph: ModelGraph, *, sizes: bool = False) -> FoldedGraph:
     """Takes the further copies of every fold out of a graph.
 
     Args:
         graph: A sound graph.
+        sizes: As for `find_folds`.
 
     Returns:
         What `unfold` makes the same graph from.
     """
-    folds = find_folds(graph)
+    folds = find_folds(graph, sizes=sizes)
     index = _Index()
     for place, call in enumerate(graph.modules):
         index.add_call(place, call)

@@ -5,6 +5,9 @@ Steps fold only if it is proven on the graph that they are equal: the same codes
 is fed by the first, everything else they read the same for all, their parameters either all
 shared or all their own, and no tensor from inside a copy, the last one apart, read by
 anything but the next copy and the outputs of the graph.
+
+Copies that differ in one thing fold, too, if each differs from the one before it: see
+`modelviz_callbacks.graph.variation`.
 """
 
 from __future__ import annotations
@@ -15,29 +18,16 @@ from dataclasses import dataclass
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
 from modelviz_callbacks.graph.outline import Item, Outline
 from modelviz_callbacks.graph.structure import Code, Coder, Part, place_in
-from modelviz_callbacks.graph.values import (
-    Items,
-    Ref,
-    SliceValue,
-    Value,
-    refs,
+from modelviz_callbacks.graph.values import Ref
+from modelviz_callbacks.graph.variation import (
+    Variation,
+    Variations,
+    any_literal,
+    any_size,
 )
 
 # The longest pattern that is looked for, in items.
 _LONGEST_PERIOD = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Variation:
-    """What differs between copies that are otherwise the same.
-
-    Attributes:
-        names: The arguments that differ, all in step: ``("padding", "dilation")``.
-        values: Their value in each copy, as text: ``("1", "2", "4")``.
-    """
-
-    names: tuple[str, ...]
-    values: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +61,30 @@ class _Run:
     period: int
 
 
-def find_folds(graph: ModelGraph) -> tuple[Fold, ...]:
+def find_folds(graph: ModelGraph, *, sizes: bool = False) -> tuple[Fold, ...]:
     """The repeats of a graph.
 
     Args:
         graph: A sound graph.
+        sizes: Whether copies may also differ in one size (channels, features). What is said
+            of the first of them, shapes and numbers of parameters, does not hold for the
+            others then.
 
     Returns:
         The folds of outer scopes before those within them. Folds within a copy are given for
         the first copy only; folds of one scope do not overlap.
     """
-    return tuple(_Finder(Outline(graph)).below(""))
+    return tuple(_Finder(Outline(graph), sizes).below(""))
 
 
 class _Finder:
-    def __init__(self, outline: Outline) -> None:
+    def __init__(self, outline: Outline, sizes: bool) -> None:
         self.outline = outline
         self.exact = Coder(outline)
-        self.loose = Coder(outline, literal=lambda *_: "any")
+        self.variations = {Coder(outline, literal=any_literal): Variations(outline, sizes=False)}
+        if sizes:
+            coder = Coder(outline, any_literal, any_size, any_size)
+            self.variations[coder] = Variations(outline, sizes=True)
 
     def below(self, scope: str) -> Iterator[Fold]:
         items = self.outline.items[scope]
@@ -103,7 +99,7 @@ class _Finder:
     def _in_scope(self, scope: str, items: tuple[Item, ...]) -> Iterator[Fold]:
         tables = [
             (coder, _Repeats([coder.alone(item) for item in items]))
-            for coder in (self.exact, self.loose)
+            for coder in (self.exact, *self.variations)
         ]
         start = 0
         while start < len(items):
@@ -123,6 +119,11 @@ class _Finder:
     def _proven(self, coder: Coder, items: Sequence[Item], run: _Run, times: int) -> Fold | None:
         """The fold of as many copies as are really the same, if that is enough of them."""
         period = run.period
+        variations = self.variations.get(coder)
+        if variations is not None:
+            times = variations.reach(items[run.start : run.start + period * times], period, times)
+            if not times:
+                return None
         starts = range(run.start, run.start + period * times, period)
         copies = [items[at : at + period] for at in starts]
         parts = [coder.run(copies[0])]
@@ -144,12 +145,12 @@ class _Finder:
         if len(parts) < (2 if one_call and coder is self.exact else 3):
             return None
         kept = copies[: len(parts)]
+        variation = variations.of(kept) if variations is not None else None
+        if variations is not None and variation is None:
+            return None
         names = tuple(tuple(item.name for item in copy) for copy in kept)
         shared = bool(parts[0].held) and parts[1].held == parts[0].held
-        if coder is self.exact:
-            return Fold(run.scope, names, shared)
-        variation = _variation(self.outline, kept)
-        return None if variation is None else Fold(run.scope, names, shared, variation)
+        return Fold(run.scope, names, shared, variation)
 
 
 class _Repeats:
@@ -235,49 +236,3 @@ def _keeps_inside(outline: Outline, copy: Sequence[Item], following: Sequence[It
                     if reader.kind != "output" and reader.name not in readers:
                         return False
     return True
-
-
-def _variation(outline: Outline, copies: Sequence[Sequence[Item]]) -> Variation | None:
-    """What differs between the arguments of copies, if all that differs does so in step."""
-    columns = zip(*(list(_literals(outline, copy)) for copy in copies), strict=True)
-    names: dict[str, None] = {}
-    values: set[tuple[str, ...]] = set()
-    for column in columns:
-        texts = tuple(text for _, text in column)
-        if len(set(texts)) > 1:
-            values.add(texts)
-            names[column[0][0]] = None
-    if len(values) != 1:
-        return None
-    return Variation(tuple(names), values.pop())
-
-
-def _literals(outline: Outline, copy: Sequence[Item]) -> Iterator[tuple[str, str]]:
-    """The literal arguments of a copy with their names, in the order of its code."""
-    for item in copy:
-        for node in outline.calls_in(item):
-            for argument in node.arguments:
-                for text in _texts(argument.value):
-                    yield argument.name, text
-
-
-def _texts(value: Value) -> Iterator[str]:
-    """The literals in an argument, as text; a tuple without tensors is one."""
-    if not any(True for _ in refs(value)):
-        yield _literal_text(value)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, SliceValue):
-        for part in (value.start, value.stop, value.step):
-            yield from _texts(part)
-    elif isinstance(value, Items):
-        for _, item in value.items:
-            yield from _texts(item)
-
-
-def _literal_text(value: Value) -> str:
-    """One text for ``2`` and ``(2, 2)``: they mean the same to the ops that take both."""
-    if isinstance(value, tuple) and value and all(item == value[0] for item in value):
-        return str(value[0])
-    return str(value)

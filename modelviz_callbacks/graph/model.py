@@ -35,7 +35,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from modelviz_callbacks.graph.values import Argument, Ref, TensorSpec, refs
+from modelviz_callbacks.graph.values import Argument, Items, Ref, SliceValue, TensorSpec, refs
 
 NodeKind = Literal["input", "parameter", "buffer", "constant", "op", "opaque", "output"]
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
@@ -73,7 +73,8 @@ class Node:
         outputs: The tensors it made. An in-place op makes a new version of its target.
         arguments: In the order of the call.
         target: Qualified name of the function called: ``torch.conv2d``.
-        path: See the kinds; ``""`` for ops.
+        path: See the kinds; ``""`` for ops, but for those of a backward graph that gradients end at
+            (``AccumulateGrad``): the parameter there.
         aliases: Other qualified names of the same parameter or buffer.
         source: Where in the user's code, if known.
         writes: Indices into ``outputs`` that are new versions of existing memory.
@@ -104,7 +105,15 @@ class Node:
     @property
     def inputs(self) -> tuple[Ref, ...]:
         """Every tensor among the arguments, in order, duplicates kept."""
-        return tuple(ref for argument in self.arguments for ref in refs(argument.value))
+        found: list[Ref] = []
+        for argument in self.arguments:
+            value = argument.value
+            # Asked of every node by everybody; a generator for each argument would cost more.
+            if value.__class__ is Ref:
+                found.append(value)
+            elif isinstance(value, (tuple, SliceValue, Items)):
+                found.extend(refs(value))
+        return tuple(found)
 
     @property
     def is_call(self) -> bool:

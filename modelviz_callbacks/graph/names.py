@@ -11,6 +11,7 @@ Invariants, for any sequence of calls:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # Characters with a meaning in TensorBoard's names (scope, output number, control edge) or in
 # its text protos (quotes, backslash, control characters).
@@ -36,6 +37,7 @@ _BREAKS_TENSORBOARD = frozenset(
 )
 
 
+@lru_cache(maxsize=4096)  # a few labels are asked for again and again: weight, bias, conv2d
 def clean_part(text: str) -> str:
     """One part of a name: reserved characters replaced, never empty."""
     cleaned = _RESERVED.sub("_", _QUOTES.sub("", text)).strip()

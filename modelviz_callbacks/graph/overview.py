@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.graph.boxes import MOST_BOXES, Box, Builder, Drawn, Group
+from modelviz_callbacks.graph.box import Box, Group
+from modelviz_callbacks.graph.boxes import MOST_BOXES, Builder, Drawn
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
 from modelviz_callbacks.graph.outline import HELD_KINDS
 from modelviz_callbacks.graph.steps import Steps
@@ -64,7 +65,7 @@ class Overviews:
 
     def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
-        self.steps = Steps(graph)
+        self.steps = Steps(graph, sizes=True)
         self.weights = ModuleWeights(graph)
 
     def of(self, scope: str, *, depth: int | None = None) -> Overview:
@@ -79,7 +80,7 @@ class Overviews:
         """
         opened = _Chooser(self.steps, self.weights, scope).opened(depth)
         drawn = Builder(self.steps, self.weights, opened, scope).drawn()
-        edges = tuple(dict.fromkeys(_edges(self.steps, scope, drawn)))
+        edges = tuple(dict.fromkeys(edges_of(self.steps, scope, drawn)))
         call = self.graph.module_by_name.get(scope)
         weights = self.weights.of(call) if call else self.weights.total
         return Overview(self.graph, tuple(drawn.boxes), tuple(drawn.groups), edges, weights)
@@ -142,7 +143,8 @@ class _Chooser:
         return found
 
 
-def _edges(steps: Steps, scope: str, drawn: Drawn) -> Iterator[Edge]:
+def edges_of(steps: Steps, scope: str, drawn: Drawn) -> Iterator[Edge]:
+    """The edges between what was drawn of a scope; the same one may come twice."""
     call = steps.graph.module_by_name.get(scope)
     for node in steps.outline.calls_in(call) if call else steps.graph.ops:
         if node.name in steps.stand_in:

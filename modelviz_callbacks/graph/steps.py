@@ -61,6 +61,25 @@ QUIET_OPS = frozenset(
         "unsqueeze",
         "view",
         "view_as",
+        # autograd's, in the graph of a backward pass
+        "AliasBackward",
+        "AsStridedBackward",
+        "CloneBackward",
+        "ExpandBackward",
+        "PermuteBackward",
+        "ReshapeAliasBackward",
+        "SelectBackward",
+        "SliceBackward",
+        "SplitBackward",
+        "SqueezeBackward",
+        "TBackward",
+        "ToCopyBackward",
+        "TransposeBackward",
+        "UnbindBackward",
+        "UnsafeSplitBackward",
+        "UnsafeViewBackward",
+        "UnsqueezeBackward",
+        "ViewBackward",
     }
 )
 
@@ -109,17 +128,18 @@ class Steps:
 
     Args:
         graph: A sound graph.
+        sizes: Whether copies may differ in one size; see `find_folds`.
 
     Attributes:
         graph: The same.
         outline: Its items in order.
     """
 
-    def __init__(self, graph: ModelGraph) -> None:
+    def __init__(self, graph: ModelGraph, sizes: bool = False) -> None:
         self.graph = graph
         self.outline = Outline(graph)
         self._folds: dict[str, dict[str, Fold]] = {}
-        for fold in find_folds(graph):
+        for fold in find_folds(graph, sizes=sizes):
             self._folds.setdefault(fold.scope, {})[fold.copies[0][0]] = fold
         self._made: dict[str, tuple[Step, ...]] = {}
         self._of_item: dict[str, Step] = {}

@@ -54,6 +54,11 @@ def exact_tensor(spec: TensorSpec) -> Code:
     return (spec.shape, spec.dtype, spec.layout)
 
 
+def exact_held(spec: TensorSpec) -> Code:
+    """The code of a parameter, buffer or constant, its trainable flag apart."""
+    return (spec.shape, spec.dtype, spec.layout)
+
+
 def structural_key(graph: ModelGraph, call: ModuleCall) -> str:
     """A key that two module calls share if their bodies are the same up to their parameters.
 
@@ -87,21 +92,26 @@ def fingerprint(graph: ModelGraph) -> str:
     Returns:
         32 hexadecimal digits, the same in any process.
     """
-    shapes = (node.outputs[0].shape for node in graph.of_kind("input"))
+    return architecture_coder(Outline(graph)).body("").digest
+
+
+def architecture_coder(outline: Outline) -> Coder:
+    """A coder for what a part is at any batch size, with any weights; see `fingerprint`."""
+    inputs = outline.graph.of_kind("input")
+    shapes = (node.outputs[0].shape for node in inputs)
     batch = next((shape[0] for shape in shapes if shape and shape[0] > 0), 0)
 
     def literal(node: Node, position: int, value: Value) -> Code:
         counts = type(value) is int and value > 0 and batch and value % batch == 0
-        if counts and position == 0 and node.op in _TAKES_SHAPE:
+        if counts and position == 0 and node.op in TAKES_SHAPE:
             return ("batch", value // batch)  # type: ignore[operator]
         return exact_literal(node, position, value)
 
-    coder = Coder(Outline(graph), literal, lambda spec: (spec.dtype, spec.layout))
-    return coder.body("").digest
+    return Coder(outline, literal, lambda spec: (spec.dtype, spec.layout))
 
 
 # Ops whose integers are a shape; the place of the first one is the batch's.
-_TAKES_SHAPE = frozenset(
+TAKES_SHAPE = frozenset(
     {
         "arange",
         "broadcast_to",
@@ -133,6 +143,7 @@ class Coder:
         literal: Code of one literal of a node; its position among the integers of the node's
             arguments is given.
         tensor: Code of an activation.
+        held: Code of a parameter, buffer or constant.
     """
 
     def __init__(
@@ -140,10 +151,12 @@ class Coder:
         outline: Outline,
         literal: Callable[[Node, int, Value], Code] = exact_literal,
         tensor: Callable[[TensorSpec], Code] = exact_tensor,
+        held: Callable[[TensorSpec], Code] = exact_held,
     ) -> None:
         self.outline = outline
         self.literal = literal
         self.tensor = tensor
+        self.held = held
         self._bodies: dict[str, Part] = {}
 
     def body(self, scope: str) -> Part:
@@ -240,7 +253,7 @@ class _PartCoder:
         node = self.graph.by_name[ref.node]
         if node.kind in HELD_KINDS:
             spec = node.outputs[0]
-            look = (node.kind, spec.shape, spec.dtype, spec.layout, spec.requires_grad)
+            look = (node.kind, self.coder.held(spec), spec.requires_grad)
             return ("held", self.held.setdefault(node.name, len(self.held)), look)
         place = self.place(ref)
         if place is not None:

@@ -77,6 +77,14 @@ def short_count(number: int) -> str:
     return f"{value:.3g} P"
 
 
+def time_text(time_us: float) -> str:
+    """Microseconds with a unit that fits: ``12.3 µs``, ``4.56 ms``, ``7.89 s``."""
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if time_us >= size:
+            return f"{time_us / size:.3g} {unit}"
+    return f"{time_us:.3g} µs"
+
+
 def module_label(graph: ModelGraph, call: ModuleCall, scope: str) -> str:
     """A module call's name as seen from a scope around it: ``layer.0``, ``fc (call 2)``.
 

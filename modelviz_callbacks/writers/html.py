@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from typing import Any
 
-from modelviz_callbacks.graph.boxes import Box, Group
+from modelviz_callbacks.graph.box import Box, Group
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
 from modelviz_callbacks.graph.outline import Item
 from modelviz_callbacks.graph.overview import Overview, Overviews
@@ -33,15 +33,24 @@ from modelviz_callbacks.writers.picture import (
 from modelviz_callbacks.writers.svg import scheme_rules
 
 # A page with more pictures would take minutes to lay out: what is deeper is not opened then.
-_MOST_VIEWS = 1000
+MOST_VIEWS = 1000
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(
+    graph: ModelGraph,
+    *,
+    depth: int | None = None,
+    times_us: Mapping[str, float] | None = None,
+    most_views: int = MOST_VIEWS,
+) -> bytes:
     """Writes the page.
 
     Args:
         graph: A sound graph.
         depth: How many levels of modules each picture opens; ``None``: as many as stay readable.
+        times_us: Microseconds by the names of its ops, if a step was timed: the page can show
+            them as a colour then.
+        most_views: How many modules can be looked into, the outer ones first.
 
     Returns:
         HTML 5, UTF-8; it loads nothing and sends nothing.
@@ -49,7 +58,7 @@ def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    data = _Page(graph, depth).data()
+    data = _Page(graph, depth, times_us or {}, most_views).data()
     # In a script element only "<" could end it; JSON has another way to write it.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     assets = files("modelviz_callbacks.writers") / "assets"
@@ -80,11 +89,18 @@ def _colours() -> str:
 
 
 class _Page:
-    def __init__(self, graph: ModelGraph, depth: int | None) -> None:
+    def __init__(
+        self,
+        graph: ModelGraph,
+        depth: int | None,
+        times_us: Mapping[str, float],
+        most_views: int,
+    ) -> None:
         self.graph = graph
         self.depth = depth
+        self.most_views = most_views
         self.overviews = Overviews(graph)
-        self.details = Details(graph, self.overviews)
+        self.details = Details(graph, self.overviews, times_us)
         self.items: dict[str, Item] = {
             item.name: item
             for items in self.overviews.steps.outline.items.values()
@@ -113,7 +129,7 @@ class _Page:
         for scope in found:
             for step in self.overviews.steps.of(scope):
                 for item in step.items:
-                    if isinstance(item, ModuleCall) and len(found) < _MOST_VIEWS:
+                    if isinstance(item, ModuleCall) and len(found) < self.most_views:
                         nodes = list(self.overviews.steps.outline.calls_in(item))
                         if len(nodes) > 1 and nodes[0].name not in stand_in:
                             found.append(item.name)
@@ -155,6 +171,11 @@ class _Page:
         node = self.graph.by_name.get(box.name)
         if item is not None and not box.name.endswith("/*"):
             about |= self.details.of(item, box.times)
+            if box.unlike:
+                every = [self.details.of(self.items[name]) for name in box.unlike]
+                about |= {
+                    key: sum(one[key] for one in every) for key in ("params", "flops", "time")
+                }
         elif node is not None:
             about |= self.details.of_tensor(node)
         else:

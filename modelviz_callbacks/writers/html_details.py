@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
@@ -15,7 +15,7 @@ from modelviz_callbacks.graph.values import (
     TensorSpec,
     Value,
 )
-from modelviz_callbacks.graph.wording import count_text, shape_text, short_count
+from modelviz_callbacks.graph.wording import count_text, shape_text, short_count, time_text
 
 # Longer arguments are cut: a table of numbers belongs into the model, not into a panel.
 _LONGEST = 300
@@ -29,12 +29,16 @@ class Details:
     Args:
         graph: A sound graph.
         overviews: The graph's.
+        times_us: Microseconds by the names of its ops; empty: nothing was timed.
     """
 
-    def __init__(self, graph: ModelGraph, overviews: Overviews) -> None:
+    def __init__(
+        self, graph: ModelGraph, overviews: Overviews, times_us: Mapping[str, float]
+    ) -> None:
         self.graph = graph
         self.outline = overviews.steps.outline
         self.weights = overviews.weights
+        self.times_us = _means(times_us, overviews.steps.stand_in)
         self.parameters: dict[str, list[Row]] = {}
         for parameter in graph.parameters:
             how = "" if parameter.trainable else ", frozen"
@@ -50,8 +54,8 @@ class Details:
             times: How often it repeats.
 
         Returns:
-            ``rows`` for the panel; ``params``, ``flops``, ``dtype`` and ``training``, the values
-            for colours, all repeats together.
+            ``rows`` for the panel; ``params``, ``flops``, ``time``, ``dtype`` and ``training``,
+            the values for colours, all repeats together.
         """
         return self._of_node(item) if isinstance(item, Node) else self._of_call(item, times)
 
@@ -59,6 +63,7 @@ class Details:
         """What is known of an input, an output, a parameter, a buffer or a constant."""
         spec = node.outputs[0] if node.outputs else self.graph.spec(node.inputs[0])
         rows = [["kind", node.kind], ["name", node.path or node.name], ["tensor", _tensor(spec)]]
+        rows.append(["bytes", count_text(spec.size_bytes)])
         if node.aliases:
             rows.append(["also called", ", ".join(node.aliases)])
         count = spec.numel if node.kind == "parameter" else 0
@@ -78,7 +83,11 @@ class Details:
         if node.kind == "opaque":
             rows.append(["opaque", "what happens inside could not be seen"])
         rows += _flops(node.flops)
+        time_us = self.times_us.get(node.name, 0.0)
+        rows += self._time(time_us)
         rows += _source(node)
+        if node.path:
+            rows.insert(1, ["gradient of", node.path])
         dtype = node.outputs[0].dtype if node.outputs else ""
         held = [
             self.graph.by_name[ref.node]
@@ -91,6 +100,7 @@ class Details:
             "rows": rows,
             "params": sum(other.outputs[0].numel for other in held),
             "flops": node.flops or 0,
+            "time": time_us,
             "dtype": dtype,
             "training": training,
         }
@@ -119,6 +129,8 @@ class Details:
         known = [node.flops for node in nodes if node.flops is not None]
         flops = sum(known) if known else None
         rows += _flops(flops)
+        time_us = sum(self.times_us.get(node.name, 0.0) for node in nodes)
+        rows += self._time(time_us)
         rows.append(["ops", count_text(len(nodes))])
         rows.append(["mode", "training" if call.training else "evaluation"])
         if len(nodes) == 1:
@@ -129,9 +141,13 @@ class Details:
             "rows": rows,
             "params": weights.count * times,
             "flops": (flops or 0) * times,
+            "time": time_us * times,
             "dtype": next(iter(dtypes), ""),
             "training": weights.training,
         }
+
+    def _time(self, time_us: float) -> list[Row]:
+        return [["time", time_text(time_us)]] if self.times_us else []
 
     def _value(self, value: Value) -> str:
         if isinstance(value, Ref):
@@ -147,6 +163,16 @@ class Details:
         if isinstance(value, Items):
             return f"{{{', '.join(f'{key}: {self._value(item)}' for key, item in value.items)}}}"
         return str(value)
+
+
+def _means(times_us: Mapping[str, float], stand_in: Mapping[str, str]) -> dict[str, float]:
+    """The times of ops; of one that stands for repeats the mean of them all."""
+    of_each: dict[str, list[float]] = {}
+    for name, time_us in times_us.items():
+        while name in stand_in:
+            name = stand_in[name]
+        of_each.setdefault(name, []).append(time_us)
+    return {name: sum(found) / len(found) for name, found in of_each.items()}
 
 
 def _numbered(word: str, number: int, among: Sequence[TensorSpec]) -> str:

@@ -48,6 +48,11 @@ def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
     return "\n".join(lines).encode()
 
 
+def layer_table(graph: ModelGraph) -> str:
+    """The table of `render` alone: a row a layer, repeats once."""
+    return "\n".join(_table(layers(graph, folded=True)))
+
+
 def escaped(text: str) -> str:
     """Text in one line that Markdown shows as it is."""
     line = " ".join(text.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelviz_callbacks.graph.boxes import Box, Group, parameters_text
+from modelviz_callbacks.graph.box import Box, Group, parameters_text
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.graph.overview import Overview, overview
 

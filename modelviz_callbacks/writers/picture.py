@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.graph.boxes import Box, Group, parameters_text
+from modelviz_callbacks.graph.box import Box, Group, parameters_text
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.graph.overview import Edge, Overview, overview
 from modelviz_callbacks.graph.wording import count_text

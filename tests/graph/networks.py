@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from modelviz_callbacks import ModelGraph, trace
+from modelviz_callbacks.tracing import Capture, to_graph
+from modelviz_callbacks.tracing.backward import record_backward
+from modelviz_callbacks.tracing.to_backward import to_backward_graph
 
 
 class ArticleCnn(nn.Module):
@@ -55,11 +58,37 @@ class Block(nn.Module):
         return self.relu(found + same)
 
 
-class ResNet(nn.Module):
-    """A ResNet of basic blocks, as many as said in each of its four layers."""
+class Bottleneck(nn.Module):
+    """The block of the deeper ResNets: narrow in its middle."""
 
-    def __init__(self, *blocks: int) -> None:
+    def __init__(self, inside: int, width: int, stride: int = 1) -> None:
         super().__init__()
+        outside = 4 * width
+        self.conv1 = nn.Conv2d(inside, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outside, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outside)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if inside != outside:
+            conv = nn.Conv2d(inside, outside, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outside))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        same = x if self.downsample is None else self.downsample(x)
+        found = self.relu(self.bn1(self.conv1(x)))
+        found = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(found)))))
+        return self.relu(found + same)
+
+
+class ResNet(nn.Module):
+    """A ResNet with as many blocks as said in each of its four layers."""
+
+    def __init__(self, *blocks: int, kind: type[Block | Bottleneck] = Block) -> None:
+        super().__init__()
+        wider = 4 if kind is Bottleneck else 1
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
@@ -67,10 +96,10 @@ class ResNet(nn.Module):
         channels = 64
         for number, count in enumerate(blocks):
             width = 64 << number
-            stack = [Block(channels, width, 1 + (number > 0))]
-            stack += [Block(width, width) for _ in range(count - 1)]
+            stack = [kind(channels, width, 1 + (number > 0))]
+            channels = wider * width
+            stack += [kind(channels, width) for _ in range(count - 1)]
             self.add_module(f"layer{number + 1}", nn.Sequential(*stack))
-            channels = width
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, 10)
         self.layers = len(blocks)
@@ -169,6 +198,20 @@ def recorded(model: nn.Module, *inputs: torch.Tensor) -> ModelGraph:
     return trace(model, *inputs).graph
 
 
+def backward_graph(model: nn.Module, *inputs: torch.Tensor) -> ModelGraph:
+    """The graph of the backward pass after one forward."""
+    capture = Capture(model)
+    capture.start(inputs, {})
+    try:
+        result = model(*inputs)
+    finally:
+        capture.stop()
+    recording = capture.finish(result)
+    record = record_backward(recording)
+    assert record is not None
+    return to_backward_graph(record, recording, to_graph(recording))
+
+
 @cache
 def graph_of(name: str) -> ModelGraph:
     """The graph of a network by its name, recorded once."""
@@ -203,6 +246,10 @@ NETWORKS = {
     "article_cnn": lambda: (ArticleCnn(), (torch.zeros(64, 1, 28, 28),)),
     "resnet18": lambda: (ResNet(2, 2, 2, 2), (torch.zeros(2, 3, 64, 64),)),
     "resnet34": lambda: (ResNet(3, 4, 6, 3), (torch.zeros(2, 3, 64, 64),)),
+    "resnet50": lambda: (
+        ResNet(3, 4, 6, 3, kind=Bottleneck),
+        (torch.zeros(2, 3, 64, 64),),
+    ),
     "unet": lambda: (UNet(), (torch.zeros(2, 3, 32, 32),)),
     "gan": lambda: (Gan(), (torch.zeros(8, 1, 28, 28), torch.zeros(8, 16))),
     "bert": _bert,

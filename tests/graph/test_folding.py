@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pytest
 import torch
@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from modelviz_callbacks.graph.box import parameters_text
 from modelviz_callbacks.graph.folded import fold, unfold
 from modelviz_callbacks.graph.folding import find_folds
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.graph.overview import overview
 from modelviz_callbacks.graph.structure import fingerprint, structural_key
 from tests.graph.networks import NETWORKS, Dilated, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
@@ -275,3 +277,108 @@ def test_a_fingerprint_is_the_same_in_another_process() -> None:
             check=True,
         )
         assert done.stdout.strip() == fingerprint(graph_of("unet"))
+
+
+class Widening(nn.Module):
+    """Convolutions of the same kind, each with other channels."""
+
+    def __init__(self, *widths: int, kernels: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        sizes = kernels or (3,) * len(widths)
+        pairs = zip(pairwise((3, *widths)), sizes, strict=True)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, k, padding=k // 2), nn.BatchNorm2d(b), nn.ReLU())
+            for (a, b), k in pairs
+        )
+        self.pools = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+            if self.pools:
+                x = nn.functional.max_pool2d(x, 2)
+        return x
+
+
+def image() -> torch.Tensor:
+    return torch.zeros(2, 3, 16, 16)
+
+
+def test_blocks_that_differ_in_their_channels_only_fold_and_say_so() -> None:
+    graph = recorded(Widening(8, 16, 32), image())
+    (found,) = find_folds(graph, sizes=True)
+    assert found.times == 3
+    assert found.variation is not None
+    assert (found.variation.names, found.variation.values) == (("channels",), ("8", "16", "32"))
+    assert find_folds(graph) == ()
+    assert unfold(fold(graph, sizes=True)) == graph
+
+
+def test_blocks_whose_kernels_differ_as_well_do_not_fold() -> None:
+    assert find_folds(recorded(Widening(8, 16, 32, kernels=(3, 5, 3)), image()), sizes=True) == ()
+
+
+def test_blocks_whose_images_shrink_as_well_do_not_fold() -> None:
+    model = Widening(8, 16, 32)
+    model.pools = True
+    assert find_folds(recorded(model, image()), sizes=True) == ()
+
+
+def test_layers_that_shrink_fold_with_their_features() -> None:
+    sizes = (64, 32, 16, 8)
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    graph = recorded(nn.Sequential(*layers), torch.zeros(2, 64))
+    (found,) = find_folds(graph, sizes=True)
+    assert (len(found.copies[0]), found.times) == (2, 3)
+    assert found.variation is not None
+    assert (found.variation.names, found.variation.values) == (("features",), ("32", "16", "8"))
+    assert unfold(fold(graph, sizes=True)) == graph
+
+
+@pytest.mark.parametrize("odd", [0, 3, 6, 11])
+def test_one_block_of_another_width_is_no_variation(odd: int) -> None:
+    blocks = [mlp(5 if number == odd else 4) for number in range(12)]
+    graph = recorded(Stack(*blocks), torch.zeros(2, 8))
+    assert find_folds(graph, sizes=True) == find_folds(graph)
+
+
+def test_equal_blocks_after_varying_ones_fold_as_equal_ones() -> None:
+    graph = recorded(Dilated(1, 2, 4, 8, 8, 8, 8), torch.zeros(1, 8, 60))
+    varying, equal = find_folds(graph)
+    assert varying.variation is not None
+    assert varying.variation.values == ("1", "2", "4")
+    assert (equal.times, equal.variation) == (4, None)
+
+
+def test_one_block_of_another_dilation_is_no_variation() -> None:
+    graph = recorded(Dilated(4, 1, 1, 1, 1), torch.zeros(1, 8, 40))
+    (found,) = find_folds(graph)
+    assert (found.times, found.variation) == (4, None)
+
+
+@given(widths)
+@settings(max_examples=40, deadline=None)
+def test_unfolding_gives_blocks_of_other_sizes_back(sizes: list[int]) -> None:
+    graph = recorded(Stack(*(mlp(size) for size in sizes)), torch.zeros(2, 8))
+    assert unfold(fold(graph, sizes=True)) == graph
+    for found in find_folds(graph, sizes=True):
+        if found.variation is not None:
+            assert all(a != b for a, b in pairwise(found.variation.values))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_unfolding_a_network_gives_copies_of_other_sizes_back(name: str) -> None:
+    graph = graph_of(name)
+    assert unfold(fold(graph, sizes=True)) == graph
+
+
+def test_a_box_of_unlike_copies_has_the_parameters_of_them_all() -> None:
+    graph = recorded(Widening(8, 16, 32), image())
+    (group,) = overview(graph).groups
+    assert group.times == 3
+    assert group.details == "channels = 8, 16, 32"
+    assert group.weights.count == graph.parameter_count
+    assert parameters_text(group) == f"{graph.parameter_count:,} params"
+    closed = overview(graph, depth=1).boxes
+    (box,) = [box for box in closed if box.kind == "module"]
+    assert box.made == "2×32×16×16"

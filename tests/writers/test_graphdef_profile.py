@@ -12,9 +12,11 @@ from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers import graphdef
 from modelviz_callbacks.writers.graphdef import (
     graph_def,
+    named_graphs,
     profile_metadata,
     run_graphs,
     run_metadata,
@@ -22,7 +24,7 @@ from modelviz_callbacks.writers.graphdef import (
 )
 from tests.writers.graphdef_reading import stats_of
 from tests.writers.graphdef_rules import model_name
-from tests.writers.graphs_by_hand import GraphByHand, chain, layers, two_branches
+from tests.writers.graphs_by_hand import GRAPHS, GraphByHand, chain, layers, two_branches
 
 
 def test_costs_are_laid_end_to_end_so_that_spans_of_boxes_are_sums() -> None:
@@ -154,6 +156,29 @@ def test_a_huge_graph_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not named.has_graph
     assert not metadata.function_graphs
     assert len(stats_of(metadata)) == 22
+
+
+def test_a_backward_pass_is_a_named_graph_without_a_scale() -> None:
+    graph, backward = two_branches(), chain(7)
+    *others, last = run_graphs(graph, backward).named
+    metadata = RunMetadata.FromString(last.metadata)
+
+    assert others == list(run_graphs(graph).named)
+    assert (last.tag, last.has_graph) == ("backward", True)
+    assert metadata.function_graphs[0].pre_optimization_graph == graph_def(backward)
+    assert not metadata.HasField("step_stats")
+
+
+def test_a_huge_backward_pass_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphdef, "MOST_NODES_TWICE", 20)
+
+    assert "backward" not in [n.tag for n in named_graphs(chain(5), chain(20))]
+    assert "backward" in [n.tag for n in named_graphs(chain(5), chain(10))]
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+def test_the_named_graphs_can_be_had_without_the_op_graph(graph: ModelGraph) -> None:
+    assert named_graphs(graph) == run_graphs(graph).named
 
 
 _DIGEST = """

@@ -14,7 +14,7 @@ from torch import nn
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html
 from tests.browser import open_browser
-from tests.graph.networks import Stack, graph_of, recorded
+from tests.graph.networks import NETWORKS, Stack, backward_graph, graph_of, recorded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,9 +31,16 @@ def browser() -> Iterator[Browser]:
 class Visit:
     """A page opened in the browser, and what went wrong on it."""
 
-    def __init__(self, browser: Browser, graph: ModelGraph, folder: Path, **options: object):
+    def __init__(
+        self,
+        browser: Browser,
+        graph: ModelGraph,
+        folder: Path,
+        times_us: dict[str, float] | None = None,
+        **options: object,
+    ) -> None:
         path = folder / "index.html"
-        path.write_bytes(html.render(graph))
+        path.write_bytes(html.render(graph, times_us=times_us))
         self.page: Page = browser.new_page(**options)  # type: ignore[arg-type]
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -144,6 +151,57 @@ def test_boxes_are_coloured_by_parameters_flops_dtype_and_training(
     visit.page.select_option("#colour", "flops")
     fills = visit.page.evaluate(_FILLS)
     assert fills[large] == fills[same] == fills[small] != fills[none]
+    assert visit.errors == []
+
+
+def options(visit: Visit) -> list[str]:
+    return visit.page.locator("#colour option").all_inner_texts()
+
+
+def test_boxes_are_coloured_by_time_where_a_step_was_timed(
+    browser: Browser, tmp_path: Path
+) -> None:
+    graph = recorded(Stack(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8)), torch.zeros(2, 8))
+    times = {"blocks/0_Linear/linear": 4000.0, "blocks/2_Linear/linear": 50.0}
+    visit = Visit(browser, graph, tmp_path, times_us=times)
+    visit.page.select_option("#colour", "time")
+    fills = visit.page.evaluate(_FILLS)
+    names = ["blocks/0_Linear", "blocks/1_ReLU", "blocks/2_Linear"]
+    assert len({fills[name] for name in names}) == 3
+    assert "4,000 µs" in visit.page.locator("#legend").inner_text()
+    visit.box("blocks/0_Linear").click()  # type: ignore[attr-defined]
+    assert "4 ms" in visit.panel()
+    assert visit.errors == []
+
+
+def test_the_time_of_repeats_is_that_of_the_mean(browser: Browser, tmp_path: Path) -> None:
+    graph = recorded(Stack(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(4))), torch.ones(1, 8))
+    times = {node.name: 10.0 * n for n, node in enumerate(graph.ops)}
+    visit = Visit(browser, graph, tmp_path, times_us=times)
+    visit.page.locator("g.heading, g.box").filter(has_text="×4").first.click()
+    assert "15 µs" in visit.panel()
+
+
+def test_a_colour_of_which_nothing_is_known_is_not_offered(
+    browser: Browser, tmp_path: Path
+) -> None:
+    model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), torch.zeros(2, 8)
+    forward = Visit(browser, recorded(model, x), tmp_path)
+    assert options(forward) == ["kind", "parameters", "FLOPs", "dtype", "trainable"]
+    backward = Visit(browser, backward_graph(model, x), tmp_path)
+    assert options(backward) == ["kind", "parameters", "dtype", "trainable"]
+
+
+def test_the_page_of_a_backward_leads_to_the_gradients_of_parameters(
+    browser: Browser, tmp_path: Path
+) -> None:
+    model = NETWORKS["article_cnn"]()
+    visit = Visit(browser, backward_graph(model[0], *model[1]), tmp_path)
+    visit.box("cnn/3_Conv2d").dblclick()  # type: ignore[attr-defined]
+    assert visit.path()[-1] == "3"
+    visit.box("cnn/3_Conv2d/weight").click()  # type: ignore[attr-defined]
+    assert "cnn.3.weight" in visit.panel()
+    assert "64×32×3×3" in visit.panel()
     assert visit.errors == []
 
 

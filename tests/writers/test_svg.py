@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.graph.overview import overview
 from modelviz_callbacks.writers import png, svg
 from tests.browser import open_browser
-from tests.graph.networks import NETWORKS, Stack, graph_of, mlp, recorded
+from tests.graph.networks import NETWORKS, Stack, backward_graph, graph_of, mlp, recorded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -58,6 +59,14 @@ def wide_graph() -> ModelGraph:
 
 GRAPHS = {name: (lambda name=name: graph_of(name)) for name in NETWORKS}
 GRAPHS |= {"busy": busy_graph, "wide": wide_graph}
+GRAPHS |= {f"{name} backward": (lambda name=name: backward_of(name)) for name in NETWORKS}
+
+
+@cache
+def backward_of(name: str) -> ModelGraph:
+    torch.manual_seed(0)
+    model, inputs = NETWORKS[name]()
+    return backward_graph(model, *inputs)
 
 
 def elements(graph: ModelGraph, depth: int | None = None) -> ElementTree.Element:
@@ -96,6 +105,15 @@ def test_boxes_do_not_overlap_and_lie_within_the_picture(name: str) -> None:
     for place in (*boxes, *rectangles(root, "group").values()):
         assert whole[0] <= place[0] < place[2] <= whole[2]
         assert whole[1] <= place[1] < place[3] <= whole[3]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_headings_lie_on_no_box_and_on_no_other_heading(name: str) -> None:
+    root = elements(GRAPHS[name]())
+    headings = list(rectangles(root, "heading").values())
+    boxes = list(rectangles(root, "box").values())
+    for number, heading in enumerate(headings):
+        assert not any(overlap(heading, other) for other in (*boxes, *headings[:number]))
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -223,10 +241,12 @@ def test_pictures_need_no_graphviz_on_the_path(tmp_path: Path) -> None:
     program = (
         "import shutil, sys\n"
         "from tests.graph.networks import graph_of\n"
-        "from modelviz_callbacks.writers import png, svg\n"
+        "from modelviz_callbacks.writers import html, notebook, png, svg\n"
         "assert shutil.which('dot') is None\n"
         "assert svg.render(graph_of('unet')).startswith(b'<svg')\n"
         "assert png.render(graph_of('unet')).startswith(b'\\x89PNG')\n"
+        "assert html.render(graph_of('unet')).startswith(b'<!doctype html>')\n"
+        "assert '<img' in notebook.render(graph_of('unet'))\n"
     )
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"PATH": ""}, check=True)
 
@@ -285,6 +305,31 @@ _OUTSIDE = """() => {
   }
   return found;
 }"""
+
+
+_TEXTS_ON_TEXTS = """() => {
+  const places = [...document.querySelectorAll('text')].map(text => {
+    const box = text.getBBox();  // its height is that of the line, with room above and below
+    return [text.textContent, box.x, box.y + box.height / 4,
+            box.x + box.width, box.y + box.height * 3 / 4];
+  });
+  const found = [];
+  for (let i = 0; i < places.length; i++)
+    for (let k = 0; k < i; k++) {
+      const [a, b] = [places[i], places[k]];
+      if (a[1] < b[3] && b[1] < a[3] && a[2] < b[4] && b[2] < a[4])
+        found.push(a[0] + ' lies on ' + b[0]);
+    }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_in_a_browser_no_text_lies_on_another(name: str, browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, GRAPHS[name](), tmp_path)
+    assert page.evaluate("document.querySelectorAll('text').length") > 5
+    assert page.evaluate(_TEXTS_ON_TEXTS) == []
+    page.close()
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -39,10 +39,18 @@
       return `hsl(${Math.round(50 - 42 * part)} 90% ${Math.round(72 - 22 * part)}%)`;
     };
     const steps = [most, most / 10, most / 100].filter((step) => step >= 1);
+    const unit = by === "time" ? " µs" : "";
     return {
       paint: (box) => (box[by] ? heat(box[by]) : "none"),
-      legend: steps.map((step) => [Math.round(step).toLocaleString("en"), heat(step)]),
+      legend: steps.map((step) => [Math.round(step).toLocaleString("en") + unit, heat(step)]),
     };
+  }
+
+  // Only what is known of some box can be shown as a colour.
+  const every = Object.values(data.views).flatMap((view) => Object.values(view.boxes));
+  for (const option of [...colour.options]) {
+    const by = option.value;
+    if (by && !every.some((box) => box[by] && box[by] !== "none")) option.remove();
   }
 
   function drawnBoxes(view) {

@@ -29,6 +29,7 @@ __all__ = [
     "RunGraphs",
     "graph_def",
     "modules_graph_def",
+    "named_graphs",
     "profile_metadata",
     "run_graphs",
     "run_metadata",
@@ -119,29 +120,53 @@ def modules_graph_def(graph: ModelGraph) -> GraphDef:
     return _OpDrawing(graph).modules().graph_def()
 
 
-def run_graphs(graph: ModelGraph) -> RunGraphs:
+def run_graphs(graph: ModelGraph, backward: ModelGraph | None = None) -> RunGraphs:
     """Everything that a run shows of a graph, ready to be stored.
 
     Args:
         graph: Any graph that keeps its rules.
+        backward: See `named_graphs`.
 
     Returns:
-        The op graph; as named graphs ``forward`` and, if the model has modules, ``modules``.
-        Of more than 10,000 nodes ``forward`` is a profile of the op graph, and there is no
-        ``modules``: a graph so large is written once. Their tags say how to read their scale,
-        so that nobody takes costs for times.
+        The op graph, and `named_graphs`.
 
     Raises:
         WriterError: Nothing in it can be drawn.
     """
     drawing = _OpDrawing(graph)
-    scale = f"cost: {scale_text(graph)}"
+    return RunGraphs(_serialize(drawing.graph_def), _named_graphs(drawing, backward))
+
+
+def named_graphs(graph: ModelGraph, backward: ModelGraph | None = None) -> tuple[NamedGraph, ...]:
+    """What a run shows of a graph beside the op graph itself.
+
+    Args:
+        graph: Any graph that keeps its rules.
+        backward: The graph of its backward pass, if there is one.
+
+    Returns:
+        ``forward``; ``modules``, if the model has some; ``backward``, if it is given. Of more
+        than 10,000 nodes ``forward`` is a profile of the op graph, and there is no ``modules``
+        and no ``backward``: a graph so large is written once. The tags of the first two say how
+        to read their scale, so that nobody takes costs for times.
+
+    Raises:
+        WriterError: Nothing in it can be drawn.
+    """
+    return _named_graphs(_OpDrawing(graph), backward)
+
+
+def _named_graphs(drawing: _OpDrawing, backward: ModelGraph | None) -> tuple[NamedGraph, ...]:
+    scale = f"cost: {scale_text(drawing.graph)}"
     named = [drawing.named(f"forward, {scale}", drawing.costs())]
     modules = drawing.modules()
     if modules.is_useful:
         costs = step_stats(modules.cost_loads())
         named.append(_named(f"modules, {scale}", modules.graph_def(), costs))
-    return RunGraphs(_serialize(drawing.graph_def), tuple(named))
+    if backward is not None and len(backward.nodes) <= MOST_NODES_TWICE:
+        # Nobody has measured it: without a profile the page offers no scale for it.
+        named.append(_named("backward", _OpDrawing(backward).graph_def, RunMetadata()))
+    return tuple(named)
 
 
 def timed_graph(graph: ModelGraph, times_us: Mapping[str, float], tag: str) -> NamedGraph:
@@ -168,16 +193,20 @@ class _OpDrawing:
                 f"The graph {graph.name!r} has no op, input or output, and TensorBoard cannot "
                 "show an empty graph. Record a forward pass that computes something."
             )
-        self._graph = graph
+        self.graph = graph
         self._names = place(graph.nodes, graph.modules)
         self._node_defs = NodeDefs(graph, self._names)
-        self._devices = {node.name: self._node_defs.device(node) for node in graph.nodes}
+
+    @cached_property
+    def _devices(self) -> Mapping[str, str]:
+        return {node.name: self._node_defs.device(node) for node in self.graph.nodes}
 
     @cached_property
     def graph_def(self) -> GraphDef:
         found = GraphDef()
+        nodes, add = self.graph.by_name, self._node_defs.add
         for name, placed in self._names.items():
-            self._node_defs.add(self._graph.by_name[name], placed, found)
+            add(nodes[name], placed, found)
         return found
 
     def named(self, tag: str, profile: RunMetadata) -> NamedGraph:
@@ -186,13 +215,13 @@ class _OpDrawing:
         return _named(tag, self.graph_def, profile)
 
     def costs(self) -> RunMetadata:
-        return step_stats(cost_loads(self._graph, self._names, self._devices))
+        return step_stats(cost_loads(self.graph, self._names, self._devices))
 
     def times(self, times_us: Mapping[str, float]) -> RunMetadata:
-        return step_stats(time_loads(self._graph, self._names, self._devices, times_us))
+        return step_stats(time_loads(self.graph, self._names, self._devices, times_us))
 
     def modules(self) -> ModulesDrawing:
-        return ModulesDrawing(self._graph, self._node_defs)
+        return ModulesDrawing(self.graph, self._node_defs)
 
 
 def _named(tag: str, drawn: GraphDef, profile: RunMetadata) -> NamedGraph:

@@ -29,7 +29,7 @@ EMBEDDED_KINDS = frozenset({"parameter", "buffer", "constant"})
 _NUMBERED = re.compile(r"(\d+)_(\D.*?)(?:_\d+)?$")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Box:
     """A scope with what is drawn in it, or (without children) one node."""
 
@@ -56,7 +56,8 @@ def place(nodes: Iterable[Node], modules: Iterable[ModuleCall] = ()) -> dict[str
     boxes, scope_names = {"": root}, {"": ""}
     parents = {call.name: call.parent for call in modules}
     for node in nodes:
-        _open_scopes(node.scope, parents, allocator, boxes, scope_names)
+        if node.scope not in boxes:
+            _open_scopes(node.scope, parents, allocator, boxes, scope_names)
         label = _allocate(allocator, scope_names[node.scope], node.label)
         boxes[node.scope].children.append(_Box(label, node.kind, node.name))
     _gather_everywhere(root, allocator)

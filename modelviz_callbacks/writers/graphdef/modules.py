@@ -17,7 +17,11 @@ from modelviz_callbacks.writers.graphdef.nodedefs import (
     set_training_state,
     spec_text,
 )
-from modelviz_callbacks.writers.graphdef.overview import OverviewNode, overview
+from modelviz_callbacks.writers.graphdef.overview import (
+    OverviewNode,
+    innermost_calls,
+    overview,
+)
 from modelviz_callbacks.writers.graphdef.profile import Load, flops_a_microsecond, parameter_bytes
 from modelviz_callbacks.writers.graphdef.protos import GraphDef
 
@@ -37,8 +41,14 @@ class ModulesDrawing:
     def __init__(self, graph: ModelGraph, node_defs: NodeDefs) -> None:
         self._graph = graph
         self._node_defs = node_defs
-        self._nodes = overview(graph)
-        self._owned = parameter_bytes(graph)
+
+    @cached_property
+    def _nodes(self) -> Mapping[str, OverviewNode]:
+        return overview(self._graph)
+
+    @cached_property
+    def _owned(self) -> Mapping[str, int]:
+        return parameter_bytes(self._graph)
 
     @cached_property
     def _names(self) -> Mapping[str, str]:
@@ -47,9 +57,8 @@ class ModulesDrawing:
     @property
     def is_useful(self) -> bool:
         """Whether it says more than the op graph: it has module calls, and not too many."""
-        return len(self._nodes) <= MOST_NODES_TWICE and any(
-            drawn.call is not None for drawn in self._nodes.values()
-        )
+        calls = innermost_calls(self._graph)
+        return 0 < len(calls) <= MOST_NODES_TWICE and len(self._nodes) <= MOST_NODES_TWICE
 
     def graph_def(self) -> GraphDef:
         """The overview in TensorBoard's format."""
@@ -84,10 +93,10 @@ class ModulesDrawing:
         if drawn.call is None:
             set_texts(node_def, self._node_defs.rows(drawn.node))
         else:
-            set_texts(node_def, dict(self._rows(drawn, drawn.call)))
+            set_texts(node_def, self._rows(drawn, drawn.call))
 
     def _training_state(self, drawn: OverviewNode) -> str:
-        states = {self._node_defs.training_state(node) for node in drawn.members}
+        states = {self._node_defs.training_state(node, node.inputs) for node in drawn.members}
         return next((state for state in TRAINING_STATES if state in states), "")
 
     def _rows(self, drawn: OverviewNode, call: ModuleCall) -> Iterator[tuple[str, str]]:

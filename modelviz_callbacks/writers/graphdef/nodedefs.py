@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from modelviz_callbacks.graph import (
     Items,
@@ -31,7 +32,12 @@ from modelviz_callbacks.graph import (
 from modelviz_callbacks.graph.values import (
     Value,
 )
-from modelviz_callbacks.writers.graphdef.protos import GraphDef, NodeDef, TensorShapeProto
+from modelviz_callbacks.writers.graphdef.protos import (
+    AttrValue,
+    GraphDef,
+    NodeDef,
+    TensorShapeProto,
+)
 
 LONGEST_ATTRIBUTE = 200
 
@@ -53,28 +59,43 @@ _OP_TYPES = {
 
 def ascii_text(text: str, longest: int = LONGEST_ATTRIBUTE) -> bytes:
     """Text for an attribute: ASCII, on one line, at most ``longest`` characters."""
-    flat = text
-    if not (text.isascii() and text.isprintable()):
-        flat = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
-    return (flat if len(flat) <= longest else f"{flat[: longest - 3]}...").encode()
+    if text.isascii() and text.isprintable():
+        if len(text) <= longest:
+            return text.encode()
+    else:
+        text = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+    return (text if len(text) <= longest else f"{text[: longest - 3]}...").encode()
 
 
-def set_texts(node_def: NodeDef, texts: Mapping[str, str]) -> None:
+def set_texts(node_def: NodeDef, texts: Iterable[tuple[str, str]]) -> None:
     """Adds rows to a node's card."""
-    for key, text in texts.items():
-        node_def.attr[ascii_text(key, 60).decode()].s = ascii_text(text)
+    attributes = node_def.attr
+    for key, text in texts:
+        attributes[_key(key)].s = ascii_text(text)
+
+
+# The same few keys, types and devices come again with every node; a model may have 100,000.
+@lru_cache(maxsize=1024)
+def _key(text: str) -> str:
+    return ascii_text(text, 60).decode()
 
 
 def set_output_shapes(node_def: NodeDef, specs: Sequence[TensorSpec]) -> None:
     """Gives the edges that leave a node their labels."""
-    if not specs:
-        return
-    shapes = node_def.attr["_output_shapes"].list.shape
-    for spec in specs:
-        if spec.shape is None:
-            shapes.add(unknown_rank=True)
+    if specs:
+        shapes = tuple([spec.shape for spec in specs])
+        node_def.attr["_output_shapes"].CopyFrom(_shapes_value(shapes))
+
+
+@lru_cache(maxsize=1024)
+def _shapes_value(shapes: tuple[tuple[int, ...] | None, ...]) -> AttrValue:
+    value = AttrValue()
+    for shape in shapes:
+        if shape is None:
+            value.list.shape.add(unknown_rank=True)
         else:
-            shapes.append(shape_proto(spec.shape))
+            value.list.shape.append(shape_proto(shape))
+    return value
 
 
 def set_training_state(node_def: NodeDef, state: str) -> None:
@@ -83,11 +104,13 @@ def set_training_state(node_def: NodeDef, state: str) -> None:
         node_def.attr["_XlaCluster"].s = state.encode()
 
 
-def shape_proto(shape: Sequence[int]) -> TensorShapeProto:
-    """A shape, sizes in elements."""
+@lru_cache(maxsize=1024)
+def shape_proto(shape: tuple[int, ...]) -> TensorShapeProto:
+    """A shape, sizes in elements; to be copied, never changed."""
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
 
 
+@lru_cache(maxsize=64)
 def device_name(device: str) -> str:
     """A torch device as TensorBoard lists it: ``/device:CPU:0``, ``/device:cuda:1``."""
     kind, _, number = device.partition(":")
@@ -99,6 +122,12 @@ def spec_text(spec: TensorSpec) -> str:
     layout = "" if spec.layout == "strided" else f" {spec.layout}"
     shape = "[unknown shape]" if spec.shape is None else str(list(spec.shape))
     return f"{spec.dtype} {shape}{layout}"
+
+
+@lru_cache(maxsize=1024)
+def _plain_type(op: str) -> str:
+    """An op's name without the words that stand for circles, chart icons and side notes."""
+    return re.sub("Const|Summary|NoOp", lambda match: match[0].lower(), op)
 
 
 def ref_text(name: str, index: int) -> str:
@@ -161,19 +190,17 @@ class NodeDefs:
 
     def add(self, node: Node, placed: str, graph_def: GraphDef) -> NodeDef:
         """Adds one node under its name in TensorBoard."""
+        inputs = node.inputs
         node_def: NodeDef = graph_def.node.add(
             name=placed, op=self.op_type(node), device=device_name(self.device(node))
         )
-        for ref in node.inputs:
-            node_def.input.append(ref_text(self._names[ref.node], ref.index))
+        if inputs:
+            names = self._names
+            node_def.input.extend([ref_text(names[ref.node], ref.index) for ref in inputs])
         set_output_shapes(node_def, node.outputs)
-        set_training_state(node_def, self.training_state(node))
+        set_training_state(node_def, self.training_state(node, inputs))
         set_texts(node_def, self.rows(node))
         return node_def
-
-    def rows(self, node: Node) -> dict[str, str]:
-        """The rows of a node's card."""
-        return dict(self._rows(node))
 
     def module_rows(self, call: str) -> Mapping[str, str]:
         """The rows of a card that tell of a module call; none for the model's own forward."""
@@ -186,28 +213,29 @@ class NodeDefs:
         first = next(iter(node.inputs), None)
         return self._default_device if first is None else self._graph.spec(first).device
 
-    def training_state(self, node: Node) -> str:
+    def training_state(self, node: Node, inputs: Iterable[Ref]) -> str:
         """``trainable`` or ``frozen``: the parameters it reads, or is; ``""`` without any."""
         if node.kind == "parameter":
             return self._states[node.name]
-        found = {self._states[ref.node] for ref in node.inputs if ref.node in self._states}
-        return next((state for state in TRAINING_STATES if state in found), "")
+        found = {self._states[ref.node] for ref in inputs if ref.node in self._states}
+        return next((state for state in TRAINING_STATES if state in found), "") if found else ""
 
     def op_type(self, node: Node) -> str:
         """What the card calls the operation."""
         if not node.is_call:
             return _OP_TYPES[node.kind]
-        # These words have a meaning for the dashboard: circles, chart icons, side notes.
-        name = re.sub("Const|Summary|NoOp", lambda match: match[0].lower(), node.op)
+        name = _plain_type(node.op)
         if node.kind == "opaque":
             return f"opaque {name}"
         # The dashboard stacks relu_1 ... relu_5 into one box, which ties a chain into knots. Ops
         # of unequal type are never stacked, and a space at the end does not show.
+        if self._alike[node.scope, node.op] < _FOLDED:
+            return name
         number = _TRAILING_NUMBER.match(node.label)
-        stacked = self._alike[node.scope, node.op] >= _FOLDED and number is not None
-        return f"{name} " if stacked and number and int(number[1] or 0) % 2 else name
+        return f"{name} " if number and int(number[1] or 0) % 2 else name
 
-    def _rows(self, node: Node) -> Iterator[tuple[str, str]]:
+    def rows(self, node: Node) -> Iterator[tuple[str, str]]:
+        """The rows of a node's card; of two with one name the last one counts."""
         # Our own keys hold a space or a capital, which the names of arguments hardly ever do.
         for argument in node.arguments:
             yield argument.name, value_text(argument.value)

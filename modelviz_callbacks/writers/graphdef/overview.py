@@ -51,7 +51,7 @@ def overview(graph: ModelGraph) -> dict[str, OverviewNode]:
 class _Builder:
     def __init__(self, graph: ModelGraph) -> None:
         self.found: dict[str, OverviewNode] = {}
-        self._innermost = _innermost_calls(graph)
+        self._innermost = innermost_calls(graph)
         # The tensor of a drawn node that a tensor comes from; none for what only parameters and
         # constants went into.
         self._origin: dict[Ref, Ref] = {}
@@ -87,9 +87,10 @@ class _Builder:
             drawn.inputs[Ref(maker.name, number)] = None
 
 
-def _innermost_calls(graph: ModelGraph) -> Mapping[str, ModuleCall]:
+def innermost_calls(graph: ModelGraph) -> Mapping[str, ModuleCall]:
     """The module calls that computed something themselves and call no other that did."""
-    busy = {scope for node in graph.ops for scope in graph.scopes_of(node.scope)}
+    used = {node.scope for node in graph.nodes if node.is_call}
+    busy = {scope for innermost in used for scope in graph.scopes_of(innermost)}
     return {
         call.name: call
         for call in graph.modules

@@ -119,13 +119,11 @@ def cost_loads(
 def parameter_bytes(graph: ModelGraph) -> dict[str, int]:
     """Bytes of the parameters that each node is the first to read."""
     found: dict[str, int] = {}
-    counted: set[str] = set()
+    unread = {node.name: node.outputs[0].size_bytes for node in graph.of_kind("parameter")}
     for node in graph.nodes:
         for ref in node.inputs:
-            source = graph.by_name[ref.node]
-            if source.kind == "parameter" and source.name not in counted:
-                counted.add(source.name)
-                found[node.name] = found.get(node.name, 0) + source.outputs[0].size_bytes
+            if ref.node in unread:
+                found[node.name] = found.get(node.name, 0) + unread.pop(ref.node)
     return found
 
 

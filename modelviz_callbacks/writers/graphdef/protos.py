@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tensorboard.compat.proto.attr_value_pb2 import AttrValue
 from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
@@ -12,4 +13,4 @@ from tensorboard.compat.proto.tensor_shape_pb2 import (
     TensorShapeProto,
 )
 
-__all__ = ["DeviceStepStats", "GraphDef", "NodeDef", "RunMetadata", "TensorShapeProto"]
+__all__ = ["AttrValue", "DeviceStepStats", "GraphDef", "NodeDef", "RunMetadata", "TensorShapeProto"]

@@ -1,0 +1,160 @@
+"""The difference of two graphs as few boxes: both in one, opened where something differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from modelviz_callbacks.graph.box import Box
+from modelviz_callbacks.graph.boxes import Builder, Drawn
+from modelviz_callbacks.graph.diff import Change, GraphDiff
+from modelviz_callbacks.graph.layer_words import LayerWords
+from modelviz_callbacks.graph.model import Node
+from modelviz_callbacks.graph.outline import Item
+from modelviz_callbacks.graph.overview import Overview, edges_of
+from modelviz_callbacks.graph.steps import Step, Steps
+from modelviz_callbacks.graph.union import Union, union
+from modelviz_callbacks.graph.weights import ModuleWeights
+from modelviz_callbacks.graph.wording import label_range
+
+# More boxes nobody can look at; what differs further inside is in a closed box then.
+_MOST_BOXES = 120
+
+Fate = Literal["same", "added", "removed", "changed", "inside"]
+
+
+@dataclass(frozen=True)
+class DiffView:
+    """What to draw of a difference.
+
+    Attributes:
+        overview: The boxes, groups and edges.
+        fates: What happened to each box and group, by their names; ``inside``: something in it
+            differs.
+    """
+
+    overview: Overview
+    fates: Mapping[str, Fate]
+
+
+def diff_view(found: GraphDiff) -> DiffView:
+    """What to draw of a difference.
+
+    Args:
+        found: The difference.
+
+    Returns:
+        Boxes of both graphs, those of modules opened in which something differs.
+    """
+    joined = union(found)
+    steps, weights = Steps(joined.graph), ModuleWeights(joined.graph)
+    teller = _Teller(found, joined)
+    drawn = Builder(steps, weights, frozenset()).drawn()
+    opened: frozenset[str] = frozenset()
+    while True:
+        more = {
+            name
+            for name, step in drawn.steps.items()
+            if name not in opened and teller.has_inside(step)
+        }
+        wider = Builder(steps, weights, opened | more).drawn()
+        if not more or len(wider.boxes) + len(wider.groups) > _MOST_BOXES:
+            break
+        opened, drawn = opened | more, wider
+    edges = tuple(dict.fromkeys(edges_of(steps, "", drawn)))
+    fates = teller.fates(drawn)
+    boxes = tuple(
+        teller.told(box, fates[box.name], drawn.steps.get(box.name)) for box in drawn.boxes
+    )
+    groups = tuple(drawn.groups)
+    return DiffView(Overview(joined.graph, boxes, groups, edges, weights.total), fates)
+
+
+class _Teller:
+    """Knows what happened to boxes, and what to say of it."""
+
+    def __init__(self, found: GraphDiff, joined: Union) -> None:
+        self.joined = joined
+        self.status = joined.status
+        self.changes = {change.item: change for change in found.changes if change.item}
+        # The scopes with something different inside, outermost ones included.
+        graph = joined.graph
+        self.scopes: set[str] = set()
+        for name in self.status:
+            call = graph.module_by_name.get(name)
+            around = call.parent if call else graph.by_name[name].scope
+            self.scopes.update(graph.scopes_of(around))
+        self.before = found.before
+        self.words = LayerWords(found.matching.before)
+
+    def has_inside(self, step: Step) -> bool:
+        """Whether something differs in a step that is not the step itself."""
+        if step.inner:
+            return any(self._differs(item) for item in step.items)
+        return any(
+            item.name in self.scopes and self.status.get(item.name) in (None, "changed")
+            for item in step.items
+        )
+
+    def _differs(self, item: Item) -> bool:
+        return item.name in self.status or item.name in self.scopes
+
+    def fates(self, drawn: Drawn) -> dict[str, Fate]:
+        """What happened to each box and group."""
+        found: dict[str, Fate] = {}
+        for box in drawn.boxes:
+            step = drawn.steps.get(box.name)
+            items = [item.name for item in step.items] if step else [box.name]
+            found[box.name] = self._fate(items, box)
+        for group in drawn.groups:
+            step = drawn.steps[group.name]
+            own = None if step.inner else self.status.get(step.name)
+            found[group.name] = own or "same"
+        return found
+
+    def _fate(self, items: list[str], box: Box) -> Fate:
+        for item in items:
+            if item in self.status:
+                return self.status[item]
+        if box.kind == "held" and box.name in self.joined.old_names:
+            return "removed"
+        return "inside" if any(item in self.scopes for item in items) else "same"
+
+    def told(self, box: Box, fate: Fate, step: Step | None) -> Box:
+        """The box with what happened to it in words."""
+        items = [item.name for item in step.items] if step else [box.name]
+        changes = [self.changes[name] for name in items if name in self.changes]
+        if fate == "changed" and changes:
+            return _changed(box, changes)
+        if fate == "removed" and box.name in self.joined.old_names:
+            return self._removed(box, step)
+        if fate == "inside":
+            return replace(box, details=f"{box.details}, differs inside".lstrip(", "))
+        return box
+
+    def _removed(self, box: Box, step: Step | None) -> Box:
+        if box.kind in ("input", "output", "held"):
+            return replace(box, details="removed")
+        copies = step.fold.copies if step and step.fold else ((box.name,),)
+        items = [self._old(copy[0]) for copy in (copies[0], copies[-1])]
+        if isinstance(items[0], Node):
+            return replace(box, label=items[0].scope.replace("/", "."))
+        label = label_range([self.words.name(item) for item in items])
+        return replace(box, label=label, weights=self.words.weights.of(items[0]))
+
+    def _old(self, name: str) -> Item:
+        old = self.joined.old_names[name]
+        call = self.before.module_by_name.get(old)
+        return self.before.by_name[old] if call is None else call
+
+
+def _changed(box: Box, changes: Sequence[Change]) -> Box:
+    # Layout ops are drawn without a word about them, unless something happened to them.
+    kind = "op" if box.kind == "quiet" else box.kind
+    change = changes[0]
+    details = ", ".join(text for change in changes for text in change.details)
+    if change.was == change.now:
+        return replace(box, kind=kind, details=details)
+    title = change.now if change.subject == "module" and change.now else box.title
+    return replace(box, kind=kind, title=title, details=f"was {change.was}")

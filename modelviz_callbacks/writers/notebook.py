@@ -1,0 +1,47 @@
+"""A graph as the output of a notebook's cell: the picture, and the interactive page below it.
+
+Both are sealed off from the notebook: the picture is an image by its data, the page a sandboxed
+frame by its text. So neither takes over a style or a name of the notebook's own, and the
+picture still shows where frames and scripts are taken out (code-hosting sites, exports).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from html import escape
+
+from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.writers import html, svg
+
+# A cell is shown at once: what is deeper than this many modules is left to the page of a file.
+_MOST_VIEWS = 40
+
+
+def render(
+    graph: ModelGraph, *, depth: int | None = None, times_us: Mapping[str, float] | None = None
+) -> str:
+    """Writes the output of a cell.
+
+    Args:
+        graph: A sound graph.
+        depth: How many levels of modules to open; ``None``: as many as stay readable.
+        times_us: As for `modelviz_callbacks.writers.html.render`.
+
+    Returns:
+        A piece of HTML for ``_repr_html_``; it loads nothing and sends nothing.
+
+    Raises:
+        WriterError: Graphviz is not there or could not lay it out.
+    """
+    image = b64encode(svg.render(graph, depth=depth)).decode()
+    page = html.render(graph, depth=depth, times_us=times_us, most_views=_MOST_VIEWS).decode()
+    name = escape(graph.name.encode(errors="replace").decode())
+    return (
+        f'<img alt="{name}" style="max-width:100%" src="data:image/svg+xml;base64,{image}">\n'
+        "<details><summary>Look inside</summary>\n"
+        '<iframe sandbox="allow-scripts" loading="lazy" '
+        'style="width:100%;height:640px;border:1px solid #8884;border-radius:6px" '
+        f'title="{name}" srcdoc="{escape(page)}"></iframe>\n'
+        "</details>"
+    )
