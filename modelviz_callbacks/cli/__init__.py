@@ -1,0 +1,86 @@
+"""``modelviz``: a model's graph from the command line.
+
+The parser is argparse: the commands are few and flat, it comes with Python, and ``modelviz
+show`` or ``export`` answer before a larger library would be imported. A command's own module is
+imported when it runs; torch only by ``trace``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from modelviz_callbacks import __version__
+from modelviz_callbacks.cli.diff import add_to as add_diff
+from modelviz_callbacks.cli.export import add_to as add_export
+from modelviz_callbacks.cli.show import add_to as add_show
+from modelviz_callbacks.cli.trace import add_to as add_trace
+from modelviz_callbacks.cli.upload import add_to as add_upload
+from modelviz_callbacks.errors import ModelvizError
+
+__all__ = ["main"]
+
+_ABOUT = """\
+Look at a PyTorch model's graph: record it, open it, write it, compare it.
+
+GraphLogger and GraphHook write a folder `model_graph` in the training run; `modelviz trace`
+makes the same folder without training. The other commands work on such a folder.
+"""
+_EXAMPLES = """\
+examples:
+  modelviz trace my_models:make_net --input 1x3x224x224
+  modelviz show lightning_logs/version_0/model_graph
+  modelviz export model_graph/Net --format svg mermaid --depth 2
+  modelviz diff run_a/model_graph run_b/model_graph --svg difference.svg
+  modelviz upload model_graph/Net --run 0123456789abcdef0123456789abcdef
+
+`modelviz COMMAND --help` says more about each. The exit status is 0 if all went well, 1 if a
+part did not (for diff: if there is a difference), 2 if the command could not be done.
+"""
+
+FAILED = 2
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: Those of the command line, without the program's name; ``None``: sys.argv's.
+
+    Returns:
+        The exit status: 0, 1 or 2 as the help says; 130 if interrupted.
+
+    Raises:
+        SystemExit: The arguments are wrong (status 2), or help was asked for (status 0).
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except ModelvizError as error:
+        print(f"modelviz {options.command}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has seen enough (`modelviz show DIR | head`); nothing is flushed any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modelviz",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"modelviz {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (add_trace, add_show, add_export, add_diff, add_upload):
+        add(commands)
+    return parser

@@ -1,0 +1,123 @@
+"""What the commands share: how they are declared, and how they find and read a graph."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from modelviz_callbacks.errors import GraphFormatError, OptionError
+from modelviz_callbacks.graph.model import ModelGraph
+
+# What argparse gives for adding commands; its class has no public name.
+Commands: TypeAlias = Any
+
+GRAPH_FILE = "graph.json"
+# Below this folder the files are among an MLflow run's artifacts, and in a run's log folder.
+FOLDER = "model_graph"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def declare(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], about: str, more: str
+) -> argparse.ArgumentParser:
+    """Adds a command.
+
+    Args:
+        commands: Where to.
+        name: What it is called.
+        run: Does it; gives the exit status.
+        about: What it does, in one line.
+        more: The rest of its help.
+
+    Returns:
+        The parser of its arguments.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.\n\n{more}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that says which MLflow store is meant."""
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="the MLflow store, for example http://127.0.0.1:5000 or sqlite:///mlflow.db "
+        "(default: MLFLOW_TRACKING_URI, else MLflow's own default)",
+    )
+
+
+def positive(text: str) -> int:
+    """An argument that is a number from 1 on."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
+
+
+def folder_of(path: Path) -> Path:
+    """The folder with a graph's files: the one given, or ``model_graph`` in it.
+
+    Raises:
+        OptionError: There is no such folder.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.is_file() else "does not exist"
+        raise OptionError(f"{path} {what}: expected the folder that the graph was written to.")
+    inner = path / FOLDER
+    return inner if not (path / GRAPH_FILE).exists() and inner.is_dir() else path
+
+
+def read_graph(source: str, tracking_uri: str | None = None) -> ModelGraph:
+    """A graph from wherever it is.
+
+    Args:
+        source: A ``graph.json``, a folder with one, or an MLflow run: its id or ``runs:/ID``.
+        tracking_uri: The MLflow store; ``None``: the environment's.
+
+    Returns:
+        The graph.
+
+    Raises:
+        OptionError: There is nothing of that name.
+        GraphFormatError: The file is not a graph.
+        SinkError: The run cannot be read.
+    """
+    path = Path(source)
+    if path.is_file():
+        return _loaded(path)
+    if path.is_dir():
+        file = folder_of(path) / GRAPH_FILE
+        if not file.is_file():
+            raise OptionError(f"The folder {path} has no {GRAPH_FILE}: was a graph written there?")
+        return _loaded(file)
+    run_id = source.removeprefix("runs:/")
+    if run_id == source and not _RUN_ID.fullmatch(source):
+        raise OptionError(
+            f"There is no file or folder {source!r}, and it is no MLflow run id (32 hexadecimal "
+            "digits) either. Give a graph.json, a folder with one, or a run id."
+        )
+    from modelviz_callbacks.sinks.mlflow_download import download
+    from modelviz_callbacks.sinks.mlflow_target import MlflowTarget
+
+    with tempfile.TemporaryDirectory(prefix="modelviz-") as scratch:
+        target = MlflowTarget(tracking_uri, run_id)
+        return _loaded(download(target, f"{FOLDER}/{GRAPH_FILE}", Path(scratch)))
+
+
+def _loaded(path: Path) -> ModelGraph:
+    try:
+        return ModelGraph.load(path)
+    except UnicodeDecodeError as error:
+        raise GraphFormatError(f"{path} is not a model graph: it is not text.") from error
+    except OSError as error:
+        raise GraphFormatError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -1,0 +1,60 @@
+"""``modelviz export``: a graph in other formats, from its ``graph.json`` alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from modelviz_callbacks.cli.commands import Commands, declare, folder_of, positive, read_graph
+from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.sinks.directory import Directory
+from modelviz_callbacks.writers.formats import FILES, render
+
+_MORE = """\
+Only graph.json is needed: neither torch nor the model. Files that are there are replaced.
+
+  modelviz export model_graph/Net                           the picture, graph.svg
+  modelviz export model_graph/Net --format html --depth 3   the interactive page
+  modelviz export graph.json --format mermaid --out -       to the terminal, or into a pipe
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command."""
+    parser = declare(commands, "export", run, "write a graph in other formats", _MORE)
+    parser.add_argument("source", metavar="DIR|graph.json", help="a graph, or the folder with it")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=sorted(FILES),
+        default=["svg"],
+        dest="formats",
+        metavar="FORMAT",
+        help=f"one or more of {', '.join(FILES)} (default: svg)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to (default: beside graph.json); '-': standard output"
+    )
+    parser.add_argument(
+        "--depth",
+        type=positive,
+        metavar="N",
+        help="how many levels of modules are opened (default: as many as stay readable)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the files; see `add_to` for the options."""
+    graph = read_graph(options.source)
+    if options.out == "-":
+        if len(options.formats) > 1:
+            raise OptionError("Only one --format can be written to standard output (--out -).")
+        sys.stdout.buffer.write(render(graph, options.formats[0], options.depth))
+        return 0
+    source = Path(options.source)
+    folder = options.out or (source.parent if source.is_file() else folder_of(source))
+    for kind in dict.fromkeys(options.formats):
+        data = render(graph, kind, options.depth)
+        print(Directory(folder).write(FILES[kind][0], data))
+    return 0

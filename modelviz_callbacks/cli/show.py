@@ -1,0 +1,140 @@
+"""``modelviz show``: a graph's files in the viewers they are made for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+import webbrowser
+from pathlib import Path
+
+from modelviz_callbacks.cli.commands import (
+    GRAPH_FILE,
+    Commands,
+    declare,
+    folder_of,
+    positive,
+    read_graph,
+)
+from modelviz_callbacks.cli.terminal import print_tree
+from modelviz_callbacks.errors import ModelvizError, OptionError
+from modelviz_callbacks.graph.tree import tree_text
+
+_MORE = """\
+Prints the module tree and opens the interactive page (index.html) in the browser.
+
+  modelviz show model_graph/Net                the page
+  modelviz show model_graph/Net --netron       graph.onnx in Netron
+  modelviz show model_graph/Net --tensorboard  the run in TensorBoard
+  modelviz show model_graph/Net --text         only the module tree, here
+
+Netron and TensorBoard keep running until Ctrl-C.
+"""
+_EVENTS = "events.out.tfevents.*"
+
+
+def add_to(commands: Commands) -> None:
+    """Adds the command."""
+    parser = declare(commands, "show", run, "open a graph in a viewer", _MORE)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder with the files")
+    viewer = parser.add_mutually_exclusive_group()
+    viewer.add_argument("--netron", action="store_true", help="open the ONNX file in Netron")
+    viewer.add_argument(
+        "--tensorboard", action="store_true", help="start TensorBoard on the folder's run"
+    )
+    viewer.add_argument("--text", action="store_true", help="only print the module tree")
+    parser.add_argument(
+        "--port", type=positive, metavar="N", help="for the viewer (default: a usual one)"
+    )
+    parser.add_argument(
+        "--no-browser",
+        action="store_false",
+        dest="browser",
+        help="say where it is, open no browser (for a machine without one)",
+    )
+    parser.add_argument(
+        "--depth", type=positive, metavar="N", help="how many levels the printed tree has"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Opens the viewer; see `add_to` for the options."""
+    folder = folder_of(options.folder)
+    if options.netron:
+        return _netron(_onnx_in(folder), options.port, options.browser)
+    if options.tensorboard:
+        return _tensorboard(_run_of(folder), options.port, options.browser)
+    has_graph = (folder / GRAPH_FILE).is_file()
+    if has_graph:
+        print_tree(tree_text(read_graph(str(folder)), depth=options.depth))
+    if options.text:
+        if not has_graph:
+            raise OptionError(f"The folder {folder} has no {GRAPH_FILE} to print.")
+        return 0
+    page = folder / "index.html"
+    if not page.is_file():
+        advice = f"Write it with: modelviz export {folder} --format html" if has_graph else ""
+        raise OptionError(f"The folder {folder} has no index.html to open. {advice}".strip())
+    _open(page.resolve().as_uri(), options.browser)
+    return 0
+
+
+def _open(address: str, browser: bool) -> None:
+    """Opens an address in the browser, and says it: there may be no browser here."""
+    if browser and webbrowser.open(address):
+        print(f"\nOpened {address}")
+    else:
+        print(f"\nOpen {address} in a browser")
+
+
+def _onnx_in(folder: Path) -> Path:
+    """The ONNX file to look at: the view of the graph rather than the trained model."""
+    found = sorted(folder.glob("*.onnx"))
+    preferred = [path for path in found if path.name == "graph.onnx"]
+    views = [path for path in found if not path.name.endswith("model.onnx")]
+    for path in (*preferred, *views, *found):
+        return path
+    raise OptionError(
+        f"The folder {folder} has no .onnx file: it was switched off (onnx=False, --no-onnx), or "
+        "report.json there says why it could not be made."
+    )
+
+
+def _netron(path: Path, port: int | None, browser: bool) -> int:
+    try:
+        netron = importlib.import_module("netron")
+    except ImportError as error:
+        raise ModelvizError(
+            f"Netron is not installed: pip install netron, or open {path} at https://netron.app "
+            "(it stays in your browser)."
+        ) from error
+    netron.start(str(path), address=("localhost", port) if port else None, browse=browser)
+    netron.wait()
+    return 0
+
+
+def _run_of(folder: Path) -> Path:
+    """The folder with the event file: this one, or the log folder around it."""
+    for candidate in (folder, folder.absolute().parent):
+        if any(candidate.glob(_EVENTS)):
+            return candidate
+    raise OptionError(
+        f"Neither {folder} nor the folder around it has a TensorBoard event file: the graph was "
+        "recorded with tensorboard=False, or into the folder of another writer."
+    )
+
+
+def _tensorboard(log_dir: Path, port: int | None, browser: bool) -> int:
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)]
+    command += ["--port", str(port)] if port else []
+    address = f"http://localhost:{port or 6006}/#graphs"
+    print(f"TensorBoard on {log_dir}; Ctrl-C ends it", flush=True)
+    with subprocess.Popen(command) as process:
+        try:
+            if browser and process.poll() is None:
+                webbrowser.open(address)
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            return 0
