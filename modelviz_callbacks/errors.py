@@ -36,3 +36,7 @@ class WriterError(ModelvizError):
 
 class SinkError(ModelvizError):
     """A file was made but could not be stored where it was asked for."""
+
+
+class WorkerError(ModelvizError):
+    """The process that makes the files ended early, or is not done yet."""

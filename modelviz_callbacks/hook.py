@@ -15,7 +15,7 @@ from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.tracing import Capture, class_of, is_compiled, unwrapped
+from modelviz_callbacks.tracing import Capture, StepTimer, class_of, is_compiled, unwrapped
 
 _NEVER = (
     "No forward of it ran in training mode between the making of the hook and its end. Make the "
@@ -61,7 +61,12 @@ class GraphHook:
         self._model = model
         self._pipeline = Pipeline(make_options(**options), class_of(self._core).__name__)
         self._pipeline.find_mlflow()
+        with self._pipeline.guarded("the imports"):
+            self._pipeline.get_ready()
         self._capture: Capture | None = None
+        self._timer: StepTimer | None = None
+        self._steps_to_timing = self._pipeline.options.profile_step
+        self._recorded = False
         self._closed = False
         self._depth = 0
         self._handled: BaseException | None = None
@@ -89,6 +94,9 @@ class GraphHook:
 
     def _close(self, error: BaseException | None) -> None:
         self._disarm()
+        if self._timer is not None:  # the timed forward was interrupted
+            self._timer.stop()
+            self._timer = None
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -98,7 +106,8 @@ class GraphHook:
         if not self._closed:
             self._closed = True
             if is_recording_rank():
-                self._pipeline.finish(_NEVER, may_raise=error is None)
+                patient = not isinstance(error, KeyboardInterrupt)
+                self._pipeline.finish(_NEVER, error is None, patient)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the model (an average of weights, a saved file) takes its hooks along; the
@@ -119,9 +128,21 @@ class GraphHook:
     def _disarm(self) -> None:
         for handle in self._handles:
             handle.remove()
+        self._handles = []
+        self._restore_compiled()
+
+    def _restore_compiled(self) -> None:
         if self._compiled_call is not None and self._model._compiled_call_impl is None:
             self._model._compiled_call_impl = self._compiled_call
-        self._handles, self._compiled_call = [], None
+        self._compiled_call = None
+
+    def _after_recording(self) -> None:
+        """Leaves the hooks for the step to be timed, if one is."""
+        self._recorded = True
+        if self._steps_to_timing is None:
+            self._disarm()
+        else:
+            self._restore_compiled()
 
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -139,6 +160,9 @@ class GraphHook:
             return  # another thread is at it
         if not model.training or self._closed or model is not self._model:
             return
+        if self._recorded:
+            self._count_down()
+            return
         with self._pipeline.guarded("the recording"):
             capture = Capture(self._core, model)
             capture.start(args, kwargs)
@@ -154,6 +178,9 @@ class GraphHook:
     ) -> None:
         if is_dynamo_compiling():
             return
+        if self._timer is not None:
+            self._end_timing()
+            return
         capture = self._capture
         if capture is None or not capture.is_here():
             return
@@ -161,7 +188,7 @@ class GraphHook:
             self._depth -= 1
             return
         self._capture = None
-        self._disarm()
+        self._after_recording()
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
         with self._pipeline.guarded("the recording"):
@@ -170,6 +197,29 @@ class GraphHook:
                 self._pipeline.captured(capture.abandon(raised))
             else:
                 self._pipeline.captured(capture.finish(result))
+
+    # --- the step to be timed
+
+    def _count_down(self) -> None:
+        if self._timer is not None or self._steps_to_timing is None:
+            return  # the model calls itself
+        self._steps_to_timing -= 1
+        if self._steps_to_timing:
+            return
+        with self._pipeline.guarded("the times"):
+            timer = StepTimer(self._core, self._model)
+            timer.start(inside_model=self._model is self._core)
+            self._timer, self._depth = timer, _calls_on_stack(self._model)
+
+    def _end_timing(self) -> None:
+        timer = self._timer
+        if timer is None or _calls_on_stack(self._model) > self._depth:
+            return
+        self._timer, self._steps_to_timing = None, None
+        self._disarm()
+        with self._pipeline.guarded("the times"):
+            timer.stop()
+            self._pipeline.timed(timer)
 
 
 def _is_compiled(model: torch.nn.Module) -> bool:
@@ -180,7 +230,8 @@ def _inert() -> GraphHook:
     """A hook that watches nothing."""
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
-    hook._handles, hook._compiled_call = [], None
+    hook._handles, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
+    hook._steps_to_timing = None
     return hook
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.tracing import Capture
+from modelviz_callbacks.tracing import Capture, StepTimer
 
 _NEVER = (
     "No training batch ran to the point where training_step is called. If the loader is empty "
@@ -44,6 +44,9 @@ class GraphLogger(pl.Callback):
         output_names: Sequence[str] | None = None,
         formats: Sequence[Format] = FORMATS,
         depth: int | None = None,
+        fold_classes: Sequence[str] = (),
+        hide_classes: Sequence[str] = (),
+        rename_classes: Mapping[str, str] | None = None,
         profile_step: int | None = None,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
@@ -62,6 +65,9 @@ class GraphLogger(pl.Callback):
             output_names: Names for its outputs.
             formats: Which pictures and texts to write.
             depth: How many levels of modules the pictures open.
+            fold_classes: Classes that the pictures never open.
+            hide_classes: Classes and ops that the pictures leave out.
+            rename_classes: What the pictures call classes and ops.
             profile_step: Which training step to time.
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.
@@ -74,6 +80,8 @@ class GraphLogger(pl.Callback):
         self._pipeline: Pipeline | None = None
         self._restore: Callable[[], None] | None = None
         self._waiting = True
+        self._polling = False
+        self._steps_to_timing: int | None = None
 
     @property
     def report(self) -> Report | None:
@@ -86,23 +94,55 @@ class GraphLogger(pl.Callback):
         """Finds the run's loggers; only rank zero takes part."""
         self._waiting = trainer.is_global_zero
         self._pipeline = None
+        self._steps_to_timing = self._options.profile_step
         if self._waiting:
-            pipeline = self._pipeline = Pipeline(self._options, type(pl_module).__name__)
+            pipeline = self._pipeline = Pipeline(
+                self._options, type(pl_module).__name__, polls=True
+            )
             with pipeline.guarded("the loggers"):
                 _connect(pipeline, trainer)
+            with pipeline.guarded("the imports"):
+                pipeline.get_ready()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Arms the recording of this batch's training step, if it is the first."""
-        if self._waiting and self._restore is None and self._pipeline is not None:
-            self._restore = _wrap_training_step(pl_module, self._pipeline, self._disarm)
+        """Puts the recording around the first batch's training step, the timer around another."""
+        pipeline = self._pipeline
+        if pipeline is None or self._restore is not None or pipeline.is_finished:
+            return
+        if self._waiting:
+            self._wrap(pl_module, functools.partial(_record, pipeline, pl_module))
+        elif self._steps_to_timing is not None:
+            self._steps_to_timing -= 1
+            if self._steps_to_timing == 0:
+                self._steps_to_timing = None
+                self._wrap(pl_module, functools.partial(_time, pipeline, pl_module))
+
+    def _wrap(self, module: pl.LightningModule, around: _Around) -> None:
+        def once(*call: Any) -> Any:
+            self._disarm()
+            return around(*call)
+
+        self._restore = _wrap_training_step(module, once)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Puts what the worker has made for TensorBoard into the run, once it is there."""
+        if self._polling and self._pipeline is not None:
+            self._polling = not self._pipeline.poll()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Keeps what was captured when the run ends by an exception, which goes on untouched."""
-        self._finish(may_raise=False)
+        self._finish(may_raise=False, patient=not isinstance(exception, KeyboardInterrupt))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is slow, with the trained weights at hand."""
@@ -112,34 +152,42 @@ class GraphLogger(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for another run: what belongs to this one stays behind.
-        return {**vars(self), "_pipeline": None, "_restore": None, "_waiting": True}
+        return {
+            **vars(self),
+            "_pipeline": None,
+            "_restore": None,
+            "_waiting": True,
+            "_polling": False,
+        }
 
     def _disarm(self) -> None:
+        self._polling = self._polling or self._waiting
         self._waiting = False
         if self._restore is not None:
             self._restore()
             self._restore = None
 
-    def _finish(self, may_raise: bool = True) -> None:
+    def _finish(self, may_raise: bool = True, patient: bool = True) -> None:
         self._disarm()
         pipeline = self._pipeline
         if pipeline is not None and not pipeline.is_finished:
-            pipeline.finish(_NEVER, may_raise)
+            pipeline.finish(_NEVER, may_raise, patient)
 
 
-def _wrap_training_step(
-    module: pl.LightningModule, pipeline: Pipeline, disarm: Callable[[], None]
-) -> Callable[[], None]:
-    """Puts a recording around the next call of a training step.
+# Around one call of a training step: gets the step, its arguments, and gives its result.
+_Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
-    The step itself is what is wrapped, rather than the events around it: so the recording ends
+
+def _wrap_training_step(module: pl.LightningModule, around: _Around) -> Callable[[], None]:
+    """Puts something around the next call of a training step.
+
+    The step itself is what is wrapped, rather than the events around it: so a recording ends
     where the step ends, before the trainer scales the loss, and a step of manual optimisation
     is seen whole.
 
     Args:
         module: Its ``training_step`` is replaced on the object until undone.
-        pipeline: Gets the recording.
-        disarm: Called when the step begins; undoes the wrapping, among other things.
+        around: Called once, in the place of the step.
 
     Returns:
         Undoes it.
@@ -154,25 +202,7 @@ def _wrap_training_step(
         if tried:
             return inner(*args, **kwargs)
         tried = True
-        disarm()
-        capture: Capture | None = None
-        with pipeline.guarded("the recording"):
-            starting = Capture(module)
-            starting.start(args, kwargs, inspect.signature(inner))
-            capture = starting
-        if capture is None:
-            return inner(*args, **kwargs)
-        try:
-            result = inner(*args, **kwargs)
-        except BaseException as error:
-            with pipeline.guarded("the recording"):
-                capture.stop()
-                pipeline.captured(capture.abandon(error))
-            raise
-        with pipeline.guarded("the recording"):
-            capture.stop()
-            pipeline.captured(capture.finish(result))
-        return result
+        return around(inner, args, kwargs)
 
     def restore() -> None:
         if had_own:
@@ -182,6 +212,53 @@ def _wrap_training_step(
 
     module.training_step = training_step  # type: ignore[method-assign]
     return restore
+
+
+def _record(
+    pipeline: Pipeline,
+    module: pl.LightningModule,
+    inner: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Runs a training step and records it."""
+    capture: Capture | None = None
+    with pipeline.guarded("the recording"):
+        starting = Capture(module)
+        starting.start(args, kwargs, inspect.signature(inner))
+        capture = starting
+    if capture is None:
+        return inner(*args, **kwargs)
+    try:
+        result = inner(*args, **kwargs)
+    except BaseException as error:
+        with pipeline.guarded("the recording"):
+            capture.stop()
+            pipeline.captured(capture.abandon(error))
+        raise
+    with pipeline.guarded("the recording"):
+        capture.stop()
+        pipeline.captured(capture.finish(result))
+    return result
+
+
+def _time(
+    pipeline: Pipeline,
+    module: pl.LightningModule,
+    inner: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Runs a training step and times its ops."""
+    timer = StepTimer(module)
+    with pipeline.guarded("the times"):
+        timer.start()
+    try:
+        return inner(*args, **kwargs)
+    finally:
+        with pipeline.guarded("the times"):
+            timer.stop()
+            pipeline.timed(timer)
 
 
 def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:

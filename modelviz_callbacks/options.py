@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, TypedDict, get_args
 
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.graph.rules import Rules
 
 Format = Literal["svg", "png", "html", "text", "markdown", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -36,7 +37,13 @@ class Options:
             ``"csv"`` to write.
         depth: How many levels of modules the pictures open; ``None``: as many as stay
             readable.
-        profile_step: Number of a training step to time op by op; ``None``: none.
+        fold_classes: Classes of modules that pictures show as one box, never opened. Patterns:
+            ``*`` and ``?`` stand for any characters and for one.
+        hide_classes: Classes and ops that pictures leave out: what reads their result is drawn
+            as reading their input.
+        rename_classes: What pictures call classes and ops, by pattern.
+        profile_step: Number of a training step to time op by op, from 1 on (step 0 is the one
+            that is recorded); ``None``: none.
         background: Do slow work in a process of its own; ``False``: in place.
         on_error: ``"warn"``: a failure is a warning and a line in the report; ``"raise"``: it
             is raised.
@@ -56,6 +63,9 @@ class Options:
     output_names: Sequence[str] | None = None
     formats: Sequence[Format] = FORMATS
     depth: int | None = None
+    fold_classes: Sequence[str] = ()
+    hide_classes: Sequence[str] = ()
+    rename_classes: Mapping[str, str] | None = None
     profile_step: int | None = None
     background: bool = True
     on_error: Literal["warn", "raise"] = "warn"
@@ -71,15 +81,23 @@ class Options:
         is_target = self.mlflow is None or isinstance(self.mlflow, (bool, str))
         self._require("mlflow", is_target, "True, False, None, a run id or a tracking URI")
         self._require("on_error", self.on_error in ("warn", "raise"), "'warn' or 'raise'")
-        for name, least in (("depth", 1), ("profile_step", 0)):
+        for name, least in (("depth", 1), ("profile_step", 1)):
             value = getattr(self, name)
             is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
             self._require(name, value is None or is_number, f"a number from {least} on, or None")
-        for name in ("input_names", "output_names", "formats"):
+        for name in ("input_names", "output_names", "formats", "fold_classes", "hide_classes"):
             self._make_tuple(name)
+        is_mapping = self.rename_classes is None or isinstance(self.rename_classes, Mapping)
+        self._require("rename_classes", is_mapping, "a dictionary from patterns to names, or None")
+        _ = self.rules
         self._require_names("input_names")
         self._require_names("output_names")
         self._require_formats()
+
+    @property
+    def rules(self) -> Rules:
+        """What pictures fold, hide and rename."""
+        return Rules.of(self.fold_classes, self.hide_classes, self.rename_classes)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -143,6 +161,9 @@ class OptionFields(TypedDict, total=False):
     output_names: Sequence[str] | None
     formats: Sequence[Format]
     depth: int | None
+    fold_classes: Sequence[str]
+    hide_classes: Sequence[str]
+    rename_classes: Mapping[str, str] | None
     profile_step: int | None
     background: bool
     on_error: Literal["warn", "raise"]

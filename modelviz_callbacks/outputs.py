@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,48 +10,20 @@ from modelviz_callbacks.collector import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.sinks.directory import Directory
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
-from modelviz_callbacks.tracing import Recording, to_graph, with_flops
+from modelviz_callbacks.tracing import Recording, class_of, to_graph, with_flops
 from modelviz_callbacks.tracing.to_program import FACTS
 from modelviz_callbacks.tracing.units import Unit
+from modelviz_callbacks.writers.formats import render
 
 if TYPE_CHECKING:
     from modelviz_callbacks.writers.onnx import Source as OnnxSource
-
-# File names of the formats, and the writers that make them.
-FILES = {
-    "text": ("graph.txt", "text"),
-    "markdown": ("graph.md", "markdown"),
-    "csv": ("graph.csv", "table"),
-    "svg": ("graph.svg", "svg"),
-    "png": ("graph.png", "png"),
-    "html": ("index.html", "html"),
-    "mermaid": ("graph.mmd", "mermaid"),
-}
+    from modelviz_callbacks.writers.onnx import View as OnnxView
 
 
 def graph_of(recording: Recording, name: str | None = None) -> ModelGraph:
     """The model graph of a recording, with costs; see `modelviz_callbacks.tracing.to_graph`."""
     with paused_collector():
         return with_flops(to_graph(recording, name), recording)
-
-
-def render(graph: ModelGraph, kind: str, depth: int | None = None) -> bytes:
-    """A graph in one of the formats.
-
-    Args:
-        graph: Any graph.
-        kind: A format of `Options`, or ``"mermaid"``.
-        depth: How many levels of modules are opened.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        WriterError: The graph cannot be written so.
-    """
-    writer = importlib.import_module(f"modelviz_callbacks.writers.{FILES[kind][1]}")
-    data: bytes = writer.render(graph, depth=depth)
-    return data
 
 
 def save(graph: ModelGraph, kind: str, path: str | Path, depth: int | None = None) -> Path:
@@ -77,27 +48,57 @@ def save(graph: ModelGraph, kind: str, path: str | Path, depth: int | None = Non
 
 def save_onnx(
     recording: Recording,
+    graph: ModelGraph,
     path: str | Path,
     weights: bool = False,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> Path:
     """Writes the ONNX view of a recorded forward; see `modelviz_callbacks.Trace.save_onnx`."""
-    data = view_of(Unit.whole(recording), input_names, output_names, weights)
+    view = view_of(Unit.whole(recording), graph, input_names, output_names, weights)
     path = Path(path)
-    return Directory(path.parent).write(path.name, data)
+    return Directory(path.parent).write(path.name, view.data)
 
 
 def view_of(
     unit: Unit,
+    graph: ModelGraph,
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     weights: bool,
-) -> bytes:
-    """The content of a network's ``graph.onnx``."""
-    from modelviz_callbacks.writers.onnx import Names, view_model
+) -> OnnxView:
+    """A network's ``graph.onnx``.
 
-    return view_model(onnx_source(unit), Names(input_names, output_names), weights)
+    Args:
+        unit: The network.
+        graph: The graph of the recording that it is a part of.
+        input_names: The user's names for its inputs.
+        output_names: The user's names for its outputs.
+        weights: Whether its weights go along.
+
+    Returns:
+        The content of the file, and what of it has no standard form.
+
+    Raises:
+        WriterError: The weights do not fit into one file.
+        OptionError: The names do not fit.
+    """
+    from modelviz_callbacks.writers.onnx import Names, graph_view, view_model
+
+    names = Names(input_names, output_names)
+    path = "" if unit.recording.model is unit.module else unit.name
+    calls = (call.name for call in graph.modules if call.called and call.path == path)
+    scope = next(calls, "") if path else ""
+    with paused_collector():
+        try:
+            source = onnx_source(unit)
+        except Exception as error:  # the program itself could not be put together
+            return graph_view(graph, names, _title(unit), str(error), scope)
+        return view_model(source, names, graph, scope, weights)
+
+
+def _title(unit: Unit) -> str:
+    return f"{class_of(unit.module).__name__}, recorded by modelviz_callbacks"
 
 
 def onnx_source(unit: Unit) -> OnnxSource:
@@ -105,7 +106,6 @@ def onnx_source(unit: Unit) -> OnnxSource:
     from modelviz_callbacks.writers.onnx import Source
 
     program = unit.program
-    title = f"{type(unit.module).__name__}, recorded by modelviz_callbacks"
     return Source(
         program.module,
         program.inputs,
@@ -113,7 +113,7 @@ def onnx_source(unit: Unit) -> OnnxSource:
         program.outputs,
         FACTS,
         program.state,
-        title,
+        _title(unit),
     )
 
 
@@ -134,18 +134,42 @@ def write_tensorboard(graph: ModelGraph, target: Any) -> None:
         add_named_graphs(sink, graph)
 
 
-def add_named_graphs(sink: TensorBoardSink, graph: ModelGraph) -> None:
-    """Adds the graphs that TensorBoard offers by a tag: with costs, and of modules only.
+def add_named_graphs(
+    sink: TensorBoardSink, graph: ModelGraph, backward: ModelGraph | None = None
+) -> None:
+    """Adds the graphs that TensorBoard offers by a tag: with costs, of modules, the backward.
 
     Args:
         sink: The run.
         graph: Any graph.
+        backward: The graph of its backward pass, if there is one.
 
     Raises:
         SinkError: They cannot be written there.
     """
-    from modelviz_callbacks.writers.graphdef import run_graphs
+    from modelviz_callbacks.writers.graphdef import named_graphs
 
-    for named in run_graphs(graph).named:
+    for named in named_graphs(graph, backward):
+        add = sink.add_named_graph if named.has_graph else sink.add_profile
+        add(named.tag, named.metadata)
+
+
+def add_times(target: Any, graph: ModelGraph, times_us: Mapping[str, float], tag: str) -> None:
+    """Adds a graph with measured times to a TensorBoard run.
+
+    Args:
+        target: A ``SummaryWriter``, or a directory for a new event file.
+        graph: Any graph.
+        times_us: Microseconds by the names of its ops.
+        tag: What it is called there.
+
+    Raises:
+        SinkError: It cannot be written there.
+        WriterError: A time belongs to no op.
+    """
+    from modelviz_callbacks.writers.graphdef import timed_graph
+
+    with TensorBoardSink(target) as sink:
+        named = timed_graph(graph, times_us, tag)
         add = sink.add_named_graph if named.has_graph else sink.add_profile
         add(named.tag, named.metadata)

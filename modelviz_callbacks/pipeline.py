@@ -1,47 +1,52 @@
 """From a recording to everything that is made of it: options in, report out.
 
-The one place that knows tracing, writers and sinks. What is quick (the JSON, the text, the
-TensorBoard graph) is written as soon as there is a recording; what is slow or may block (ONNX,
-pictures, MLflow) when training ends or the hook is closed.
+In the training process, where it decides what is made where. With a worker (``background=True``)
+the recording is packed, handed over and forgotten; when training ends the worker is waited for.
+Without one, what is quick is written as soon as there is a recording, the rest at the end.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from modelviz_callbacks.collector import paused_collector
-from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.graph.json_format import dumps
+from modelviz_callbacks.background import Worker
+from modelviz_callbacks.errors import CaptureError, WorkerError
+from modelviz_callbacks.job import STAGED, Job
 from modelviz_callbacks.options import Options
-from modelviz_callbacks.outputs import (
-    FILES,
-    add_named_graphs,
-    onnx_source,
-    render,
-    view_of,
-)
+from modelviz_callbacks.production import Production, file_name
+from modelviz_callbacks.publishing import publish
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.sinks.directory import Directory
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
-from modelviz_callbacks.tracing import Recording, to_graph, warm_up, with_flops
-from modelviz_callbacks.tracing.units import Unit, units
+from modelviz_callbacks.sinks.tensorboard import TensorBoardSink, staged
+from modelviz_callbacks.tracing import (
+    Recording,
+    StepTimer,
+    pack,
+    record_backward,
+    unpack,
+    warm_up,
+)
 
-if TYPE_CHECKING:
-    pass
+# How long the end of training waits for a worker, in seconds; after that it goes on alone.
+WAIT_LIMIT_S = 60.0
 
-_QUICK = ("text", "csv")
+# How long the end of training may wait for an MLflow server where there is no worker, in seconds.
+_MLFLOW_LIMIT_S = 30.0
 
 # What TensorBoard's event files are written with; slow to import.
-_EVENT_RECORDS = "tensorboard.summary.writer.record_writer"
-
-# How long the end of training may wait for an MLflow server, in seconds.
-_MLFLOW_LIMIT_S = 30
+_EVENT_RECORDS = (
+    "modelviz_callbacks.writers.graphdef",
+    "tensorboard.summary.writer.record_writer",
+)
 
 
 class Pipeline:
@@ -49,38 +54,41 @@ class Pipeline:
 
     Attributes:
         report: What was written where, what was refused and why.
+        tensorboard: The option, or the run's own writer.
     """
 
-    def __init__(self, options: Options, class_name: str) -> None:
+    def __init__(self, options: Options, class_name: str, polls: bool = False) -> None:
         """Nothing is written yet.
 
         Args:
             options: What to write, and where.
             class_name: What to call the graph if the options do not say.
+            polls: Whether `poll` will be called while training goes on.
         """
         self.options = options
         name = options.name or class_name
-        folder = Path(options.dirpath or Path("model_graph") / _file_name(name))
-        self.folder = folder.absolute()  # the working directory may change before the end
-        self.report = Report(name, str(self.folder))
+        folder = Path(options.dirpath or Path("model_graph") / file_name(name))
+        folder = folder.absolute()  # the working directory may change before the end
+        self.report = Report(name, str(folder))
         self.tensorboard = options.tensorboard
+        self._production = Production(options, folder, self.report)
+        self._polls = polls
         self._mlflow_target: MlflowTarget | None = None
         self._recording: Recording | None = None
-        self._graph: ModelGraph | None = None
-        self._failed: Exception | None = None
+        self._weighted: Recording | None = None
+        self._worker: Worker | None = None
+        self._has_events = False
+        self._timer: StepTimer | None = None
         self._finished = False
         warm_up()
-        if self.tensorboard is not False:
-            for name in ("modelviz_callbacks.writers.graphdef", _EVENT_RECORDS):
-                importlib.import_module(name)
 
     # --- set by who knows more about the run
 
     def write_to(self, folder: Path) -> None:
         """Sets the folder for the files; an option ``dirpath`` goes before."""
         if self.options.dirpath is None:
-            self.folder = folder.absolute()
-        self.report.folder = str(self.folder)
+            self._production.folder = folder.absolute()
+        self.report.folder = str(self._production.folder)
 
     def find_mlflow(self, logger_uri: str | None = None, logger_run_id: str | None = None) -> None:
         """Finds out now which MLflow run is meant, in the thread that trains."""
@@ -89,210 +97,254 @@ class Pipeline:
                 self.options.mlflow, logger_uri=logger_uri, logger_run_id=logger_run_id
             )
 
-    # --- the two moments
+    def get_ready(self) -> None:
+        """Imports now what would take its time in the first step."""
+        if self._writes_events_here and not (self.options.background and self._polls):
+            for name in _EVENT_RECORDS:
+                importlib.import_module(name)
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Turns any failure into a line of the report: nothing here ends a run."""
+        with self._production.guarded(what):
+            yield
 
     @property
     def is_finished(self) -> bool:
         """Whether everything was written that will be."""
         return self._finished
 
+    # --- while training goes on
+
     def captured(self, recording: Recording) -> None:
-        """Takes a recording over and writes what is quick to write."""
-        with paused_collector():
-            self._take(recording)
-
-    def _take(self, recording: Recording) -> None:
+        """Takes a recording over: hands it to a worker, or writes what is quick to write."""
         self._recording = recording
-        with self.guarded("the graph"):
-            graph = self._graph = to_graph(recording, self.options.name)
-            self.report.figures |= {
-                "parameters": graph.parameter_count,
-                "trainable": graph.trainable_count,
-                "ops": len(graph.ops),
-                "modules": sum(call.called for call in graph.modules),
-            }
-            self.report.remarks += [note.message for note in graph.notes]
-        if self._graph is None:
-            return
-        self._write_quick(graph)
+        with self.guarded("the backward graph"):
+            recording.backward = record_backward(recording)
+        if self.options.background:
+            self._start_worker(recording)
+        if self._worker is None:
+            self._write_quick(recording)
+        elif self._has_own_writer and not self._polls:
+            self._production.lower(recording)
+            self._production.write_run_graph(self.tensorboard)
+
+    def timed(self, timer: StepTimer) -> None:
+        """Takes over a timer that has run; it is read when that disturbs no step."""
+        self._timer = timer
+
+    def poll(self) -> bool:
+        """Adds what a worker has left for the run's own TensorBoard writer, if it is there.
+
+        Returns:
+            Whether nothing more is to be expected.
+        """
+        worker = self._worker
+        if worker is None or worker.job.tensorboard not in STAGED or self._has_events:
+            return True
+        if not worker.job.staged_events.exists():
+            return worker.has_ended
+        self._has_events = True
+        with self.guarded("the TensorBoard graph"), TensorBoardSink(self.tensorboard) as sink:
+            for event in staged(worker.job.staged_events):
+                sink.add_event(event)
+            sink.flush()
+            self._production.is_in_tensorboard(sink.log_dir)
+        return True
+
+    @property
+    def _has_own_writer(self) -> bool:
+        """Whether the events belong into a writer of this process."""
+        return not isinstance(self.tensorboard, (bool, str, PathLike))
+
+    @property
+    def _writes_events_here(self) -> bool:
+        return self.tensorboard is not False and (
+            self._has_own_writer or not self.options.background
+        )
+
+    def _write_quick(self, recording: Recording) -> None:
+        production = self._production
+        if self.options.onnx_weights:
+            with self.guarded("the weights"):
+                self._weighted = unpack(pack(recording, with_values=True))
+        production.lower(recording)
+        production.write_quick()
         if self.tensorboard is not False:
-            with self.guarded("the TensorBoard graph"):
-                self._write_tensorboard(graph)
+            production.write_run_graph(self._event_target)
 
-    def _write_quick(self, graph: ModelGraph) -> None:
-        self._write("graph.json", lambda: dumps(graph).encode())
-        for kind in _QUICK:
-            if kind in self.options.formats:
-                self._write_format(kind, graph)
+    @property
+    def _event_target(self) -> Any:
+        """A directory or a writer; ``False``: nothing goes to TensorBoard."""
+        return self._production.folder if self.tensorboard is True else self.tensorboard
 
-    def _add_costs(self, recording: Recording, graph: ModelGraph) -> ModelGraph:
-        """Fills in the FLOPs, which take too long for the training step."""
-        with self.guarded("the FLOPs"):
-            graph = with_flops(graph, recording)
-            self.report.figures["flops"] = sum(node.flops or 0 for node in graph.ops)
-            self._write_quick(graph)
-        return graph
+    # --- with a worker
 
-    def finish(self, if_nothing: str, may_raise: bool = True) -> None:
-        """Writes what is slow, sends everything to MLflow, and ends the report.
+    def _start_worker(self, recording: Recording) -> None:
+        job = self._job()
+        if self.tensorboard is not False:
+            job.tensorboard = "folder"
+            job.event_folder = str(self._event_target)
+            if self._has_own_writer:
+                job.tensorboard = "staged" if self._polls else "extras"
+        try:
+            self._worker = self._start(job, pack(recording, self.options.onnx_weights))
+        except Exception as error:
+            self.report.remarks.append(
+                f"The files were made in the training process: no worker could be started "
+                f"({type(error).__name__}: {error})."
+            )
+
+    def _job(self) -> Job:
+        target = self._mlflow_target
+        return Job(
+            self._production.folder,
+            self.options,
+            copy.deepcopy(self.report),
+            # The address of the store may hold credentials: it goes through the environment.
+            run=replace(target, tracking_uri=None) if target is not None else None,
+            sys_path=[entry for entry in sys.path if isinstance(entry, str)],
+        )
+
+    def _start(self, job: Job, recording: bytes | None) -> Worker:
+        # One from before would be taken for the worker's.
+        (job.folder / "report.json").unlink(missing_ok=True)
+        job.save(recording)
+        uri = self._mlflow_target.tracking_uri if self._mlflow_target is not None else None
+        try:
+            return Worker(job, {} if uri is None else {"MLFLOW_TRACKING_URI": uri})
+        except BaseException:
+            job.discard()
+            raise
+
+    def _finish_with(self, worker: Worker, limit_s: float) -> None:
+        """Waits for the worker and takes over what it made."""
+        worker.release()
+        worker.wait(limit_s)
+        self._take_over(worker)
+        self.poll()
+        if worker.fault() is None:
+            worker.job.discard()
+
+    def _take_over(self, worker: Worker) -> None:
+        found = worker.report()
+        stored = self.report.stored
+        if found is not None:
+            mine = self.report.refused
+            self.report.become(found)
+            self.report.refused = mine + found.refused
+            self.report.stored = list(dict.fromkeys((*stored, *found.stored)))
+            if found.refused and self._production.failed is None:
+                first = found.refused[0]
+                self._production.failed = WorkerError(f"{first.what}: {first.why}")
+        fault = worker.fault()
+        if fault is not None:
+            self._production.refuse("what the worker makes", fault)
+
+    # --- the end
+
+    def finish(self, if_nothing: str, may_raise: bool = True, patient: bool = True) -> None:
+        """Writes what is slow or waits for the worker that does, and ends the report.
 
         Args:
             if_nothing: What to say if there is no recording.
             may_raise: Whether nothing else is being raised.
+            patient: Whether there is time to wait for anything.
 
         Raises:
             Exception: What failed first, if ``on_error`` is ``"raise"`` and ``may_raise``.
         """
         self._finished = True
-        if self._recording is None or self._graph is None:
-            if self._failed is None:
-                self._refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
+        recording, self._recording = self._recording, None
+        end = time.monotonic() + (WAIT_LIMIT_S if patient else 0.0)
+        if recording is None:
+            if self._production.failed is None:
+                error = CaptureError(f"Nothing was recorded. {if_nothing}")
+                self._production.refuse("the graph", error)
+            self._production.write_report()
+        elif self._worker is not None:
+            self._finish_with(self._worker, end - time.monotonic())
+            if patient:
+                self._add_to(self._worker, recording, end)
         else:
-            self._graph = graph = self._add_costs(self._recording, self._graph)
-            self._write_slow(self._recording, graph)
-            if self.tensorboard is not False:
-                with self.guarded("the TensorBoard extras"):
-                    self._finish_tensorboard(graph)
-        self._write_report()
-        if self._mlflow_target is not None and self._graph is not None:
-            with self.guarded("the MLflow run"):
-                self._write_mlflow(self._mlflow_target, self._graph)
-            self._write_report()
-        self._recording = None
+            self._finish_here(recording)
         self._say(may_raise)
+
+    def _add_to(self, first: Worker, recording: Recording, end: float) -> None:
+        """Makes what only this process can, and lets another worker upload it."""
+        production = self._production
+        before = set(self.report.files)
+        self._write_times()
+        production.write_trained(recording)
+        made = [name for name in self.report.files if name not in before]
+        if self._timer is not None and "index.html" in before:
+            made.append("index.html")
+        elif not made:
+            return
+        production.write_report()
+        if self._mlflow_target is None:
+            return
+        if first.fault() is not None:
+            production.refuse(", ".join(made), WorkerError("not uploaded: the first files are not"))
+            return
+        job = self._job()
+        job.run = replace(self._mlflow_target, tracking_uri=None, run_id=self.report.mlflow_run_id)
+        job.upload = [*made, "report.json"]
+        with self.guarded("the MLflow run"):
+            worker = self._start(job, None)
+            worker.release()
+            worker.wait(max(end - time.monotonic(), _MLFLOW_LIMIT_S))
+            self._take_over(worker)
+            if worker.has_ended:
+                production.write_report()
+
+    def _write_times(self) -> None:
+        number = self.options.profile_step
+        if number is None:
+            return
+        if self._timer is None:
+            self.report.remarks.append(f"Step {number} was not timed: training ended before it.")
+            return
+        with self.guarded("the times"):
+            step = self._timer.finish()
+            self._production.write_times(step, number, self._event_target)
+
+    def _finish_here(self, recording: Recording) -> None:
+        production = self._production
+        if production.graph is not None:
+            production.lower_backward(recording)
+            production.add_costs(recording)
+            production.write_quick()
+            production.write_pictures()
+            self._write_times()
+            production.write_views(self._weighted or recording)
+            production.write_trained(recording)
+            if self.tensorboard is not False:
+                production.write_extras(self._event_target)
+        production.write_report()
+        if self._mlflow_target is not None and production.graph is not None:
+            print(
+                f"modelviz: sending the files to MLflow (at most {_MLFLOW_LIMIT_S:.0f} s)",
+                flush=True,
+            )
+            names = list(self.report.files)
+            with self.guarded("the MLflow run"):
+                target, graph = self._mlflow_target, production.graph
+                publish(target, self.report, graph, names, _MLFLOW_LIMIT_S)
+            production.write_report()
 
     def _say(self, may_raise: bool) -> None:
         if self.report.files:
             print(_summary(self.report))
         self.report.warn()
-        if may_raise and self._failed is not None and self.options.on_error == "raise":
-            raise self._failed
-
-    @contextmanager
-    def guarded(self, what: str) -> Iterator[None]:
-        """Turns any failure into a line of the report: nothing here ends a run."""
-        try:
-            yield
-        except Exception as error:
-            self._refuse(what, error)
-
-    def _refuse(self, what: str, error: Exception) -> None:
-        self.report.refuse(what, error)
-        if self._failed is None:
-            self._failed = error
-
-    # --- files
-
-    def _write(self, name: str, make: Callable[[], bytes]) -> None:
-        with self.guarded(name):
-            Directory(self.folder).write(name, make())
-            self._has(name)
-
-    def _has(self, name: str) -> None:
-        if name not in self.report.files:
-            self.report.files.append(name)
-
-    def _write_format(self, kind: str, graph: ModelGraph) -> None:
-        depth = self.options.depth
-        self._write(FILES[kind][0], lambda: render(graph, kind, depth))
-
-    def _write_slow(self, recording: Recording, graph: ModelGraph) -> None:
-        for kind in self.options.formats:
-            if kind not in _QUICK:
-                self._write_format(kind, graph)
-        if recording.error or not (self.options.onnx or self.options.trained_onnx):
-            return
-        with self.guarded("the ONNX files"):
-            found = units(recording)
-            for unit in found:
-                prefix = "" if len(found) == 1 else f"{_file_name(unit.name)}."
-                if self.options.onnx:
-                    self._write_onnx(unit, f"{prefix}onnx" if prefix else "graph.onnx")
-                if self.options.trained_onnx:
-                    self._write_trained(unit, f"{prefix}model.onnx")
-
-    def _write_onnx(self, unit: Unit, name: str) -> None:
-        options = self.options
-        names = (options.input_names, options.output_names)
-        self._write(name, lambda: view_of(unit, *names, weights=options.onnx_weights))
-
-    def _write_trained(self, unit: Unit, name: str) -> None:
-        from modelviz_callbacks.writers.onnx import Names, write_trained
-
-        names = Names(self.options.input_names, self.options.output_names)
-        outcome = None
-
-        def export(path: Path) -> None:
-            nonlocal outcome
-            outcome = write_trained(onnx_source(unit), unit.module, unit.call, names, path)
-
-        with self.guarded(name):
-            Directory(self.folder).write(name, export)
-            self._has(name)
-        if outcome is not None:
-            self.report.remarks += outcome.remarks
-            self.report.figures["onnx_max_difference"] = outcome.max_difference
-
-    def _write_report(self) -> None:
-        self._has("report.json")  # it lists itself
-        with self.guarded("report.json"):
-            try:
-                Directory(self.folder).write("report.json", self.report.to_json().encode())
-            except Exception:
-                self.report.files.remove("report.json")
-                raise
-
-    # --- destinations
-
-    def _write_tensorboard(self, graph: ModelGraph) -> None:
-        """The run's graph, at once. A writer of our own is closed again: it has a thread."""
-        from modelviz_callbacks.writers.graphdef import graph_def
-
-        with TensorBoardSink(self._tensorboard_target()) as sink:
-            sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
-            sink.flush()
-            self.report.stored.append(f"TensorBoard: tensorboard --logdir {sink.log_dir}")
-
-    def _finish_tensorboard(self, graph: ModelGraph) -> None:
-        """The named graphs, the table and the picture, in the same run."""
-        with TensorBoardSink(self._tensorboard_target()) as sink:
-            add_named_graphs(sink, graph)
-            if "graph.png" in self.report.files:
-                sink.add_image(f"{graph.name}/graph", (self.folder / "graph.png").read_bytes())
-            sink.add_text(f"{graph.name}/graph", f"```\n{graph}\n```")
-            sink.flush()
-
-    def _tensorboard_target(self) -> Any:
-        return self.folder if self.tensorboard is True else self.tensorboard
-
-    def _write_mlflow(self, target: MlflowTarget, graph: ModelGraph) -> None:
-        from modelviz_callbacks.sinks.mlflow import MlflowSink
-
-        print(f"modelviz: sending the files to MLflow (at most {_MLFLOW_LIMIT_S} s)", flush=True)
-        sink = MlflowSink(target, run_name=self.report.name, deadline_s=_MLFLOW_LIMIT_S)
-        try:
-            files = {name: self.folder / name for name in self.report.files}
-            self.report.stored.append(f"MLflow: {sink.store(files)}")
-            sink.set_tags(
-                {
-                    "modelviz.class": graph.class_name,
-                    "modelviz.parameters": graph.parameter_count,
-                    "modelviz.trainable": graph.trainable_count,
-                    "modelviz.ops": len(graph.ops),
-                }
-            )
-        finally:
-            sink.close()
+        failed = self._production.failed
+        if may_raise and failed is not None and self.options.on_error == "raise":
+            raise failed
 
 
 def _summary(report: Report) -> str:
     figures = report.figures
-    counts = f"{figures.get('ops', 0):,} ops, {figures.get('parameters', 0):,} parameters"
+    counts = f"{figures.get('ops', 0):,.0f} ops, {figures.get('parameters', 0):,.0f} parameters"
     return f"modelviz: {report.name} ({counts}) is in {report.folder}" + "".join(
         f"; {place}" for place in report.stored
     )
-
-
-def _file_name(name: str) -> str:
-    cleaned = "".join(char if char.isalnum() or char in "-_." else "_" for char in name)
-    return cleaned.strip(".")[:100] or "model"

@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from modelviz_callbacks.sinks.credentials import without_credentials
 
@@ -39,7 +40,8 @@ class Report:
         refused: What was not made or not stored.
         remarks: What else a person should know.
         figures: Numbers about the model and the files: ``parameters``, ``trainable``, ``ops``,
-            ``modules``, ``onnx_max_difference``.
+            ``modules``, ``flops``, ``onnx_max_difference``.
+        mlflow_run_id: The MLflow run that has the files; ``""``: none.
     """
 
     name: str
@@ -49,6 +51,17 @@ class Report:
     refused: list[Refusal] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+    mlflow_run_id: str = ""
+
+    @staticmethod
+    def from_json(given: dict[str, Any]) -> Report:
+        """The report that `to_json` wrote, parsed."""
+        refused = [Refusal(**refusal) for refusal in given["refused"]]
+        return Report(**{**given, "refused": refused})
+
+    def become(self, other: Report) -> None:
+        """Takes over all that another report says."""
+        vars(self).update(vars(other))
 
     def refuse(self, what: str, error: BaseException | str) -> None:
         """Notes that something failed.

@@ -12,7 +12,15 @@ from torch import fx
 from modelviz_callbacks import outputs
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing import Capture, Program, Recording, run, to_program
+from modelviz_callbacks.tracing import (
+    Capture,
+    Program,
+    Recording,
+    record_backward,
+    run,
+    to_backward_graph,
+    to_program,
+)
 
 
 class Trace:
@@ -31,6 +39,24 @@ class Trace:
     def graph(self) -> ModelGraph:
         """The model graph of this forward."""
         return outputs.graph_of(self._recording)
+
+    @cached_property
+    def backward_graph(self) -> ModelGraph | None:
+        """The graph of the backward pass that autograd has prepared.
+
+        Its nodes have the names of the forward's, and its ends are the parameters. ``None``
+        where no output takes part in autograd. Look at it before ``backward`` frees it, with
+        `outputs` still at hand.
+        """
+        record = record_backward(self._recording, saved=True)
+        if record is None:
+            return None
+        return to_backward_graph(record, self._recording, self.graph)
+
+    def _repr_html_(self) -> str:
+        from modelviz_callbacks.writers import notebook
+
+        return notebook.render(self.graph)
 
     @property
     def program(self) -> fx.GraphModule:
@@ -88,8 +114,7 @@ class Trace:
             WriterError: The graph cannot be turned into ONNX.
             SinkError: The file cannot be written.
         """
-        _ = self.graph  # names the nodes
-        return outputs.save_onnx(self._recording, path, **options)
+        return outputs.save_onnx(self._recording, self.graph, path, **options)
 
     def save_svg(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the graph as SVG.
@@ -114,6 +139,27 @@ class Trace:
     def save_html(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes the interactive page; arguments and errors as for `save_svg`."""
         return outputs.save(self.graph, "html", path, depth)
+
+    def save_backward_svg(self, path: str | Path, depth: int | None = None) -> Path:
+        """Draws the backward pass as SVG; arguments and errors as for `save_svg`.
+
+        Raises:
+            CaptureError: No output takes part in autograd.
+        """
+        return outputs.save(self._backward(), "svg", path, depth)
+
+    def save_backward_html(self, path: str | Path, depth: int | None = None) -> Path:
+        """Writes the backward pass as an interactive page; see `save_backward_svg`."""
+        return outputs.save(self._backward(), "html", path, depth)
+
+    def _backward(self) -> ModelGraph:
+        graph = self.backward_graph
+        if graph is None:
+            raise CaptureError(
+                "There is no backward pass to draw: no output of the model requires a gradient. "
+                "Trace it with gradients enabled and parameters that are trained."
+            )
+        return graph
 
     def save_text(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`."""

@@ -20,8 +20,8 @@ FAULTS = (
     "modelviz_callbacks.tracing.recorder.Recorder.encode",
     "modelviz_callbacks.tracing.recorder.Slot",
     "modelviz_callbacks.tracing.capture.walk",
-    "modelviz_callbacks.pipeline.to_graph",
-    "modelviz_callbacks.pipeline.dumps",
+    "modelviz_callbacks.production.to_graph",
+    "modelviz_callbacks.production.dumps",
 )
 
 

@@ -292,7 +292,7 @@ def test_the_files_stay_together_when_the_loop_changes_the_working_directory(
     monkeypatch.chdir(tmp_path / "elsewhere")
     hook.close()
     found = sorted(path.name for path in (tmp_path / "model_graph" / "Linear").iterdir())
-    assert found == ["graph.json", "graph.svg", "graph.txt", "report.json"]
+    assert found == ["backward.svg", "graph.json", "graph.svg", "graph.txt", "report.json"]
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -314,7 +314,7 @@ def test_the_files_stay_together_when_the_loop_changes_the_working_directory(
         ({"onnx_weights": 1}, r"onnx_weights=1 \(int\)"),
         ({"depth": 0}, r"depth=0.*from 1 on"),
         ({"depth": True}, r"depth=True"),
-        ({"profile_step": -1}, r"profile_step=-1.*from 0 on"),
+        ({"profile_step": -1}, r"profile_step=-1.*from 1 on"),
         ({"tensorboard": 3}, r"tensorboard=3 \(int\).*a SummaryWriter or a directory"),
         ({"mlflow": 3}, r"mlflow=3 \(int\).*a run id or a tracking URI"),
         ({"on_error": "ignore"}, r"on_error='ignore'.*'warn' or 'raise'"),

@@ -19,6 +19,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch.utils.data import DataLoader, Dataset
 
 from modelviz_callbacks import GraphLogger, ModelGraph
+from modelviz_callbacks.graph.structure import fingerprint
 from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import (
     HEAD_OPS,
@@ -216,8 +217,10 @@ def test_an_mlflow_run_gets_all_files_and_tags(
     run = client.get_run(logger.run_id)
     graph = ModelGraph.load(tmp_path / "model_graph" / "graph.json")
     assert run.data.tags["modelviz.class"].endswith("Classifier")
-    assert run.data.tags["modelviz.parameters"] == str(graph.parameter_count)
-    assert run.data.tags["modelviz.ops"] == str(len(graph.ops))
+    assert run.data.tags["modelviz.fingerprint"] == fingerprint(graph)
+    assert run.data.metrics["modelviz.parameters"] == graph.parameter_count
+    assert run.data.metrics["modelviz.ops"] == len(graph.ops)
+    assert "get-artifact?path=model_graph%2Fgraph.svg" in run.data.tags["mlflow.note.content"]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["loss_step"] > 0
     back = Path(client.download_artifacts(logger.run_id, "model_graph/graph.json", str(tmp_path)))

@@ -1,17 +1,21 @@
 """An event file of our own: written as it comes, by no thread, and one a folder and process.
 
 The format is TensorBoard's (``tensorboard.summary.writer``): records of ``Event`` messages, the
-first of which tells the version. A URL goes through TensorBoard's own writer, whose file system
-layer knows remote stores.
+first of which tells the version. A record is its length in eight bytes, their checksum, the
+message, its checksum; numbers with the lowest byte first. A URL goes through TensorBoard's own
+writer, whose file system layer knows remote stores.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any
+
+from modelviz_callbacks.sinks.checksum import masked_crc32c
 
 # The file that this process began in a folder: a run that gets more later gets it there, since
 # TensorBoard without its data server follows one file a run.
@@ -29,28 +33,28 @@ class EventFile:
     """
 
     def __init__(self, folder: str) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
         place = Path(folder).absolute()
         place.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
         path = _BEGUN.setdefault(str(place), place / name)
         is_new = not path.exists()
-        self._records = RecordWriter(path.open("ab"))
+        self._file = path.open("ab")
         if is_new:
             self.add_event(_version())
 
     def add_event(self, event: Any) -> None:
         """Appends an ``Event``."""
-        self._records.write(event.SerializeToString())
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        self._file.write(length + _checksum(length) + data + _checksum(data))
 
     def flush(self) -> None:
         """Hands everything to the operating system."""
-        self._records.flush()
+        self._file.flush()
 
     def close(self) -> None:
         """Closes the file; a later `EventFile` of the folder goes on with it."""
-        self._records.close()
+        self._file.close()
 
 
 def open_events(folder: str) -> Any:
@@ -70,6 +74,10 @@ def open_events(folder: str) -> Any:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     return EventFileWriter(folder)
+
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(data))
 
 
 def _version() -> Any:

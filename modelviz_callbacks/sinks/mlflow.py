@@ -65,7 +65,8 @@ class MlflowSink:
 
     Args:
         target: The run, or the store for a new one (which ``close`` ends).
-        deadline_s: Longest time for everything together, in seconds.
+        deadline_s: Longest time for everything together, in seconds; or a function that says how
+            many seconds are left.
         timeout_s: Longest silence of the server in one request, in seconds.
         max_retries: How often MLflow itself repeats a request; each repetition is logged by
             urllib3, the sink's own are not.
@@ -76,7 +77,7 @@ class MlflowSink:
         self,
         target: MlflowTarget,
         *,
-        deadline_s: float = 60.0,
+        deadline_s: float | Callable[[], float] = 60.0,
         timeout_s: float = 10.0,
         max_retries: int = 0,
         run_name: str | None = None,

@@ -20,6 +20,7 @@ T = TypeVar("T")
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 _GRACE_S = 2.0
+_LONGEST_CALL_S = 300.0
 _LONGEST_REASON = 300
 _NO_TIME = "no answer before time was up"
 _CAUSE = re.compile(r"""\(Caused by \w+\(["'](.*?)["']\)\)""")
@@ -85,12 +86,18 @@ class Caller:
     when time is up.
 
     Args:
-        deadline_s: Seconds for all calls together, pauses included.
+        deadline_s: Seconds for all calls together, pauses included; or a function that says how
+            many are left, which may be ``math.inf`` until it is known.
         timeout_s: Longest silence of a server in one request, in seconds.
         max_retries: How often MLflow itself repeats a failed request.
     """
 
-    def __init__(self, deadline_s: float, timeout_s: float, max_retries: int = 0) -> None:
+    def __init__(
+        self,
+        deadline_s: float | Callable[[], float],
+        timeout_s: float,
+        max_retries: int = 0,
+    ) -> None:
         self._deadline_s = deadline_s
         self._timeout_s = timeout_s
         self._max_retries = max_retries
@@ -98,6 +105,8 @@ class Caller:
 
     def remaining_s(self) -> float:
         """Seconds left; the clock starts when this is first asked."""
+        if callable(self._deadline_s):
+            return max(0.0, self._deadline_s())
         now = time.monotonic()
         if self._end is None:
             self._end = now + self._deadline_s
@@ -123,7 +132,7 @@ class Caller:
             raise CallFailed(_NO_TIME, lasting=False)
         timeout_s = min(self._timeout_s, left, _GRACE_S if quick else left)
         with bounded(0 if quick else self._max_retries, timeout_s):
-            return _in_time(action, left)
+            return _in_time(action, min(left, _LONGEST_CALL_S))
 
     def until_done(self, action: Callable[[], T]) -> T:
         """Make one call again and again, with growing pauses, until it works or time is up.

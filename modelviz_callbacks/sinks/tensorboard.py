@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +77,17 @@ class TensorBoardSink:
             SinkError: It cannot be written.
         """
         self._write("the graph", _protos().Event(graph_def=graph_def))
+
+    def add_event(self, event: Any) -> None:
+        """Writes an event that `staged` gave.
+
+        Args:
+            event: An ``Event`` message.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        self._write("a staged event", event)
 
     def add_named_graph(self, tag: str, run_metadata: bytes) -> None:
         """Writes a graph that is shown under a tag; repeated, the last one is shown.
@@ -201,6 +213,24 @@ class TensorBoardSink:
                 f"Could not {what} to TensorBoard in {where}: {error}. Check that the writer is "
                 "open and that its folder can be written to."
             ) from error
+
+
+def staged(folder: os.PathLike[str]) -> Iterator[Any]:
+    """The events that a sink of another process wrote into a folder of their own.
+
+    Args:
+        folder: With complete event files only.
+
+    Yields:
+        ``Event`` messages, without those that begin a file.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+
+    for path in sorted(Path(folder).glob("events.*")):
+        for data in RawEventFileLoader(str(path)).Load():
+            event = _protos().Event.FromString(data)
+            if not event.HasField("file_version"):
+                yield event
 
 
 def _tensor_event(tag: str, content: bytes, plugin: str, plugin_content: bytes) -> Any:

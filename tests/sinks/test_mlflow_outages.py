@@ -1,0 +1,106 @@
+"""Whatever a server does, training ends as if there were none, and nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import nn
+
+from modelviz_callbacks import GraphHook, ModelGraph
+from modelviz_callbacks.report import ModelvizWarning
+from tests.mlflow_server import MlflowServer, Proxy
+
+pytestmark = pytest.mark.worker
+
+FILES = {"graph.json", "graph.svg", "graph.txt"}
+WITHIN_S = 120
+A_MINUTE_S = 60
+
+
+def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[list[torch.Tensor], Any]:
+    """A training whose weights tell whether anything disturbed it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    hook = None
+    if folder is not None:
+        hook = GraphHook(
+            model,
+            dirpath=folder,
+            mlflow=uri,
+            formats=["svg", "text"],
+            onnx=False,
+            tensorboard=False,
+        )
+        target = hook._pipeline._mlflow_target
+        assert target is not None
+        object.__setattr__(target, "run_id", run_id)
+    for _ in range(50):
+        optimizer.zero_grad()
+        model(torch.randn(6, 4)).square().mean().backward()
+        optimizer.step()
+    if hook is not None:
+        hook.close()
+    return [parameter.detach().clone() for parameter in model.parameters()], hook
+
+
+def new_run(server: MlflowServer) -> str:
+    return str(MlflowClient(server.uri).create_run("0").info.run_id)
+
+
+def arrived(server: MlflowServer, run_id: str) -> set[str]:
+    folders = list(server.artifacts.rglob(f"{run_id}/artifacts/model_graph"))
+    return {path.name for folder in folders for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("how", ["refuses", "500", "hang", "dies half-way"])
+def test_a_bad_server_costs_one_warning_and_no_file(
+    how: str,
+    proxy: Proxy,
+    server: MlflowServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 12.0)
+    run_id = new_run(server)
+    undisturbed, _ = train(None)
+    if how == "refuses":
+        proxy.refuse()
+    elif how == "dies half-way":
+        proxy.dies_after_uploads = 1
+    else:
+        proxy.behaviour = how
+    with pytest.warns(ModelvizWarning) as caught:
+        weights, hook = train(tmp_path / "graphs", proxy.uri, run_id)
+    hook._pipeline._worker._process.kill()
+    assert all(torch.equal(a, b) for a, b in zip(weights, undisturbed, strict=True))
+    assert len(caught) == 1
+    assert "MLflow" in str(caught[0].message)
+    assert {path.name for path in (tmp_path / "graphs").iterdir()} >= FILES
+    assert ModelGraph.load(tmp_path / "graphs" / "graph.json").ops
+    assert len(arrived(server, run_id)) == (1 if how == "dies half-way" else 0)
+
+
+def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
+    proxy: Proxy, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 5.0)
+    run_id = new_run(server)
+    proxy.refuse()
+    began = time.monotonic()
+    with pytest.warns(ModelvizWarning) as caught:
+        _, hook = train(tmp_path / "graphs", proxy.uri, run_id)
+    assert len(caught) == 1
+    time.sleep(max(0.0, began + A_MINUTE_S - time.monotonic()))
+    assert arrived(server, run_id) == set()
+    proxy.accept()
+    assert hook._pipeline._worker._process.wait(WITHIN_S) == 0
+    assert arrived(server, run_id) == {*FILES, "report.json"}
+    tags = MlflowClient(server.uri).get_run(run_id).data.tags
+    assert "modelviz.fingerprint" in tags
+    assert "![Sequential]" in tags["mlflow.note.content"]

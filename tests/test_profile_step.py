@@ -1,0 +1,78 @@
+"""``profile_step``: one later step is timed, and the times are where people look for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from modelviz_callbacks import GraphHook, GraphLogger
+from modelviz_callbacks.errors import OptionError
+from tests.lightning_modules import Classifier, data, trainer_for
+from tests.models import build
+from tests.zoo.leaves import difference
+from tests.zoo.switches import switches
+
+FEW: dict[str, Any] = {"formats": ["html"], "onnx": False, "mlflow": False}
+
+
+def train(model: nn.Module, args: Any, steps: int) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(*args).sum().backward()
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def tags(folder: Path) -> list[str]:
+    events = EventAccumulator(str(folder), {"tensors": 0})
+    events.Reload()
+    return list(events.Tags()["tensors"])
+
+
+@pytest.mark.parametrize("worker", [False, pytest.param(True, marks=pytest.mark.worker)])
+def test_a_later_step_of_a_plain_loop_is_timed(worker: bool, tmp_path: Path) -> None:
+    model, args, _ = build("TwoBranches")
+    plain, plain_args, _ = build("TwoBranches")
+    before = switches()
+    with GraphHook(model, dirpath=tmp_path, profile_step=2, background=worker, **FEW) as hook:
+        weights = train(model, args, 4)
+        assert difference(before, switches()) == ""
+        assert not model._forward_hooks
+    assert hook.report.refused == []
+    assert hook.report.figures["step_us"] > 0
+    assert "time of step 2" in tags(tmp_path)
+    assert '"time' in (tmp_path / "index.html").read_text()
+    expected = train(plain, plain_args, 4)
+    assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
+
+
+def test_a_later_training_step_of_lightning_is_timed(tmp_path: Path) -> None:
+    module = Classifier()
+    callback = GraphLogger(dirpath=tmp_path, profile_step=1, **FEW)
+    trainer_for(tmp_path, callback).fit(module, data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert callback.report.figures["step_us"] > 0
+    assert "time of step 1" in tags(tmp_path)
+    assert "training_step" not in vars(module)
+
+
+def test_training_that_ends_before_the_step_says_so(tmp_path: Path) -> None:
+    model, args, _ = build("TwoBranches")
+    with GraphHook(model, dirpath=tmp_path, profile_step=9, **FEW) as hook:
+        train(model, args, 2)
+    assert hook.report.refused == []
+    assert any("Step 9 was not timed" in remark for remark in hook.report.remarks)
+    assert not model._forward_hooks
+
+
+def test_the_recorded_step_cannot_be_the_one_that_is_timed() -> None:
+    with pytest.raises(OptionError, match="profile_step"):
+        GraphLogger(profile_step=0)

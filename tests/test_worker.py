@@ -1,0 +1,358 @@
+"""Files are made by a process of its own: the same files, whatever happens to either process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
+from modelviz_callbacks.errors import WorkerError
+from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.report import ModelvizWarning
+from tests.lightning_modules import Classifier, data, trainer_for
+from tests.models import build
+from tests.zoo.leaves import difference
+from tests.zoo.switches import switches
+
+pytestmark = pytest.mark.worker
+
+ALL_FILES = {
+    "graph.json",
+    "graph.txt",
+    "graph.csv",
+    "graph.svg",
+    "graph.png",
+    "graph.md",
+    "index.html",
+    "backward.svg",
+    "backward.html",
+    "graph.onnx",
+    "report.json",
+}
+FEW: dict[str, Any] = {"formats": ["text"], "onnx": False, "tensorboard": False}
+WITHIN_S = 120
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < end, f"not within {WITHIN_S} s"
+        time.sleep(0.05)
+
+
+def only_worker(hook: GraphHook) -> subprocess.Popen[bytes]:
+    worker = hook._pipeline._worker
+    assert worker is not None
+    return worker._process
+
+
+def made(folder: Path, name: str, **options: Any) -> dict[str, bytes]:
+    """The files of one of the small models, without those that tell when they were made."""
+    model, args, kwargs = build(name)
+    with GraphHook(model, dirpath=folder, mlflow=False, **options) as hook:
+        model(*args, **kwargs)
+    assert hook.report.refused == []
+    assert set(hook.report.files) == ALL_FILES
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name in ALL_FILES - {"report.json"}
+    }
+
+
+@pytest.mark.parametrize("name", ["TwoBranches", "Transformer", "DictInDictOut"])
+def test_the_files_are_those_made_in_place(name: str, tmp_path: Path) -> None:
+    here = made(tmp_path / "here", name, background=False)
+    there = made(tmp_path / "there", name)
+    assert here.keys() == there.keys() == ALL_FILES - {"report.json"}
+    for file in sorted(here):
+        assert here[file] == there[file], file
+
+
+def test_the_weights_of_the_first_batch_go_along_if_asked_for(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    first = model.weight.detach().clone()
+    with GraphHook(model, dirpath=tmp_path, onnx_weights=True, formats=[], tensorboard=False):
+        model(torch.randn(3, 4))
+        with torch.no_grad():
+            model.weight.zero_()
+    stored = onnx.load(tmp_path / "graph.onnx").graph.initializer
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in stored}
+    assert torch.equal(torch.tensor(values["weight"]), first)
+
+
+def test_after_the_recorded_step_nothing_is_left_in_the_training_process(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    before = switches()
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    model(torch.randn(3, 4))
+    assert difference(before, switches()) == ""
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    hook.close()
+    assert hook.report.refused == []
+
+
+def script(folder: Path, text: str) -> subprocess.Popen[str]:
+    """A user's script, without a main guard, run in its own process."""
+    path = folder / "train.py"
+    path.write_text(textwrap.dedent(text))
+    root = str(Path(__file__).parent.parent)
+    return subprocess.Popen(
+        [sys.executable, str(path)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+
+
+def test_training_that_is_killed_after_its_first_batch_leaves_every_file(tmp_path: Path) -> None:
+    killed = script(
+        tmp_path,
+        """
+        import os, signal, torch
+        from modelviz_callbacks import GraphHook
+
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        hook = GraphHook(model, dirpath="graphs")
+        model(torch.randn(3, 4))
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    killed.communicate(timeout=WITHIN_S)
+    assert killed.returncode == -signal.SIGKILL
+    folder = tmp_path / "graphs"
+    wait_for((folder / "report.json").exists)
+    wait_for(lambda: not list(folder.glob(".job-*")))
+    report = json.loads((folder / "report.json").read_text())
+    assert report["refused"] == []
+    assert set(report["files"]) == ALL_FILES
+    assert all((folder / name).stat().st_size for name in ALL_FILES)
+    assert ModelGraph.load(folder / "graph.json").parameter_count == 58
+
+
+def test_a_worker_that_is_killed_costs_a_warning_and_leaves_no_part_of_a_file(
+    tmp_path: Path,
+) -> None:
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    model(torch.randn(3, 4))
+    process = only_worker(hook)
+    process.kill()
+    process.wait()
+    model(torch.randn(3, 4))
+    with pytest.warns(ModelvizWarning, match="ended early") as caught:
+        hook.close()
+    assert len(caught) == 1
+    assert str(tmp_path / "worker.log") in str(caught[0].message)
+    assert not list(tmp_path.rglob(".part-*"))
+    assert not (tmp_path / "graph.json").exists()
+    # What it says to do works.
+    again = str(caught[0].message).partition("again: ")[2].split()
+    assert subprocess.run(again, stdin=subprocess.DEVNULL, check=False).returncode == 0
+    assert ModelGraph.load(tmp_path / "graph.json").ops
+
+
+def test_ctrl_c_while_waiting_ends_the_waiting_and_not_the_worker(tmp_path: Path) -> None:
+    run = script(
+        tmp_path,
+        """
+        import torch
+        from modelviz_callbacks import GraphHook
+
+        model = torch.nn.Linear(4, 2)
+        with GraphHook(model, dirpath="graphs"):
+            model(torch.randn(3, 4))
+        print("after the loop")
+        """,
+    )
+    assert run.stdout is not None
+    line = run.stdout.readline()
+    assert "finishing the files" in line
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=WITHIN_S)
+    assert run.returncode == 0, err
+    assert "after the loop" in out
+    assert "not waited for" in err
+    folder = tmp_path / "graphs"
+    wait_for(lambda: (folder / "report.json").exists() and not list(folder.glob(".job-*")))
+    assert set(json.loads((folder / "report.json").read_text())["files"]) == ALL_FILES
+
+
+def test_a_custom_op_of_the_script_itself_needs_no_import_of_it(tmp_path: Path) -> None:
+    run = script(
+        tmp_path,
+        """
+        import pathlib, torch
+        from modelviz_callbacks import GraphHook
+
+        pathlib.Path("runs").open("a").write("x")
+
+        @torch.library.custom_op("mine::twice", mutates_args=())
+        def twice(x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @twice.register_fake
+        def _(x):
+            return torch.empty_like(x)
+
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = torch.nn.Linear(4, 2)
+
+            def forward(self, x):
+                return twice(self.fc(x))
+
+        model = Model()
+        with GraphHook(model, dirpath="graphs", formats=["text"]) as hook:
+            model(torch.randn(3, 4))
+        assert hook.report.refused == [], hook.report
+        """,
+    )
+    _, err = run.communicate(timeout=WITHIN_S)
+    assert run.returncode == 0, err
+    assert (tmp_path / "runs").read_text() == "x"  # nobody ran the script again
+    model = onnx.load(tmp_path / "graphs" / "graph.onnx", load_external_data=False)
+    assert [node.op_type for node in model.graph.node if node.domain == "pytorch"] == ["twice"]
+    assert "twice" in (tmp_path / "graphs" / "graph.txt").read_text()
+
+
+def test_the_graph_is_in_a_lightning_run_while_training_goes_on(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    seen: list[int] = []
+
+    class UntilSeen(Classifier):
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.trainer.should_stop = bool(graph_events(Path(logger.log_dir)))
+            seen.append(self.global_step)
+            time.sleep(0.02)
+
+    callback = GraphLogger(formats=["text", "png"], onnx=False)
+    trainer = trainer_for(tmp_path, callback, logger=logger, max_steps=20_000)
+    trainer.fit(UntilSeen(), data(64))
+    assert 1 < len(seen) < 20_000
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert len(list(Path(logger.log_dir).glob("events.*"))) == 1
+    events = EventAccumulator(logger.log_dir, {"images": 0, "tensors": 0, "scalars": 0})
+    events.Reload()
+    assert events.Tags()["graph"]
+    assert "UntilSeen/layers" in events.Tags()["tensors"]
+    assert events.Tags()["images"] == ["UntilSeen/picture"]
+    assert len(events.Scalars("loss_step")) == len(seen)
+
+
+def graph_events(log_dir: Path) -> bool:
+    events = EventAccumulator(str(log_dir))
+    events.Reload()
+    return bool(events.Tags()["graph"])
+
+
+def test_a_writer_of_the_users_gets_the_graph_at_once_and_the_rest_at_the_end(
+    tmp_path: Path,
+) -> None:
+    model = nn.Linear(4, 2)
+    with SummaryWriter(tmp_path / "run") as writer:
+        hook = GraphHook(
+            model, dirpath=tmp_path / "graphs", tensorboard=writer, onnx=False, formats=["png"]
+        )
+        model(torch.randn(3, 4))
+        assert graph_events(tmp_path / "run")
+        writer.add_scalar("loss", 1.0)
+        hook.close()
+    assert hook.report.refused == []
+    assert len(list((tmp_path / "run").glob("events.*"))) == 1
+    events = EventAccumulator(str(tmp_path / "run"), {"images": 0, "tensors": 0, "scalars": 0})
+    events.Reload()
+    assert "Linear/layers" in events.Tags()["tensors"]
+    assert events.Tags()["images"] == ["Linear/picture"]
+    assert not list((tmp_path / "graphs").glob(".job-*"))
+
+
+def test_a_recording_that_cannot_be_handed_over_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> bytes:
+        raise TypeError("cannot pickle 'Thing' object")
+
+    monkeypatch.setattr("modelviz_callbacks.pipeline.pack", refuse)
+    model = nn.Linear(4, 2)
+    with GraphHook(model, dirpath=tmp_path, **FEW) as hook:
+        model(torch.randn(3, 4))
+    assert hook.report.refused == []
+    assert any("cannot pickle" in remark for remark in hook.report.remarks)
+    assert ModelGraph.load(tmp_path / "graph.json").ops
+
+
+def test_what_a_worker_could_not_make_is_raised_if_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "graph.txt").mkdir()  # in the way
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, on_error="raise", **FEW)
+    model(torch.randn(3, 4))
+    with pytest.raises(WorkerError, match=r"graph\.txt"), pytest.warns(ModelvizWarning):
+        hook.close()
+    assert ModelGraph.load(tmp_path / "graph.json").ops
+
+
+def test_a_worker_that_takes_too_long_goes_on_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 0.0)
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    model(torch.randn(3, 4))
+    with pytest.warns(ModelvizWarning, match="goes on alone") as caught:
+        hook.close()
+    assert len(caught) == 1
+    only_worker(hook).wait(WITHIN_S)
+    assert ModelGraph.load(tmp_path / "graph.json").ops
+    assert not list(tmp_path.glob(".job-*"))
+
+
+def test_the_worker_is_told_of_no_credentials_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, bytes] = {}
+    started = Pipeline._start
+
+    def look(self: Pipeline, *args: Any) -> Any:
+        worker = started(self, *args)
+        kept.update({path.name: path.read_bytes() for path in worker.job.place.iterdir()})
+        return worker
+
+    monkeypatch.setattr(Pipeline, "_start", look)
+    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 8.0)
+    uri = "http://user:hush-hush@127.0.0.1:9"
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, mlflow=uri, **FEW)
+    model(torch.randn(3, 4))
+    with pytest.warns(ModelvizWarning) as caught:
+        hook.close()
+    only_worker(hook).kill()
+    assert set(kept) == {"job.json", "recording.pickle"}
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            kept[path.name] = path.read_bytes()
+    for name, content in kept.items():
+        assert b"hush-hush" not in content, name
+    assert "hush-hush" not in str(caught[0].message)
+    assert ModelGraph.load(tmp_path / "graph.json").ops
