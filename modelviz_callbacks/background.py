@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.job import Job
-from modelviz_callbacks.report import Report
+from modelviz_callbacks.ranks import IN_WORKER
+from modelviz_callbacks.report import say
 from modelviz_callbacks.worker import PATIENCE_S
 
 # Where a worker says what it did, in the folder of the files.
@@ -29,6 +29,7 @@ class Worker:
 
     Attributes:
         job: What it does.
+        started: When, in seconds since 1970.
     """
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
@@ -40,21 +41,28 @@ class Worker:
 
         Raises:
             OSError: No process can be started.
+            WorkerError: This process cannot start another Python like itself.
         """
+        if getattr(sys, "frozen", False) or not _is_python(sys.executable):
+            raise WorkerError(
+                f"{sys.executable or 'this program'} is not a Python interpreter that could be "
+                "started again"
+            )
         self.job = job
         self._log = job.folder / LOG
-        package_home = str(Path(__file__).parent.parent)
-        paths = [package_home, os.environ.get("PYTHONPATH", "")]
-        with self._log.open("ab") as log:
+        self.started = time.time()
+        self._line, others = socket.socketpair()
+        with self._log.open("ab") as log, others:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "modelviz_callbacks.worker", str(job.place)],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-c", _start_code(), str(job.place)],
+                # Windows hands no socket over; the worker's time is limited from the start there.
+                stdin=subprocess.DEVNULL if sys.platform == "win32" else others.fileno(),
                 stdout=log,
                 stderr=log,
                 env={
                     **os.environ,
                     **environment,
-                    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                    IN_WORKER: "1",
                     # It needs no accelerator and must not take memory of one.
                     "CUDA_VISIBLE_DEVICES": "",
                 },
@@ -70,13 +78,11 @@ class Worker:
 
     def release(self) -> None:
         """Tells it that training has ended: from now on its time is limited."""
-        stdin: IO[bytes] | None = self._process.stdin
-        if stdin is not None:
-            # Said, too: a process that this one has forked may hold the pipe open.
-            with contextlib.suppress(OSError):
-                stdin.write(b"\n")
-            with contextlib.suppress(OSError):
-                stdin.close()
+        # Not by a word, which could raise a signal here, nor by closing alone: a process that
+        # this one has forked may hold the line open.
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+        self._line.close()
 
     def wait(self, limit_s: float) -> bool:
         """Waits for its end, visibly; Ctrl-C ends the waiting and nothing else.
@@ -87,8 +93,8 @@ class Worker:
         Returns:
             Whether it has ended.
         """
-        if self.has_ended:
-            return True
+        if self.has_ended or limit_s <= 0:
+            return self.has_ended
         message = f"modelviz: finishing the files in {self.job.folder} (at most {limit_s:.0f} s)"
         try:
             with _shown(message):
@@ -96,21 +102,13 @@ class Worker:
                 while not self.has_ended and time.monotonic() < end:
                     time.sleep(_LOOK_EVERY_S)
         except KeyboardInterrupt:
-            print("modelviz: not waited for; the files will be finished alone.", file=sys.stderr)
+            say("modelviz: not waited for; the files will be finished alone.")
         return self.has_ended
-
-    def report(self) -> Report | None:
-        """What it reports so far; ``None`` before the first files are there."""
-        try:
-            text = (self.job.folder / "report.json").read_text(encoding="utf-8")
-            return Report.from_json(json.loads(text))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
 
     def fault(self) -> WorkerError | None:
         """Why its report is not its last one; ``None`` if it did all it was told."""
         code = self._process.poll()
-        if code == 0:
+        if code == 0 and self.job.told() is not None:
             return None
         if code is None:
             return WorkerError(f"{self._unfinished()} What it says is in {self._log}.")
@@ -121,7 +119,7 @@ class Worker:
         )
 
     def _unfinished(self) -> str:
-        report, run = self.report(), self.job.run
+        report, run = self.job.told(), self.job.run
         if report is None or run is None:
             return (
                 "The process that makes the files is still at work and goes on alone; its report "
@@ -135,15 +133,28 @@ class Worker:
         )
 
 
+def _is_python(executable: str | None) -> bool:
+    return Path(executable or "").name.lower().startswith(("python", "pypy"))
+
+
+def _start_code() -> str:
+    """What the new interpreter runs: it imports from where this one does, in the same order."""
+    paths = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]  # noqa: PTH100
+    return (
+        f"import sys; sys.path[:] = {paths!r}; "
+        "from modelviz_callbacks.worker import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+
 # A worker on Windows cannot lower its own priority as one elsewhere does.
 _LOW_PRIORITY: int = getattr(subprocess, "IDLE_PRIORITY_CLASS", 0)
 
 
 def _shown(message: str) -> contextlib.AbstractContextManager[object]:
     """Shows a message while something is waited for; on a terminal it moves."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console
 
         return Console(stderr=True).status(message)
-    print(message, flush=True)
+    say(message)
     return contextlib.nullcontext()

@@ -72,7 +72,8 @@ class GraphHook:
         self._handled: BaseException | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._compiled_call: Any = None
-        if is_recording_rank():
+        self._records = is_recording_rank()
+        if self._records:
             # What `model.compile()` has put in the place of the call runs hooks inside compiled
             # code; until there is a recording the model runs as it is.
             self._compiled_call = vars(model).get("_compiled_call_impl")
@@ -105,8 +106,8 @@ class GraphHook:
         self._handled = None
         if not self._closed:
             self._closed = True
-            if is_recording_rank():
-                patient = not isinstance(error, KeyboardInterrupt)
+            if self._records:
+                patient = error is None or isinstance(error, Exception)
                 self._pipeline.finish(_NEVER, error is None, patient)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -139,10 +140,13 @@ class GraphHook:
     def _after_recording(self) -> None:
         """Leaves the hooks for the step to be timed, if one is."""
         self._recorded = True
+        self._restore_compiled()
+        if self._steps_to_timing is not None and _is_compiled(self._model):
+            # Its hooks would become a part of the compiled code.
+            self._pipeline.not_timed("torch.compile fuses the ops of the model")
+            self._steps_to_timing = None
         if self._steps_to_timing is None:
             self._disarm()
-        else:
-            self._restore_compiled()
 
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -163,6 +167,10 @@ class GraphHook:
         if self._recorded:
             self._count_down()
             return
+        if not is_recording_rank():  # known only now: the process group came after the hook
+            self._records = False
+            self._disarm()
+            return
         with self._pipeline.guarded("the recording"):
             capture = Capture(self._core, model)
             capture.start(args, kwargs)
@@ -178,7 +186,7 @@ class GraphHook:
     ) -> None:
         if is_dynamo_compiling():
             return
-        if self._timer is not None:
+        if self._timer is not None and self._timer.is_here():
             self._end_timing()
             return
         capture = self._capture
@@ -210,10 +218,13 @@ class GraphHook:
             timer = StepTimer(self._core, self._model)
             timer.start(inside_model=self._model is self._core)
             self._timer, self._depth = timer, _calls_on_stack(self._model)
+        if self._timer is None:
+            self._pipeline.not_timed("the timer could not be started")
+            self._disarm()
 
     def _end_timing(self) -> None:
         timer = self._timer
-        if timer is None or _calls_on_stack(self._model) > self._depth:
+        if timer is None or not timer.is_here() or _calls_on_stack(self._model) > self._depth:
             return
         self._timer, self._steps_to_timing = None, None
         self._disarm()
@@ -231,7 +242,7 @@ def _inert() -> GraphHook:
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
     hook._handles, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
-    hook._steps_to_timing = None
+    hook._steps_to_timing, hook._records = None, False
     return hook
 
 

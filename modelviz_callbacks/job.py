@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
 import shutil
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +16,7 @@ from modelviz_callbacks.report import Report
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget
 
 _JOB, _RECORDING, _EVENTS = "job.json", "recording.pickle", "events"
+_REPORT, _LEFT = "report.json", "left-alone"
 
 # Values of ``Job.tensorboard`` with which events are left in the job.
 STAGED = ("staged", "extras")
@@ -29,14 +32,15 @@ class Job:
     Attributes:
         folder: Where the files go.
         options: What to make.
-        report: What was made and refused before.
+        report: Of this job alone.
         tensorboard: ``"folder"``: the worker writes the events where `event_folder` says;
             ``"staged"``: it leaves them in the job, for the process that owns the run's writer;
             ``"extras"``: it leaves all but the run's graph there; ``""``: there are none.
-        event_folder: For ``"folder"``.
+        event_folder: The folder of the events, or of the run's writer; ``""``: unknown.
         run: The MLflow run, without its store: that is in the worker's environment.
         upload: Names of files to upload beside those that the worker makes.
         sys_path: Where the training process imports from.
+        parent: Process that waits for the outcome.
         place: The job's own folder.
     """
 
@@ -48,6 +52,7 @@ class Job:
     run: MlflowTarget | None = None
     upload: list[str] = field(default_factory=list)
     sys_path: list[str] = field(default_factory=list)
+    parent: int = field(default_factory=os.getpid)
     place: Path = Path()
 
     def save(self, recording: bytes | None) -> None:
@@ -91,6 +96,7 @@ class Job:
             "run": run,
             "upload": self.upload,
             "sys_path": self.sys_path,
+            "parent": self.parent,
         }
 
     @staticmethod
@@ -112,6 +118,7 @@ class Job:
             None if run is None else MlflowTarget(**run),
             given["upload"],
             given["sys_path"],
+            given["parent"],
             place,
         )
 
@@ -125,17 +132,38 @@ class Job:
         """Where staged events are, once all of them are there."""
         return self.place / _EVENTS
 
-    def done(self, is_awaited: bool) -> None:
-        """Removes what nobody needs any more.
+    def tell(self) -> None:
+        """Leaves the report for the process that waits.
 
-        Args:
-            is_awaited: Whether somebody will take the staged events, and discard the job.
+        Raises:
+            OSError: It cannot be written.
         """
-        if is_awaited and self.staged_events.exists():
-            for name in (_JOB, _RECORDING):
-                (self.place / name).unlink(missing_ok=True)
-        else:
-            self.discard()
+        unfinished = self.place / f"{_REPORT}.part"
+        unfinished.write_text(self.report.to_json(), encoding="utf-8")
+        unfinished.replace(self.place / _REPORT)
+
+    def told(self) -> Report | None:
+        """What the worker has told so far; ``None``: nothing yet."""
+        try:
+            text = (self.place / _REPORT).read_text(encoding="utf-8")
+            return Report.from_json(json.loads(text))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def leave_alone(self) -> None:
+        """Says that nobody waits any longer, and nobody will take the staged events."""
+        with contextlib.suppress(OSError):
+            (self.place / _LEFT).touch()
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether somebody said so."""
+        return (self.place / _LEFT).exists()
+
+    def done(self) -> None:
+        """Removes what only the worker needed; who waits takes the rest and discards it."""
+        for name in (_JOB, _RECORDING):
+            (self.place / name).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Removes the job's folder."""

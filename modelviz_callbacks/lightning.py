@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.tracing import Capture, StepTimer
 
@@ -92,7 +93,7 @@ class GraphLogger(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the run's loggers; only rank zero takes part."""
-        self._waiting = trainer.is_global_zero
+        self._waiting = trainer.is_global_zero and is_recording_rank()
         self._pipeline = None
         self._steps_to_timing = self._options.profile_step
         if self._waiting:
@@ -142,7 +143,7 @@ class GraphLogger(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Keeps what was captured when the run ends by an exception, which goes on untouched."""
-        self._finish(may_raise=False, patient=not isinstance(exception, KeyboardInterrupt))
+        self._finish(may_raise=False, patient=isinstance(exception, Exception))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is slow, with the trained weights at hand."""
@@ -250,15 +251,18 @@ def _time(
     kwargs: dict[str, Any],
 ) -> Any:
     """Runs a training step and times its ops."""
-    timer = StepTimer(module)
+    timer: StepTimer | None = None
     with pipeline.guarded("the times"):
-        timer.start()
+        starting = StepTimer(module)
+        starting.start()
+        timer = starting
     try:
         return inner(*args, **kwargs)
     finally:
-        with pipeline.guarded("the times"):
-            timer.stop()
-            pipeline.timed(timer)
+        if timer is not None:
+            with pipeline.guarded("the times"):
+                timer.stop()
+                pipeline.timed(timer)
 
 
 def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
@@ -269,7 +273,7 @@ def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
     folder: Path | None = None
     for logger in trainer.loggers:
         log_dir = getattr(logger, "log_dir", None)
-        if folder is None and log_dir:
+        if folder is None and log_dir and "://" not in str(log_dir):  # files stay here
             folder = Path(log_dir)
         if isinstance(logger, TensorBoardLogger) and pipeline.tensorboard is True:
             pipeline.tensorboard = logger.experiment

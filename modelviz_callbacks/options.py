@@ -89,6 +89,8 @@ class Options:
             self._make_tuple(name)
         is_mapping = self.rename_classes is None or isinstance(self.rename_classes, Mapping)
         self._require("rename_classes", is_mapping, "a dictionary from patterns to names, or None")
+        if self.rename_classes is not None:
+            object.__setattr__(self, "rename_classes", dict(self.rename_classes))
         _ = self.rules
         self._require_names("input_names")
         self._require_names("output_names")

@@ -7,7 +7,7 @@ Without one, what is quick is written as soon as there is a recording, the rest 
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import importlib
 import sys
 import time
@@ -24,7 +24,7 @@ from modelviz_callbacks.job import STAGED, Job
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.production import Production, file_name
 from modelviz_callbacks.publishing import publish
-from modelviz_callbacks.report import Report
+from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink, staged
 from modelviz_callbacks.tracing import (
@@ -68,9 +68,10 @@ class Pipeline:
         self.options = options
         name = options.name or class_name
         folder = Path(options.dirpath or Path("model_graph") / file_name(name))
-        folder = folder.absolute()  # the working directory may change before the end
+        with contextlib.suppress(OSError):
+            folder = folder.absolute()  # the working directory may change before the end
         self.report = Report(name, str(folder))
-        self.tensorboard = options.tensorboard
+        self.tensorboard = _absolute(options.tensorboard)
         self._production = Production(options, folder, self.report)
         self._polls = polls
         self._mlflow_target: MlflowTarget | None = None
@@ -80,7 +81,9 @@ class Pipeline:
         self._has_events = False
         self._timer: StepTimer | None = None
         self._finished = False
-        warm_up()
+        self._why_not_timed = "training ended before it"
+        with self.guarded("the preparations"):
+            warm_up()
 
     # --- set by who knows more about the run
 
@@ -133,6 +136,10 @@ class Pipeline:
         """Takes over a timer that has run; it is read when that disturbs no step."""
         self._timer = timer
 
+    def not_timed(self, reason: str) -> None:
+        """Says why the step that `Options.profile_step` names is not timed."""
+        self._why_not_timed = reason
+
     def poll(self) -> bool:
         """Adds what a worker has left for the run's own TensorBoard writer, if it is there.
 
@@ -184,9 +191,11 @@ class Pipeline:
         job = self._job()
         if self.tensorboard is not False:
             job.tensorboard = "folder"
-            job.event_folder = str(self._event_target)
+            if not self._has_own_writer:
+                job.event_folder = str(self._event_target)
             if self._has_own_writer:
                 job.tensorboard = "staged" if self._polls else "extras"
+                job.event_folder = TensorBoardSink(self.tensorboard).log_dir
         try:
             self._worker = self._start(job, pack(recording, self.options.onnx_weights))
         except Exception as error:
@@ -200,15 +209,13 @@ class Pipeline:
         return Job(
             self._production.folder,
             self.options,
-            copy.deepcopy(self.report),
+            Report(self.report.name, self.report.folder),
             # The address of the store may hold credentials: it goes through the environment.
             run=replace(target, tracking_uri=None) if target is not None else None,
             sys_path=[entry for entry in sys.path if isinstance(entry, str)],
         )
 
     def _start(self, job: Job, recording: bytes | None) -> Worker:
-        # One from before would be taken for the worker's.
-        (job.folder / "report.json").unlink(missing_ok=True)
         job.save(recording)
         uri = self._mlflow_target.tracking_uri if self._mlflow_target is not None else None
         try:
@@ -220,26 +227,28 @@ class Pipeline:
     def _finish_with(self, worker: Worker, limit_s: float) -> None:
         """Waits for the worker and takes over what it made."""
         worker.release()
-        worker.wait(limit_s)
-        self._take_over(worker)
+        if not worker.wait(limit_s):
+            worker.job.leave_alone()
         self.poll()
+        self._take_over(worker)
+        if not worker.has_ended:
+            return  # it writes its report itself
         if worker.fault() is None:
             worker.job.discard()
+        self._production.write_report()
 
     def _take_over(self, worker: Worker) -> None:
-        found = worker.report()
-        stored = self.report.stored
+        found = worker.job.told()
         if found is not None:
-            mine = self.report.refused
-            self.report.become(found)
-            self.report.refused = mine + found.refused
-            self.report.stored = list(dict.fromkeys((*stored, *found.stored)))
+            self.report.add(found)
             if found.refused and self._production.failed is None:
                 first = found.refused[0]
                 self._production.failed = WorkerError(f"{first.what}: {first.why}")
         fault = worker.fault()
         if fault is not None:
             self._production.refuse("what the worker makes", fault)
+            if found is None and worker.has_ended:
+                self._production.find_files(worker.started)
 
     # --- the end
 
@@ -264,11 +273,22 @@ class Pipeline:
             self._production.write_report()
         elif self._worker is not None:
             self._finish_with(self._worker, end - time.monotonic())
-            if patient:
+            if self._worker.fault() is None and "graph.json" not in self.report.files:
+                self._make_up_for(recording)
+            elif patient:
                 self._add_to(self._worker, recording, end)
         else:
             self._finish_here(recording)
         self._say(may_raise)
+
+    def _make_up_for(self, recording: Recording) -> None:
+        """Does here what the worker could not begin, because it knew something not."""
+        said = "; ".join(f"{refusal.what}: {refusal.why}" for refusal in self.report.refused)
+        self.report.remarks.append(f"The files were made in the training process. {said}")
+        self.report.refused.clear()
+        self._production.failed = None
+        self._write_quick(recording)
+        self._finish_here(recording)
 
     def _add_to(self, first: Worker, recording: Recording, end: float) -> None:
         """Makes what only this process can, and lets another worker upload it."""
@@ -288,22 +308,24 @@ class Pipeline:
             production.refuse(", ".join(made), WorkerError("not uploaded: the first files are not"))
             return
         job = self._job()
-        job.run = replace(self._mlflow_target, tracking_uri=None, run_id=self.report.mlflow_run_id)
+        run_id = self._mlflow_target.run_id or self.report.mlflow_run_id
+        job.run = replace(self._mlflow_target, tracking_uri=None, run_id=run_id)
         job.upload = [*made, "report.json"]
         with self.guarded("the MLflow run"):
             worker = self._start(job, None)
             worker.release()
             worker.wait(max(end - time.monotonic(), _MLFLOW_LIMIT_S))
             self._take_over(worker)
-            if worker.has_ended:
-                production.write_report()
+            if worker.fault() is None:
+                worker.job.discard()
+            production.write_report()
 
     def _write_times(self) -> None:
         number = self.options.profile_step
         if number is None:
             return
         if self._timer is None:
-            self.report.remarks.append(f"Step {number} was not timed: training ended before it.")
+            self.report.remarks.append(f"Step {number} was not timed: {self._why_not_timed}.")
             return
         with self.guarded("the times"):
             step = self._timer.finish()
@@ -323,10 +345,7 @@ class Pipeline:
                 production.write_extras(self._event_target)
         production.write_report()
         if self._mlflow_target is not None and production.graph is not None:
-            print(
-                f"modelviz: sending the files to MLflow (at most {_MLFLOW_LIMIT_S:.0f} s)",
-                flush=True,
-            )
+            say(f"modelviz: sending the files to MLflow (at most {_MLFLOW_LIMIT_S:.0f} s)")
             names = list(self.report.files)
             with self.guarded("the MLflow run"):
                 target, graph = self._mlflow_target, production.graph
@@ -335,11 +354,19 @@ class Pipeline:
 
     def _say(self, may_raise: bool) -> None:
         if self.report.files:
-            print(_summary(self.report))
+            say(_summary(self.report))
         self.report.warn()
         failed = self._production.failed
         if may_raise and failed is not None and self.options.on_error == "raise":
             raise failed
+
+
+def _absolute(target: Any) -> Any:
+    """A local directory as it is called from anywhere; anything else as it is."""
+    if isinstance(target, (str, PathLike)) and "://" not in str(target):
+        with contextlib.suppress(OSError):
+            return str(Path(target).absolute())
+    return target
 
 
 def _summary(report: Report) -> str:

@@ -152,6 +152,12 @@ class Production:
                 self.report.files.remove("report.json")
                 raise
 
+    def find_files(self, since: float) -> None:
+        """Lists what is in the folder since a moment: who wrote it cannot tell any more."""
+        for path in sorted(self.folder.glob("*")):
+            if path.name[0] != "." and path.is_file() and path.stat().st_mtime >= since:
+                self._has(path.name)
+
     def _write(self, name: str, make: Callable[[], bytes]) -> None:
         with self.guarded(name):
             Directory(self.folder).write(name, make())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
@@ -59,9 +60,14 @@ class Report:
         refused = [Refusal(**refusal) for refusal in given["refused"]]
         return Report(**{**given, "refused": refused})
 
-    def become(self, other: Report) -> None:
-        """Takes over all that another report says."""
-        vars(self).update(vars(other))
+    def add(self, other: Report) -> None:
+        """Takes over what another report of the same capture says."""
+        self.files += [name for name in other.files if name not in self.files]
+        self.stored += [place for place in other.stored if place not in self.stored]
+        self.refused += other.refused
+        self.remarks += other.remarks
+        self.figures |= other.figures
+        self.mlflow_run_id = other.mlflow_run_id or self.mlflow_run_id
 
     def refuse(self, what: str, error: BaseException | str) -> None:
         """Notes that something failed.
@@ -87,10 +93,20 @@ class Report:
         warn(f"Of the graph of {self.name}, {len(self.refused)} part(s) are missing:\n{lines}")
 
 
+def say(message: str) -> None:
+    """Prints a line, and never raises: the output may be closed, or not know a letter."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        try:
+            print(message, flush=True)
+        except UnicodeEncodeError:
+            print(message.encode("ascii", "backslashreplace").decode(), flush=True)
+
+
 def warn(message: str) -> None:
     """Warns, and never raises: somebody may have turned warnings into errors."""
     try:
         # Not a line of ours: what failed is in the message.
         warnings.warn_explicit(message, ModelvizWarning, "modelviz_callbacks", 0)
     except ModelvizWarning:
-        print(f"modelviz_callbacks: {message}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):
+            print(f"modelviz_callbacks: {message}", file=sys.stderr)

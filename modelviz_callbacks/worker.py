@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
-import threading
 import time
 from math import inf
 from pathlib import Path
@@ -22,20 +22,34 @@ PATIENCE_S = 300.0
 class Deadline:
     """The time left for uploads: without limit while somebody trains, then `PATIENCE_S`."""
 
-    def __init__(self) -> None:
-        """Watches standard input, which the training process holds open."""
-        self._end = inf
-        threading.Thread(target=self._watch, daemon=True).start()
+    def __init__(self, parent: int) -> None:
+        """Nobody has stopped training yet.
 
-    def _watch(self) -> None:
-        # Not through sys.stdin: its lock would be held when the interpreter ends.
-        with contextlib.suppress(OSError):
-            os.read(0, 1)  # a word from the training process, or its end
-        self._end = time.monotonic() + PATIENCE_S
+        Args:
+            parent: The process that trains.
+        """
+        self._parent = parent
+        self._end = inf
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the training process is gone; its children are given to another one then."""
+        return os.getppid() != self._parent
 
     def remaining_s(self) -> float:
         """Seconds left."""
+        if self._end == inf and (self.is_orphan or _is_told()):
+            self._end = time.monotonic() + PATIENCE_S
         return self._end - time.monotonic()
+
+
+def _is_told() -> bool:
+    """Whether the training process has closed its end of standard input."""
+    if sys.platform == "win32":  # its standard input cannot be asked
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        return bool(select.select([0], [], [], 0)[0])
+    return True
 
 
 def main(arguments: list[str]) -> int:
@@ -50,7 +64,6 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m modelviz_callbacks.worker JOB", file=sys.stderr)
         return 2
-    parent, deadline = os.getppid(), Deadline()
     _step_back()
     from modelviz_callbacks.job import Job
 
@@ -60,11 +73,15 @@ def main(arguments: list[str]) -> int:
         print(f"{arguments[0]} is not a job of this version: {error!r}", file=sys.stderr)
         return 2
     sys.path += [entry for entry in job.sys_path if entry not in sys.path]
-    from modelviz_callbacks.working import work
+    from modelviz_callbacks.working import deliver, work
 
+    deadline = Deadline(job.parent)
     work(job, deadline.remaining_s)
-    # An orphan has another parent.
-    job.done(is_awaited=os.getppid() == parent)
+    if job.is_left_alone or deadline.is_orphan:
+        deliver(job)
+        job.discard()
+    else:
+        job.done()
     return 0
 
 

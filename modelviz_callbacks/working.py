@@ -9,6 +9,7 @@ from dataclasses import replace
 from modelviz_callbacks.job import Job
 from modelviz_callbacks.production import Production
 from modelviz_callbacks.publishing import publish
+from modelviz_callbacks.sinks.tensorboard import TensorBoardSink, staged
 from modelviz_callbacks.tracing import Recording, unpack
 
 
@@ -24,13 +25,25 @@ def work(job: Job, remaining_s: Callable[[], float]) -> None:
     if packed is not None:
         with production.guarded("the graph"):
             _make(production, job, unpack(packed))
-    production.write_report()
+        production.write_report()
+    job.tell()
     if job.run is not None:
         names = job.upload if packed is None else job.report.files
         run = replace(job.run, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"))
         with production.guarded("the MLflow run"):
             publish(run, job.report, production.graph, names, remaining_s)
-        production.write_report()
+        if packed is not None:
+            production.write_report()
+        job.tell()
+
+
+def deliver(job: Job) -> None:
+    """Writes staged events into the run itself: the process that owns its writer is gone."""
+    if not job.event_folder or not job.staged_events.exists():
+        return
+    with TensorBoardSink(job.event_folder) as sink:
+        for event in staged(job.staged_events):
+            sink.add_event(event)
 
 
 def _make(production: Production, job: Job, recording: Recording) -> None:

@@ -41,8 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "publishing": {"graph", "sinks", "report", "errors"},
     "job": {"options", "report", "sinks"},
-    "working": {"job", "production", "publishing", "tracing"},
-    "background": {"job", "worker", "report", "errors"},
+    "working": {"job", "production", "publishing", "sinks", "tracing"},
+    "background": {"job", "worker", "ranks", "report", "errors"},
     "pipeline": {
         "background",
         "job",

@@ -109,10 +109,10 @@ def test_after_the_recorded_step_nothing_is_left_in_the_training_process(tmp_pat
     assert hook.report.refused == []
 
 
-def script(folder: Path, text: str) -> subprocess.Popen[str]:
+def script(folder: Path, text: str, **environment: str) -> subprocess.Popen[str]:
     """A user's script, without a main guard, run in its own process."""
     path = folder / "train.py"
-    path.write_text(textwrap.dedent(text))
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
     root = str(Path(__file__).parent.parent)
     return subprocess.Popen(
         [sys.executable, str(path)],
@@ -120,7 +120,7 @@ def script(folder: Path, text: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": root, **environment},
     )
 
 
@@ -191,7 +191,7 @@ def test_ctrl_c_while_waiting_ends_the_waiting_and_not_the_worker(tmp_path: Path
     out, err = run.communicate(timeout=WITHIN_S)
     assert run.returncode == 0, err
     assert "after the loop" in out
-    assert "not waited for" in err
+    assert "not waited for" in out
     folder = tmp_path / "graphs"
     wait_for(lambda: (folder / "report.json").exists() and not list(folder.glob(".job-*")))
     assert set(json.loads((folder / "report.json").read_text())["files"]) == ALL_FILES
@@ -234,6 +234,57 @@ def test_a_custom_op_of_the_script_itself_needs_no_import_of_it(tmp_path: Path) 
     model = onnx.load(tmp_path / "graphs" / "graph.onnx", load_external_data=False)
     assert [node.op_type for node in model.graph.node if node.domain == "pytorch"] == ["twice"]
     assert "twice" in (tmp_path / "graphs" / "graph.txt").read_text()
+
+
+def test_an_op_named_like_the_script_does_not_run_the_script_again(tmp_path: Path) -> None:
+    run = script(
+        tmp_path,
+        """
+        import pathlib, torch
+        from modelviz_callbacks import GraphHook
+
+        pathlib.Path("runs").open("a").write("x")
+
+        @torch.library.custom_op("train::twice", mutates_args=())
+        def twice(x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        class Model(torch.nn.Module):
+            def forward(self, x):
+                return twice(x)
+
+        model = Model()
+        with GraphHook(model, dirpath="graphs", formats=["text"]) as hook:
+            model(torch.randn(3, 4))
+        assert hook.report.refused == [], hook.report
+        """,
+    )
+    _, err = run.communicate(timeout=WITHIN_S)
+    assert run.returncode == 0, err
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_output_that_knows_no_letters_or_is_closed_ends_nothing(tmp_path: Path) -> None:
+    text = """
+        import signal, sys, torch
+        from modelviz_callbacks import GraphHook
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        model = torch.nn.Linear(4, 2)
+        hook = GraphHook(model, dirpath="gr\u00e4phs", formats=["text"], onnx=False)
+        model(torch.randn(3, 4))
+        hook._pipeline._worker._process.wait()
+        CLOSE
+        hook.close()
+        print("still here", file=sys.stderr)
+        """
+    for close in ("pass", "sys.stdout.close()"):
+        folder = tmp_path / close[:4]
+        folder.mkdir()
+        run = script(folder, text.replace("CLOSE", close), PYTHONIOENCODING="ascii")
+        _, err = run.communicate(timeout=WITHIN_S)
+        assert run.returncode == 0, err
+        assert "still here" in err
 
 
 def test_the_graph_is_in_a_lightning_run_while_training_goes_on(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
-from modelviz_callbacks.collector import paused_collector
+from modelviz_callbacks.collector import slowed_collector
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.tracing.compilers import compiled_parts, eager
 from modelviz_callbacks.tracing.modes import push_mode, remove_mode
@@ -82,7 +82,7 @@ class Capture:
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
             handles.callback(register(self._pause_hook(paused)).remove)
-        handles.enter_context(paused_collector())
+        handles.enter_context(slowed_collector())
         handles.enter_context(eager(self.recorder))
         push_mode(self.recorder)
         handles.callback(remove_mode, self.recorder)

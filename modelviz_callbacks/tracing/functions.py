@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import os
 import pickle
 import sys
+import types
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -14,6 +17,13 @@ import torch
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.torch_calls import property_name
+
+_COMPILED = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+)
 
 
 def reduced(func: Callable[..., Any]) -> Any:
@@ -39,9 +49,11 @@ def reduced(func: Callable[..., Any]) -> Any:
         owner = property_name(func)
         if getattr(getattr(torch.Tensor, owner, None), name, None) == func:
             return _accessor, (owner, name)
-    if _is_importable(func):
-        return f"{func.__qualname__}"
-    if not inspect.isfunction(func) and _pickles(func):
+    if getattr(func, "__module__", "").startswith(__package__):
+        return NotImplemented  # what the bytes themselves are read with
+    if inspect.isfunction(func) and _is_installed(func.__module__) and _found(func) is func:
+        return _imported, (func.__module__, func.__qualname__, *_names_of(func))
+    if isinstance(func, _COMPILED) and _owner_is_shared(func) and _pickles(func):
         return NotImplemented
     path = torch.overrides.resolve_name(func) or ""
     if path.startswith("torch.") and _at(path) is func:
@@ -49,15 +61,26 @@ def reduced(func: Callable[..., Any]) -> Any:
     return _unknown, _names_of(func)
 
 
-def _is_importable(func: Any) -> bool:
-    """Whether a Python function is found again by its module and name."""
-    module = sys.modules.get(getattr(func, "__module__", None) or "")
-    if not inspect.isfunction(func) or module is None or module.__name__ == "__main__":
-        return False
-    found: Any = module
+def _is_installed(name: str) -> bool:
+    """Whether a module is a library's: importing it again elsewhere does what it did here."""
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return name.partition(".")[0] in ("torch", __package__.partition(".")[0]) or (
+        f"{os.sep}site-packages{os.sep}" in file and not _is_script(name)
+    )
+
+
+def _found(func: Any) -> Any:
+    """What stands in a function's module under its name."""
+    found: Any = sys.modules[func.__module__]
     for part in func.__qualname__.split("."):
         found = getattr(found, part, None)
-    return found is func
+    return found
+
+
+def _owner_is_shared(func: Any) -> bool:
+    """Whether a compiled function is bound to no object that would have to go along."""
+    owner = getattr(func, "__self__", None)
+    return owner is None or isinstance(owner, (type, types.ModuleType))
 
 
 def _pickles(value: Any) -> bool:
@@ -68,10 +91,21 @@ def _pickles(value: Any) -> bool:
 
 
 def _home_of_op(name: str) -> str:
-    """The module whose import defines a custom op, if it can be told."""
-    definition = getattr(sys.modules.get("torch._library.custom_ops"), "OPDEFS", {}).get(name)
-    home = getattr(getattr(definition, "_init_fn", None), "__module__", "")
-    return "" if home == "__main__" else home
+    """The module whose import defines a custom op, if it can be told; never the user's script."""
+    known = getattr(sys.modules.get("torch._library.custom_ops"), "OPDEFS", {})
+    home = getattr(getattr(known.get(name), "_init_fn", None), "__module__", "")
+    # A library that registers its ops without telling where mostly names them after itself.
+    for module in (home, name.partition("::")[0]):
+        if module in sys.modules and not _is_script(module):
+            return str(module)
+    return ""
+
+
+def _is_script(name: str) -> bool:
+    """Whether importing a module would run the program that is running, again."""
+    main = sys.modules.get("__main__")
+    file, script = (getattr(module, "__file__", None) for module in (sys.modules[name], main))
+    return sys.modules[name] is main or (file is not None and file == script)
 
 
 def _names_of(func: Any) -> tuple[str, str, str, tuple[tuple[str, int], ...] | None]:
@@ -89,19 +123,26 @@ def _names_of(func: Any) -> tuple[str, str, str, tuple[tuple[str, int], ...] | N
 # --- what the other process calls
 
 
+def _imported(home: str, qualname: str, *names: Any) -> Any:
+    """A function of a library; one that is not installed here is one that cannot be called."""
+    with contextlib.suppress(Exception, SystemExit):
+        found: Any = importlib.import_module(home)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+        return found
+    return _unknown(*names)
+
+
 def _operator(name: str, overload: str, home: str) -> Any:
     """An op of ``torch.ops``; what defines it is imported if need be."""
     space, _, bare = name.partition("::")
-    for module in ("", home, space):
-        if module:
-            try:
-                importlib.import_module(module)
-            except Exception:
-                continue
-        packet = getattr(getattr(torch.ops, space), bare, None)
-        if packet is not None:
-            return getattr(packet, overload) if overload else packet
-    return _unknown(f"torch.ops.{space}", bare, bare, None)
+    if home:
+        with contextlib.suppress(Exception, SystemExit):
+            importlib.import_module(home)
+    packet = getattr(getattr(torch.ops, space), bare, None)
+    if packet is None:
+        return _unknown(f"torch.ops.{space}", bare, bare, None)
+    return getattr(packet, overload) if overload else packet
 
 
 def _accessor(name: str, which: str) -> Any:

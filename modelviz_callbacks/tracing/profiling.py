@@ -103,6 +103,10 @@ class StepTimer(TorchFunctionMode):
         self._begun = (perf_counter_ns(), self._event(()))
         return True
 
+    def is_here(self) -> bool:
+        """Whether this thread is the one that is timed."""
+        return self._thread == get_ident()
+
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
         if self._begun is not None and self._total is None:

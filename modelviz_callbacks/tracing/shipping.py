@@ -137,9 +137,7 @@ def _reduced(value: Any, kind: type[Any]) -> Any:
         return _as_plain(value)
     if callable(value) and hasattr(value, "__name__"):
         return reduced(value)
-    if isinstance(value, torch.ScriptObject) or not (_is_shared(kind) and _pickles(value)):
-        return _foreign(value)
-    return NotImplemented
+    return NotImplemented if _is_shared(kind) and _pickles(value) else _foreign(value)
 
 
 def _as_plain(value: Any) -> Any:
@@ -158,6 +156,8 @@ def _is_shared(kind: type[Any]) -> bool:
 
 
 def _pickles(value: Any) -> bool:
+    if isinstance(value, torch.ScriptObject) or getattr(value, "nbytes", 0) > _MAX_CONSTANT_BYTES:
+        return False
     try:
         pickle.dumps(value)
     except Exception:

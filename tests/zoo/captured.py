@@ -13,6 +13,8 @@ from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.outputs import graph_of
 from modelviz_callbacks.tracing import Recording, pack, unpack
+from modelviz_callbacks.tracing.signatures import qualified_name
+from modelviz_callbacks.tracing.tape import OpEntry
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.drawn import assert_drawn
 from tests.zoo.leaves import tensors
@@ -41,6 +43,10 @@ def assert_captured(case: Case) -> None:
 def assert_can_be_sent(recording: Recording, graph: ModelGraph) -> None:
     """What another process gets of the recording lowers to the same graph."""
     sent = unpack(pack(recording))
+    for entry, original in zip(sent.tape, recording.tape, strict=True):
+        if isinstance(original, OpEntry) and qualified_name(original.func).startswith("torch."):
+            assert isinstance(entry, OpEntry)
+            assert entry.func == original.func, f"{original.func} is lost"
     assert dumps(graph_of(sent)) == dumps(graph)
 
 

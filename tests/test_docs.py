@@ -1,0 +1,120 @@
+"""What README and docs name is there: files, options, functions, commands."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+import modelviz_callbacks
+from modelviz_callbacks import GraphHook, GraphLogger, Trace
+from modelviz_callbacks.cli import main
+from modelviz_callbacks.options import FORMATS, Options
+
+HOME = Path(__file__).parent.parent
+PAGES = [HOME / "README.md", HOME / "CHANGELOG.md", *sorted((HOME / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+TAKE_OPTIONS = {GraphLogger.__name__, GraphHook.__name__}
+OPTIONS = {field.name: field.default for field in dataclasses.fields(Options)}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M)
+
+
+def calls(page: Path) -> list[ast.Call]:
+    """The calls in a page's Python."""
+    trees = [ast.parse(code) for code in blocks(page, "python")]
+    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def option_rows() -> dict[str, str]:
+    """README's table of options: the default by the name."""
+    rows = {}
+    table = README.partition("| option | default | meaning |")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        names, default = (cell.strip() for cell in line.split("|")[1:3])
+        rows |= dict.fromkeys(re.findall(r"`(\w+)`", names), default.strip("`"))
+    return rows
+
+
+@each_page
+def test_every_link_and_picture_leads_to_a_file(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)\)|\b(?:src|href)=\"([^\"]+)\"", text)
+    local = [unquote(a or b).partition("#")[0] for a, b in targets if "://" not in a + b]
+    missing = [target for target in local if not (page.parent / target).is_file()]
+    assert missing == []
+
+
+def test_every_picture_in_the_docs_is_shown_on_a_page() -> None:
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    pictures = [path.name for path in (HOME / "docs/images").iterdir()]
+    assert len(pictures) > 10
+    assert [name for name in pictures if f"images/{name}" not in shown] == []
+
+
+def test_the_table_has_every_option_with_its_default() -> None:
+    stated = option_rows()
+    assert list(stated) == list(OPTIONS)
+    for name, default in OPTIONS.items():
+        said = "all" if default == FORMATS else repr(default).replace("'", '"')
+        assert stated[name] == said, name
+
+
+@each_page
+def test_the_python_names_options_and_functions_that_exist(page: Path) -> None:
+    for call in calls(page):
+        called = ast.unparse(call.func)
+        if called in TAKE_OPTIONS:
+            assert {keyword.arg for keyword in call.keywords} <= set(OPTIONS)
+        elif called.startswith("t.") and called.count(".") == 1:
+            assert hasattr(Trace, called.removeprefix("t.")), called
+    for code in blocks(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module == "modelviz_callbacks":
+                assert {name.name for name in node.names} <= set(modelviz_callbacks.__all__)
+
+
+@each_page
+def test_what_the_text_sets_with_an_equals_sign_is_an_option(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    named = re.findall(r"`([a-z]\w*)=[^`]*`", text)
+    assert set(named) <= set(OPTIONS)
+
+
+@each_page
+def test_the_shell_names_commands_and_options_that_exist(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    lines = "\n".join(blocks(page, "sh")).splitlines() + re.findall(r"`([^`\n]+)`", text)
+    for line in lines:
+        words = line.partition(" #")[0].split()
+        if len(words) < 2 or words[0] != "modelviz":
+            continue
+        with pytest.raises(SystemExit) as ended:
+            main([words[1], "--help"])
+        assert ended.value.code == 0, line
+        known = capsys.readouterr().out
+        for option in (word for word in words[2:] if word.startswith("--")):
+            assert re.search(rf"{option}\b", known), line
+
+
+def test_the_makefile_has_the_targets_that_the_readme_names() -> None:
+    makefile = (HOME / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"`make (\w+)`", README)
+    assert named
+    assert [name for name in named if f"\n{name}:" not in makefile] == []
+
+
+def test_the_code_of_the_readme_is_not_empty() -> None:
+    assert {ast.unparse(call.func) for call in calls(PAGES[0])} >= {*TAKE_OPTIONS, "trace"}
+    assert len(option_rows()) == len(OPTIONS)
