@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.job import Job
 from modelviz_callbacks.ranks import IN_WORKER
-from modelviz_callbacks.report import say
+from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.worker import PATIENCE_S
 
 # Where a worker says what it did, in the folder of the files.
@@ -51,6 +52,7 @@ class Worker:
         self.job = job
         self._log = job.folder / LOG
         self.started = time.time()
+        self._told: Report | None = None
         self._line, others = socket.socketpair()
         with self._log.open("ab") as log, others:
             self._process = subprocess.Popen(
@@ -105,21 +107,27 @@ class Worker:
             say("modelviz: not waited for; the files will be finished alone.")
         return self.has_ended
 
+    def told(self) -> Report | None:
+        """What the worker has told so far; ``None``: nothing yet."""
+        self._told = self.job.told() or self._told
+        return self._told
+
     def fault(self) -> WorkerError | None:
         """Why its report is not its last one; ``None`` if it did all it was told."""
         code = self._process.poll()
-        if code == 0 and self.job.told() is not None:
+        if code == 0 and self.told() is not None:
             return None
         if code is None:
             return WorkerError(f"{self._unfinished()} What it says is in {self._log}.")
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        how = f"signal {-code}" if code < 0 else f"exit status {code}, without a report"
         return WorkerError(
             f"The process that makes the files ended early ({how}). See {self._log}; to do its "
-            f"work again: {sys.executable} -m modelviz_callbacks.worker {self.job.place}"
+            f"work again: {sys.executable} -m modelviz_callbacks.worker "
+            f"{shlex.quote(str(self.job.place))}"
         )
 
     def _unfinished(self) -> str:
-        report, run = self.job.told(), self.job.run
+        report, run = self.told(), self.job.run
         if report is None or run is None:
             return (
                 "The process that makes the files is still at work and goes on alone; its report "
@@ -129,7 +137,7 @@ class Worker:
         return (
             "The files are made, but the MLflow run has not got them all yet. The process that "
             f"sends them goes on alone for up to {PATIENCE_S:.0f} s; should it fail: "
-            f"modelviz upload {self.job.folder} --run {run_id}"
+            f"modelviz upload {shlex.quote(str(self.job.folder))} --run {run_id}"
         )
 
 
@@ -139,7 +147,9 @@ def _is_python(executable: str | None) -> bool:
 
 def _start_code() -> str:
     """What the new interpreter runs: it imports from where this one does, in the same order."""
-    paths = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]  # noqa: PTH100
+    paths = [str(Path(entry).absolute()) for entry in sys.path if Path(entry).exists()]
+    # Last, so that it hides nothing: where this package is, should it have come another way.
+    paths.append(str(Path(__file__).parent.parent))
     return (
         f"import sys; sys.path[:] = {paths!r}; "
         "from modelviz_callbacks.worker import main; sys.exit(main(sys.argv[1:]))"

@@ -160,6 +160,14 @@ class Job:
         """Whether somebody said so."""
         return (self.place / _LEFT).exists()
 
+    def take_events(self) -> Path | None:
+        """The folder of the staged events, for the one who asks first; ``None``: none are there."""
+        taken = self.place / f"{_EVENTS}-taken"
+        try:
+            return self.staged_events.rename(taken)
+        except OSError:
+            return None
+
     def done(self) -> None:
         """Removes what only the worker needed; who waits takes the rest and discards it."""
         for name in (_JOB, _RECORDING):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -81,6 +82,7 @@ class Pipeline:
         self._has_events = False
         self._timer: StepTimer | None = None
         self._finished = False
+        self._process = os.getpid()
         self._why_not_timed = "training ended before it"
         with self.guarded("the preparations"):
             warm_up()
@@ -149,11 +151,14 @@ class Pipeline:
         worker = self._worker
         if worker is None or worker.job.tensorboard not in STAGED or self._has_events:
             return True
-        if not worker.job.staged_events.exists():
+        if os.getpid() != self._process:
+            return True
+        events = worker.job.take_events()
+        if events is None:
             return worker.has_ended
         self._has_events = True
         with self.guarded("the TensorBoard graph"), TensorBoardSink(self.tensorboard) as sink:
-            for event in staged(worker.job.staged_events):
+            for event in staged(events):
                 sink.add_event(event)
             sink.flush()
             self._production.is_in_tensorboard(sink.log_dir)
@@ -238,17 +243,21 @@ class Pipeline:
         self._production.write_report()
 
     def _take_over(self, worker: Worker) -> None:
-        found = worker.job.told()
+        found = worker.told()
         if found is not None:
             self.report.add(found)
             if found.refused and self._production.failed is None:
                 first = found.refused[0]
                 self._production.failed = WorkerError(f"{first.what}: {first.why}")
         fault = worker.fault()
-        if fault is not None:
-            self._production.refuse("what the worker makes", fault)
-            if found is None and worker.has_ended:
-                self._production.find_files(worker.started)
+        if fault is None:
+            return
+        if not worker.has_ended:
+            self.report.refuse("what the worker makes", fault)  # yet: no reason to raise
+            return
+        self._production.refuse("what the worker makes", fault)
+        if found is None:
+            self._production.find_files(worker.started)
 
     # --- the end
 
@@ -264,6 +273,8 @@ class Pipeline:
             Exception: What failed first, if ``on_error`` is ``"raise"`` and ``may_raise``.
         """
         self._finished = True
+        if os.getpid() != self._process:
+            return  # a copy that was forked meanwhile; the original does it
         recording, self._recording = self._recording, None
         end = time.monotonic() + (WAIT_LIMIT_S if patient else 0.0)
         if recording is None:
@@ -294,7 +305,10 @@ class Pipeline:
         """Makes what only this process can, and lets another worker upload it."""
         production = self._production
         before = set(self.report.files)
-        self._write_times()
+        if first.has_ended:
+            self._write_times()
+        elif self._timer is not None:
+            self.report.remarks.append("The times were left out: the graph is not written yet.")
         production.write_trained(recording)
         made = [name for name in self.report.files if name not in before]
         if self._timer is not None and "index.html" in before:

@@ -33,8 +33,20 @@ class Deadline:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether the training process is gone; its children are given to another one then."""
-        return os.getppid() != self._parent
+        """Whether the training process is gone.
+
+        Its children are given to another one then. Between the two may stand a launcher, so
+        another parent alone says nothing.
+        """
+        if sys.platform == "win32" or os.getppid() == self._parent:
+            return False
+        try:
+            os.kill(self._parent, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def remaining_s(self) -> float:
         """Seconds left."""

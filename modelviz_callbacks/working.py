@@ -26,7 +26,8 @@ def work(job: Job, remaining_s: Callable[[], float]) -> None:
         with production.guarded("the graph"):
             _make(production, job, unpack(packed))
         production.write_report()
-    job.tell()
+    with production.guarded("the report"):
+        job.tell()
     if job.run is not None:
         names = job.upload if packed is None else job.report.files
         run = replace(job.run, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"))
@@ -34,15 +35,17 @@ def work(job: Job, remaining_s: Callable[[], float]) -> None:
             publish(run, job.report, production.graph, names, remaining_s)
         if packed is not None:
             production.write_report()
-        job.tell()
+        with production.guarded("the report"):
+            job.tell()
 
 
 def deliver(job: Job) -> None:
     """Writes staged events into the run itself: the process that owns its writer is gone."""
-    if not job.event_folder or not job.staged_events.exists():
+    events = job.take_events() if job.event_folder else None
+    if events is None:
         return
     with TensorBoardSink(job.event_folder) as sink:
-        for event in staged(job.staged_events):
+        for event in staged(events):
             sink.add_event(event)
 
 

@@ -17,7 +17,7 @@ from tests.mlflow_server import MlflowServer, Proxy
 
 pytestmark = pytest.mark.worker
 
-FILES = {"graph.json", "graph.svg", "graph.txt"}
+FILES = {"graph.json", "graph.svg", "graph.txt", "backward.svg"}
 WITHIN_S = 120
 A_MINUTE_S = 60
 

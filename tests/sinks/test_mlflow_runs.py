@@ -23,7 +23,7 @@ from tests.mlflow_server import MlflowServer
 from tests.sinks.conftest import Store
 
 FILES: dict[str, Any] = {"formats": ["svg", "text"], "onnx": False, "tensorboard": False}
-STORED = {"graph.json", "graph.svg", "graph.txt", "report.json"}
+STORED = {"graph.json", "graph.svg", "graph.txt", "backward.svg", "report.json"}
 
 
 class Net(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -24,6 +25,15 @@ def hooks(attributes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# Threads that were there before the test; one that ends meanwhile is no difference.
+_EARLIER: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def disregard_threads() -> None:
+    """Takes the threads of now for somebody else's."""
+    _EARLIER.update(threading.enumerate())
+
+
 def switches() -> Any:
     """What is switched on in this process and thread, `frozen`."""
     tables = {**hooks(vars(module_hooks)), **hooks(vars(optimizer_hooks))}
@@ -38,7 +48,7 @@ def switches() -> Any:
         "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
         "default dtype": str(torch.get_default_dtype()),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": threading.active_count(),
+        "threads": [thread.name for thread in threading.enumerate() if thread not in _EARLIER],
         "trace function": str(sys.gettrace()),
         "profile function": str(sys.getprofile()),
         "module call": torch.nn.Module.__call__.__qualname__,
