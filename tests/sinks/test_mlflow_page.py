@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -33,12 +34,15 @@ def run_url(server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> s
     folder = tmp_path_factory.mktemp("run_page")
     run = MlflowClient(server.uri).create_run("0", run_name="digits")
     model, args, kwargs = build("TwoBranches")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server.uri)
+    try:
         with GraphHook(
             model, dirpath=folder, mlflow=run.info.run_id, background=False, tensorboard=False
         ) as hook:
             model(*args, **kwargs).sum().backward()
+    finally:
+        mlflow.set_tracking_uri(before)
     assert hook.report.refused == []
     assert torch.is_grad_enabled()
     return f"{server.uri}/#/experiments/0/runs/{run.info.run_id}"
