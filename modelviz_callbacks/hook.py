@@ -216,8 +216,10 @@ class GraphHook:
             return
         with self._pipeline.guarded("the times"):
             timer = StepTimer(self._core, self._model)
-            timer.start(inside_model=self._model is self._core)
-            self._timer, self._depth = timer, _calls_on_stack(self._model)
+            if timer.start(inside_model=self._model is self._core):
+                self._timer, self._depth = timer, _calls_on_stack(self._model)
+            else:
+                self._pipeline.timed(timer)  # it says why
         if self._timer is None:
             self._pipeline.not_timed("the timer could not be started")
             self._disarm()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.utils
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -18,6 +19,12 @@ from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
 
 FEW: dict[str, Any] = {"formats": ["html"], "onnx": False, "mlflow": False}
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_compiled() -> None:
+    """Compiled code is not timed, and another test may have compiled some."""
+    torch._dynamo.utils.counters.clear()
 
 
 def train(model: nn.Module, args: Any, steps: int) -> list[torch.Tensor]:
@@ -62,6 +69,18 @@ def test_a_later_training_step_of_lightning_is_timed(tmp_path: Path) -> None:
     assert callback.report.figures["step_us"] > 0
     assert "time of step 1" in tags(tmp_path)
     assert "training_step" not in vars(module)
+
+
+def test_where_something_was_compiled_the_report_says_so_and_no_hook_is_left(
+    tmp_path: Path,
+) -> None:
+    torch._dynamo.utils.counters["frames"]["total"] = 1
+    model, args, _ = build("TwoBranches")
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, **FEW) as hook:
+        train(model, args, 3)
+        assert not model._forward_hooks
+    assert hook.report.refused == []
+    assert any("torch.compile" in remark for remark in hook.report.remarks)
 
 
 def test_training_that_ends_before_the_step_says_so(tmp_path: Path) -> None:
