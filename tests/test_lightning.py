@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -196,6 +197,27 @@ def test_a_tensorboard_run_gets_the_graph_in_the_file_of_its_scalars(tmp_path: P
     assert len(found.Scalars("loss_step")) == 3
     files = {path.name for path in (Path(logger.log_dir) / "model_graph").iterdir()}
     assert files == {"graph.json", "graph.txt", "report.json"}
+
+
+def test_a_remote_log_directory_gets_the_graph_and_the_files_stay_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logger = TensorBoardLogger("memory://remote_log_directory", name="", version="")
+    callback = GraphLogger(**QUICK)
+    trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert Path(callback.report.folder) == tmp_path / "model_graph"
+    assert [path.name for path in tmp_path.iterdir()] == ["model_graph"]
+    remote = fsspec.filesystem("memory")
+    (events,) = remote.glob("/remote_log_directory/**/events.*")
+    local = tmp_path / "events.out.tfevents.1"
+    local.write_bytes(remote.cat(events))
+    found = EventAccumulator(str(local))
+    found.Reload()
+    assert found.Tags()["graph"]
+    assert "loss_step" in found.Tags()["scalars"]
 
 
 def test_an_mlflow_run_gets_all_files_and_tags(

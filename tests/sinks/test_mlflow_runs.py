@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import mlflow
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch import nn
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
 from modelviz_callbacks.graph.structure import fingerprint
+from modelviz_callbacks.report import Report
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.mlflow_server import MlflowServer
 from tests.sinks.conftest import Store
@@ -51,9 +53,8 @@ def train(
     return hook
 
 
-def assert_shown(client: MlflowClient, run_id: str, hook: GraphHook | GraphLogger) -> None:
+def assert_shown(client: MlflowClient, run_id: str, report: Report | None) -> None:
     """The run has files, tags, metrics and a picture in its description."""
-    report = hook.report
     assert report is not None
     assert report.refused == []
     found = {item.path for item in client.list_artifacts(run_id, "model_graph")}
@@ -72,7 +73,7 @@ def assert_shown(client: MlflowClient, run_id: str, hook: GraphHook | GraphLogge
 def test_a_plain_loop_in_start_run(fluent: Store, tmp_path: Path) -> None:
     with mlflow.start_run() as run:
         hook = train(tmp_path)
-    assert_shown(fluent.client, run.info.run_id, hook)
+    assert_shown(fluent.client, run.info.run_id, hook.report)
     assert fluent.client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
@@ -83,7 +84,7 @@ def test_a_tracking_server_that_passes_artifacts_on(server: MlflowServer, tmp_pa
     logger = MLFlowLogger(tracking_uri=server.uri, run_id=run_id)
     callback = GraphLogger(dirpath=tmp_path / "graphs", **FILES)
     trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
-    assert_shown(client, run_id, callback)
+    assert_shown(client, run_id, callback.report)
     assert list(server.artifacts.rglob(f"{run_id}/artifacts/model_graph/graph.svg"))
     assert client.get_run(run_id).data.metrics["loss_step"] > 0
 
@@ -93,36 +94,39 @@ def test_the_logger_of_lightning(store: Store, tmp_path: Path) -> None:
     callback = GraphLogger(dirpath=tmp_path / "graphs", **FILES)
     trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
     assert logger.run_id is not None
-    assert_shown(store.client, logger.run_id, callback)
+    assert_shown(store.client, logger.run_id, callback.report)
 
 
 @pytest.mark.parametrize("flavour", ["mlflow", "mlflow.pytorch"])
-def test_autologging(fluent: Store, tmp_path: Path, flavour: str) -> None:
-    autolog = mlflow.autolog if flavour == "mlflow" else mlflow.pytorch.autolog
-    autolog(log_models=False)
-    try:
-        callback = GraphLogger(dirpath=tmp_path / "graphs", **FILES)
-        trainer = pl.Trainer(
-            max_steps=2,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            callbacks=[callback],
-        )
-        trainer.fit(Classifier(), data())
-    finally:
-        autolog(disable=True)
-    (run,) = fluent.client.search_runs([fluent.experiment_id])
-    assert_shown(fluent.client, run.info.run_id, callback)
+def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
+    # In a process of its own: autologging patches Lightning for good.
+    code = (
+        "import sys, mlflow, mlflow.pytorch\n"
+        "from pathlib import Path\n"
+        "from modelviz_callbacks import GraphLogger\n"
+        "from tests.lightning_modules import Classifier, data, trainer_for\n"
+        "from tests.sinks.test_mlflow_runs import FILES\n"
+        "folder = Path(sys.argv[1])\n"
+        "mlflow.set_tracking_uri(sys.argv[2])\n"
+        "mlflow.set_experiment('work')\n"
+        f"{flavour}.autolog(log_models=False)\n"
+        "callback = GraphLogger(dirpath=folder / 'graphs', **FILES)\n"
+        "trainer_for(folder, callback).fit(Classifier(), data())\n"
+    )
+    root = str(Path(__file__).parent.parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, "-c", code, str(tmp_path), store.uri]
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    (run,) = store.client.search_runs([store.experiment_id])
+    report = Report.from_json(json.loads((tmp_path / "graphs" / "report.json").read_text()))
+    assert_shown(store.client, run.info.run_id, report)
+    assert run.data.metrics["loss_step"] > 0  # what autologging itself logs
 
 
 def test_a_nested_run(fluent: Store, tmp_path: Path) -> None:
     with mlflow.start_run() as outer, mlflow.start_run(nested=True) as inner:
         hook = train(tmp_path)
-    assert_shown(fluent.client, inner.info.run_id, hook)
+    assert_shown(fluent.client, inner.info.run_id, hook.report)
     assert fluent.client.list_artifacts(outer.info.run_id) == []
 
 
@@ -130,7 +134,7 @@ def test_an_explicit_run_id_of_a_finished_run(fluent: Store, tmp_path: Path) -> 
     run_id = fluent.new_run()
     fluent.client.set_terminated(run_id)
     hook = train(tmp_path, mlflow=run_id)
-    assert_shown(fluent.client, run_id, hook)
+    assert_shown(fluent.client, run_id, hook.report)
     assert fluent.client.get_run(run_id).info.status == "FINISHED"
 
 
@@ -139,7 +143,7 @@ def test_a_new_run_where_there_is_none(fluent: Store, tmp_path: Path) -> None:
     (run,) = fluent.client.search_runs([fluent.experiment_id])
     assert run.info.run_name == "mine"
     assert run.info.status == "FINISHED"
-    assert_shown(fluent.client, run.info.run_id, hook)
+    assert_shown(fluent.client, run.info.run_id, hook.report)
 
 
 def test_what_the_user_wrote_stays_and_the_section_is_not_doubled(
@@ -168,6 +172,24 @@ def test_runs_of_one_architecture_are_found_by_their_fingerprint(
         [fluent.experiment_id], filter_string=f"tags.`modelviz.fingerprint` = '{print_of}'"
     )
     assert set(found["run_id"]) == set(runs[:2])
+
+
+def test_of_several_ranks_only_the_first_makes_a_run(store: Store, tmp_path: Path) -> None:
+    here = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(here / "distributed_mlflow.py")]
+    command += [str(tmp_path / "graphs"), store.uri]
+    environment = {**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    first, second = (
+        Report.from_json(json.loads((tmp_path / f"rank{rank}.json").read_text())) for rank in (0, 1)
+    )
+    assert first.refused == second.refused == []
+    assert second.files == []
+    runs = store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
+    assert [run.info.run_id for run in runs] == [first.mlflow_run_id]
+    stored = {item.path for item in store.client.list_artifacts(first.mlflow_run_id, "model_graph")}
+    assert stored == {f"model_graph/{name}" for name in first.files}
 
 
 @pytest.mark.worker

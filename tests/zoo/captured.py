@@ -10,6 +10,7 @@ import torch
 
 from modelviz_callbacks import ModelGraph, trace
 from modelviz_callbacks.graph import check
+from modelviz_callbacks.graph.folded import fold, unfold
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.outputs import graph_of
 from modelviz_callbacks.tracing import Recording, pack, unpack
@@ -55,6 +56,8 @@ def assert_sound(graph: ModelGraph) -> None:
     check(graph)
     assert not graph.partial, f"the graph is partial: {graph.notes}"
     assert loads(dumps(graph)) == graph, "JSON gives another graph back"
+    for sizes in (False, True):
+        assert unfold(fold(graph, sizes=sizes)) == graph, "unfolding gives another graph back"
 
 
 def assert_connected(graph: ModelGraph, needs: list[Needs]) -> None:
