@@ -86,9 +86,9 @@ def test_text_is_shown_inline(page: Page, run_url: str, name: str, text: str) ->
 
 def test_the_picture_is_shown_inline(page: Page, run_url: str) -> None:
     page.goto(f"{run_url}/artifacts/model_graph/graph.svg")
-    page.wait_for_function(
-        "() => [...document.images].some(i => i.complete && i.naturalWidth > 100)"
-    )
+    picture = page.get_by_alt_text("model_graph/graph.svg")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
     keep(page, "graph_svg")
 
 
