@@ -33,12 +33,13 @@ class Worker:
         started: When, in seconds since 1970.
     """
 
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+    def __init__(self, job: Job, environment: Mapping[str, str], rest_s: float = 0.0) -> None:
         """Starts it.
 
         Args:
             job: Saved.
             environment: Variables for it besides those of this process.
+            rest_s: How long it waits before it begins, in seconds, if it is not released first.
 
         Raises:
             OSError: No process can be started.
@@ -56,7 +57,7 @@ class Worker:
         self._line, others = socket.socketpair()
         with self._log.open("ab") as log, others:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _start_code(), str(job.place)],
+                [sys.executable, "-c", _start_code(), str(job.place), str(rest_s)],
                 # Windows hands no socket over; the worker's time is limited from the start there.
                 stdin=subprocess.DEVNULL if sys.platform == "win32" else others.fileno(),
                 stdout=log,

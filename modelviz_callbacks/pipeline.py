@@ -43,6 +43,11 @@ WAIT_LIMIT_S = 60.0
 # How long the end of training may wait for an MLflow server where there is no worker, in seconds.
 _MLFLOW_LIMIT_S = 30.0
 
+# A worker that starts takes memory and caches from the step that has just called it, on whatever
+# core: it waits for what the backward and the optimizer take, in times of the forward's.
+_REST_OF_A_STEP = 3.0
+_LONGEST_REST_S = 10.0
+
 # What TensorBoard's event files are written with; slow to import.
 _EVENT_RECORDS = (
     "modelviz_callbacks.writers.graphdef",
@@ -202,7 +207,9 @@ class Pipeline:
                 job.tensorboard = "staged" if self._polls else "extras"
                 job.event_folder = TensorBoardSink(self.tensorboard).log_dir
         try:
-            self._worker = self._start(job, pack(recording, self.options.onnx_weights))
+            packed = pack(recording, self.options.onnx_weights)
+            rest_s = min(_REST_OF_A_STEP * recording.seconds, _LONGEST_REST_S)
+            self._worker = self._start(job, packed, rest_s)
         except Exception as error:
             self.report.remarks.append(
                 f"The files were made in the training process: no worker could be started "
@@ -220,11 +227,11 @@ class Pipeline:
             sys_path=[entry for entry in sys.path if isinstance(entry, str)],
         )
 
-    def _start(self, job: Job, recording: bytes | None) -> Worker:
+    def _start(self, job: Job, recording: bytes | None, rest_s: float = 0.0) -> Worker:
         job.save(recording)
         uri = self._mlflow_target.tracking_uri if self._mlflow_target is not None else None
         try:
-            return Worker(job, {} if uri is None else {"MLFLOW_TRACKING_URI": uri})
+            return Worker(job, {} if uri is None else {"MLFLOW_TRACKING_URI": uri}, rest_s)
         except BaseException:
             job.discard()
             raise

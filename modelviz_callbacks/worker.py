@@ -68,15 +68,15 @@ def main(arguments: list[str]) -> int:
     """Does one job.
 
     Args:
-        arguments: The job's folder.
+        arguments: The job's folder; how long to wait before, in seconds, if somebody trains.
 
     Returns:
         0: done, whatever was refused is in the report. 2: there is no such job.
     """
-    if len(arguments) != 1:
-        print("usage: python -m modelviz_callbacks.worker JOB", file=sys.stderr)
+    if len(arguments) not in (1, 2):
+        print("usage: python -m modelviz_callbacks.worker JOB [SECONDS]", file=sys.stderr)
         return 2
-    _step_back()
+    _step_back(float(arguments[1]) if len(arguments) == 2 else 0.0)
     from modelviz_callbacks.job import Job
 
     try:
@@ -97,10 +97,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _step_back() -> None:
+def _step_back(rest_s: float) -> None:
     """Leaves the processor to whoever trains; one thread is what nobody misses."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(19)
+    if sys.platform == "win32":
+        time.sleep(rest_s)
+    else:
+        with contextlib.suppress(OSError, ValueError):
+            select.select([0], [], [], rest_s)  # the line ends when training does
     import torch
 
     torch.set_num_threads(1)

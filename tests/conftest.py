@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from modelviz_callbacks.pipeline import Pipeline
 from tests.zoo.switches import disregard_threads
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and so would be the programs that
+# tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

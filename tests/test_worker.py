@@ -22,9 +22,13 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
+from modelviz_callbacks.background import Worker
 from modelviz_callbacks.errors import WorkerError
+from modelviz_callbacks.job import Job
+from modelviz_callbacks.options import make_options
 from modelviz_callbacks.pipeline import Pipeline
-from modelviz_callbacks.report import ModelvizWarning
+from modelviz_callbacks.report import ModelvizWarning, Report
+from modelviz_callbacks.tracing import Capture, pack
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
 from tests.zoo.leaves import difference
@@ -407,3 +411,35 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
         assert b"hush-hush" not in content, name
     assert "hush-hush" not in str(caught[0].message)
     assert ModelGraph.load(tmp_path / "graph.json").ops
+
+
+def rests(folder: Path, rest_s: float) -> Worker:
+    """A worker with a job that it begins after a rest."""
+    model, x = nn.Linear(4, 2), torch.randn(3, 4)
+    capture = Capture(model)
+    capture.start((x,), {})
+    try:
+        result = model(x)
+    finally:
+        capture.stop()
+    job = Job(folder, make_options(**FEW), Report("Linear", str(folder)))
+    job.save(pack(capture.finish(result)))
+    return Worker(job, {}, rest_s)
+
+
+def test_a_worker_leaves_the_processor_to_the_step_that_called_it(tmp_path: Path) -> None:
+    worker = rests(tmp_path, 4.0)
+    started = time.monotonic()
+    worker._process.wait(WITHIN_S)
+    assert time.monotonic() - started >= 4.0
+    assert worker.fault() is None
+    assert (tmp_path / "graph.txt").exists()
+    worker.release()
+
+
+def test_a_worker_rests_no_longer_when_training_has_ended(tmp_path: Path) -> None:
+    worker = rests(tmp_path, 10 * WITHIN_S)
+    worker.release()
+    assert worker.wait(WITHIN_S)
+    assert worker.fault() is None
+    assert (tmp_path / "graph.txt").exists()

@@ -18,7 +18,7 @@ import torch
 
 from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.tape import storage_address
+from modelviz_callbacks.tracing.tape import Slot, storage_address
 
 # torch gives every node that Python has looked at an object that lives as long as the node, and
 # frees a chain of such nodes by recursion: 35,000 of them overflow a stack of 8 MiB (2.13).
@@ -26,7 +26,7 @@ MOST_NODES = 20_000
 # Other threads than the first may have a sixteenth of its stack.
 _MOST_NODES_IN_A_THREAD = 1_000
 
-_LEAF = "AccumulateGrad"
+_LEAF = "torch::autograd::AccumulateGrad"
 _IS_LOSS = re.compile(r"(\A|\W)loss(_\d+)?\b")
 
 
@@ -93,13 +93,28 @@ class BackwardRecord:
     repacked: int = 0
     is_cut: bool = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As bare tuples: pickle asks each named one what it is.
+        rows = [tuple(node) for node in self.nodes]
+        return _restored, (self.roots, rows, self.repacked, self.is_cut)
+
+
+def _restored(
+    roots: tuple[tuple[str, int, int], ...],
+    rows: list[tuple[Any, ...]],
+    repacked: int,
+    is_cut: bool,
+) -> BackwardRecord:
+    return BackwardRecord(roots, tuple(map(GradNode._make, rows)), repacked, is_cut)
+
 
 def record_backward(recording: Recording, *, saved: bool = False) -> BackwardRecord | None:
     """Reads the backward pass that a recorded forward has prepared.
 
-    It begins at the loss, where the code recorded calls one of its outputs so or called
-    ``backward`` on it, and else at every output that gradients flow to. To be called while the
-    outputs are alive; what a backward has freed is told without its saved tensors.
+    It begins at the loss, where the code recorded calls one of its outputs so, and else at every
+    output that gradients flow to. To be called while the outputs are alive; what a backward has
+    freed is told without its saved tensors. Of a training step that called ``backward`` itself
+    it is what was read then, each time.
 
     Args:
         recording: As `Capture.finish` gives it.
@@ -108,17 +123,45 @@ def record_backward(recording: Recording, *, saved: bool = False) -> BackwardRec
     Returns:
         The record; ``None`` if no output takes part in autograd.
     """
+    if recording.backward is not None:
+        return recording.backward
     roots = []
     for path, slot in recording.output_slots():
         tensor = slot.ref()
         if tensor is not None:
             roots.append((path, tensor))
-    leaves = {}
-    for path, slot in recording.input_slots():
+    inputs = living_inputs(recording.input_slots())
+    return read_backward(roots, recording.state, inputs, saved=saved)
+
+
+def living_inputs(inputs: Iterable[tuple[str, Slot]]) -> dict[int, str]:
+    """The paths of those input tensors that are alive, by their ``id``; the first of each."""
+    found: dict[int, str] = {}
+    for path, slot in inputs:
         tensor = slot.ref()
         if tensor is not None:
-            leaves[id(tensor)] = path
-    return read_backward(roots, recording.state, leaves, saved=saved)
+            found.setdefault(id(tensor), path)
+    return found
+
+
+def joined(records: Sequence[BackwardRecord]) -> BackwardRecord | None:
+    """Several backwards as one record; ``None`` of none."""
+    if len(records) <= 1:
+        return records[0] if records else None
+    roots: list[tuple[str, int, int]] = []
+    nodes: list[GradNode] = []
+    for record in records:
+        start = len(nodes)
+        roots += [(path, start + place, number) for path, place, number in record.roots]
+        for node in record.nodes:
+            edges = [(place if place < 0 else start + place, n) for place, n in node.edges]
+            nodes.append(node._replace(edges=tuple(edges)))
+    return BackwardRecord(
+        tuple(roots),
+        tuple(nodes),
+        sum(record.repacked for record in records),
+        any(record.is_cut for record in records),
+    )
 
 
 def read_backward(
@@ -155,7 +198,7 @@ class _Reader:
         self._inputs = inputs
         self._saved = saved
         self._repacked = 0
-        self._texts: dict[Any, str] = {}  # of dtypes and devices, which are few
+        self._specs: dict[Any, GradSpec] = {}  # few; pickle writes one object once
         self._attributes: dict[type[Any], list[str]] = {}
         self._memory: dict[tuple[Any, ...], int] = {}
 
@@ -190,25 +233,23 @@ class _Reader:
         return BackwardRecord(starts, tuple(nodes), self._repacked, is_cut)
 
     def _described(self, node: Any, edges: tuple[tuple[int, int], ...]) -> GradNode:
+        name = node.name()
         takes = tuple([self._spec(taken) for taken in node._input_metadata])
-        leaf = self._leaf(node) if type(node).__name__ == _LEAF else None
+        leaf = self._leaf(node) if name == _LEAF else None
         saved = tuple(self._saved_by(node)) if self._saved and leaf is None else ()
-        return GradNode(node.name(), node._sequence_nr(), edges, takes, leaf, saved)
+        return GradNode._make((name, node._sequence_nr(), edges, takes, leaf, saved))
 
     def _spec(self, tensor: Any) -> GradSpec:
         """The description of a tensor, or of what autograd knows of one."""
-        texts = self._texts
         dtype, device = tensor.dtype, tensor.device
-        if dtype not in texts:
-            texts[dtype] = str(dtype).removeprefix("torch.")
-        if device not in texts:
-            texts[device] = str(device)
-        shape: tuple[int, ...] | None
         try:
-            shape = tuple([int(size) for size in tensor.shape])
-        except (RuntimeError, TypeError, AttributeError):
-            shape = None
-        return GradSpec(shape, texts[dtype], texts[device])
+            sizes = tuple(tensor.shape)
+            known = self._specs.get((sizes, dtype, device))
+        except (RuntimeError, TypeError, AttributeError):  # none, or a symbol
+            return _spec(None, dtype, device)
+        if known is None:
+            known = self._specs[sizes, dtype, device] = _spec(sizes, dtype, device)
+        return known
 
     def _leaf(self, node: Any) -> tuple[str, str]:
         variable = node.variable
@@ -252,3 +293,11 @@ class _Reader:
             key = (len(self._memory),)  # without strides there is nothing to compare
         memory = self._memory.setdefault(key, len(self._memory))
         return SavedSpec(name, self._spec(tensor), memory, known.name if known else "")
+
+
+def _spec(sizes: Any, dtype: torch.dtype, device: torch.device) -> GradSpec:
+    try:
+        shape = None if sizes is None else tuple([int(size) for size in sizes])
+    except (RuntimeError, TypeError):
+        shape = None
+    return GradSpec(shape, str(dtype).removeprefix("torch."), str(device))

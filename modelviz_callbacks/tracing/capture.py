@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from threading import get_ident
@@ -15,10 +16,22 @@ from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.collector import slowed_collector
 from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.tracing.backward import (
+    BackwardRecord,
+    joined,
+    living_inputs,
+    read_backward,
+)
 from modelviz_callbacks.tracing.compilers import compiled_parts, eager
 from modelviz_callbacks.tracing.modes import push_mode, remove_mode
 from modelviz_callbacks.tracing.recorder import Recorder
-from modelviz_callbacks.tracing.recording import Recording, forward_signature, named_inputs
+from modelviz_callbacks.tracing.recording import (
+    Recording,
+    forward_signature,
+    named_inputs,
+    named_losses,
+    paths_of_arguments,
+)
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import walk
 from modelviz_callbacks.tracing.wrappers import is_compiled
@@ -47,6 +60,9 @@ class Capture:
         self._inputs: dict[str, Any] = {}
         self._is_step = False
         self._grad = True
+        self._began = 0.0
+        self._backwards: list[BackwardRecord] = []
+        self._unread: list[str] = []
 
     def start(
         self,
@@ -62,12 +78,16 @@ class Capture:
             signature: Its signature, if it is not the model's forward.
         """
         self._is_step = signature is not None
+        if self._is_step:  # which may run several backwards, and drop what they began at
+            self.recorder.before_backward = self._read_backward
+        self.recorder.meet_state(tensor for tensor, _ in self._state.all())
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
         self._inputs = named_inputs(self._signature, args, kwargs, self.recorder.adopt)
         with ExitStack() as handles:
             self._arm(handles)
             self._handles = handles.pop_all()
+        self._began = time.perf_counter()
 
     def _arm(self, handles: ExitStack) -> None:
         self._enter, leave = self._make_hooks()
@@ -90,6 +110,18 @@ class Capture:
     def is_here(self) -> bool:
         """Whether this thread is the one that is recorded."""
         return get_ident() == self._thread
+
+    def _read_backward(self, losses: list[torch.Tensor]) -> None:
+        paths = {slot: path for path, slot in named_losses(self.recorder.losses)}
+        roots = [(paths[self.recorder.slot(loss)], loss) for loss in losses]
+        inputs = living_inputs(paths_of_arguments(self._inputs))
+        try:
+            found = read_backward(roots, self._state, inputs)
+        except Exception as error:
+            self._unread.append(f"The backward from {roots[0][0]} is not shown: {error!r}.")
+            return
+        if found is not None:
+            self._backwards.append(found)
 
     def enter_model(self) -> None:
         """Marks the start of the model's own forward, where no hook saw it."""
@@ -122,7 +154,7 @@ class Capture:
         self._handles.close()
 
     def _remarks(self) -> list[str]:
-        remarks = []
+        remarks = list(self._unread)
         compiled = compiled_parts(self._called)
         if compiled:
             remarks.append(
@@ -147,6 +179,7 @@ class Capture:
             ) from fault
 
     def _recording(self, result: Any, error: str) -> Recording:
+        seconds = time.perf_counter() - self._began
         self._state.update()
         return Recording(
             self._model,
@@ -160,6 +193,8 @@ class Capture:
             grad=self._grad,
             losses=self.recorder.losses,
             remarks=self._remarks(),
+            backward=joined(self._backwards),
+            seconds=seconds,
         )
 
     # --- hooks: they see every module call of every thread, and run once a call
@@ -170,17 +205,13 @@ class Capture:
         encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
         transforms = recorder.transforms
 
-        def is_seen(module: torch.nn.Module) -> bool:
-            # While a higher-order op is being compiled nothing of ours may be seen.
-            return not (
-                is_dynamo_compiling()
-                or recorder.paused
-                or id(module) in around
-                or get_ident() != thread
-            )
+        # Both begin alike, and share no function: a call takes longer than what it would spare.
+        # While a higher-order op is being compiled nothing of ours may be seen.
 
         def enter(module: torch.nn.Module, args: Any) -> None:
-            if not is_seen(module):
+            if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
+                return
+            if id(module) in around:
                 return
             try:
                 if transforms.is_on():
@@ -190,7 +221,9 @@ class Capture:
                 recorder.give_up(error)
 
         def leave(module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-            if not is_seen(module):
+            if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
+                return
+            if id(module) in around:
                 return
             # After an exception torch leaves the keyword arguments out.
             kwargs, result = rest if len(rest) == 2 else ({}, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,6 +97,11 @@ class Encoder:
         self._slots[id(tensor)] = slot
         self.origins.remember(slot)
         return slot
+
+    def meet_state(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Makes the slots of the model's state before the forward, which is spared that."""
+        for tensor in tensors:
+            self._slots[id(tensor)] = self.origins.state_slot(tensor, 0)
 
     def adopt(self, tensor: torch.Tensor) -> Slot:
         """A slot for a tensor handed in from outside, which needs no explanation."""

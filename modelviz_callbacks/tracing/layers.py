@@ -7,7 +7,7 @@ a stack that torch keeps for the thread, and wrapped tensors belong to a level o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,9 +58,8 @@ class Layer:
     grad: bool = True
 
 
-def depth() -> int:
-    """How many transforms this thread is inside of."""
-    return int(functorch.get_dynamic_layer_stack_depth()) if functorch is not None else 0
+# How many transforms this thread is inside of.
+depth: Callable[[], int] = functorch.get_dynamic_layer_stack_depth if functorch else int
 
 
 # --- the calls a program makes; their arguments are named for people who look at the graph

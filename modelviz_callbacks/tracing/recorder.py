@@ -51,6 +51,7 @@ class Recorder(Encoder, TorchFunctionMode):
         paused: While true, calls go through unrecorded.
         fault: What made this recorder give up, if something did.
         losses: What ``backward`` was called on.
+        before_backward: Called before it is, with the tensors.
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
     """
@@ -65,6 +66,7 @@ class Recorder(Encoder, TorchFunctionMode):
         self.paused = False
         self.fault: Exception | None = None
         self.losses: list[Slot] = []
+        self.before_backward: Callable[[list[torch.Tensor]], None] | None = None
         self._kinds: dict[Any, CallKind] = {}
         self._file_kinds: dict[str, FrameKind] = {}
 
@@ -263,7 +265,10 @@ class Recorder(Encoder, TorchFunctionMode):
 
     def _call_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            self.losses += [self.slot(tensor) for tensor in tensors_in(args[:1])]
+            losses = tensors_in(args[:1])
+            self.losses += [self.slot(tensor) for tensor in losses]
+            if self.before_backward is not None:
+                self.before_backward(losses)
         except Exception as error:
             self.give_up(error)
         self.paused = True  # module hooks run in it too, when checkpoints recompute

@@ -46,6 +46,7 @@ class Recording:
         node_names: What the graph calls the node of a tape entry, by the entry's ``id``.
         remarks: What happened while recording that a person should know.
         backward: What autograd knew right after it, if somebody looked.
+        seconds: How long it took.
     """
 
     model: torch.nn.Module
@@ -61,6 +62,7 @@ class Recording:
     node_names: dict[int, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     backward: BackwardRecord | None = None
+    seconds: float = 0.0
 
     @cached_property
     def tape(self) -> list[Entry]:
@@ -91,8 +93,7 @@ class Recording:
         found = named_leaves(self.result)
         if found or not self.is_step:
             return found
-        slots = list(dict.fromkeys(self.losses))
-        return [(f"loss_{n}" if n else "loss", slot) for n, slot in enumerate(slots)]
+        return named_losses(self.losses)
 
     def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors among other arguments, in the order of `input_slots`.
@@ -251,6 +252,12 @@ _SIGNATURES: WeakKeyDictionary[type[torch.nn.Module], inspect.Signature] = WeakK
 
 def _takes_anything(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
+
+
+def named_losses(losses: list[Slot]) -> list[tuple[str, Slot]]:
+    """What ``backward`` was called on, each once: ``loss``, ``loss_1``, ..."""
+    slots = dict.fromkeys(losses)
+    return [(f"loss_{n}" if n else "loss", slot) for n, slot in enumerate(slots)]
 
 
 def forward_signature(module: torch.nn.Module) -> inspect.Signature:

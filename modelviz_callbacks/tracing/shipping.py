@@ -14,6 +14,7 @@ import inspect
 import io
 import pickle
 from collections.abc import Iterable
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -27,7 +28,7 @@ from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.shells import Shells, bytes_of, tensor_of
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import Atom, Branch, Foreign
-from modelviz_callbacks.tracing.tape import Enter, Leave, Slot
+from modelviz_callbacks.tracing.tape import Enter, Facts, Leave, Slot
 
 # A constant larger than this goes along without its values: pictures need none.
 _MAX_CONSTANT_BYTES = 64 * 1024
@@ -78,13 +79,15 @@ class _Packer(pickle.Pickler):
         super().__init__(buffer, protocol=pickle.HIGHEST_PROTOCOL)
         called = (raw[0] for raw in recording.raw_tape if len(raw) in _CALLS)
         self._shells = Shells.of(recording.model, called, recording.state, with_values)
-        self._devices: dict[torch.device, torch.device] = {}
+        self._facts: dict[Facts, Facts] = {}
 
     def reducer_override(self, value: Any) -> Any:
         """How one object is rebuilt: a function and its arguments. Called by pickle."""
         kind = type(value)
         if kind is Slot:
             return self._slot(value)
+        if _goes_as_it_is(kind):  # type: ignore[arg-type]  # mypy doubts that classes hash
+            return NotImplemented
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, nn.Module):
@@ -95,13 +98,21 @@ class _Packer(pickle.Pickler):
         return _reduced(value, kind)
 
     def _slot(self, slot: Slot) -> Any:
-        shape, dtype, device, requires_grad, stride, offset = slot.plain_facts()
-        device = self._devices.setdefault(device, device)  # pickled once
-        facts = (shape, dtype, device, requires_grad, stride, offset)
+        facts = self._plain(slot)
         number = self._shells.tensor_number(slot.ref())
         layout = None if slot.layout is torch.strided else slot.layout
         rest = (layout, slot.previous, slot.origin)
         return _slot, (self._shells, number, slot.birth, facts, slot.storage, *rest)
+
+    def _plain(self, slot: Slot) -> Facts:
+        """The facts of a slot; equal ones are one object, which pickle writes once."""
+        try:
+            known = self._facts.get(slot.facts)
+        except (TypeError, RuntimeError):  # a size that is a symbol
+            return slot.plain_facts()
+        if known is None:
+            known = self._facts[slot.facts] = slot.plain_facts()
+        return known
 
     def _tensor(self, tensor: torch.Tensor) -> Any:
         number = self._shells.tensor_number(tensor)
@@ -111,6 +122,15 @@ class _Packer(pickle.Pickler):
             return tensor_of, (bytes_of(tensor), tuple(tensor.shape), tensor.dtype)
         slot = Slot(tensor, 0)
         return tensor_of, (None, slot.sizes, slot.dtype)
+
+
+@cache
+def _goes_as_it_is(kind: type[Any]) -> bool:
+    """Whether a class is one of those met most for which pickle needs no help."""
+    own = kind.__module__.partition(".")[0] == "modelviz_callbacks"
+    return kind in (torch.dtype, torch.device) or (
+        own and kind not in (Slot, StateNames, Atom, Branch)
+    )
 
 
 def _reduced(value: Any, kind: type[Any]) -> Any:
@@ -131,8 +151,6 @@ def _reduced(value: Any, kind: type[Any]) -> Any:
         return Foreign, (str(value),)
     if isinstance(value, type):
         return NotImplemented if _is_shared(value) else _foreign(value)
-    if _is_shared(kind) and kind.__module__.startswith("modelviz_callbacks"):
-        return NotImplemented
     if isinstance(value, (int, float, complex, str, bytes, list, tuple, dict, set)):
         return _as_plain(value)
     if callable(value) and hasattr(value, "__name__"):

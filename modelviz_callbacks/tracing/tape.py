@@ -22,6 +22,8 @@ from modelviz_callbacks.tracing.layers import Layer
 # The address of a tensor's storage object: one C call, which torch uses for its own bookkeeping.
 storage_address: Callable[[torch.Tensor], int] = torch._C._storage_address  # type: ignore[attr-defined]
 
+_weak, _STRIDED = weakref.ref, torch.strided
+
 # Shape, dtype, device, requires_grad, stride and offset of a tensor.
 Facts = tuple[tuple[int, ...] | None, torch.dtype, torch.device, bool, tuple[int, ...] | None, Any]
 
@@ -32,22 +34,24 @@ class Slot:
     Attributes:
         ref: Weak reference to the tensor object.
         birth: Length of the tape when this version came to be.
+        facts: What it looked like then; the properties have names for it.
         layout: ``torch.layout``.
         storage: Address of the storage object, a number to compare; 0 where there is none.
         previous: The version before the write, if this is not the first.
         origin: Where a tensor that no recorded op made comes from; ``None`` for the others.
     """
 
-    previous: Slot | None = None
-    origin: Origin | None = None
-    layout: torch.layout = torch.strided
+    __slots__ = ("birth", "facts", "layout", "origin", "previous", "ref", "storage")
 
     def __init__(self, tensor: torch.Tensor, birth: int) -> None:
-        self.ref: Callable[[], torch.Tensor | None] = weakref.ref(tensor)
+        self.ref: Callable[[], torch.Tensor | None] = _weak(tensor)
         self.birth = birth
+        self.layout: torch.layout = _STRIDED
+        self.previous: Slot | None = None
+        self.origin: Origin | None = None
         try:
             # One tuple rather than six attributes: this runs once an op.
-            self._facts: Facts = (
+            self.facts: Facts = (
                 tensor.shape,
                 tensor.dtype,
                 tensor.device,
@@ -55,7 +59,7 @@ class Slot:
                 tensor.stride(),
                 tensor.storage_offset(),
             )
-            self.storage = storage_address(tensor)
+            self.storage: int = storage_address(tensor)
         except (RuntimeError, NotImplementedError, AttributeError):
             self._describe_without_strides(tensor)
 
@@ -66,19 +70,19 @@ class Slot:
         birth: int,
         facts: Facts,
         storage: int,
-        layout: torch.layout = torch.strided,
+        layout: torch.layout = _STRIDED,
         previous: Slot | None = None,
         origin: Origin | None = None,
     ) -> Slot:
         """A slot as another process described it; see the attributes, and `plain_facts`."""
         slot = cls.__new__(cls)
-        slot.ref, slot.birth, slot._facts, slot.storage = ref, birth, facts, storage
+        slot.ref, slot.birth, slot.facts, slot.storage = ref, birth, facts, storage
         slot.layout, slot.previous, slot.origin = layout, previous, origin
         return slot
 
     def plain_facts(self) -> Facts:
         """What `restored` takes: the facts as plain numbers."""
-        _, dtype, device, requires_grad, stride, offset = self._facts
+        _, dtype, device, requires_grad, stride, offset = self.facts
         try:
             strides = None if stride is None else tuple([int(step) for step in stride])
         except (RuntimeError, TypeError, AttributeError):
@@ -93,12 +97,12 @@ class Slot:
             shape = torch.Size([int(size) for size in tensor.shape])
         except (RuntimeError, NotImplementedError, TypeError, AttributeError):
             shape = None
-        self._facts = (shape, tensor.dtype, tensor.device, tensor.requires_grad, None, 0)
+        self.facts = (shape, tensor.dtype, tensor.device, tensor.requires_grad, None, 0)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Sizes; ``None`` for a nested tensor."""
-        return self._facts[0]
+        return self.facts[0]
 
     @property
     def began_lazy(self) -> bool:
@@ -119,27 +123,27 @@ class Slot:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the elements."""
-        return self._facts[1]
+        return self.facts[1]
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self._facts[2]
+        return self.facts[2]
 
     @property
     def requires_grad(self) -> bool:
         """As it was right after the version was made."""
-        return self._facts[3]
+        return self.facts[3]
 
     @property
     def stride(self) -> tuple[int, ...] | None:
         """In elements; ``None`` where the layout has none."""
-        return self._facts[4]
+        return self.facts[4]
 
     @property
     def offset(self) -> int:
         """Position of the first element in the storage, in elements."""
-        return int(self._facts[5])
+        return int(self.facts[5])
 
 
 class Origin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import pickle
 import subprocess
@@ -289,6 +290,59 @@ def test_after_the_backward_the_graph_is_still_told() -> None:
     assert record is not None
     assert record.nodes[0].name == "AddmmBackward0"
     assert not any(node.saved for node in record.nodes)
+
+
+class ByHand(nn.Module):
+    """Two networks that a step trains one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 2), nn.Linear(2, 1)
+
+    def step(self, batch: torch.Tensor) -> None:
+        made = self.first(batch)
+        self.second(made).sum().backward(inputs=list(self.first.parameters()))
+        torch.autograd.backward([self.second(made.detach()).mean()])
+
+
+def recorded_step(model: ByHand, batch: torch.Tensor) -> Recording:
+    capture = Capture(model)
+    capture.start((batch,), {}, inspect.signature(model.step))
+    try:
+        model.step(batch)
+    finally:
+        capture.stop()
+    return capture.finish(None)
+
+
+def test_a_step_that_calls_backward_itself_has_the_backward_of_each_loss() -> None:
+    model, batch = ByHand(), torch.ones(3, 4, requires_grad=True)
+    recording = recorded_step(model, batch)
+    record = record_backward(recording)
+    assert record is not None
+    backward = to_backward_graph(record, recording, to_graph(recording))
+    begins = [node.path for node in backward.of_kind("input")]
+    assert sorted(begins) == ["gradient of loss", "gradient of loss_1"]
+    ends = [node.path for node in backward.ops if node.op == "AccumulateGrad"]
+    of_second = ["second.bias", "second.weight"]
+    assert sorted(ends) == sorted(["batch", "first.bias", "first.weight", *of_second, *of_second])
+    assert list(problems(backward)) == []
+    assert [node.op for node in backward.ops].count("MeanBackward") == 1
+
+
+def test_a_backward_in_a_step_that_cannot_be_read_costs_that_picture_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such node")
+
+    monkeypatch.setattr("modelviz_callbacks.tracing.capture.read_backward", fails)
+    model = ByHand()
+    recording = recorded_step(model, torch.ones(3, 4))
+    assert recording.backward is None
+    assert any("no such node" in remark for remark in recording.remarks)
+    assert len(to_graph(recording).of_kind("output")) == 2
+    assert model.first.weight.grad is not None
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ ARMING = [
     Step(Capture, "start"),
     Step(capture, "forward_signature"),
     Step(capture, "named_inputs"),
+    Step(Recorder, "meet_state"),
     Step(Recorder, "adopt"),
     Step(module_hooks, "register_module_forward_pre_hook"),
     Step(module_hooks, "register_module_forward_hook"),
