@@ -36,7 +36,6 @@ class Encoder:
         self.origins = origins
         self.transforms = transforms
         self._slots: dict[int, Slot] = {}
-        self._by_storage = origins.by_storage
         self._is_model_state = origins.is_state
         self._classes: dict[type[Any], int] = dict.fromkeys((*PLAIN_TYPES, torch.Generator), KEEP)
         self._classes |= {torch.Tensor: TENSOR, Parameter: TENSOR}
@@ -150,11 +149,8 @@ class Encoder:
 
     def _born(self, tensor: torch.Tensor) -> Slot:
         slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        origins = self.origins
-        origins.births += 1
-        if slot.storage:
-            origins.by_storage[slot.storage] = slot
-        else:
+        self.origins.births += 1
+        if not slot.storage:
             self.transforms.note_result(tensor, slot)
         return slot
 
@@ -164,7 +160,6 @@ class Encoder:
         slot.previous = old
         slot.origin = None
         self.origins.births += 1
-        self.origins.remember(slot)
         if not slot.storage:
             self.transforms.note_result(tensor, slot)
         return slot

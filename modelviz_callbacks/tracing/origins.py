@@ -50,37 +50,49 @@ class OriginFinder:
     """Explains unknown tensors for one recorder.
 
     Attributes:
-        by_storage: The latest slot on each storage, by the storage's address.
         births: Number of slots made for results so far.
         unexplained: Number of tensors met that neither an op nor the model explains.
         is_state: Whether a tensor is a parameter or buffer of the model.
     """
 
     def __init__(self, recorder: Recorder, state: StateNames) -> None:
-        self.by_storage: dict[int, Slot] = {}
         self.births = 0
         self.unexplained = 0
         self.is_state = state.holds
         self._state = state
         self._recorder = recorder
+        self._by_storage: dict[int, Slot] = {}  # the latest slot on each, by its address
         self._external: dict[int, Slot] = {}
         self._reads: list[tuple[int, Slot]] = []
         self._op_ends: list[int] = []
         self._op_entries: list[OpEntry] = []
-        self._scanned = 0
+        self._taken_in = 0
 
     def remember(self, slot: Slot) -> None:
         """Notes which storage a slot that no op made lies on."""
+        self._take_in()
         if slot.storage:
-            self.by_storage[slot.storage] = slot
+            self._by_storage[slot.storage] = slot
+
+    def _take_in(self) -> None:
+        """Reads what was recorded since the last time: the hot path leaves that to who asks."""
+        tape = self._recorder.tape
+        for raw in tape[self._taken_in :]:
+            entry = as_entry(raw)
+            if isinstance(entry, OpEntry):
+                self._op_ends.append(entry.last_node)
+                self._op_entries.append(entry)
+                for slot in flat_slots((entry.result, entry.writes)):
+                    if slot.storage and slot.stride is not None:
+                        self._by_storage[slot.storage] = slot
+        self._taken_in = len(tape)
 
     def state_slot(self, tensor: torch.Tensor, birth: int) -> Slot:
         """The slot of a parameter or buffer met for the first time."""
         slot = Slot(tensor, birth)
         slot.origin = Origin()
         self._external[slot.storage] = slot
-        if slot.storage:
-            self.by_storage[slot.storage] = slot
+        self.remember(slot)
         return slot
 
     def explain(self, tensor: torch.Tensor, slot: Slot) -> Origin:
@@ -161,7 +173,8 @@ class OriginFinder:
         self._reads += [(position, value) for value in args if isinstance(value, Slot)]
 
     def _sharing(self, tensor: torch.Tensor, slot: Slot) -> Slot | None:
-        found = self.by_storage.get(slot.storage) if slot.storage else None
+        self._take_in()
+        found = self._by_storage.get(slot.storage) if slot.storage else None
         if found is None:
             return None
         alive = found.ref()
@@ -202,13 +215,7 @@ class OriginFinder:
 
     def _op_of(self, sequence_number: int) -> OpEntry | None:
         """The recorded op during which an autograd node was made."""
-        tape = self._recorder.tape
-        for raw in tape[self._scanned :]:
-            entry = as_entry(raw)
-            if isinstance(entry, OpEntry):
-                self._op_ends.append(entry.last_node)
-                self._op_entries.append(entry)
-        self._scanned = len(tape)
+        self._take_in()
         position = bisect.bisect_right(self._op_ends, sequence_number)
         if position < len(self._op_entries):
             entry = self._op_entries[position]

@@ -110,9 +110,7 @@ class Recorder(Encoder, TorchFunctionMode):
                 if known is not None and known.ref() is result:
                     return result  # handed back unchanged: nothing was done
                 made = slots[id(result)] = Slot(result, len(self.tape))
-                if made.storage:
-                    self._by_storage[made.storage] = made
-                else:
+                if not made.storage:
                     self.transforms.note_result(result, made)
             else:
                 made = self._encode_result(result)
@@ -196,8 +194,6 @@ class Recorder(Encoder, TorchFunctionMode):
         tensor = slot.ref()
         if tensor is not None:
             self._slots[id(tensor)] = slot
-        if slot.stride is not None:
-            self.origins.remember(slot)
         self._append(func, args, None, slot, (), _sequence_number(), depth=1)
 
     # --- calls that do more than return new tensors

@@ -119,8 +119,11 @@ class Shells:
         return StateNames.restored(self.modules[0], named, facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        tensors = [_tensor_row(tensor, self._with_values) for tensor in self.tensors]
-        return _restored, ([self._row(module) for module in self.modules], tensors, self._names)
+        # As bare tuples: pickle asks each object with a name what it is.
+        modules = [tuple(self._row(module)) for module in self.modules]
+        tensors = [tuple(_tensor_row(tensor, self._with_values)) for tensor in self.tensors]
+        names = [(known.kind, known.name, known.aliases) for known in self._names]
+        return _restored, (modules, tensors, names)
 
     def _row(self, module: nn.Module) -> _ModuleRow:
         cls = class_of(module)
@@ -182,8 +185,12 @@ def tensor_of(
 
 
 def _restored(
-    modules: list[_ModuleRow], tensors: list[_TensorRow], names: list[StateTensor]
+    module_rows: list[tuple[Any, ...]],
+    tensor_rows: list[tuple[Any, ...]],
+    names: list[tuple[str, str, tuple[str, ...]]],
 ) -> Shells:
+    modules = [_ModuleRow._make(row) for row in module_rows]
+    tensors = [_TensorRow._make(row) for row in tensor_rows]
     slots = [Slot.restored(_dead, 0, row.facts, 0, row.layout) for row in tensors]
     size = sum(math.prod(row.facts[0] or ()) * row.facts[1].itemsize for row in tensors)
     device = "cpu" if size <= _MOST_ZEROS_BYTES else "meta"
@@ -194,7 +201,7 @@ def _restored(
         shell._modules.update((name, shells[number]) for name, number in row.children)
         shell._parameters.update((name, made[number]) for name, number in row.parameters)  # type: ignore[misc]
         shell._buffers.update((name, made[number]) for name, number in row.buffers)
-    return Shells(shells, made, names, slots)
+    return Shells(shells, made, [StateTensor(*row) for row in names], slots)
 
 
 def _tensor(row: _TensorRow, device: str) -> torch.Tensor:

@@ -28,7 +28,7 @@ from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.shells import Shells, bytes_of, tensor_of
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import Atom, Branch, Foreign
-from modelviz_callbacks.tracing.tape import Enter, Facts, Leave, Slot
+from modelviz_callbacks.tracing.tape import Enter, Facts, Leave, Origin, Slot
 
 # A constant larger than this goes along without its values: pictures need none.
 _MAX_CONSTANT_BYTES = 64 * 1024
@@ -80,6 +80,7 @@ class _Packer(pickle.Pickler):
         called = (raw[0] for raw in recording.raw_tape if len(raw) in _CALLS)
         self._shells = Shells.of(recording.model, called, recording.state, with_values)
         self._facts: dict[Facts, Facts] = {}
+        self._just_there = Origin()
 
     def reducer_override(self, value: Any) -> Any:
         """How one object is rebuilt: a function and its arguments. Called by pickle."""
@@ -101,7 +102,9 @@ class _Packer(pickle.Pickler):
         facts = self._plain(slot)
         number = self._shells.tensor_number(slot.ref())
         layout = None if slot.layout is torch.strided else slot.layout
-        rest = (layout, slot.previous, slot.origin)
+        # One for all that were just there, as most of the model's state is.
+        origin = slot.origin if slot.origin is None or vars(slot.origin) else self._just_there
+        rest = (layout, slot.previous, origin)
         return _slot, (self._shells, number, slot.birth, facts, slot.storage, *rest)
 
     def _plain(self, slot: Slot) -> Facts:
