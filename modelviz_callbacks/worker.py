@@ -73,16 +73,21 @@ def main(arguments: list[str]) -> int:
     Returns:
         0: done, whatever was refused is in the report. 2: there is no such job.
     """
-    if len(arguments) not in (1, 2):
+    place, *rest = arguments or [""]
+    try:
+        rest_s = float(*rest)  # of nothing it is 0
+    except (TypeError, ValueError):
+        place = ""
+    if not place:
         print("usage: python -m modelviz_callbacks.worker JOB [SECONDS]", file=sys.stderr)
         return 2
-    _step_back(float(arguments[1]) if len(arguments) == 2 else 0.0)
+    _step_back(rest_s)
     from modelviz_callbacks.job import Job
 
     try:
-        job = Job.load(Path(arguments[0]))
+        job = Job.load(Path(place))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"{arguments[0]} is not a job of this version: {error!r}", file=sys.stderr)
+        print(f"{place} is not a job of this version: {error!r}", file=sys.stderr)
         return 2
     sys.path += [entry for entry in job.sys_path if entry not in sys.path]
     from modelviz_callbacks.working import deliver, work

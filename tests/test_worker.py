@@ -29,6 +29,7 @@ from modelviz_callbacks.options import make_options
 from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.tracing import Capture, pack
+from modelviz_callbacks.worker import main as work_on
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
 from tests.zoo.leaves import difference
@@ -443,3 +444,11 @@ def test_a_worker_rests_no_longer_when_training_has_ended(tmp_path: Path) -> Non
     assert worker.wait(WITHIN_S)
     assert worker.fault() is None
     assert (tmp_path / "graph.txt").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], [""], ["somewhere", "soon"], ["somewhere", "1", "2"]])
+def test_wrong_arguments_for_a_worker_end_with_status_2_and_a_usage_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert work_on(arguments) == 2
+    assert "usage: python -m modelviz_callbacks.worker JOB" in capsys.readouterr().err

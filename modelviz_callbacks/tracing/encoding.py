@@ -99,8 +99,9 @@ class Encoder:
 
     def meet_state(self, tensors: Iterable[torch.Tensor]) -> None:
         """Makes the slots of the model's state before the forward, which is spared that."""
-        for tensor in tensors:
-            self._slots[id(tensor)] = self.origins.state_slot(tensor, 0)
+        with _DisableTorchFunction():  # nor does any other mode see it
+            for tensor in tensors:
+                self._slots[id(tensor)] = self.origins.state_slot(tensor, 0)
 
     def adopt(self, tensor: torch.Tensor) -> Slot:
         """A slot for a tensor handed in from outside, which needs no explanation."""
