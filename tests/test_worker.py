@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,13 +23,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
-from modelviz_callbacks.background import Worker
 from modelviz_callbacks.errors import WorkerError
-from modelviz_callbacks.job import Job
-from modelviz_callbacks.options import make_options
 from modelviz_callbacks.pipeline import Pipeline
-from modelviz_callbacks.report import ModelvizWarning, Report
-from modelviz_callbacks.tracing import Capture, pack
+from modelviz_callbacks.report import ModelvizWarning
 from modelviz_callbacks.worker import main as work_on
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
@@ -414,35 +411,36 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
     assert ModelGraph.load(tmp_path / "graph.json").ops
 
 
-def rests(folder: Path, rest_s: float) -> Worker:
-    """A worker with a job that it begins after a rest."""
-    model, x = nn.Linear(4, 2), torch.randn(3, 4)
-    capture = Capture(model)
-    capture.start((x,), {})
-    try:
-        result = model(x)
-    finally:
-        capture.stop()
-    job = Job(folder, make_options(**FEW), Report("Linear", str(folder)))
-    job.save(pack(capture.finish(result)))
-    return Worker(job, {}, rest_s)
+def resting(folder: Path, rest_s: float, monkeypatch: pytest.MonkeyPatch) -> GraphHook:
+    """A hook whose worker rests for so long before it begins, however short the forward was."""
+    monkeypatch.setattr("modelviz_callbacks.pipeline._REST_OF_A_STEP", math.inf)
+    monkeypatch.setattr("modelviz_callbacks.pipeline._LONGEST_REST_S", rest_s)
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=folder, **FEW)
+    model(torch.randn(3, 4))
+    return hook
 
 
-def test_a_worker_leaves_the_processor_to_the_step_that_called_it(tmp_path: Path) -> None:
-    worker = rests(tmp_path, 4.0)
+def test_a_worker_leaves_the_processor_to_the_step_that_called_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = time.monotonic()
-    worker._process.wait(WITHIN_S)
-    assert time.monotonic() - started >= 4.0
-    assert worker.fault() is None
-    assert (tmp_path / "graph.txt").exists()
-    worker.release()
+    hook = resting(tmp_path, 20.0, monkeypatch)
+    only_worker(hook).wait(WITHIN_S)
+    assert time.monotonic() - started >= 20.0
+    hook.close()
+    assert hook.report.refused == []
 
 
-def test_a_worker_rests_no_longer_when_training_has_ended(tmp_path: Path) -> None:
-    worker = rests(tmp_path, 10 * WITHIN_S)
-    worker.release()
-    assert worker.wait(WITHIN_S)
-    assert worker.fault() is None
+def test_a_worker_rests_no_longer_when_training_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = resting(tmp_path, 10 * WITHIN_S, monkeypatch)
+    time.sleep(1.0)  # it may already rest
+    assert only_worker(hook).poll() is None
+    hook.close()
+    assert only_worker(hook).returncode == 0
+    assert hook.report.refused == []
     assert (tmp_path / "graph.txt").exists()
 
 

@@ -114,7 +114,7 @@ def record_backward(recording: Recording, *, saved: bool = False) -> BackwardRec
     It begins at the loss, where the code recorded calls one of its outputs so, and else at every
     output that gradients flow to. To be called while the outputs are alive; what a backward has
     freed is told without its saved tensors. Of a training step that called ``backward`` itself
-    it is what was read then, each time.
+    it is what was read then, each time, without saved tensors.
 
     Args:
         recording: As `Capture.finish` gives it.

@@ -46,7 +46,7 @@ class Recording:
         node_names: What the graph calls the node of a tape entry, by the entry's ``id``.
         remarks: What happened while recording that a person should know.
         backward: What autograd knew right after it, if somebody looked.
-        seconds: How long it took.
+        seconds: How long the code recorded ran.
     """
 
     model: torch.nn.Module

@@ -14,7 +14,6 @@ import inspect
 import io
 import pickle
 from collections.abc import Iterable
-from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -81,13 +80,18 @@ class _Packer(pickle.Pickler):
         self._shells = Shells.of(recording.model, called, recording.state, with_values)
         self._facts: dict[Facts, Facts] = {}
         self._just_there = Origin()
+        # For the time of one pack: a cache that stays would keep the user's classes alive.
+        self._as_they_are: dict[type[Any], bool] = {}
 
     def reducer_override(self, value: Any) -> Any:
         """How one object is rebuilt: a function and its arguments. Called by pickle."""
         kind = type(value)
         if kind is Slot:
             return self._slot(value)
-        if _goes_as_it_is(kind):  # type: ignore[arg-type]  # mypy doubts that classes hash
+        as_it_is = self._as_they_are.get(kind)
+        if as_it_is is None:
+            as_it_is = self._as_they_are[kind] = _goes_as_it_is(kind)
+        if as_it_is:
             return NotImplemented
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
@@ -127,7 +131,6 @@ class _Packer(pickle.Pickler):
         return tensor_of, (None, slot.sizes, slot.dtype)
 
 
-@cache
 def _goes_as_it_is(kind: type[Any]) -> bool:
     """Whether a class is one of those met most for which pickle needs no help."""
     own = kind.__module__.partition(".")[0] == "modelviz_callbacks"
