@@ -25,9 +25,8 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
-from operator import truediv
-from statistics import median
-from typing import Any
+from statistics import median, stdev
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -45,6 +44,13 @@ _STEPS = {
     "first": "first step, recorded",
     "second": "the step after it",
 }
+
+
+class Ratio(NamedTuple):
+    """A median and its standard error (that of a mean times 1.25, as for normal noise)."""
+
+    middle: float
+    error: float
 
 
 class TinyOps(nn.Module):
@@ -127,11 +133,9 @@ def handed_over(capture: Capture, result: Any) -> float:
     """Seconds of all that the training process does once the forward is recorded."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         pipeline = Pipeline(make_options(dirpath=folder, mlflow=False), "TinyOps")
+        pipeline.get_ready()
         took = seconds(lambda: pipeline.captured(capture.finish(result)))
-        assert pipeline._worker is not None
-        # Nobody needs the files, and the next round wants the machine for itself.
-        pipeline._worker._process.kill()
-        pipeline._worker._process.wait()
+        end_worker(pipeline)
     return took
 
 
@@ -216,39 +220,60 @@ def memory(layers: int) -> tuple[float, float]:
     return (peak - plain) / ops, plain / ops
 
 
-def compute_bound(rounds: int) -> dict[str, tuple[float, float]]:
-    """Times of steps as shares of plain ones: the median over rounds, and least over least.
+def compute_bound(rounds: int) -> dict[str, Ratio]:
+    """Times of a recorded step and of the one after it, as shares of a plain one.
 
-    One step on the same data takes 5 % more or less each time, without any pattern, which is more
-    than what is looked for: the median compares the steps of a round with each other, the other
-    number compares the luckiest of all rounds. Plain steps are taken before the recording and
-    after the worker's end. How much a worker slows the steps beside it is in
+    Steps on the same data differ by some 5 % without any pattern, which is more than what is
+    looked for: each round has a plain model and a recorded one, in turns first, and the middle
+    of many rounds is told with its standard error. The worker is ended after the second step,
+    in which it may begin; how much it slows the steps beside it is in
     ``benchmarks/worker_disturbance.py``.
     """
     x, y = torch.randn(8, 3, 224, 224), torch.randint(0, 10, (8,))
-    took: dict[str, list[float]] = {name: [] for name in ("before", "first", "second", "after")}
-    for _ in range(rounds):
-        model = resnet_like()
-        step = _stepper(model, x, y)
-        step()  # memory pools and kernels settle
-        took["before"].append(seconds(step))
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            contextlib.redirect_stdout(io.StringIO()),
-            GraphHook(model, dirpath=folder, mlflow=False),
+    took: dict[str, list[float]] = {name: [] for name in _STEPS}
+    for number in range(rounds):
+        runs = [_plain_steps, _recorded_steps]
+        ordered = runs if number % 2 else runs[::-1]
+        found = {run: run(_stepper(resnet_like(), x, y)) for run in ordered}
+        for name, plain, recorded in zip(
+            _STEPS, found[_plain_steps], found[_recorded_steps], strict=True
         ):
-            took["first"].append(seconds(step))
-            took["second"].append(seconds(step))
-        took["after"].append(seconds(step))
-    plain = [(a + b) / 2 for a, b in zip(took["before"], took["after"], strict=True)]
-    least = min(took["before"] + took["after"])
+            took[name].append(recorded / plain)
     return {
-        name: (median(map(truediv, took[name], plain)), min(took[name]) / least)
-        for name in ("first", "second")
+        name: Ratio(median(ratios), 1.25 * stdev(ratios) / len(ratios) ** 0.5)
+        for name, ratios in took.items()
     }
 
 
-def _stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+def _plain_steps(stepper: Stepper) -> list[float]:
+    return [seconds(stepper.step) for _ in _STEPS]
+
+
+def _recorded_steps(stepper: Stepper) -> list[float]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        hook = GraphHook(stepper.model, dirpath=folder, mlflow=False, tensorboard=False)
+        found = [seconds(stepper.step) for _ in _STEPS]
+        end_worker(hook._pipeline)
+    return found
+
+
+def end_worker(pipeline: Pipeline) -> None:
+    """Nobody needs the files, and the next round wants the machine for itself."""
+    worker = pipeline._worker
+    assert worker is not None
+    worker._process.kill()
+    worker._process.wait()
+
+
+class Stepper(NamedTuple):
+    """A model and a training step of it."""
+
+    model: nn.Module
+    step: Callable[[], None]
+
+
+def _stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Stepper:
+    """Memory pools and kernels have settled."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def step() -> None:
@@ -256,13 +281,16 @@ def _stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[],
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
 
-    return step
+    step()
+    step()
+    return Stepper(model, step)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave the largest sizes out")
     quick = parser.parse_args().quick
+    all_threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     print("Microseconds an op on 3,000 tiny ops")
@@ -284,9 +312,13 @@ def main() -> None:
         )
 
     print("A ResNet-like CNN, batch 8 at 224×224: time of a training step, plain = 1")
-    torch.set_num_threads(torch.get_num_threads())
-    for name, (usual, least) in compute_bound(3 if quick else 16).items():
-        print(f"  {_STEPS[name]:24s} {usual:9.3f}   least over least {least:.3f}")
+    for threads in sorted({1, all_threads}):
+        torch.set_num_threads(threads)
+        for name, ratio in compute_bound(4 if quick else 60).items():
+            print(
+                f"  {threads} thread(s), {_STEPS[name]:22s} {ratio.middle:.3f} ± {ratio.error:.3f}"
+            )
+    torch.set_num_threads(1)
 
     # Last: torchlens puts wrappers around torch's functions, which stay.
     layers = 100 if quick else 1000

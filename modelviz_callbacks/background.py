@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import socket
@@ -16,30 +17,36 @@ from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.job import Job
 from modelviz_callbacks.ranks import IN_WORKER
 from modelviz_callbacks.report import Report, say
-from modelviz_callbacks.worker import PATIENCE_S
-
-# Where a worker says what it did, in the folder of the files.
-LOG = "worker.log"
+from modelviz_callbacks.worker import LOG, PATIENCE_S
 
 # How often a wait looks whether the worker has ended, in seconds.
 _LOOK_EVERY_S = 0.05
 
+# How long a worker without a job may take to end, in seconds.
+_DISMISSAL_LIMIT_S = 5.0
+
+# A worker that is gone must not end the training that writes to it.
+_NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
+
 
 class Worker:
-    """A process at work on a job.
+    """A process that waits for a job and does it.
+
+    It is started before there is one, so that no training step pays for its start.
 
     Attributes:
-        job: What it does.
-        started: When, in seconds since 1970.
+        job: What it does, once it has begun.
+        started: When it began, in seconds since 1970.
     """
 
-    def __init__(self, job: Job, environment: Mapping[str, str], rest_s: float = 0.0) -> None:
-        """Starts it.
+    job: Job
+    started: float
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Starts the process.
 
         Args:
-            job: Saved.
             environment: Variables for it besides those of this process.
-            rest_s: How long it waits before it begins, in seconds, if it is not released first.
 
         Raises:
             OSError: No process can be started.
@@ -50,18 +57,15 @@ class Worker:
                 f"{sys.executable or 'this program'} is not a Python interpreter that could be "
                 "started again"
             )
-        self.job = job
-        self._log = job.folder / LOG
-        self.started = time.time()
         self._told: Report | None = None
         self._line, others = socket.socketpair()
-        with self._log.open("ab") as log, others:
+        with others:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _start_code(), str(job.place), str(rest_s)],
-                # Windows hands no socket over; the worker's time is limited from the start there.
-                stdin=subprocess.DEVNULL if sys.platform == "win32" else others.fileno(),
-                stdout=log,
-                stderr=log,
+                [sys.executable, "-c", _start_code()],
+                # Windows hands no socket over.
+                stdin=subprocess.PIPE if sys.platform == "win32" else others.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 env={
                     **os.environ,
                     **environment,
@@ -73,6 +77,47 @@ class Worker:
                 start_new_session=True,
                 creationflags=_LOW_PRIORITY,
             )
+
+    def wait_until_ready(self, limit_s: float) -> None:
+        """Waits until it has started and given way to others.
+
+        Args:
+            limit_s: Longest time, in seconds.
+        """
+        if sys.platform == "win32":
+            return
+        with contextlib.suppress(OSError):
+            self._line.settimeout(limit_s)
+            self._line.recv(1)
+
+    def begin(self, job: Job, rest_s: float = 0.0) -> None:
+        """Gives it a job.
+
+        Args:
+            job: Saved.
+            rest_s: How long it waits before it begins, in seconds, if it is not released first.
+
+        Raises:
+            OSError: It cannot be told.
+            WorkerError: It has ended.
+        """
+        if self.has_ended:
+            raise WorkerError(f"it ended with status {self._process.returncode} before it began")
+        self.job, self.started = job, time.time()
+        order = json.dumps([str(job.place), rest_s]).encode() + b"\n"
+        if self._process.stdin is not None:
+            self._process.stdin.write(order)
+            self._process.stdin.flush()
+        else:
+            self._line.sendall(order, _NO_SIGNAL)
+
+    def dismiss(self) -> None:
+        """Ends it: there is no job."""
+        self.release()
+        try:
+            self._process.wait(_DISMISSAL_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
     @property
     def has_ended(self) -> bool:
@@ -86,6 +131,9 @@ class Worker:
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
         self._line.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
     def wait(self, limit_s: float) -> bool:
         """Waits for its end, visibly; Ctrl-C ends the waiting and nothing else.
@@ -127,6 +175,10 @@ class Worker:
             f"{shlex.quote(str(self.job.place))}"
         )
 
+    @property
+    def _log(self) -> Path:
+        return self.job.folder / LOG
+
     def _unfinished(self) -> str:
         report, run = self.told(), self.job.run
         if report is None or run is None:
@@ -153,7 +205,7 @@ def _start_code() -> str:
     paths.append(str(Path(__file__).parent.parent))
     return (
         f"import sys; sys.path[:] = {paths!r}; "
-        "from modelviz_callbacks.worker import main; sys.exit(main(sys.argv[1:]))"
+        f"from modelviz_callbacks.worker import attend; sys.exit(attend({os.getpid()}))"
     )
 
 

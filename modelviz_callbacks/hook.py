@@ -61,8 +61,6 @@ class GraphHook:
         self._model = model
         self._pipeline = Pipeline(make_options(**options), class_of(self._core).__name__)
         self._pipeline.find_mlflow()
-        with self._pipeline.guarded("the imports"):
-            self._pipeline.get_ready()
         self._capture: Capture | None = None
         self._timer: StepTimer | None = None
         self._steps_to_timing = self._pipeline.options.profile_step
@@ -74,6 +72,8 @@ class GraphHook:
         self._compiled_call: Any = None
         self._records = is_recording_rank()
         if self._records:
+            with self._pipeline.guarded("the preparations"):
+                self._pipeline.get_ready()
             # What `model.compile()` has put in the place of the call runs hooks inside compiled
             # code; until there is a recording the model runs as it is.
             self._compiled_call = vars(model).get("_compiled_call_impl")
@@ -170,6 +170,7 @@ class GraphHook:
         if not is_recording_rank():  # known only now: the process group came after the hook
             self._records = False
             self._disarm()
+            self._pipeline.step_aside()
             return
         with self._pipeline.guarded("the recording"):
             capture = Capture(self._core, model)

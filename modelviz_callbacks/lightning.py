@@ -102,7 +102,7 @@ class GraphLogger(pl.Callback):
             )
             with pipeline.guarded("the loggers"):
                 _connect(pipeline, trainer)
-            with pipeline.guarded("the imports"):
+            with pipeline.guarded("the preparations"):
                 pipeline.get_ready()
 
     def on_train_batch_start(

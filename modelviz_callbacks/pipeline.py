@@ -28,6 +28,7 @@ from modelviz_callbacks.publishing import publish
 from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink, staged
+from modelviz_callbacks.standby import Standby
 from modelviz_callbacks.tracing import (
     Recording,
     StepTimer,
@@ -83,6 +84,7 @@ class Pipeline:
         self._mlflow_target: MlflowTarget | None = None
         self._recording: Recording | None = None
         self._weighted: Recording | None = None
+        self._standby = Standby()
         self._worker: Worker | None = None
         self._has_events = False
         self._timer: StepTimer | None = None
@@ -108,10 +110,17 @@ class Pipeline:
             )
 
     def get_ready(self) -> None:
-        """Imports now what would take its time in the first step."""
+        """Does now what would take its time in the first step: starts the worker, imports."""
+        if self.options.background:
+            self._standby.start(self._mlflow_target)
         if self._writes_events_here and not (self.options.background and self._polls):
             for name in _EVENT_RECORDS:
                 importlib.import_module(name)
+        self._standby.wait_until_ready()
+
+    def step_aside(self) -> None:
+        """Gives up what was made ready: another process records."""
+        self._standby.dismiss()
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:
@@ -198,7 +207,7 @@ class Pipeline:
     # --- with a worker
 
     def _start_worker(self, recording: Recording) -> None:
-        job = self._job()
+        job, target = self._job(), self._mlflow_target
         if self.tensorboard is not False:
             job.tensorboard = "folder"
             if not self._has_own_writer:
@@ -209,7 +218,7 @@ class Pipeline:
         try:
             packed = pack(recording, self.options.onnx_weights)
             rest_s = min(_REST_OF_A_STEP * recording.seconds, _LONGEST_REST_S)
-            self._worker = self._start(job, packed, rest_s)
+            self._worker = self._standby.begin(job, packed, target, rest_s)
         except Exception as error:
             self.report.remarks.append(
                 f"The files were made in the training process: no worker could be started "
@@ -222,19 +231,9 @@ class Pipeline:
             self._production.folder,
             self.options,
             Report(self.report.name, self.report.folder),
-            # The address of the store may hold credentials: it goes through the environment.
             run=replace(target, tracking_uri=None) if target is not None else None,
             sys_path=[entry for entry in sys.path if isinstance(entry, str)],
         )
-
-    def _start(self, job: Job, recording: bytes | None, rest_s: float = 0.0) -> Worker:
-        job.save(recording)
-        uri = self._mlflow_target.tracking_uri if self._mlflow_target is not None else None
-        try:
-            return Worker(job, {} if uri is None else {"MLFLOW_TRACKING_URI": uri}, rest_s)
-        except BaseException:
-            job.discard()
-            raise
 
     def _finish_with(self, worker: Worker, limit_s: float) -> None:
         """Waits for the worker and takes over what it made."""
@@ -282,6 +281,7 @@ class Pipeline:
         self._finished = True
         if os.getpid() != self._process:
             return  # a copy that was forked meanwhile; the original does it
+        self._standby.dismiss()
         recording, self._recording = self._recording, None
         end = time.monotonic() + (WAIT_LIMIT_S if patient else 0.0)
         if recording is None:
@@ -333,7 +333,7 @@ class Pipeline:
         job.run = replace(self._mlflow_target, tracking_uri=None, run_id=run_id)
         job.upload = [*made, "report.json"]
         with self.guarded("the MLflow run"):
-            worker = self._start(job, None)
+            worker = self._standby.begin(job, None, self._mlflow_target)
             worker.release()
             worker.wait(max(end - time.monotonic(), _MLFLOW_LIMIT_S))
             self._take_over(worker)
@@ -375,7 +375,7 @@ class Pipeline:
 
     def _say(self, may_raise: bool) -> None:
         if self.report.files:
-            say(_summary(self.report))
+            say(self.report.summary())
         self.report.warn()
         failed = self._production.failed
         if may_raise and failed is not None and self.options.on_error == "raise":
@@ -388,11 +388,3 @@ def _absolute(target: Any) -> Any:
         with contextlib.suppress(OSError):
             return str(Path(target).absolute())
     return target
-
-
-def _summary(report: Report) -> str:
-    figures = report.figures
-    counts = f"{figures.get('ops', 0):,.0f} ops, {figures.get('parameters', 0):,.0f} parameters"
-    return f"modelviz: {report.name} ({counts}) is in {report.folder}" + "".join(
-        f"; {place}" for place in report.stored
-    )

@@ -85,6 +85,13 @@ class Report:
         """The report as JSON text, ending in a newline."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
+    def summary(self) -> str:
+        """One line: what it is, how large, and where it was put."""
+        figures = self.figures
+        counts = f"{figures.get('ops', 0):,.0f} ops, {figures.get('parameters', 0):,.0f} parameters"
+        places = "".join(f"; {place}" for place in self.stored)
+        return f"modelviz: {self.name} ({counts}) is in {self.folder}{places}"
+
     def warn(self) -> None:
         """One warning for all that was refused; none if nothing was."""
         if not self.refused:

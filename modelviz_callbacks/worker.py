@@ -1,6 +1,7 @@
 """``python -m modelviz_callbacks.worker JOB``: the slow part, in a process of its own.
 
-It lowers a packed recording, writes the files, stages TensorBoard's events and uploads to MLflow.
+The training process starts it before there is a job, which it then gets on standard input. It
+lowers a packed recording, writes the files, stages TensorBoard's events and uploads to MLflow.
 The training process only waits for it at its end: when that is gone, killed or not, standard
 input ends, and the worker goes on alone for as long as it may.
 """
@@ -8,6 +9,7 @@ input ends, and the worker goes on alone for as long as it may.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import sys
@@ -15,8 +17,14 @@ import time
 from math import inf
 from pathlib import Path
 
+# Where a worker says what it did, in the folder of the files.
+LOG = "worker.log"
+
 # How long an upload is tried again after the training process has ended, in seconds.
 PATIENCE_S = 300.0
+
+# How often a worker without a job looks whether anybody still trains, in seconds.
+_LOOK_EVERY_S = 10.0
 
 
 class Deadline:
@@ -33,59 +41,108 @@ class Deadline:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether the training process is gone.
-
-        Its children are given to another one then. Between the two may stand a launcher, so
-        another parent alone says nothing.
-        """
-        if sys.platform == "win32" or os.getppid() == self._parent:
-            return False
-        try:
-            os.kill(self._parent, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        return False
+        """Whether the training process is gone."""
+        return _is_gone(self._parent)
 
     def remaining_s(self) -> float:
         """Seconds left."""
-        if self._end == inf and (self.is_orphan or _is_told()):
+        if self._end == inf and (self.is_orphan or _has_word(0.0)):
             self._end = time.monotonic() + PATIENCE_S
         return self._end - time.monotonic()
 
 
-def _is_told() -> bool:
-    """Whether the training process has closed its end of standard input."""
+def _is_gone(parent: int) -> bool:
+    """Whether the training process is gone.
+
+    Its children are given to another one then. Between the two may stand a launcher, so another
+    parent alone says nothing.
+    """
+    if sys.platform == "win32" or os.getppid() == parent:
+        return False
+    try:
+        os.kill(parent, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _has_word(within_s: float) -> bool:
+    """Whether standard input has something to read, or has ended; waits for it so long."""
     if sys.platform == "win32":  # its standard input cannot be asked
+        time.sleep(within_s)
         return True
     with contextlib.suppress(OSError, ValueError):
-        return bool(select.select([0], [], [], 0)[0])
+        return bool(select.select([0], [], [], within_s)[0])
     return True
 
 
-def main(arguments: list[str]) -> int:
-    """Does one job.
+def attend(parent: int) -> int:
+    """Waits for a job on standard input and does it.
 
     Args:
-        arguments: The job's folder; how long to wait before, in seconds, if somebody trains.
+        parent: The process that trains.
 
     Returns:
-        0: done, whatever was refused is in the report. 2: there is no such job.
+        0: it is done, and what was refused is in the report; or there is none. 2: it is no job.
     """
-    place, *rest = arguments or [""]
-    try:
-        rest_s = float(*rest)  # of nothing it is 0
-    except (TypeError, ValueError):
-        place = ""
-    if not place:
-        print("usage: python -m modelviz_callbacks.worker JOB [SECONDS]", file=sys.stderr)
+    _step_back()
+    with contextlib.suppress(OSError):
+        os.write(0, b".")  # ready: the training process has been waiting for this
+    order = _next_order(parent)
+    if not order:
+        return 0
+    place, rest = json.loads(order)
+    _log_to(Path(place).parent / LOG)
+    _has_word(rest)  # the line ends when training does
+    return _do(Path(place))
+
+
+def _next_order(parent: int) -> bytes:
+    """A line of standard input; empty: it has ended, or who should write it is gone."""
+    # On Windows reading waits, and ends with who writes.
+    while sys.platform != "win32" and not _has_word(_LOOK_EVERY_S):
+        # A process that it has forked may hold the line open.
+        if _is_gone(parent):
+            return b""
+    line = b""
+    with contextlib.suppress(OSError):
+        while not line.endswith(b"\n") and (read := os.read(0, 4096)):
+            line += read
+    return line
+
+
+def _log_to(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def main(arguments: list[str]) -> int:
+    """Does one job that was left undone.
+
+    Args:
+        arguments: The job's folder.
+
+    Returns:
+        As `attend`.
+    """
+    if len(arguments) != 1 or not arguments[0]:
+        print("usage: python -m modelviz_callbacks.worker JOB", file=sys.stderr)
         return 2
-    _step_back(rest_s)
+    _step_back()
+    return _do(Path(arguments[0]))
+
+
+def _do(place: Path) -> int:
+    import torch
+
+    torch.set_num_threads(1)  # what nobody misses
     from modelviz_callbacks.job import Job
 
     try:
-        job = Job.load(Path(place))
+        job = Job.load(place)
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{place} is not a job of this version: {error!r}", file=sys.stderr)
         return 2
@@ -102,18 +159,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _step_back(rest_s: float) -> None:
-    """Leaves the processor to whoever trains; one thread is what nobody misses."""
+def _step_back() -> None:
+    """Leaves the processor to whoever trains."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(19)
-    if sys.platform == "win32":
-        time.sleep(rest_s)
-    else:
-        with contextlib.suppress(OSError, ValueError):
-            select.select([0], [], [], rest_s)  # the line ends when training does
-    import torch
-
-    torch.set_num_threads(1)
+    # Where Linux shares the processor among sessions first, priority counts within one only;
+    # the session of a worker is its own.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
 
 
 if __name__ == "__main__":

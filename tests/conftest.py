@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.standby import Standby
 from tests.zoo.switches import disregard_threads
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would be the programs that
@@ -21,3 +22,4 @@ def without_worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     disregard_threads()
     if request.node.get_closest_marker("worker") is None:
         monkeypatch.setattr(Pipeline, "_start_worker", lambda self, recording: None)
+        monkeypatch.setattr(Standby, "start", lambda self, target: None)

@@ -43,8 +43,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "job": {"options", "report", "sinks"},
     "working": {"job", "production", "publishing", "sinks", "tracing"},
     "background": {"job", "worker", "ranks", "report", "errors"},
+    "standby": {"background", "job", "sinks", "errors"},
     "pipeline": {
         "background",
+        "standby",
         "job",
         "production",
         "publishing",

@@ -54,7 +54,9 @@ def test_a_forward_that_raises_leaves_its_graph_and_its_exception_as_it_was(
     graph = graph_in(tmp_path)
     assert graph.partial
     assert [node.op for node in graph.ops] == ["linear"]
-    (remark,) = json.loads((tmp_path / "report.json").read_text())["remarks"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["refused"] == []
+    (remark,) = report["remarks"]
     assert f"The forward ended early with {kind.__name__}: mine" in remark
     assert difference(before, switches()) == ""
 

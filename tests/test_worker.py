@@ -24,8 +24,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
 from modelviz_callbacks.errors import WorkerError
-from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.report import ModelvizWarning
+from modelviz_callbacks.standby import Standby
 from modelviz_callbacks.worker import main as work_on
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
@@ -56,6 +56,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {WITHIN_S} s"
         time.sleep(0.05)
+
+
+def waiting_worker(hook: GraphHook) -> subprocess.Popen[bytes]:
+    """The process that has no job yet."""
+    worker = hook._pipeline._standby._waiting
+    assert worker is not None
+    return worker._process
 
 
 def only_worker(hook: GraphHook) -> subprocess.Popen[bytes]:
@@ -385,14 +392,14 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: dict[str, bytes] = {}
-    started = Pipeline._start
+    started = Standby.begin
 
-    def look(self: Pipeline, *args: Any) -> Any:
+    def look(self: Standby, *args: Any) -> Any:
         worker = started(self, *args)
         kept.update({path.name: path.read_bytes() for path in worker.job.place.iterdir()})
         return worker
 
-    monkeypatch.setattr(Pipeline, "_start", look)
+    monkeypatch.setattr(Standby, "begin", look)
     monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 8.0)
     uri = "http://user:hush-hush@127.0.0.1:9"
     model = nn.Linear(4, 2)
@@ -444,7 +451,127 @@ def test_a_worker_rests_no_longer_when_training_has_ended(
     assert (tmp_path / "graph.txt").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], [""], ["somewhere", "soon"], ["somewhere", "1", "2"]])
+def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a process was started")
+
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    monkeypatch.setattr("modelviz_callbacks.background.subprocess.Popen", refuse)
+    model(torch.randn(3, 4))
+    hook.close()
+    assert only_worker(hook).returncode == 0
+    assert hook.report.refused == []
+    assert not any("training process" in remark for remark in hook.report.remarks)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its priority is given by who starts it")
+def test_a_worker_gives_way_before_the_first_step(tmp_path: Path) -> None:
+    hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
+    process = waiting_worker(hook)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+    group = Path(f"/proc/{process.pid}/autogroup")
+    if group.exists():  # Linux, unless it was built without
+        assert group.read_text().endswith("nice 19\n")
+    with pytest.warns(ModelvizWarning, match="Nothing was recorded"):
+        hook.close()
+
+
+def test_a_hook_that_records_nothing_leaves_no_process(tmp_path: Path) -> None:
+    hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
+    process = waiting_worker(hook)
+    with pytest.warns(ModelvizWarning, match="Nothing was recorded"):
+        hook.close()
+    assert process.returncode == 0
+
+
+def test_a_worker_without_a_job_ends_with_the_process_that_would_train(tmp_path: Path) -> None:
+    # A child holds the line open, as a data loader's would.
+    killed = script(
+        tmp_path,
+        """
+        import os, signal, time, torch
+        from modelviz_callbacks import GraphHook
+
+        hook = GraphHook(torch.nn.Linear(4, 2), dirpath="graphs")
+        child = os.fork()
+        if child == 0:
+            os.close(1), os.close(2)
+            time.sleep(120)
+            os._exit(0)
+        print(hook._pipeline._standby._waiting._process.pid, child, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    assert killed.stdout is not None
+    worker, child = map(int, killed.stdout.readline().split())
+    killed.communicate(timeout=WITHIN_S)
+    try:
+        wait_for(lambda: not is_running(worker))
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and more than a zombie."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_a_worker_that_dies_before_it_has_a_job_is_replaced(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    first = waiting_worker(hook)
+    first.kill()
+    first.wait()
+    model(torch.randn(3, 4))
+    hook.close()
+    assert only_worker(hook).pid != first.pid
+    assert hook.report.refused == []
+    assert (tmp_path / "graph.txt").exists()
+
+
+def test_a_forked_copy_of_a_hook_leaves_the_worker_to_the_original(tmp_path: Path) -> None:
+    run = script(
+        tmp_path,
+        """
+        import os, torch
+        from modelviz_callbacks import GraphHook
+
+        model = torch.nn.Linear(4, 2)
+        hook = GraphHook(model, dirpath="graphs", formats=["text"], onnx=False)
+        waiting = hook._pipeline._standby._waiting
+        child = os.fork()
+        if child == 0:
+            hook.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        model(torch.randn(3, 4))
+        assert hook._pipeline._worker is waiting
+        hook.close()
+        assert hook.report.refused == [], hook.report
+        """,
+    )
+    _, err = run.communicate(timeout=WITHIN_S)
+    assert run.returncode == 0, err
+    assert (tmp_path / "graphs" / "graph.txt").exists()
+
+
+def test_a_rank_that_does_not_record_has_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = nn.Linear(4, 2)
+    hook = GraphHook(late, dirpath=tmp_path, **FEW)
+    process = waiting_worker(hook)
+    monkeypatch.setenv("RANK", "1")
+    late(torch.randn(3, 4))  # only now it is known
+    assert process.wait(WITHIN_S) == 0
+    assert GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)._pipeline._standby._waiting is None
+
+
+@pytest.mark.parametrize("arguments", [[], [""], ["here", "there"]])
 def test_wrong_arguments_for_a_worker_end_with_status_2_and_a_usage_line(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,7 @@ from modelviz_callbacks.tracing.recording import (
     paths_of_arguments,
 )
 from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.structure import walk
+from modelviz_callbacks.tracing.structure import Atom, walk
 from modelviz_callbacks.tracing.wrappers import is_compiled
 
 
@@ -147,7 +147,7 @@ class Capture:
         """Ends the recording of code that raised; what ran until then is kept."""
         self.stop()
         self._raise_fault()
-        return self._recording(None, f"{type(error).__name__}: {error}")
+        return self._recording(Atom(None), f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""

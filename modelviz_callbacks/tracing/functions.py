@@ -52,7 +52,9 @@ def reduced(func: Callable[..., Any]) -> Any:
     if getattr(func, "__module__", "").startswith(__package__):
         return NotImplemented  # what the bytes themselves are read with
     if inspect.isfunction(func) and _is_installed(func.__module__) and _found(func) is func:
-        return _imported, (func.__module__, func.__qualname__, *_names_of(func))
+        home, qualname = func.__module__, func.__qualname__
+        # How a call of it would look matters only where it cannot be imported.
+        return _imported, (home, qualname, *(() if _is_torchs(home) else _names_of(func)))
     if isinstance(func, _COMPILED) and _owner_is_shared(func) and _pickles(func):
         return NotImplemented
     path = torch.overrides.resolve_name(func) or ""
@@ -61,10 +63,15 @@ def reduced(func: Callable[..., Any]) -> Any:
     return _unknown, _names_of(func)
 
 
+def _is_torchs(name: str) -> bool:
+    return name.partition(".")[0] == "torch"
+
+
 def _is_installed(name: str) -> bool:
     """Whether a module is a library's: importing it again elsewhere does what it did here."""
     file = getattr(sys.modules.get(name), "__file__", None) or ""
-    return name.partition(".")[0] in ("torch", __package__.partition(".")[0]) or (
+    is_here = name.partition(".")[0] == __package__.partition(".")[0]
+    return (is_here or _is_torchs(name)) or (
         f"{os.sep}site-packages{os.sep}" in file and not _is_script(name)
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,17 +15,17 @@ from torch import nn
 from modelviz_callbacks.tracing.recording import forward_signature
 from modelviz_callbacks.tracing.state import StateNames, StateTensor
 from modelviz_callbacks.tracing.tape import Facts, Slot
-from modelviz_callbacks.tracing.wrappers import class_of, has_forward
+from modelviz_callbacks.tracing.wrappers import class_of, has_forward, is_compiled
 
 # A model larger than this gets parameters without memory instead of zeros.
 _MOST_ZEROS_BYTES = 8 * 2**30
 
 
 class _TensorRow(NamedTuple):
-    """What goes along of a parameter or buffer."""
+    """What goes along of a parameter or buffer; no layout stands for the usual one."""
 
     facts: Facts
-    layout: torch.layout
+    layout: torch.layout | None
     is_parameter: bool
     values: bytes | None
 
@@ -41,6 +41,10 @@ class _ModuleRow(NamedTuple):
     children: tuple[tuple[str, int], ...]
     parameters: tuple[tuple[str, int], ...]
     buffers: tuple[tuple[str, int], ...]
+
+
+# Module, qualified name and name of a class, and the signature of its forward.
+_Class = tuple[str, str, str, inspect.Signature | None]
 
 
 class Shells:
@@ -67,6 +71,8 @@ class Shells:
         self._slots = slots
         self._module_numbers = {id(module): index for index, module in enumerate(modules)}
         self._tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
+        self._facts: dict[Facts, Facts] = {}
+        self._classes: dict[type[nn.Module], _Class] = {}
 
     @classmethod
     def of(
@@ -106,6 +112,16 @@ class Shells:
         """The number of a parameter or buffer; ``None`` for any other tensor."""
         return self._tensor_numbers.get(id(tensor))
 
+    def facts(self, slot: Slot) -> Facts:
+        """The plain facts of a slot; equal ones are one object, which pickle writes once."""
+        try:
+            known = self._facts.get(slot.facts)
+        except (TypeError, RuntimeError):  # a size that is a symbol
+            return slot.plain_facts()
+        if known is None:
+            known = self._facts[slot.facts] = slot.plain_facts()
+        return known
+
     def reference(self, number: int | None) -> Callable[[], torch.Tensor | None]:
         """A weak reference to a tensor, dead if it is none of the model's."""
         return _dead if number is None else weakref.ref(self.tensors[number])
@@ -120,28 +136,49 @@ class Shells:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As bare tuples: pickle asks each object with a name what it is.
-        modules = [tuple(self._row(module)) for module in self.modules]
-        tensors = [tuple(_tensor_row(tensor, self._with_values)) for tensor in self.tensors]
+        modules = [self._module_row(module) for module in self.modules]
+        tensors = [self._tensor_row(tensor) for tensor in self.tensors]
         names = [(known.kind, known.name, known.aliases) for known in self._names]
         return _restored, (modules, tensors, names)
 
-    def _row(self, module: nn.Module) -> _ModuleRow:
-        cls = class_of(module)
-        number = self._tensor_numbers
-        return _ModuleRow(
-            cls.__module__,
-            cls.__qualname__,
-            cls.__name__,
-            forward_signature(module) if has_forward(module) else None,
+    def _module_row(self, module: nn.Module) -> tuple[Any, ...]:
+        """The fields of a `_ModuleRow`."""
+        return (
+            *self._class(module),
             module.training,
-            tuple((name, self._module_numbers[id(child)]) for name, child in _children(module)),
-            tuple((name, number[id(t)]) for name, t in module._parameters.items() if t is not None),
-            tuple((name, number[id(t)]) for name, t in module._buffers.items() if t is not None),
+            _numbered(module._modules, self._module_numbers),
+            _numbered(module._parameters, self._tensor_numbers),
+            _numbered(module._buffers, self._tensor_numbers),
         )
 
+    def _class(self, module: nn.Module) -> _Class:
+        """What the class of a module tells of it; looked up once for each."""
+        if "forward" in vars(module) or is_compiled(module):
+            return _class_of(module)  # its own
+        known = self._classes.get(type(module))
+        if known is None:
+            known = self._classes[type(module)] = _class_of(module)
+        return known
 
-def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, child) for name, child in module._modules.items() if child is not None)
+    def _tensor_row(self, tensor: torch.Tensor) -> tuple[Any, ...]:
+        """The fields of a `_TensorRow`."""
+        slot = Slot(tensor, 0)
+        values = bytes_of(tensor) if self._with_values else None
+        layout = None if slot.layout is torch.strided else slot.layout
+        return self.facts(slot), layout, isinstance(tensor, nn.Parameter), values
+
+
+def _class_of(module: nn.Module) -> _Class:
+    cls = class_of(module)
+    signature = forward_signature(module) if has_forward(module) else None
+    return cls.__module__, cls.__qualname__, cls.__name__, signature
+
+
+def _numbered(table: Mapping[str, Any], numbers: Mapping[int, int]) -> tuple[tuple[str, int], ...]:
+    """The names in one of a module's tables with the numbers of what they stand for."""
+    if not table:  # as most are
+        return ()
+    return tuple([(name, numbers[id(one)]) for name, one in table.items() if one is not None])
 
 
 def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -151,13 +188,6 @@ def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 
 def _dead() -> None:
     return None
-
-
-def _tensor_row(tensor: torch.Tensor, with_values: bool) -> _TensorRow:
-    slot = Slot(tensor, 0)
-    is_parameter = isinstance(tensor, nn.Parameter)
-    values = bytes_of(tensor) if with_values else None
-    return _TensorRow(slot.plain_facts(), slot.layout, is_parameter, values)
 
 
 def bytes_of(tensor: torch.Tensor) -> bytes | None:
@@ -191,7 +221,7 @@ def _restored(
 ) -> Shells:
     modules = [_ModuleRow._make(row) for row in module_rows]
     tensors = [_TensorRow._make(row) for row in tensor_rows]
-    slots = [Slot.restored(_dead, 0, row.facts, 0, row.layout) for row in tensors]
+    slots = [Slot.restored(_dead, 0, row.facts, 0, row.layout or torch.strided) for row in tensors]
     size = sum(math.prod(row.facts[0] or ()) * row.facts[1].itemsize for row in tensors)
     device = "cpu" if size <= _MOST_ZEROS_BYTES else "meta"
     made = [_tensor(row, device) for row in tensors]

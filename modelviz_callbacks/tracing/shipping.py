@@ -27,7 +27,7 @@ from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.shells import Shells, bytes_of, tensor_of
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import Atom, Branch, Foreign
-from modelviz_callbacks.tracing.tape import Enter, Facts, Leave, Origin, Slot
+from modelviz_callbacks.tracing.tape import Enter, Leave, Origin, Slot
 
 # A constant larger than this goes along without its values: pictures need none.
 _MAX_CONSTANT_BYTES = 64 * 1024
@@ -78,7 +78,8 @@ class _Packer(pickle.Pickler):
         super().__init__(buffer, protocol=pickle.HIGHEST_PROTOCOL)
         called = (raw[0] for raw in recording.raw_tape if len(raw) in _CALLS)
         self._shells = Shells.of(recording.model, called, recording.state, with_values)
-        self._facts: dict[Facts, Facts] = {}
+        self._with_values = with_values
+        self._without_values: set[int] = set()
         self._just_there = Origin()
         # For the time of one pack: a cache that stays would keep the user's classes alive.
         self._as_they_are: dict[type[Any], bool] = {}
@@ -103,29 +104,22 @@ class _Packer(pickle.Pickler):
         return _reduced(value, kind)
 
     def _slot(self, slot: Slot) -> Any:
-        facts = self._plain(slot)
-        number = self._shells.tensor_number(slot.ref())
+        shells, origin = self._shells, slot.origin
+        number = shells.tensor_number(slot.ref())
         layout = None if slot.layout is torch.strided else slot.layout
-        # One for all that were just there, as most of the model's state is.
-        origin = slot.origin if slot.origin is None or vars(slot.origin) else self._just_there
+        if origin is not None:
+            if not vars(origin):  # one for all that were just there, as most of the state is
+                origin = self._just_there
+            elif origin.kept and number is not None and not self._with_values:
+                self._without_values.add(id(origin.value))  # a copy of state
         rest = (layout, slot.previous, origin)
-        return _slot, (self._shells, number, slot.birth, facts, slot.storage, *rest)
-
-    def _plain(self, slot: Slot) -> Facts:
-        """The facts of a slot; equal ones are one object, which pickle writes once."""
-        try:
-            known = self._facts.get(slot.facts)
-        except (TypeError, RuntimeError):  # a size that is a symbol
-            return slot.plain_facts()
-        if known is None:
-            known = self._facts[slot.facts] = slot.plain_facts()
-        return known
+        return _slot, (shells, number, slot.birth, shells.facts(slot), slot.storage, *rest)
 
     def _tensor(self, tensor: torch.Tensor) -> Any:
         number = self._shells.tensor_number(tensor)
         if number is not None:
             return _state_tensor, (self._shells, number)
-        if _is_small(tensor):
+        if id(tensor) not in self._without_values and _is_small(tensor):
             return tensor_of, (bytes_of(tensor), tuple(tensor.shape), tensor.dtype)
         slot = Slot(tensor, 0)
         return tensor_of, (None, slot.sizes, slot.dtype)
