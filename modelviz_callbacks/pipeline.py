@@ -194,7 +194,7 @@ class Pipeline:
         if self.options.onnx_weights:
             with self.guarded("the weights"):
                 self._weighted = unpack(pack(recording, with_values=True))
-        production.lower(recording)
+        production.lower(self._weighted or recording)
         production.write_quick()
         if self.tensorboard is not False:
             production.write_run_graph(self._event_target)
@@ -353,14 +353,14 @@ class Pipeline:
             self._production.write_times(step, number, self._event_target)
 
     def _finish_here(self, recording: Recording) -> None:
-        production = self._production
+        production, lowered = self._production, self._weighted or recording
         if production.graph is not None:
-            production.lower_backward(recording)
-            production.add_costs(recording)
+            production.lower_backward(lowered)
+            production.add_costs(lowered)
             production.write_quick()
             production.write_pictures()
             self._write_times()
-            production.write_views(self._weighted or recording)
+            production.write_views(lowered)
             production.write_trained(recording)
             if self.tensorboard is not False:
                 production.write_extras(self._event_target)

@@ -85,10 +85,11 @@ def made(folder: Path, name: str, **options: Any) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", ["TwoBranches", "Transformer", "DictInDictOut"])
-def test_the_files_are_those_made_in_place(name: str, tmp_path: Path) -> None:
-    here = made(tmp_path / "here", name, background=False)
-    there = made(tmp_path / "there", name)
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("name", ["TwoBranches", "Transformer", "DictInDictOut", "KeepsRunningState"])
+def test_the_files_are_those_made_in_place(name: str, weights: bool, tmp_path: Path) -> None:
+    here = made(tmp_path / "here", name, background=False, onnx_weights=weights)
+    there = made(tmp_path / "there", name, onnx_weights=weights)
     assert here.keys() == there.keys() == ALL_FILES - {"report.json"}
     for file in sorted(here):
         assert here[file] == there[file], file
