@@ -1,8 +1,9 @@
 """How much slower training steps are while the worker makes the files of a 12-layer BERT.
 
-A loop of small compute-bound steps on one thread is timed: without the library, and right after
-the first batch of a BERT was handed over, until the worker has ended. One core is left to the
-worker. What is printed is the ratio of the median step times. Run it on a quiet machine.
+A loop of small compute-bound steps is timed, on one thread and on as many as torch takes by
+itself: without the library, and right after the first batch of a BERT was handed over, until the
+worker has ended or, where no core is free for it, for some seconds. What is printed is the ratio
+of the mean step times. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from modelviz_callbacks import GraphHook
+from modelviz_callbacks.background import Worker
 
-STEPS = 60
+STEPS = 200
+LONGEST_S = 15.0
 
 
 def stepper() -> nn.Module:
@@ -25,12 +28,14 @@ def stepper() -> nn.Module:
     return nn.Sequential(*[nn.Sequential(nn.Linear(512, 512), nn.ReLU()) for _ in range(8)])
 
 
-def times(until: object = None) -> list[float]:
-    """Seconds of each step; as many as fit in until a process has ended, else `STEPS`."""
+def times(worker: Worker | None = None) -> list[float]:
+    """Seconds of each step; with a worker until it has ended, but at most `LONGEST_S`."""
     model, x = stepper(), torch.randn(256, 512)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     found: list[float] = []
-    while len(found) < STEPS if until is None else not until.has_ended:  # type: ignore[attr-defined]
+    while sum(found) < LONGEST_S:
+        if worker.has_ended if worker is not None else len(found) == STEPS:
+            break
         start = time.perf_counter()
         optimizer.zero_grad()
         model(x).square().mean().backward()
@@ -39,8 +44,8 @@ def times(until: object = None) -> list[float]:
     return found
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def measure(threads: int) -> None:
+    torch.set_num_threads(threads)
     bert = BertModel(BertConfig()).train()
     tokens = torch.randint(0, 1000, (2, 16))
     times()
@@ -50,17 +55,21 @@ def main() -> None:
         GraphHook(bert, dirpath=folder, mlflow=False) as hook,
     ):
         bert(tokens)
-        began = time.perf_counter()
         worker = hook._pipeline._worker
         assert worker is not None
         beside = times(worker)
-        print(f"The worker took {time.perf_counter() - began:.1f} s; {len(beside)} steps beside it")
-    after = times()
-    base = statistics.median(plain + after)
+        ended = "it ended" if worker.has_ended else "it was not done"
+    base, found = statistics.mean(plain + times()), statistics.mean(beside)
     print(
-        f"Median step alone {base * 1e3:.2f} ms, beside the worker "
-        f"{statistics.median(beside) * 1e3:.2f} ms: {statistics.median(beside) / base:.3f}"
+        f"{threads} thread(s): a step alone {base * 1e3:.2f} ms, beside the worker "
+        f"{found * 1e3:.2f} ms: {found / base:.3f}; {ended} in {sum(beside):.1f} s",
+        flush=True,
     )
+
+
+def main() -> None:
+    for threads in sorted({1, torch.get_num_threads()}):
+        measure(threads)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,6 @@ class Worker:
                     # It needs no accelerator and must not take memory of one.
                     "CUDA_VISIBLE_DEVICES": "",
                 },
-                # Ctrl-C is for the training process; so is the end of its session.
-                start_new_session=True,
                 creationflags=_LOW_PRIORITY,
             )
 

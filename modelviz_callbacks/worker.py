@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import sys
 import time
 from math import inf
@@ -160,13 +161,16 @@ def _do(place: Path) -> int:
 
 
 def _step_back() -> None:
-    """Leaves the processor to whoever trains."""
+    """Leaves the processor to whoever trains, and keeps away from its terminal."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(19)
-    # Where Linux shares the processor among sessions first, priority counts within one only;
-    # the session of a worker is its own.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+    # Ctrl-C is for the training process, so is the end of its session. A session of its own
+    # would keep those away, too, but Linux may share the processor among sessions first, by
+    # halves: priority counts within one only.
+    with contextlib.suppress(AttributeError, OSError):
+        os.setpgid(0, 0)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
