@@ -23,7 +23,7 @@ from modelviz_callbacks.worker import LOG, PATIENCE_S
 _LOOK_EVERY_S = 0.05
 
 # How long a worker without a job may take to end, in seconds.
-_DISMISSAL_LIMIT_S = 5.0
+_DISMISSAL_LIMIT_S = 1.0
 
 # A worker that is gone must not end the training that writes to it.
 _NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -84,9 +84,10 @@ class Worker:
         """
         if sys.platform == "win32":
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._line.settimeout(limit_s)
-            self._line.recv(1)
+            if not self._line.recv(1):
+                self._process.wait(limit_s)  # it says nothing: it is ending
 
     def begin(self, job: Job, rest_s: float = 0.0) -> None:
         """Gives it a job.
@@ -116,6 +117,7 @@ class Worker:
             self._process.wait(_DISMISSAL_LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
 
     @property
     def has_ended(self) -> bool:

@@ -6,7 +6,6 @@ import contextlib
 import os
 
 from modelviz_callbacks.background import Worker
-from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.job import Job
 from modelviz_callbacks.sinks.mlflow_target import MlflowTarget
 
@@ -28,7 +27,7 @@ class Standby:
         Args:
             target: The MLflow run that it will upload to.
         """
-        with contextlib.suppress(OSError, WorkerError):
+        with contextlib.suppress(Exception):
             self._waiting = Worker(_environment(target))
 
     def wait_until_ready(self) -> None:
@@ -57,6 +56,7 @@ class Standby:
         worker = self._taken()
         if worker is None or worker.has_ended:
             worker = Worker(_environment(target))
+            worker.wait_until_ready(_START_LIMIT_S)  # before that Ctrl-C would end it
         try:
             job.save(recording)
             try:

@@ -89,6 +89,7 @@ def attend(parent: int) -> int:
         0: it is done, and what was refused is in the report; or there is none. 2: it is no job.
     """
     _step_back()
+    _detach()
     with contextlib.suppress(OSError):
         os.write(0, b".")  # ready: the training process has been waiting for this
     order = _next_order(parent)
@@ -161,16 +162,23 @@ def _do(place: Path) -> int:
 
 
 def _step_back() -> None:
-    """Leaves the processor to whoever trains, and keeps away from its terminal."""
+    """Leaves the processor to whoever trains."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(19)
-    # Ctrl-C is for the training process, so is the end of its session. A session of its own
-    # would keep those away, too, but Linux may share the processor among sessions first, by
-    # halves: priority counts within one only.
+
+
+def _detach() -> None:
+    """Keeps Ctrl-C and the end of the terminal away, which are for the training process.
+
+    A session of its own would do so, too, but Linux may share the processor among sessions
+    first, by halves: priority counts within one only.
+    """
     with contextlib.suppress(AttributeError, OSError):
         os.setpgid(0, 0)
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Who asks the terminal for a password here is told that there is none, and is not stopped.
+    for name in ("SIGHUP", "SIGTTIN", "SIGTTOU"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 if __name__ == "__main__":

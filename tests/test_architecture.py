@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "job": {"options", "report", "sinks"},
     "working": {"job", "production", "publishing", "sinks", "tracing"},
     "background": {"job", "worker", "ranks", "report", "errors"},
-    "standby": {"background", "job", "sinks", "errors"},
+    "standby": {"background", "job", "sinks"},
     "pipeline": {
         "background",
         "standby",

@@ -537,6 +537,32 @@ def test_a_worker_that_dies_before_it_has_a_job_is_replaced(tmp_path: Path) -> N
     assert (tmp_path / "graph.txt").exists()
 
 
+def test_workers_that_cannot_start_leave_the_files_to_the_training_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelviz_callbacks.background._start_code", lambda: "raise SystemExit(3)")
+    monkeypatch.setattr("modelviz_callbacks.standby._START_LIMIT_S", WITHIN_S)
+    model = nn.Linear(4, 2)
+    with GraphHook(model, dirpath=tmp_path, **FEW) as hook:
+        model(torch.randn(3, 4))
+    assert hook.report.refused == []
+    (remark,) = hook.report.remarks
+    assert "no worker could be started" in remark
+    assert "status 3" in remark
+    assert (tmp_path / "graph.txt").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_worker_that_asks_the_terminal_is_told_no_and_not_stopped(tmp_path: Path) -> None:
+    hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
+    process = waiting_worker(hook)
+    for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP):
+        process.send_signal(number)
+    with pytest.warns(ModelvizWarning, match="Nothing was recorded"):
+        hook.close()
+    assert process.returncode == 0
+
+
 def test_a_forked_copy_of_a_hook_leaves_the_worker_to_the_original(tmp_path: Path) -> None:
     run = script(
         tmp_path,
