@@ -118,6 +118,7 @@ def _run(data: bytes, given: Sequence[torch.Tensor]) -> list[Any]:
     options.intra_op_num_threads = 1
     # Optimising takes longer than running once.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    onnxruntime.set_seed(0)  # a draw that has no middle value could agree by chance, now and then
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     feed = {name: _plain(tensor).numpy() for name, tensor in zip(names, given, strict=True)}
