@@ -141,7 +141,7 @@ class Pipeline:
         with self.guarded("the backward graph"):
             recording.backward = record_backward(recording)
         if self.options.background:
-            self._start_worker(recording)
+            self._hand_over(recording)
         if self._worker is None:
             self._write_quick(recording)
         elif self._has_own_writer and not self._polls:
@@ -206,7 +206,7 @@ class Pipeline:
 
     # --- with a worker
 
-    def _start_worker(self, recording: Recording) -> None:
+    def _hand_over(self, recording: Recording) -> None:
         job, target = self._job(), self._mlflow_target
         if self.tensorboard is not False:
             job.tensorboard = "folder"

@@ -21,5 +21,5 @@ def without_worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Makes the files in place but for tests marked ``worker``: a process takes seconds."""
     disregard_threads()
     if request.node.get_closest_marker("worker") is None:
-        monkeypatch.setattr(Pipeline, "_start_worker", lambda self, recording: None)
+        monkeypatch.setattr(Pipeline, "_hand_over", lambda self, recording: None)
         monkeypatch.setattr(Standby, "start", lambda self, target: None)
