@@ -118,7 +118,7 @@ def recorded(model: nn.Module, x: torch.Tensor) -> tuple[float, float, Capture, 
     """Seconds of the forward and of arming and disarming around it, and what was recorded."""
     gc.collect()
     start = time.perf_counter()
-    capture = Capture(model)
+    capture = Capture(model, keeps_state=False)  # as a hook does without `onnx_weights`
     capture.start((x,), {})
     try:
         began = time.perf_counter()

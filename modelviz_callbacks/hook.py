@@ -173,7 +173,7 @@ class GraphHook:
             self._pipeline.step_aside()
             return
         with self._pipeline.guarded("the recording"):
-            capture = Capture(self._core, model)
+            capture = Capture(self._core, model, keeps_state=self._pipeline.keeps_state)
             capture.start(args, kwargs)
             if model is self._core:
                 capture.enter_model()

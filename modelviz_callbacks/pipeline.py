@@ -118,6 +118,11 @@ class Pipeline:
                 importlib.import_module(name)
         self._standby.wait_until_ready()
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a recording has to keep the model's state as it was before it."""
+        return self.options.onnx_weights
+
     def step_aside(self) -> None:
         """Gives up what was made ready: another process records."""
         self._standby.dismiss()

@@ -23,6 +23,7 @@ from modelviz_callbacks.tracing.backward import (
     read_backward,
 )
 from modelviz_callbacks.tracing.compilers import compiled_parts, eager
+from modelviz_callbacks.tracing.members import modules_of
 from modelviz_callbacks.tracing.modes import push_mode, remove_mode
 from modelviz_callbacks.tracing.recorder import Recorder
 from modelviz_callbacks.tracing.recording import (
@@ -43,18 +44,26 @@ class Capture:
     Every handle is owned by one exit stack: whatever step fails, nothing is left behind.
     """
 
-    def __init__(self, model: torch.nn.Module, called: torch.nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        called: torch.nn.Module | None = None,
+        *,
+        keeps_state: bool = True,
+    ) -> None:
         """Nothing is armed yet.
 
         Args:
             model: Whose parameters, buffers and modules give the names.
             called: The wrapper around it whose call is recorded, if that is another module.
+            keeps_state: Whether parameters and buffers that the code recorded writes to are
+                copied before, as a replay from the same state needs it.
         """
         self._model = model
         self._called = model if called is None else called
         self._thread = get_ident()
         self._state = StateNames(model)
-        self.recorder = Recorder(self._state)
+        self.recorder = Recorder(self._state, keeps_state)
         self._handles = ExitStack()
         self._signature = forward_signature(model)
         self._inputs: dict[str, Any] = {}
@@ -239,7 +248,7 @@ class Capture:
 
     def _around(self) -> set[int]:
         """The modules that only wrap what is to be seen, by their ``id``."""
-        around = {id(module) for module in self._called.modules() if is_compiled(module)}
+        around = {id(module) for module in modules_of(self._called) if is_compiled(module)}
         if self._called is not self._model:
             around.add(id(self._called))
         return around

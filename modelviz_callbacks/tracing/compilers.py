@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from modelviz_callbacks.tracing.members import modules_of
 from modelviz_callbacks.tracing.modes import is_active, push_mode, remove_mode
 from modelviz_callbacks.tracing.wrappers import author_path, class_of, unwrapped
 
@@ -98,8 +99,15 @@ def compiled_parts(model: torch.nn.Module) -> list[str]:
     """The qualified names of the modules of a model that torch.compile has its hands on."""
     from torch._dynamo import OptimizedModule
 
-    return [
-        author_path(name) or class_of(unwrapped(module)).__name__
-        for name, module in model.named_modules()
+    compiled = [
+        module
+        for module in modules_of(model)
         if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None
+    ]
+    if not compiled:  # as most are: spares the names
+        return []
+    names = {id(module): name for name, module in model.named_modules()}
+    return [
+        author_path(names[id(module)]) or class_of(unwrapped(module)).__name__
+        for module in compiled
     ]

@@ -9,17 +9,27 @@ import torch
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in an argument, also in lists, tuples and dictionaries."""
+    found: list[torch.Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    return []
+        found.append(value)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            if item is not None:
+                _collect(item, found)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _collect(item, found)
 
 
 def unique(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Each object once."""
+    if len(tensors) <= 1:
+        return tensors
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 

@@ -158,8 +158,7 @@ class Encoder:
     def _new_version(self, tensor: torch.Tensor) -> Slot:
         old = self.slot(tensor)
         slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        slot.previous = old
-        slot.origin = None
+        slot.follow(old)
         self.origins.births += 1
         if not slot.storage:
             self.transforms.note_result(tensor, slot)

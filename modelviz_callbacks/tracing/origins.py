@@ -42,6 +42,12 @@ _PASS_THROUGH = frozenset(
     }
 )
 
+# Of the parameters and buffers that were just there, and of those that were written to where
+# nobody needs what they were: shared by all of them, so they are replaced and never changed.
+_STATE = Origin()
+_WRITTEN_STATE = Origin()
+_WRITTEN_STATE.written = True
+
 # How far autograd's graph is followed backwards from one unexplained tensor.
 _MAX_NODES = 10_000
 
@@ -55,11 +61,12 @@ class OriginFinder:
         is_state: Whether a tensor is a parameter or buffer of the model.
     """
 
-    def __init__(self, recorder: Recorder, state: StateNames) -> None:
+    def __init__(self, recorder: Recorder, state: StateNames, keeps_state: bool) -> None:
         self.births = 0
         self.unexplained = 0
         self.is_state = state.holds
         self._state = state
+        self._keeps_state = keeps_state
         self._recorder = recorder
         self._by_storage: dict[int, Slot] = {}  # the latest slot on each, by its address
         self._external: dict[int, Slot] = {}
@@ -70,7 +77,8 @@ class OriginFinder:
 
     def remember(self, slot: Slot) -> None:
         """Notes which storage a slot that no op made lies on."""
-        self._take_in()
+        if self._taken_in < len(self._recorder.tape):
+            self._take_in()
         if slot.storage:
             self._by_storage[slot.storage] = slot
 
@@ -90,7 +98,7 @@ class OriginFinder:
     def state_slot(self, tensor: torch.Tensor, birth: int) -> Slot:
         """The slot of a parameter or buffer met for the first time."""
         slot = Slot(tensor, birth)
-        slot.origin = Origin()
+        slot.origin = _STATE
         self._external[slot.storage] = slot
         self.remember(slot)
         return slot
@@ -149,19 +157,23 @@ class OriginFinder:
 
     def keep_value(self, slot: Slot) -> None:
         """Copies the value of the state behind a slot that is about to be written to."""
-        root = slot
-        while root.previous is not None:
-            root = root.previous
+        root = slot.first or slot
         if root.origin is None or root.origin.alias_of is not None:
             found = self._external.get(slot.storage) if slot.storage else None
             if found is None:
                 return
             root = found
         tensor, origin = root.ref(), root.origin
-        if tensor is None or origin is None or origin.kept:
+        if tensor is None or origin is None or origin.written:
             return
-        origin.kept = True
-        if is_lazy(tensor):
+        is_new = is_lazy(tensor)
+        if origin is _STATE:
+            if not self._keeps_state and not is_new:
+                root.origin = _WRITTEN_STATE
+                return
+            origin = root.origin = Origin()
+        origin.written = True
+        if is_new:
             # It comes to life in this very forward, out of nothing.
             origin.was_lazy, origin.value = True, torch.empty(0, dtype=tensor.dtype)
             return

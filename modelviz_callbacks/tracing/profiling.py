@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.compilers import compiled_parts, eager
 from modelviz_callbacks.tracing.frames import FrameKind, classify_file, source_of
+from modelviz_callbacks.tracing.members import paths_of
 from modelviz_callbacks.tracing.modes import push_mode, remove_mode
 from modelviz_callbacks.tracing.signatures import qualified_name
 from modelviz_callbacks.tracing.timed_step import (
@@ -144,7 +145,7 @@ class StepTimer(TorchFunctionMode):
 
     def _names(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
-        for path, module in self._model.named_modules(remove_duplicate=False):
+        for path, module in paths_of(self._model):
             found.setdefault(id(module), []).append(author_path(path))
         return found
 

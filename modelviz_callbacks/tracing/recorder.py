@@ -56,13 +56,14 @@ class Recorder(Encoder, TorchFunctionMode):
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
     """
 
-    def __init__(self, state: StateNames) -> None:
+    def __init__(self, state: StateNames, keeps_state: bool = True) -> None:
         """Starts with an empty tape.
 
         Args:
             state: The model's parameters and buffers.
+            keeps_state: Whether to copy those that are written to, as they were before.
         """
-        super().__init__(OriginFinder(self, state), TransformWatcher(self))
+        super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
         self.paused = False
         self.fault: Exception | None = None
         self.losses: list[Slot] = []
@@ -211,22 +212,21 @@ class Recorder(Encoder, TorchFunctionMode):
         try:
             taken = tuple([self.encode(value) for value in args])
             named = {key: self.encode(value) for key, value in kwargs.items()} or None
-            targets = self._targets(kind, args, kwargs)
-            self._keep_state(kind, func, args, kwargs, targets)
-            watched = tensors_in((args, kwargs)) if kind is _CHECK else []
-            versions = [version_of(tensor) for tensor in watched]
+            written = self._targets(kind, args, kwargs)
+            watched: list[tuple[torch.Tensor, int]] = []
+            if kind is _CHECK:
+                watched = [(tensor, version_of(tensor)) for tensor in tensors_in((args, kwargs))]
+                self._keep_state(written + tensors_in(written_state(func, args, kwargs)))
+            elif written and getattr(func, "__name__", "") not in VALUE_KEEPING:
+                self._keep_state(written)
             first = _sequence_number()
         except Exception as error:
             self.give_up(error)
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         try:
-            changed = [
-                tensor
-                for tensor, version in zip(watched, versions, strict=True)
-                if version_of(tensor) != version
-            ]
-            self._note_effects(kind, func, taken, named, result, targets + changed, first)
+            written += [tensor for tensor, version in watched if version_of(tensor) != version]
+            self._note_effects(kind, func, taken, named, result, written, first)
         except Exception as error:
             self.give_up(error)
         return result
@@ -283,17 +283,6 @@ class Recorder(Encoder, TorchFunctionMode):
             targets += tensors_in(first)
         return targets
 
-    def _keep_state(
-        self,
-        kind: CallKind,
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        targets: list[torch.Tensor],
-    ) -> None:
-        if kind is _CHECK:
-            targets = targets + tensors_in(written_state(func, args, kwargs))
-        elif getattr(func, "__name__", "") in VALUE_KEEPING:
-            return
-        for tensor in targets:
+    def _keep_state(self, written: list[torch.Tensor]) -> None:
+        for tensor in written:
             self.origins.keep_value(self.slot(tensor))

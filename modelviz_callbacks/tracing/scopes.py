@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Port
+from modelviz_callbacks.tracing.members import paths_of
 from modelviz_callbacks.tracing.wrappers import author_path, class_name, class_of
 
 
@@ -57,7 +58,7 @@ class ScopeTree:
         self.root = Scope("", "", self.model, None, class_name(self.model))
         self.stack = [self.root]
         self._paths: dict[int, list[str]] = {}
-        for path, module in self.model.named_modules(remove_duplicate=False):
+        for path, module in paths_of(self.model):
             self._paths.setdefault(id(module), []).append(author_path(path))
         self._calls: dict[int, int] = {}
         self._containers: dict[tuple[str, str], Scope] = {}

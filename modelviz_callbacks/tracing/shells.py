@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from modelviz_callbacks.tracing.members import modules_of
 from modelviz_callbacks.tracing.recording import forward_signature
 from modelviz_callbacks.tracing.state import StateNames, StateTensor
 from modelviz_callbacks.tracing.tape import Facts, Slot
@@ -90,19 +91,19 @@ class Shells:
             state: The names of its parameters and buffers.
             with_values: Whether the values of dense tensors go along.
         """
-        modules = dict.fromkeys(model.modules())
+        modules = {id(module): module for module in modules_of(model)}
         for other in others:
-            if other not in modules:
-                modules |= dict.fromkeys(other.modules())
+            if id(other) not in modules:
+                modules |= {id(module): module for module in modules_of(other)}
         named = state.all()
-        tensors = dict.fromkeys(id(tensor) for tensor, _ in named)
-        found = [tensor for tensor, _ in named]
-        for module in modules:
-            for tensor in _own_tensors(module):
-                if id(tensor) not in tensors:
-                    tensors[id(tensor)] = None
-                    found.append(tensor)
-        return cls(list(modules), found, [names for _, names in named], (), with_values)
+        tensors = {id(tensor): tensor for tensor, _ in named}
+        for module in modules.values():
+            for table in (module._parameters, module._buffers):
+                for tensor in table.values():
+                    if tensor is not None:
+                        tensors.setdefault(id(tensor), tensor)
+        names = [known for _, known in named]
+        return cls(list(modules.values()), list(tensors.values()), names, (), with_values)
 
     def module_number(self, module: nn.Module) -> int | None:
         """The number of a module; ``None`` for one that was neither called nor is part."""
@@ -179,11 +180,6 @@ def _numbered(table: Mapping[str, Any], numbers: Mapping[int, int]) -> tuple[tup
     if not table:  # as most are
         return ()
     return tuple([(name, numbers[id(one)]) for name, one in table.items() if one is not None])
-
-
-def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    for table in (module._parameters, module._buffers):
-        yield from (tensor for tensor in table.values() if tensor is not None)
 
 
 def _dead() -> None:

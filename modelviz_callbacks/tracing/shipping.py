@@ -79,8 +79,8 @@ class _Packer(pickle.Pickler):
         called = (raw[0] for raw in recording.raw_tape if len(raw) in _CALLS)
         self._shells = Shells.of(recording.model, called, recording.state, with_values)
         self._with_values = with_values
-        self._without_values: set[int] = set()
-        self._just_there = Origin()
+        self._written_state = Origin()  # its value stays here
+        self._written_state.written = True
         # For the time of one pack: a cache that stays would keep the user's classes alive.
         self._as_they_are: dict[type[Any], bool] = {}
 
@@ -107,11 +107,8 @@ class _Packer(pickle.Pickler):
         shells, origin = self._shells, slot.origin
         number = shells.tensor_number(slot.ref())
         layout = None if slot.layout is torch.strided else slot.layout
-        if origin is not None:
-            if not vars(origin):  # one for all that were just there, as most of the state is
-                origin = self._just_there
-            elif origin.kept and number is not None and not self._with_values:
-                self._without_values.add(id(origin.value))  # a copy of state
+        if number is not None and not self._with_values and _has_old_value(origin):
+            origin = self._written_state
         rest = (layout, slot.previous, origin)
         return _slot, (shells, number, slot.birth, shells.facts(slot), slot.storage, *rest)
 
@@ -119,10 +116,14 @@ class _Packer(pickle.Pickler):
         number = self._shells.tensor_number(tensor)
         if number is not None:
             return _state_tensor, (self._shells, number)
-        if id(tensor) not in self._without_values and _is_small(tensor):
+        if _is_small(tensor):
             return tensor_of, (bytes_of(tensor), tuple(tensor.shape), tensor.dtype)
         slot = Slot(tensor, 0)
         return tensor_of, (None, slot.sizes, slot.dtype)
+
+
+def _has_old_value(origin: Origin | None) -> bool:
+    return origin is not None and origin.written and not origin.was_lazy
 
 
 def _goes_as_it_is(kind: type[Any]) -> bool:

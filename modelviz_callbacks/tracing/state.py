@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 
+from modelviz_callbacks.tracing.members import paths_of
 from modelviz_callbacks.tracing.tape import Slot
 from modelviz_callbacks.tracing.wrappers import author_path
 
 
-@dataclass(frozen=True)
-class StateTensor:
+class StateTensor(NamedTuple):
     """One parameter or buffer by its names.
 
     Attributes:
@@ -71,14 +71,11 @@ class StateNames:
 
     def update(self) -> None:
         """Adds the tensors that have come since (lazy modules, buffers made in a forward)."""
-        for kind, named in (
-            ("buffer", self._model.named_buffers(remove_duplicate=False)),
-            ("parameter", self._model.named_parameters(remove_duplicate=False)),
-        ):
-            for names, tensor in _grouped(named):
-                if self.find(tensor) is None:
-                    found = StateTensor(kind, names[0], tuple(names[1:]))
-                    self._found[id(tensor)] = (tensor, found)
+        places = paths_of(self._model)
+        for kind, table in (("buffer", "_buffers"), ("parameter", "_parameters")):
+            for names, tensor in _grouped(places, table, self._found):
+                found = StateTensor(kind, names[0], tuple(names[1:]))
+                self._found[id(tensor)] = (tensor, found)
 
     def learn(self, tensor: torch.Tensor, module: torch.nn.Module, label: str) -> bool:
         """Gives a tensor the name it has now below a module.
@@ -123,14 +120,26 @@ class StateNames:
 
     def parameters(self) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Every parameter the model has now, once, with all its names, in its order."""
-        return iter(_grouped(self._model.named_parameters(remove_duplicate=False)))
+        return iter(_grouped(paths_of(self._model), "_parameters", ()))
 
 
 def _grouped(
-    named: Iterable[tuple[str, torch.Tensor]],
+    places: Iterable[tuple[str, torch.nn.Module]], table: str, known: Container[int]
 ) -> list[tuple[list[str], torch.Tensor]]:
-    """Every tensor once, with all its names."""
+    """Every tensor in a table of modules once, with all its names.
+
+    Args:
+        places: The modules with their paths.
+        table: The attribute of a module.
+        known: Tensors to leave out, by their ``id``.
+    """
     groups: dict[int, tuple[list[str], torch.Tensor]] = {}
-    for name, tensor in named:
-        groups.setdefault(id(tensor), ([], tensor))[0].append(author_path(name))
+    for path, module in places:
+        tensors = getattr(module, table)
+        if not tensors:
+            continue
+        prefix = f"{author_path(path)}." if path else ""
+        for label, tensor in tensors.items():
+            if tensor is not None and id(tensor) not in known:
+                groups.setdefault(id(tensor), ([], tensor))[0].append(prefix + label)
     return list(groups.values())

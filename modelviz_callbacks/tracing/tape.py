@@ -38,16 +38,18 @@ class Slot:
         layout: ``torch.layout``.
         storage: Address of the storage object, a number to compare; 0 where there is none.
         previous: The version before the write, if this is not the first.
+        first: The version before all writes, if this is not the first.
         origin: Where a tensor that no recorded op made comes from; ``None`` for the others.
     """
 
-    __slots__ = ("birth", "facts", "layout", "origin", "previous", "ref", "storage")
+    __slots__ = ("birth", "facts", "first", "layout", "origin", "previous", "ref", "storage")
 
     def __init__(self, tensor: torch.Tensor, birth: int) -> None:
         self.ref: Callable[[], torch.Tensor | None] = _weak(tensor)
         self.birth = birth
         self.layout: torch.layout = _STRIDED
         self.previous: Slot | None = None
+        self.first: Slot | None = None
         self.origin: Origin | None = None
         try:
             # One tuple rather than six attributes: this runs once an op.
@@ -77,8 +79,14 @@ class Slot:
         """A slot as another process described it; see the attributes, and `plain_facts`."""
         slot = cls.__new__(cls)
         slot.ref, slot.birth, slot.facts, slot.storage = ref, birth, facts, storage
-        slot.layout, slot.previous, slot.origin = layout, previous, origin
+        slot.layout, slot.previous, slot.first, slot.origin = layout, None, None, origin
+        if previous is not None:
+            slot.follow(previous)
         return slot
+
+    def follow(self, previous: Slot) -> None:
+        """Makes this the version after another one."""
+        self.previous, self.first = previous, previous.first or previous
 
     def plain_facts(self) -> Facts:
         """What `restored` takes: the facts as plain numbers."""
@@ -107,10 +115,8 @@ class Slot:
     @property
     def began_lazy(self) -> bool:
         """Whether its tensor was a lazy module's parameter without a value when first met."""
-        slot = self
-        while slot.previous is not None:
-            slot = slot.previous
-        return slot.origin is not None and slot.origin.was_lazy
+        origin = (self.first or self).origin
+        return origin is not None and origin.was_lazy
 
     @property
     def sizes(self) -> tuple[int, ...] | None:
@@ -150,9 +156,9 @@ class Origin:
     """Where a tensor that no recorded op made comes from.
 
     Attributes:
-        value: The tensor itself where the program needs it again (a constant, or the state
-            of a parameter or buffer before the first write to it); ``None`` otherwise.
-        kept: Whether ``value`` is a copy of our own.
+        value: The tensor itself where the program needs it again (a constant), or a copy from
+            before the first write to it; ``None`` otherwise.
+        written: Whether it was written to.
         passes: Whether it is ``alias_of`` under another object (a module's backward hooks
             wrap its arguments so), not something a model does.
         gathered: Whether it is a sharded parameter put together for this one call.
@@ -163,7 +169,7 @@ class Origin:
     """
 
     value: torch.Tensor | None = None
-    kept = False
+    written = False
     was_lazy = False
     passes = False
     gathered = False

@@ -332,9 +332,9 @@ class _Lowering:
             if origin is not None and origin.gathered:
                 return self._block(f"the sharded parameter {found.name} was gathered for one call")
             lives = self._live_state and origin is not None and origin.was_lazy
-            if origin is None or not origin.kept or origin.value is None or lives:
+            if origin is None or not origin.written or lives:
                 return self._attribute(tensor, found.name)
-            start = tensor if self._live_state else origin.value
+            start = tensor if self._live_state or origin.value is None else origin.value
             return self._copy_of(start, found.name, tensor.requires_grad)
         if origin is None:
             # Made before this part of the tape began, and not handed to it as an argument.
@@ -348,7 +348,7 @@ class _Lowering:
             return self._graph.call_function(func, arguments)
         if origin.value is not None and not origin.sources:
             name = f"constant_{len(self._attributes)}"
-            if origin.kept:
+            if origin.written:
                 return self._copy_of(origin.value, name, slot.requires_grad)
             return self._attribute(origin.value, name)
         if origin.value is not None:

@@ -53,6 +53,29 @@ class SharesModule(nn.Module):
         return self.first(x)
 
 
+class _KnowsItsOwner(nn.Module):
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self.fc, self.owner = nn.Linear(4, 4), owner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = self.fc(x) * self.owner.scale
+        return scaled
+
+
+@shelf.model(f"{_HERE}: modules that have the model itself among their parts")
+class HoldsItself(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.layers = nn.ModuleList(_KnowsItsOwner(self) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 @shelf.builder("torch.nn.utils.parametrizations: weight_norm")
 def weight_norm_parametrization() -> Any:
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Tanh())

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from modelviz_callbacks import trace
+from modelviz_callbacks.graph.json_format import dumps
+from modelviz_callbacks.outputs import graph_of
+from modelviz_callbacks.tracing import Capture, Recording, pack, unpack
 from tests.zoo import (
     hard_cases,
     hard_memory,
@@ -18,7 +21,7 @@ from tests.zoo import (
     transformers_overrides,
 )
 from tests.zoo.captured import ancestors, assert_captured
-from tests.zoo.cases import Case
+from tests.zoo.cases import Case, seed_everything
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.replayed import assert_replays
 from tests.zoo.untouched import assert_untouched
@@ -50,6 +53,25 @@ def one_thread_and_gradients() -> Iterator[None]:
 @every_case
 def test_is_captured_with_every_dependency_that_autograd_knows(case: Case) -> None:
     assert_captured(case)
+
+
+@every_case
+def test_the_old_values_of_the_state_are_not_needed_for_the_graph(case: Case) -> None:
+    _sent(case, True)  # what a library keeps of a first forward is there for both
+    with_values, without = (_sent(case, keeps_state) for keeps_state in (True, False))
+    assert dumps(graph_of(without)) == dumps(graph_of(with_values))
+
+
+def _sent(case: Case, keeps_state: bool) -> Recording:
+    model, args, kwargs = case.make()
+    seed_everything(1)
+    capture = Capture(model, keeps_state=keeps_state)
+    capture.start(args, kwargs)
+    try:
+        result = model(*args, **kwargs)
+    finally:
+        capture.stop()
+    return unpack(pack(capture.finish(result)))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +106,7 @@ def test_a_build_is_the_same_each_time() -> None:
     for case in (*hard_cases.CASES, *pyg_models.CASES):
         first, second = case.make(), case.make()
         states = [
-            frozen((list(model.state_dict().values()), args, kwargs))
+            frozen(([*model.parameters(), *model.buffers()], args, kwargs))
             for model, args, kwargs in (first, second)
         ]
         assert not difference(*states), case.name

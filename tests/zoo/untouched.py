@@ -38,7 +38,7 @@ def plain_forward(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
 def recorded_forward(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The same, recorded and lowered before the backward: the worst moment to leave a trace."""
     before = switches()
-    capture = Capture(model)
+    capture = Capture(model, keeps_state=False)  # as hooks do
     capture.start(args, kwargs)
     try:
         result = model(*args, **kwargs)
