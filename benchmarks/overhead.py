@@ -5,13 +5,14 @@ Four questions, each answered by a table:
 1. On a model of thousands of tiny ops, where only overhead counts: microseconds an op over the
    plain forward, for the floor (an empty mode and empty hooks), for recording, and for all else
    that is done in the training process (arming, disarming, handing over to the worker).
-2. How the cost and the memory grow from 1,000 to 100,000 ops.
-3. How much longer the first training step of a compute-bound model takes, and the ones after.
+2. How the cost and the memory grow from 1,000 to 100,000 ops, also where one tensor is written
+   to again and again.
+3. How much longer the first training step of a compute-bound model takes, and the one after.
 4. What ``SummaryWriter.add_graph``, torchview, torchlens and torch.export take on the model of 1.
 
 Times are the least of several interleaved runs: what a busy machine adds is never less than
 nothing (for 3. see `compute_bound`). Run it with ``make bench``; ``--quick`` leaves the
-largest sizes out.
+largest sizes out, ``--system-memory`` the settings of `keep_memory`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import argparse
 import contextlib
 import gc
 import io
+import os
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -39,6 +42,17 @@ from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.tracing import Capture
 
 OPS_A_LAYER = 3
+
+# Widths of the blocks of ResNet-18, and of a network that spends less time in each op.
+RESNETS = {
+    "ResNet-18": (64, 64, 128, 128, 256, 256, 512, 512),
+    "a narrow ResNet (8 blocks of 32 channels)": (32,) * 8,
+}
+
+# Of glibc's allocator: to give nothing back.
+_KEEPS_MEMORY = dict.fromkeys(
+    ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(8 * 2**30)
+) | {"MALLOC_TOP_PAD_": str(2**27)}
 
 _STEPS = {
     "first": "first step, recorded",
@@ -66,25 +80,49 @@ class TinyOps(nn.Module):
         return x
 
 
-class Block(nn.Module):
-    """Two convolutions and a skip connection."""
+class Written(nn.Module):
+    """A tensor and a buffer that are written to again and again."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, layers: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.layers = layers
+        self.register_buffer("total", torch.zeros(2, 4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(h)) + x)
+        h = x + 1
+        for _ in range(self.layers):
+            h.add_(1).tanh_()
+            self.total.add_(1)
+        return h
 
 
-def resnet_like() -> nn.Module:
-    stem = [nn.Conv2d(3, 32, 7, stride=2, padding=3), nn.MaxPool2d(2)]
-    blocks = [Block(32) for _ in range(8)]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+class Block(nn.Module):
+    """Two convolutions and a skip connection, as in ResNet-18."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        stride = 1 if inputs == outputs else 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.skip: nn.Module | None = None
+        if stride != 1:
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.skip = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return self.relu(h + (x if self.skip is None else self.skip(x)))
+
+
+def resnet(widths: tuple[int, ...]) -> nn.Module:
+    first, last = widths[0], widths[-1]
+    stem = [nn.Conv2d(3, first, 7, 2, 3, bias=False), nn.BatchNorm2d(first), nn.ReLU(inplace=True)]
+    blocks = [Block(*pair) for pair in zip((first, *widths), widths, strict=False)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, 1000)]
+    return nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), *blocks, *head)
 
 
 class EmptyMode(TorchFunctionMode):
@@ -139,9 +177,11 @@ def handed_over(capture: Capture, result: Any) -> float:
     return took
 
 
-def op_bound(layers: int, rounds: int) -> dict[str, float]:
+def op_bound(
+    layers: int, rounds: int, kind: Callable[[int], nn.Module] = TinyOps
+) -> dict[str, float]:
     """Microseconds an op over the plain forward."""
-    model, x, ops = TinyOps(layers), torch.randn(2, 4), layers * OPS_A_LAYER
+    model, x, ops = kind(layers), torch.randn(2, 4), layers * OPS_A_LAYER
     least = dict.fromkeys(("plain", "floor", "record", "after"), float("inf"))
     for _ in range(rounds):
         least["plain"] = min(least["plain"], seconds(lambda: model(x)))
@@ -200,9 +240,9 @@ def _export(model: nn.Module, x: torch.Tensor) -> None:
     torch.export.export(model, (x,), strict=False)
 
 
-def memory(layers: int) -> tuple[float, float]:
+def memory(layers: int, kind: Callable[[int], nn.Module]) -> tuple[float, float]:
     """Python memory a recorded op takes, in bytes, and the plain forward's share of it."""
-    model, x = TinyOps(layers), torch.randn(2, 4)
+    model, x = kind(layers), torch.randn(2, 4)
     model(x)
     gc.collect()
     tracemalloc.start()
@@ -220,7 +260,7 @@ def memory(layers: int) -> tuple[float, float]:
     return (peak - plain) / ops, plain / ops
 
 
-def compute_bound(rounds: int) -> dict[str, Ratio]:
+def compute_bound(widths: tuple[int, ...], rounds: int) -> dict[str, Ratio]:
     """Times of a recorded step and of the one after it, as shares of a plain one.
 
     Steps on the same data differ by some 5 % without any pattern, which is more than what is
@@ -234,7 +274,7 @@ def compute_bound(rounds: int) -> dict[str, Ratio]:
     for number in range(rounds):
         runs = [_plain_steps, _recorded_steps]
         ordered = runs if number % 2 else runs[::-1]
-        found = {run: run(_stepper(resnet_like(), x, y)) for run in ordered}
+        found = {run: run(_stepper(resnet(widths), x, y)) for run in ordered}
         for name, plain, recorded in zip(
             _STEPS, found[_plain_steps], found[_recorded_steps], strict=True
         ):
@@ -286,10 +326,26 @@ def _stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Stepper:
     return Stepper(model, step)
 
 
+def keep_memory() -> None:
+    """Starts this program again with an allocator that keeps what it was given.
+
+    As it is set up, glibc gives the memory of large tensors back and gets it anew, page by page:
+    none to 20,000 page faults in a step of the ResNets below, which take 0 to 20 ms and hide
+    what is looked for. Elsewhere the settings have no effect.
+    """
+    if not _KEEPS_MEMORY.keys() <= os.environ.keys():
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, os.environ | _KEEPS_MEMORY)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave the largest sizes out")
-    quick = parser.parse_args().quick
+    parser.add_argument("--system-memory", action="store_true", help="let memory be given back")
+    given = parser.parse_args()
+    quick = given.quick
+    if not given.system_memory:
+        keep_memory()
     all_threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
@@ -303,21 +359,16 @@ def main() -> None:
     )
     print(f"  else in this process     {ours['after']:9.2f}")
     print("Growth: microseconds an op (recording over plain, all else) and bytes an op")
-    for layers in (333, 3_333) if quick else (333, 3_333, 33_333):
-        grown = op_bound(layers, 5 if layers < 10_000 else 2)
-        used, _ = memory(layers)
-        print(
-            f"  {layers * OPS_A_LAYER:7,d} ops   "
-            f"{grown['record']:7.2f} {grown['after']:8.2f} {used:9.0f}"
-        )
-
-    print("A ResNet-like CNN, batch 8 at 224×224: time of a training step, plain = 1")
-    for threads in sorted({1, all_threads}):
-        torch.set_num_threads(threads)
-        for name, ratio in compute_bound(4 if quick else 60).items():
+    for kind in (TinyOps, Written):
+        for layers in (333, 3_333) if quick else (333, 3_333, 33_333):
+            grown = op_bound(layers, 5 if layers < 10_000 else 2, kind)
+            used, _ = memory(layers, kind)
             print(
-                f"  {threads} thread(s), {_STEPS[name]:22s} {ratio.middle:.3f} ± {ratio.error:.3f}"
+                f"  {kind.__name__:8s} {layers * OPS_A_LAYER:7,d} ops   "
+                f"{grown['record']:7.2f} {grown['after']:8.2f} {used:9.0f}"
             )
+
+    print_steps(all_threads, 4 if quick else 40)
     torch.set_num_threads(1)
 
     # Last: torchlens puts wrappers around torch's functions, which stay.
@@ -329,6 +380,20 @@ def main() -> None:
             f"  {name:24s} {cost:9.2f}   {cost / ours['record']:.0f} × recording, "
             f"{cost / total:.0f} × all of ours"
         )
+
+
+def print_steps(all_threads: int, rounds: int) -> None:
+    """The times of training steps, on one thread and on all."""
+    print("Training steps, batch 8 at 224×224, plain = 1")
+    for what, widths in RESNETS.items():
+        for threads in sorted({1, all_threads}):
+            torch.set_num_threads(threads)
+            for name, ratio in compute_bound(widths, rounds).items():
+                print(
+                    f"  {what}, {threads} thread(s), {_STEPS[name]}: "
+                    f"{ratio.middle:.3f} ± {ratio.error:.3f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def unique(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-def version_of(tensor: torch.Tensor) -> int:
-    """A number that grows with every in-place write."""
+def versions_in(value: Any) -> list[tuple[torch.Tensor, int]]:
+    """The tensors in an argument, each with a number that grows with every in-place write."""
     # Tensors made in inference mode keep no version, and cannot be written to outside it.
-    return 0 if tensor.is_inference() else tensor._version
+    return [(each, each._version) for each in tensors_in(value) if not each.is_inference()]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.effects import tensors_in, unique, version_of
+from modelviz_callbacks.tracing.effects import tensors_in, unique, versions_in
 from modelviz_callbacks.tracing.encoding import KEEP, TENSOR, Encoder
 from modelviz_callbacks.tracing.frames import FrameKind, classify_file
 from modelviz_callbacks.tracing.origins import OriginFinder, flat_slots
@@ -36,6 +36,9 @@ _DUAL = CallKind.DUAL
 
 _sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+
+# A call's arguments with slots for the tensors, and autograd's sequence number before it.
+_Encoded = tuple[tuple[Any, ...], dict[str, Any] | None, int]
 
 _is_grad_enabled = torch.is_grad_enabled
 _Tensor = torch.Tensor
@@ -84,8 +87,12 @@ class Recorder(Encoder, TorchFunctionMode):
             kind = self._classify(func)
         if kind is _SKIP or self.paused:
             return func(*args, **kwargs) if kwargs else func(*args)
-        if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
-            return self._call_with_effects(kind, func, args, kwargs)
+        if kind is _BACKWARD:
+            return self._call_backward(func, args, kwargs or {})
+        if kind is _GRADIENT:
+            if self._is_state(args):  # freezing and clipping are not the forward's
+                return func(*args, **(kwargs or {}))
+            kind = _PURE if func.__name__ == "__get__" else _WRITE
         try:
             slots, classes = self._slots, self._classes
             taken = []
@@ -103,6 +110,9 @@ class Recorder(Encoder, TorchFunctionMode):
         except Exception as error:
             self.give_up(error)
             return func(*args, **(kwargs or {}))
+        if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
+            encoded = tuple(taken), named, first
+            return self._call_with_effects(kind, func, args, kwargs or {}, encoded)
         result = func(*args, **kwargs) if kwargs else func(*args)
         try:
             made: Any
@@ -200,33 +210,29 @@ class Recorder(Encoder, TorchFunctionMode):
     # --- calls that do more than return new tensors
 
     def _call_with_effects(
-        self, kind: CallKind, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+        self,
+        kind: CallKind,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        encoded: _Encoded,
     ) -> Any:
-        kwargs = kwargs or {}
-        if kind is _BACKWARD:
-            return self._call_backward(func, args, kwargs)
-        if kind is _GRADIENT:
-            if self._is_state(args):
-                return func(*args, **kwargs)  # freezing and clipping are not the forward's
-            kind = _PURE if func.__name__ == "__get__" else _WRITE
+        """As `__torch_function__`, for what may write; ``encoded`` is what it goes by so far."""
         try:
-            taken = tuple([self.encode(value) for value in args])
-            named = {key: self.encode(value) for key, value in kwargs.items()} or None
             written = self._targets(kind, args, kwargs)
             watched: list[tuple[torch.Tensor, int]] = []
             if kind is _CHECK:
-                watched = [(tensor, version_of(tensor)) for tensor in tensors_in((args, kwargs))]
+                watched = versions_in((args, kwargs))
                 self._keep_state(written + tensors_in(written_state(func, args, kwargs)))
             elif written and getattr(func, "__name__", "") not in VALUE_KEEPING:
                 self._keep_state(written)
-            first = _sequence_number()
         except Exception as error:
             self.give_up(error)
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         try:
-            written += [tensor for tensor, version in watched if version_of(tensor) != version]
-            self._note_effects(kind, func, taken, named, result, written, first)
+            written += [tensor for tensor, version in watched if tensor._version != version]
+            self._note_effects(kind, func, encoded, result, written)
         except Exception as error:
             self.give_up(error)
         return result
@@ -235,12 +241,11 @@ class Recorder(Encoder, TorchFunctionMode):
         self,
         kind: CallKind,
         func: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
+        encoded: _Encoded,
         result: Any,
         written: list[torch.Tensor],
-        first: int,
     ) -> None:
+        args, kwargs, first = encoded
         writes = tuple([self._new_version(tensor) for tensor in unique(written)])
         made = self._encode_result(result)
         if made is None and writes:

@@ -82,7 +82,7 @@ RECORDING = [
     Step(recorder, "classify"),
     Step(recorder, "classify_file"),
     Step(recorder, "tensors_in"),
-    Step(recorder, "version_of"),
+    Step(recorder, "versions_in"),
     Step(recorder, "written_state"),
     Step(recorder, "unique"),
     Step(recorder, "autocast_state"),
