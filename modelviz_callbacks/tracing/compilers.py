@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.members import modules_of
+from modelviz_callbacks.tracing.members import modules_of, paths_of
 from modelviz_callbacks.tracing.modes import is_active, push_mode, remove_mode
 from modelviz_callbacks.tracing.wrappers import author_path, class_of, unwrapped
 
@@ -106,7 +106,9 @@ def compiled_parts(model: torch.nn.Module) -> list[str]:
     ]
     if not compiled:  # as most are: spares the names
         return []
-    names = {id(module): name for name, module in model.named_modules()}
+    names: dict[int, str] = {}
+    for path, module in paths_of(model):
+        names.setdefault(id(module), path)
     return [
         author_path(names[id(module)]) or class_of(unwrapped(module)).__name__
         for module in compiled

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import torch
 
-# A module that stands in more places than this is looked at in these only: modules that hold
-# each other have more paths than can be counted.
-_MOST_PLACES = 1000
-
 
 def modules_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Every module of a model once, itself first, in the order of ``modules()``."""
@@ -30,28 +26,29 @@ def modules_of(model: torch.nn.Module) -> list[torch.nn.Module]:
 def paths_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """Every path to every module of a model, as ``named_modules(remove_duplicate=False)``.
 
-    A module inside itself, which that fails on, is not entered again.
+    Where modules hold each other, which that fails on and which have more paths than can be
+    counted, it is one path each.
     """
     found: list[tuple[str, torch.nn.Module]] = []
-    _add_paths("", model, set(), {}, found)
-    return found
+    return found if _add_paths("", model, set(), found) else list(model.named_modules())
 
 
 def _add_paths(
     path: str,
     module: torch.nn.Module,
     above: set[int],
-    places: dict[int, int],
     found: list[tuple[str, torch.nn.Module]],
-) -> None:
+) -> bool:
+    """Adds the paths from a module on; false where one of them leads to a module above it."""
     found.append((path, module))
     if not module._modules:
-        return
+        return True
     above.add(id(module))
     for name, child in module._modules.items():
-        if child is None or id(child) in above:
-            continue
-        count = places[id(child)] = places.get(id(child), 0) + 1
-        if count <= _MOST_PLACES:
-            _add_paths(f"{path}.{name}" if path else name, child, above, places, found)
+        if child is not None and (
+            id(child) in above
+            or not _add_paths(f"{path}.{name}" if path else name, child, above, found)
+        ):
+            return False
     above.discard(id(module))
+    return True

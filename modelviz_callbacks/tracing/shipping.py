@@ -27,7 +27,7 @@ from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.shells import Shells, bytes_of, tensor_of
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import Atom, Branch, Foreign
-from modelviz_callbacks.tracing.tape import Enter, Leave, Origin, Slot
+from modelviz_callbacks.tracing.tape import Enter, Leave, Slot
 
 # A constant larger than this goes along without its values: pictures need none.
 _MAX_CONSTANT_BYTES = 64 * 1024
@@ -79,8 +79,7 @@ class _Packer(pickle.Pickler):
         called = (raw[0] for raw in recording.raw_tape if len(raw) in _CALLS)
         self._shells = Shells.of(recording.model, called, recording.state, with_values)
         self._with_values = with_values
-        self._written_state = Origin()  # its value stays here
-        self._written_state.written = True
+        self._without_values: set[int] = set()
         # For the time of one pack: a cache that stays would keep the user's classes alive.
         self._as_they_are: dict[type[Any], bool] = {}
 
@@ -107,8 +106,8 @@ class _Packer(pickle.Pickler):
         shells, origin = self._shells, slot.origin
         number = shells.tensor_number(slot.ref())
         layout = None if slot.layout is torch.strided else slot.layout
-        if number is not None and not self._with_values and _has_old_value(origin):
-            origin = self._written_state
+        if origin is not None and origin.written and number is not None and not self._with_values:
+            self._without_values.add(id(origin.value))  # a copy of state
         rest = (layout, slot.previous, origin)
         return _slot, (shells, number, slot.birth, shells.facts(slot), slot.storage, *rest)
 
@@ -116,14 +115,10 @@ class _Packer(pickle.Pickler):
         number = self._shells.tensor_number(tensor)
         if number is not None:
             return _state_tensor, (self._shells, number)
-        if _is_small(tensor):
+        if id(tensor) not in self._without_values and _is_small(tensor):
             return tensor_of, (bytes_of(tensor), tuple(tensor.shape), tensor.dtype)
         slot = Slot(tensor, 0)
         return tensor_of, (None, slot.sizes, slot.dtype)
-
-
-def _has_old_value(origin: Origin | None) -> bool:
-    return origin is not None and origin.written and not origin.was_lazy
 
 
 def _goes_as_it_is(kind: type[Any]) -> bool:

@@ -72,8 +72,9 @@ class StateNames:
     def update(self) -> None:
         """Adds the tensors that have come since (lazy modules, buffers made in a forward)."""
         places = paths_of(self._model)
-        for kind, table in (("buffer", "_buffers"), ("parameter", "_parameters")):
-            for names, tensor in _grouped(places, table, self._found):
+        for kind in ("buffer", "parameter"):
+            named = _named(self._model, places, kind, self._found)
+            for names, tensor in _grouped(named):
                 found = StateTensor(kind, names[0], tuple(names[1:]))
                 self._found[id(tensor)] = (tensor, found)
 
@@ -120,26 +121,45 @@ class StateNames:
 
     def parameters(self) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Every parameter the model has now, once, with all its names, in its order."""
-        return iter(_grouped(paths_of(self._model), "_parameters", ()))
+        return iter(_grouped(_named(self._model, paths_of(self._model), "parameter", ())))
 
 
-def _grouped(
-    places: Iterable[tuple[str, torch.nn.Module]], table: str, known: Container[int]
-) -> list[tuple[list[str], torch.Tensor]]:
-    """Every tensor in a table of modules once, with all its names.
+def _named(
+    model: torch.nn.Module,
+    places: Iterable[tuple[str, torch.nn.Module]],
+    kind: str,
+    known: Container[int],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters or buffers of a model, by each of their names.
 
     Args:
-        places: The modules with their paths.
-        table: The attribute of a module.
+        model: The model.
+        places: Its modules with their paths.
+        kind: ``"parameter"`` or ``"buffer"``.
         known: Tensors to leave out, by their ``id``.
     """
-    groups: dict[int, tuple[list[str], torch.Tensor]] = {}
+    lister = f"named_{kind}s"
+    if getattr(type(model), lister) is not getattr(torch.nn.Module, lister):  # has its own list
+        for name, tensor in getattr(model, lister)(remove_duplicate=False):
+            if id(tensor) not in known:
+                yield author_path(name), tensor
+        return
+    table = f"_{kind}s"
     for path, module in places:
         tensors = getattr(module, table)
         if not tensors:
             continue
-        prefix = f"{author_path(path)}." if path else ""
+        home = author_path(path)
         for label, tensor in tensors.items():
             if tensor is not None and id(tensor) not in known:
-                groups.setdefault(id(tensor), ([], tensor))[0].append(prefix + label)
+                yield (f"{home}.{label}" if home else label), tensor
+
+
+def _grouped(
+    named: Iterable[tuple[str, torch.Tensor]],
+) -> list[tuple[list[str], torch.Tensor]]:
+    """Every tensor once, with all its names."""
+    groups: dict[int, tuple[list[str], torch.Tensor]] = {}
+    for name, tensor in named:
+        groups.setdefault(id(tensor), ([], tensor))[0].append(name)
     return list(groups.values())

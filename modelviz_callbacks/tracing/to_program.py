@@ -69,7 +69,7 @@ def to_program(recording: Recording, live_state: bool = False) -> Program:
     Args:
         recording: What a capture gave.
         live_state: Let state that the forward wrote to start from the model's present value
-            instead of the recorded one.
+            instead of the recorded one, as that does anyway whose old value was not kept.
 
     Returns:
         The program; one with opaque parts raises `ReplayError` when it comes to them.

@@ -11,7 +11,9 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, Recording, pack, to_graph, unpack
 from modelviz_callbacks.tracing.members import modules_of, paths_of
 from modelviz_callbacks.tracing.origins import flat_slots
+from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.tape import OpEntry, Slot
+from modelviz_callbacks.tracing.units import units
 
 
 class Counts(nn.Module):
@@ -60,11 +62,11 @@ def test_modules_are_found_as_torch_finds_them() -> None:
 
 
 def test_modules_that_hold_each_other_end() -> None:
-    model = nn.ModuleList(nn.Linear(1, 1) for _ in range(12))
+    model = nn.ModuleList(nn.Linear(1, 1) for _ in range(60))
     for layer in model:
         layer.others = model
         layer.beside = nn.ModuleList(model)
-    assert len(modules_of(model)) == 1 + 12 + 12
+    assert len(modules_of(model)) == 1 + 60 + 60
     assert {id(module) for _, module in paths_of(model)} == {id(m) for m in modules_of(model)}
 
 
@@ -86,6 +88,48 @@ def test_state_that_is_written_to_is_copied_only_where_its_values_are_wanted() -
                 assert torch.equal(value, before[number])
             else:
                 assert value is None
+
+
+def test_state_of_modules_in_plain_lists_can_be_replayed_elsewhere() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.norms = nn.Linear(3, 3), [nn.BatchNorm1d(3)]
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.norms[0](self.fc(x))
+
+    for keeps_state in (True, False):
+        recording, _ = _recorded(Model(), torch.randn(4, 3), keeps_state=keeps_state)
+        for known in (recording, unpack(pack(recording))):
+            (unit,) = units(known)
+            assert "unreplayable" not in str(unit.program.module.graph)
+
+
+def test_a_compiled_model_names_its_own_parameters() -> None:
+    names = StateNames(torch.compile(nn.Linear(2, 2), backend="eager"))
+    assert [known.name for _, known in names.all()] == ["weight", "bias"]
+
+
+def test_a_model_that_lists_its_parameters_itself_is_believed() -> None:
+    class Model(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.hidden = [nn.Parameter(torch.ones(2))]
+
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+            yield from super().named_parameters(*args, **kwargs)
+            yield "hidden", self.hidden[0]
+
+    assert [known.name for _, known in StateNames(Model()).all()] == ["weight", "bias", "hidden"]
+
+
+def test_a_module_in_very_many_places_is_known_in_each() -> None:
+    shared = nn.Linear(1, 1)
+    model = nn.Sequential(*[nn.Sequential(shared) for _ in range(1100)])
+    ((_, weight), (_, bias)) = StateNames(model).all()
+    assert weight.aliases[-1] == "1099.0.weight"
+    assert len(bias.aliases) == 1099
 
 
 def test_constants_that_are_written_to_are_always_copied() -> None:

@@ -187,6 +187,16 @@ class _Borrower(nn.Module):
         return self.borrowed[0](x).relu() + F.linear(x, self.borrowed[0].weight)
 
 
+@shelf.model(f"{_HERE}: a batch norm in a plain list: its buffers are written to, and no state")
+class ListsNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norms = nn.Linear(4, 4), [nn.BatchNorm1d(4)]
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.norms[0](self.fc(x))
+
+
 @shelf.model(f"{_HERE}: modules in plain lists and dictionaries, unknown to the model")
 class PlainLists(nn.Module):
     def __init__(self) -> None:
