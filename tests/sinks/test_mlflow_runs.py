@@ -180,7 +180,8 @@ def test_of_several_ranks_only_the_first_makes_a_run(store: Store, tmp_path: Pat
     command += ["--nproc-per-node", "2", str(here / "distributed_mlflow.py")]
     command += [str(tmp_path / "graphs"), store.uri]
     environment = {**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
     first, second = (
         Report.from_json(json.loads((tmp_path / f"rank{rank}.json").read_text())) for rank in (0, 1)
     )
