@@ -14,6 +14,7 @@ from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.tape import OpEntry, Slot
 from modelviz_callbacks.tracing.units import units
+from tests.zoo.hard_modules import ListsNorm
 
 
 class Counts(nn.Module):
@@ -91,16 +92,8 @@ def test_state_that_is_written_to_is_copied_only_where_its_values_are_wanted() -
 
 
 def test_state_of_modules_in_plain_lists_can_be_replayed_elsewhere() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc, self.norms = nn.Linear(3, 3), [nn.BatchNorm1d(3)]
-
-        def forward(self, x: torch.Tensor) -> Any:
-            return self.norms[0](self.fc(x))
-
     for keeps_state in (True, False):
-        recording, _ = _recorded(Model(), torch.randn(4, 3), keeps_state=keeps_state)
+        recording, _ = _recorded(ListsNorm(), torch.randn(3, 4), keeps_state=keeps_state)
         for known in (recording, unpack(pack(recording))):
             (unit,) = units(known)
             assert "unreplayable" not in str(unit.program.module.graph)
