@@ -6,6 +6,14 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.tracing.structure import PLAIN_TYPES
+from modelviz_callbacks.tracing.tape import Slot, flat_slots
+
+# One version of a tensor, the tensor, and its number.
+Version = tuple[Slot, torch.Tensor, int]
+
+_PLAIN = frozenset(PLAIN_TYPES)
+
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in an argument, also in lists, tuples and dictionaries."""
@@ -26,14 +34,23 @@ def _collect(value: Any, found: list[torch.Tensor]) -> None:
             _collect(item, found)
 
 
-def unique(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Each object once."""
-    if len(tensors) <= 1:
-        return tensors
-    return list({id(tensor): tensor for tensor in tensors}.values())
+def versions_in(args: list[Any], kwargs: dict[str, Any] | None) -> list[Version]:
+    """The tensors among encoded arguments, each with a number that in-place writes raise."""
+    found: list[Version] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if value.__class__ is Slot:
+            _add_version(value, found)
+        elif value.__class__ not in _PLAIN:
+            for slot in flat_slots(value):
+                _add_version(slot, found)
+    return found
 
 
-def versions_in(value: Any) -> list[tuple[torch.Tensor, int]]:
-    """The tensors in an argument, each with a number that grows with every in-place write."""
-    # Tensors made in inference mode keep no version, and cannot be written to outside it.
-    return [(each, each._version) for each in tensors_in(value) if not each.is_inference()]
+def _add_version(slot: Slot, found: list[Version]) -> None:
+    tensor = slot.ref()
+    if tensor is None:
+        return
+    try:
+        found.append((slot, tensor, tensor._version))
+    except RuntimeError:
+        return  # made in inference mode: keeps no version, and cannot be written to outside it

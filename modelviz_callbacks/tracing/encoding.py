@@ -155,8 +155,9 @@ class Encoder:
             self.transforms.note_result(tensor, slot)
         return slot
 
-    def _new_version(self, tensor: torch.Tensor) -> Slot:
-        old = self.slot(tensor)
+    def _new_version(self, old: Slot) -> Slot:
+        tensor = old.ref()
+        assert tensor is not None  # the call that wrote to it holds it
         slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
         slot.follow(old)
         self.origins.births += 1

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from modelviz_callbacks.tracing.layers import functorch
 from modelviz_callbacks.tracing.state import StateNames
@@ -24,6 +24,7 @@ from modelviz_callbacks.tracing.tape import (
     Origin,
     Slot,
     as_entry,
+    flat_slots,
     storage_address,
 )
 
@@ -180,7 +181,7 @@ class OriginFinder:
         with torch._C.DisableTorchFunction(), torch.no_grad():
             origin.value = _same_level(tensor, tensor.detach().clone())
 
-    def note_reads(self, position: int, args: tuple[Any, ...]) -> None:
+    def note_reads(self, position: int, args: Sequence[Any]) -> None:
         """Remembers that Python got hold of these tensors' values."""
         self._reads += [(position, value) for value in args if isinstance(value, Slot)]
 
@@ -265,24 +266,3 @@ def _same_level(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
         while functorch.is_functorch_wrapped_tensor(made):
             made = functorch.get_unwrapped(made)
     return made
-
-
-def is_lazy(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a lazy module's parameter or buffer without a value yet."""
-    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
-
-
-def flat_slots(value: Any) -> Iterator[Slot]:
-    """The slots inside an encoded argument or result, in order."""
-    if isinstance(value, Slot):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from flat_slots(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from flat_slots(item)
-    elif isinstance(value, slice):
-        yield from flat_slots((value.start, value.stop, value.step))
-    elif hasattr(value, "children"):
-        yield from flat_slots(value.children)

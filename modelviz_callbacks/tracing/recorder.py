@@ -9,19 +9,19 @@ not itself recorded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.effects import tensors_in, unique, versions_in
+from modelviz_callbacks.tracing.effects import Version, tensors_in, versions_in
 from modelviz_callbacks.tracing.encoding import KEEP, TENSOR, Encoder
 from modelviz_callbacks.tracing.frames import FrameKind, classify_file
-from modelviz_callbacks.tracing.origins import OriginFinder, flat_slots
+from modelviz_callbacks.tracing.origins import OriginFinder
 from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.tape import Slot, autocast_state
+from modelviz_callbacks.tracing.tape import Slot, autocast_state, flat_slots
 from modelviz_callbacks.tracing.torch_calls import (
     VALUE_KEEPING,
     CallKind,
@@ -38,7 +38,7 @@ _sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 # A call's arguments with slots for the tensors, and autograd's sequence number before it.
-_Encoded = tuple[tuple[Any, ...], dict[str, Any] | None, int]
+_Encoded = tuple[list[Any], dict[str, Any] | None, int]
 
 _is_grad_enabled = torch.is_grad_enabled
 _Tensor = torch.Tensor
@@ -111,8 +111,7 @@ class Recorder(Encoder, TorchFunctionMode):
             self.give_up(error)
             return func(*args, **(kwargs or {}))
         if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
-            encoded = tuple(taken), named, first
-            return self._call_with_effects(kind, func, args, kwargs or {}, encoded)
+            return self._call_with_effects(kind, func, args, kwargs or {}, (taken, named, first))
         result = func(*args, **kwargs) if kwargs else func(*args)
         try:
             made: Any
@@ -218,12 +217,13 @@ class Recorder(Encoder, TorchFunctionMode):
         encoded: _Encoded,
     ) -> Any:
         """As `__torch_function__`, for what may write; ``encoded`` is what it goes by so far."""
+        taken, named, _ = encoded
         try:
-            written = self._targets(kind, args, kwargs)
-            watched: list[tuple[torch.Tensor, int]] = []
+            written = self._targets(kind, taken, named)
+            watched: list[Version] = []
             if kind is _CHECK:
-                watched = versions_in((args, kwargs))
-                self._keep_state(written + tensors_in(written_state(func, args, kwargs)))
+                watched = versions_in(taken, named)
+                self._keep_state((*written, *written_state(func, taken, named or {})))
             elif written and getattr(func, "__name__", "") not in VALUE_KEEPING:
                 self._keep_state(written)
         except Exception as error:
@@ -231,7 +231,7 @@ class Recorder(Encoder, TorchFunctionMode):
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         try:
-            written += [tensor for tensor, version in watched if tensor._version != version]
+            written += [slot for slot, tensor, version in watched if tensor._version != version]
             self._note_effects(kind, func, encoded, result, written)
         except Exception as error:
             self.give_up(error)
@@ -243,10 +243,12 @@ class Recorder(Encoder, TorchFunctionMode):
         func: Any,
         encoded: _Encoded,
         result: Any,
-        written: list[torch.Tensor],
+        written: list[Slot],
     ) -> None:
         args, kwargs, first = encoded
-        writes = tuple([self._new_version(tensor) for tensor in unique(written)])
+        if len(written) > 1:  # a tensor may be a target twice
+            written = list(dict.fromkeys(written))
+        writes = tuple([self._new_version(slot) for slot in written])
         made = self._encode_result(result)
         if made is None and writes:
             made = self._encode_nested(result)
@@ -279,15 +281,17 @@ class Recorder(Encoder, TorchFunctionMode):
             self.paused = self.fault is not None
 
     def _targets(
-        self, kind: CallKind, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[torch.Tensor]:
-        out = kwargs.get("out")
-        targets = tensors_in(out) if out is not None else []
+        self, kind: CallKind, args: list[Any], kwargs: dict[str, Any] | None
+    ) -> list[Slot]:
+        """What the call says that it writes to."""
+        out = kwargs.get("out") if kwargs else None
+        targets = [] if out is None else list(flat_slots(out))
         if kind is _WRITE:
-            first = args[0] if args else next(iter(kwargs.values()), None)
-            targets += tensors_in(first)
+            first = args[0] if args else next(iter((kwargs or {}).values()), None)
+            targets += [first] if first.__class__ is Slot else flat_slots(first)
         return targets
 
-    def _keep_state(self, written: list[torch.Tensor]) -> None:
-        for tensor in written:
-            self.origins.keep_value(self.slot(tensor))
+    def _keep_state(self, written: Iterable[Any]) -> None:
+        for value in written:
+            for slot in (value,) if value.__class__ is Slot else flat_slots(value):
+                self.origins.keep_value(slot)

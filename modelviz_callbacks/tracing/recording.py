@@ -15,7 +15,6 @@ import torch
 if TYPE_CHECKING:
     from modelviz_callbacks.tracing.backward import BackwardRecord
 
-from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.state import StateNames
 from modelviz_callbacks.tracing.structure import (
     Branch,
@@ -25,7 +24,15 @@ from modelviz_callbacks.tracing.structure import (
     rebuild,
     walk,
 )
-from modelviz_callbacks.tracing.tape import Entry, Leave, OpEntry, RawEntry, Slot, as_entry
+from modelviz_callbacks.tracing.tape import (
+    Entry,
+    Leave,
+    OpEntry,
+    RawEntry,
+    Slot,
+    as_entry,
+    flat_slots,
+)
 
 
 @dataclass

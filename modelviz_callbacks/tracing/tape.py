@@ -12,7 +12,7 @@ A slot holds metadata, so a tape keeps no activation alive.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -150,6 +150,22 @@ class Slot:
     def offset(self) -> int:
         """Position of the first element in the storage, in elements."""
         return int(self.facts[5])
+
+
+def flat_slots(value: Any) -> Iterator[Slot]:
+    """The slots inside an encoded argument or result, in order."""
+    if isinstance(value, Slot):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from flat_slots(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from flat_slots(item)
+    elif isinstance(value, slice):
+        yield from flat_slots((value.start, value.stop, value.step))
+    elif hasattr(value, "children"):
+        yield from flat_slots(value.children)
 
 
 class Origin:

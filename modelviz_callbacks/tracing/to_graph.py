@@ -23,7 +23,6 @@ from modelviz_callbacks.graph.notes import notes
 from modelviz_callbacks.tracing.aliasing import Aliasing
 from modelviz_callbacks.tracing.drafts import Draft, graph_value, spec_of
 from modelviz_callbacks.tracing.frames import source_of
-from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.recording import (
     Recording,
     argument_slots,
@@ -34,7 +33,7 @@ from modelviz_callbacks.tracing.recording import (
 from modelviz_callbacks.tracing.scopes import Scope, ScopeTree
 from modelviz_callbacks.tracing.signatures import named_arguments, op_name, qualified_name
 from modelviz_callbacks.tracing.structure import as_walked
-from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot
+from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot, flat_slots
 from modelviz_callbacks.tracing.torch_calls import CallKind, classify
 from modelviz_callbacks.tracing.wrappers import class_name, class_of, has_forward
 

@@ -19,7 +19,6 @@ from torch import fx
 
 from modelviz_callbacks.tracing.frames import source_of
 from modelviz_callbacks.tracing.layers import Layer, LayerSwitch, as_strided, requires_grad_
-from modelviz_callbacks.tracing.origins import flat_slots
 from modelviz_callbacks.tracing.program_calls import (
     Builder,
     call,
@@ -32,7 +31,7 @@ from modelviz_callbacks.tracing.program_calls import (
 from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.signatures import qualified_name
 from modelviz_callbacks.tracing.structure import Atom, Branch
-from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot
+from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot, flat_slots
 from modelviz_callbacks.tracing.torch_calls import CallKind, classify, property_name
 from modelviz_callbacks.tracing.wrappers import class_name, class_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -201,19 +202,22 @@ def property_name(func: Any) -> str:
     return str(getattr(owner, "__name__", getattr(getattr(owner, "fget", None), "__name__", "")))
 
 
-def written_state(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def written_state(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
     """The arguments among which a `CallKind.CHECK` function may find state to write to.
 
     The recorder keeps the old values of those that are state of the model, so that the
     program can be run again from the same state.
+
+    Args:
+        func: The function.
+        args: Its positional arguments, encoded or not.
+        kwargs: Its keyword arguments, likewise.
     """
-    if func is functional.batch_norm:
-        return args[1:3] + _named(kwargs, "running_mean", "running_var")
-    if func is functional.instance_norm:
-        return args[1:3] + _named(kwargs, "running_mean", "running_var")
+    if func is functional.batch_norm or func is functional.instance_norm:
+        return [*args[1:3], *_named(kwargs, "running_mean", "running_var")]
     if func in (functional.embedding, functional.embedding_bag):
         renormalises = _argument(args, kwargs, 3, "max_norm") is not None
-        return args[:2] + _named(kwargs, "weight") if renormalises else ()
+        return [*args[:2], *_named(kwargs, "weight")] if renormalises else ()
     if isinstance(func, torch._ops.OpOverloadPacket):
         func = getattr(func, "default", None)
     if isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
@@ -221,9 +225,9 @@ def written_state(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     return ()
 
 
-def _named(kwargs: dict[str, Any], *names: str) -> tuple[Any, ...]:
-    return tuple(kwargs[name] for name in names if name in kwargs)
+def _named(kwargs: Mapping[str, Any], *names: str) -> list[Any]:
+    return [kwargs[name] for name in names if name in kwargs]
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
     return args[position] if len(args) > position else kwargs.get(name)

@@ -81,10 +81,9 @@ ARMING = [
 RECORDING = [
     Step(recorder, "classify"),
     Step(recorder, "classify_file"),
-    Step(recorder, "tensors_in"),
     Step(recorder, "versions_in"),
     Step(recorder, "written_state"),
-    Step(recorder, "unique"),
+    Step(recorder, "flat_slots"),
     Step(recorder, "autocast_state"),
     Step(recorder, "_any_autocast"),
     Step(recorder, "_sequence_number"),
