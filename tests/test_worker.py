@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
+from modelviz_callbacks.background import Worker
 from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.report import ModelvizWarning
 from modelviz_callbacks.standby import Standby
@@ -455,6 +456,32 @@ def test_a_worker_rests_no_longer_when_training_has_ended(
     assert (tmp_path / "graph.txt").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere its priority is its niceness")
+def test_a_worker_gives_way_until_training_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies: list[int] = []
+    wait = Worker.wait
+
+    def look(self: Worker, limit_s: float) -> bool:
+        policies.append(os.sched_getscheduler(self._process.pid))
+        return wait(self, limit_s)
+
+    hook = resting(tmp_path, 10 * WITHIN_S, monkeypatch)
+    process = only_worker(hook)
+    assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+    try:
+        os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+        expected = os.SCHED_OTHER
+    except PermissionError:  # only a privileged process may raise another's
+        expected = os.SCHED_IDLE
+    monkeypatch.setattr(Worker, "wait", look)
+    hook.close()
+    assert policies == [expected]
+    assert hook.report.refused == []
+
+
 def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a process was started")
@@ -473,7 +500,10 @@ def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.M
 def test_a_worker_gives_way_before_the_first_step(tmp_path: Path) -> None:
     hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
     process = waiting_worker(hook)
-    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+    else:
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
     # Ctrl-C goes to a group of processes; priority counts within a session.
     assert os.getpgid(process.pid) == process.pid
     assert os.getsid(process.pid) == os.getsid(0)
