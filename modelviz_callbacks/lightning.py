@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
+from modelviz_callbacks.collector import slowed_collector
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.ranks import is_recording_rank
@@ -237,7 +238,7 @@ def _record(
             capture.stop()
             pipeline.captured(capture.abandon(error))
         raise
-    with pipeline.guarded("the recording"):
+    with pipeline.guarded("the recording"), slowed_collector():
         capture.stop()
         pipeline.captured(capture.finish(result))
     return result
