@@ -11,8 +11,8 @@ Four questions, each answered by a table:
 4. What ``SummaryWriter.add_graph``, torchview, torchlens and torch.export take on the model of 1.
 
 Times are the least of several interleaved runs: what a busy machine adds is never less than
-nothing (for 3. see `compute_bound`). Run it with ``make bench``; ``--quick`` leaves the
-largest sizes out, ``--system-memory`` the settings of `keep_memory`.
+nothing (3. is ``benchmarks/training_steps.py``, which says how). Run it with ``make bench``;
+``--quick`` leaves the largest sizes out, ``--system-memory`` the settings of `keep_memory`.
 """
 
 from __future__ import annotations
@@ -21,50 +21,25 @@ import argparse
 import contextlib
 import gc
 import io
-import os
-import sys
 import tempfile
 import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
-from statistics import median, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks import GraphHook
+from benchmarks.measuring import end_worker, keep_memory, seconds
+from benchmarks.training_steps import print_steps
 from modelviz_callbacks.options import make_options
 from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.tracing import Capture
 
 OPS_A_LAYER = 3
-
-# Widths of the blocks of ResNet-18, and of a network that spends less time in each op.
-RESNETS = {
-    "ResNet-18": (64, 64, 128, 128, 256, 256, 512, 512),
-    "a narrow ResNet (8 blocks of 32 channels)": (32,) * 8,
-}
-
-# Of glibc's allocator: to give nothing back.
-_KEEPS_MEMORY = dict.fromkeys(
-    ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(8 * 2**30)
-) | {"MALLOC_TOP_PAD_": str(2**27)}
-
-_STEPS = {
-    "first": "first step, recorded",
-    "second": "the step after it",
-}
-
-
-class Ratio(NamedTuple):
-    """A median and its standard error (that of a mean times 1.25, as for normal noise)."""
-
-    middle: float
-    error: float
 
 
 class TinyOps(nn.Module):
@@ -96,45 +71,9 @@ class Written(nn.Module):
         return h
 
 
-class Block(nn.Module):
-    """Two convolutions and a skip connection, as in ResNet-18."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        stride = 1 if inputs == outputs else 2
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.skip: nn.Module | None = None
-        if stride != 1:
-            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.skip = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
-        return self.relu(h + (x if self.skip is None else self.skip(x)))
-
-
-def resnet(widths: tuple[int, ...]) -> nn.Module:
-    first, last = widths[0], widths[-1]
-    stem = [nn.Conv2d(3, first, 7, 2, 3, bias=False), nn.BatchNorm2d(first), nn.ReLU(inplace=True)]
-    blocks = [Block(*pair) for pair in zip((first, *widths), widths, strict=False)]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, 1000)]
-    return nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), *blocks, *head)
-
-
 class EmptyMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **kwargs) if kwargs else func(*args)
-
-
-def seconds(run: Callable[[], object]) -> float:
-    gc.collect()  # before each, so that none of them finds the caches warmer than another
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def floor(model: nn.Module, x: torch.Tensor) -> float:
@@ -260,84 +199,6 @@ def memory(layers: int, kind: Callable[[int], nn.Module]) -> tuple[float, float]
     return (peak - plain) / ops, plain / ops
 
 
-def compute_bound(widths: tuple[int, ...], rounds: int) -> dict[str, Ratio]:
-    """Times of a recorded step and of the one after it, as shares of a plain one.
-
-    Steps on the same data differ by some 5 % without any pattern, which is more than what is
-    looked for: each round has a plain model and a recorded one, in turns first, and the middle
-    of many rounds is told with its standard error. The worker is ended after the second step,
-    in which it may begin; how much it slows the steps beside it is in
-    ``benchmarks/worker_disturbance.py``.
-    """
-    x, y = torch.randn(8, 3, 224, 224), torch.randint(0, 10, (8,))
-    took: dict[str, list[float]] = {name: [] for name in _STEPS}
-    for number in range(rounds):
-        runs = [_plain_steps, _recorded_steps]
-        ordered = runs if number % 2 else runs[::-1]
-        found = {run: run(_stepper(resnet(widths), x, y)) for run in ordered}
-        for name, plain, recorded in zip(
-            _STEPS, found[_plain_steps], found[_recorded_steps], strict=True
-        ):
-            took[name].append(recorded / plain)
-    return {
-        name: Ratio(median(ratios), 1.25 * stdev(ratios) / len(ratios) ** 0.5)
-        for name, ratios in took.items()
-    }
-
-
-def _plain_steps(stepper: Stepper) -> list[float]:
-    return [seconds(stepper.step) for _ in _STEPS]
-
-
-def _recorded_steps(stepper: Stepper) -> list[float]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        hook = GraphHook(stepper.model, dirpath=folder, mlflow=False, tensorboard=False)
-        found = [seconds(stepper.step) for _ in _STEPS]
-        end_worker(hook._pipeline)
-    return found
-
-
-def end_worker(pipeline: Pipeline) -> None:
-    """Nobody needs the files, and the next round wants the machine for itself."""
-    worker = pipeline._worker
-    assert worker is not None
-    worker._process.kill()
-    worker._process.wait()
-
-
-class Stepper(NamedTuple):
-    """A model and a training step of it."""
-
-    model: nn.Module
-    step: Callable[[], None]
-
-
-def _stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Stepper:
-    """Memory pools and kernels have settled."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    step()
-    step()
-    return Stepper(model, step)
-
-
-def keep_memory() -> None:
-    """Starts this program again with an allocator that keeps what it was given.
-
-    As it is set up, glibc gives the memory of large tensors back and gets it anew, page by page:
-    none to 20,000 page faults in a step of the ResNets below, which take 0 to 20 ms and hide
-    what is looked for. Elsewhere the settings have no effect.
-    """
-    if not _KEEPS_MEMORY.keys() <= os.environ.keys():
-        command = [sys.executable, *sys.orig_argv[1:]]
-        os.execve(sys.executable, command, os.environ | _KEEPS_MEMORY)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave the largest sizes out")
@@ -380,20 +241,6 @@ def main() -> None:
             f"  {name:24s} {cost:9.2f}   {cost / ours['record']:.0f} × recording, "
             f"{cost / total:.0f} × all of ours"
         )
-
-
-def print_steps(all_threads: int, rounds: int) -> None:
-    """The times of training steps, on one thread and on all."""
-    print("Training steps, batch 8 at 224×224, plain = 1")
-    for what, widths in RESNETS.items():
-        for threads in sorted({1, all_threads}):
-            torch.set_num_threads(threads)
-            for name, ratio in compute_bound(widths, rounds).items():
-                print(
-                    f"  {what}, {threads} thread(s), {_STEPS[name]}: "
-                    f"{ratio.middle:.3f} ± {ratio.error:.3f}",
-                    flush=True,
-                )
 
 
 if __name__ == "__main__":

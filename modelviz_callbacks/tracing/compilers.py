@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.members import modules_of, paths_of
 from modelviz_callbacks.tracing.modes import is_active, push_mode, remove_mode
-from modelviz_callbacks.tracing.wrappers import author_path, class_of, unwrapped
+from modelviz_callbacks.tracing.wrappers import author_path, class_of, is_compiled, unwrapped
 
 # torch's context around the compilation of a higher-order op.
 _COMPILING = "setup_compilation_env"
@@ -97,12 +97,10 @@ def _hidden_from_higher_order_ops() -> Iterator[None]:
 
 def compiled_parts(model: torch.nn.Module) -> list[str]:
     """The qualified names of the modules of a model that torch.compile has its hands on."""
-    from torch._dynamo import OptimizedModule
-
     compiled = [
         module
         for module in modules_of(model)
-        if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None
+        if is_compiled(module) or module._compiled_call_impl is not None
     ]
     if not compiled:  # as most are: spares the names
         return []

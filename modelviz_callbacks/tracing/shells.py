@@ -139,7 +139,7 @@ class Shells:
         # As bare tuples: pickle asks each object with a name what it is.
         modules = [self._module_row(module) for module in self.modules]
         tensors = [self._tensor_row(tensor) for tensor in self.tensors]
-        names = [(known.kind, known.name, known.aliases) for known in self._names]
+        names = [tuple(known) for known in self._names]
         return _restored, (modules, tensors, names)
 
     def _module_row(self, module: nn.Module) -> tuple[Any, ...]:
@@ -166,7 +166,12 @@ class Shells:
         slot = Slot(tensor, 0)
         values = bytes_of(tensor) if self._with_values else None
         layout = None if slot.layout is torch.strided else slot.layout
-        return self.facts(slot), layout, isinstance(tensor, nn.Parameter), values
+        return self.facts(slot), layout, _is_parameter(tensor), values
+
+
+def _is_parameter(tensor: torch.Tensor) -> bool:
+    # Most others are plain tensors, and to ask that is quicker.
+    return type(tensor) is not torch.Tensor and isinstance(tensor, nn.Parameter)
 
 
 def _class_of(module: nn.Module) -> _Class:

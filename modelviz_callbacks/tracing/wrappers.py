@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 
@@ -20,9 +22,15 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 def is_compiled(model: torch.nn.Module) -> bool:
     """Whether it is what ``torch.compile(module)`` returns."""
+    return isinstance(model, _compiled_class())
+
+
+@cache
+def _compiled_class() -> type[torch.nn.Module]:
+    """The class of what ``torch.compile(module)`` returns; slow to import."""
     from torch._dynamo import OptimizedModule
 
-    return isinstance(model, OptimizedModule)
+    return OptimizedModule
 
 
 def author_path(path: str) -> str:
