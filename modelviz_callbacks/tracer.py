@@ -53,6 +53,9 @@ class Trace:
             return None
         return to_backward_graph(record, self._recording, self.graph)
 
+    def __repr__(self) -> str:
+        return f"<Trace {self.graph!r}>"
+
     def _repr_html_(self) -> str:
         from modelviz_callbacks.writers import notebook
 

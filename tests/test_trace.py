@@ -251,3 +251,10 @@ def test_every_way_to_save_writes_its_file(tmp_path: Path) -> None:
         assert path.stat().st_size > 100
     recorded.write_tensorboard(tmp_path / "board")
     assert len(list((tmp_path / "board").glob("events.out.*"))) == 1
+
+
+def test_a_prompt_shows_one_line_however_large_the_graph_is() -> None:
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(50)])
+    recorded = trace(model, torch.zeros(2, 4))
+    assert repr(recorded.graph) == "<ModelGraph Sequential: 50 ops, 1,000 parameters>"
+    assert repr(recorded) == f"<Trace {recorded.graph!r}>"

@@ -202,7 +202,7 @@ class Note:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelGraph:
     """What ran in one forward pass of a model.
 
@@ -315,6 +315,11 @@ class ModelGraph:
         from modelviz_callbacks.graph.json_format import loads
 
         return loads(Path(path).read_text(encoding="utf-8"), origin=str(path))
+
+    def __repr__(self) -> str:
+        """One line: a prompt and a failed test show this, and a large graph is megabytes."""
+        ops, parameters = f"{len(self.ops):,d} ops", f"{self.parameter_count:,d} parameters"
+        return f"<ModelGraph {self.name}: {ops}, {parameters}>"
 
     def __str__(self) -> str:
         """The module tree with shapes, parameter counts and skip connections."""

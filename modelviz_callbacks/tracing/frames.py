@@ -25,6 +25,9 @@ _PASSES_ON: Final = (
     f"{os.sep}contextlib.py",
 )
 
+# Where ipykernel says that the code of cells is: in files that are not there, named by a number.
+_NOTEBOOK: Final = "ipykernel_"
+
 # Packages whose frames around a torch call mean bookkeeping of the training framework; their
 # demo models are models.
 _FRAMEWORKS: Final = tuple(
@@ -85,7 +88,7 @@ def short_path(filename: str) -> str:
 
     A file in an installed package is named from the package on, one below the working
     directory relative to it, any other by its name alone, so that no home directory ends up
-    in a graph.
+    in a graph; what was typed into a notebook is a ``notebook cell``.
     """
     return _shortened(filename, os.getcwd(), tuple(sys.path))  # noqa: PTH109 - once an op
 
@@ -94,6 +97,8 @@ def short_path(filename: str) -> str:
 def _shortened(filename: str, cwd: str, search_path: tuple[str, ...]) -> str:
     """See `short_path`; an op in a loop has the same file each time."""
     path = Path(filename)
+    if path.parent.name.startswith(_NOTEBOOK):
+        return "notebook cell"
     for root in (*_package_roots(search_path), Path(cwd)):
         if path.is_relative_to(root):
             return path.relative_to(root).as_posix()
