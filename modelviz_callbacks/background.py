@@ -130,7 +130,7 @@ class Worker:
         It need not give way any longer either, if this process may say so.
         """
         if sys.platform == "linux" and not self.has_ended:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(AttributeError, OSError):
                 os.sched_setscheduler(self._process.pid, os.SCHED_OTHER, os.sched_param(0))
         # Not by a word, which could raise a signal here, nor by closing alone: a process that
         # this one has forked may hold the line open.

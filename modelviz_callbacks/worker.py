@@ -166,7 +166,7 @@ def _step_back() -> None:
     if sys.platform == "linux":
         # Beside the least of niceness threads that compute on every core wait for their turn, and
         # all others for them: steps took 1.05 times as long, with this policy 1.00 to 1.01.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(AttributeError, OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
             return
     with contextlib.suppress(AttributeError, OSError):
