@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 from collections.abc import Iterator
 
 # Objects that may be made before the collector runs in a recorded step; Python's own is 700.
 _SELDOM = 100_000
+
+# The threshold belongs to the process: the first who wants it higher raises it, and the last, maybe
+# in another thread, takes it back.
+_lock = threading.Lock()
+_waiting_to_restore = contextlib.ExitStack()
+_users = 0
 
 
 @contextlib.contextmanager
@@ -16,12 +23,28 @@ def slowed_collector() -> Iterator[None]:
 
     For code of the user's: should it never be left, garbage is still collected.
     """
-    before = gc.get_threshold()
-    if before[0]:
-        gc.set_threshold(max(before[0], _SELDOM), *before[1:])
+    global _users
+    with _lock:
+        if not _users:
+            _waiting_to_restore.enter_context(_higher_threshold())
+        _users += 1
     try:
         yield
     finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                _waiting_to_restore.close()
+
+
+@contextlib.contextmanager
+def _higher_threshold() -> Iterator[None]:
+    before = gc.get_threshold()
+    if before[0]:  # with 0 nothing is collected
+        gc.set_threshold(max(before[0], _SELDOM), *before[1:])
+    raised = gc.get_threshold()
+    yield
+    if gc.get_threshold() == raised:  # somebody else may have set another one
         gc.set_threshold(*before)
 
 

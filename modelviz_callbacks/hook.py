@@ -10,7 +10,6 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from typing_extensions import Self, Unpack
 
-from modelviz_callbacks.collector import slowed_collector
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.pipeline import Pipeline
@@ -201,8 +200,7 @@ class GraphHook:
         self._after_recording()
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
-        # The collector would be woken a few times by what is handed over, all of it still in use.
-        with self._pipeline.guarded("the recording"), slowed_collector():
+        with self._pipeline.guarded("the recording"):
             capture.stop()
             if raised is not None and raised is not handled:
                 self._pipeline.captured(capture.abandon(raised))

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
-from modelviz_callbacks.collector import slowed_collector
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.ranks import is_recording_rank
@@ -238,7 +237,7 @@ def _record(
             capture.stop()
             pipeline.captured(capture.abandon(error))
         raise
-    with pipeline.guarded("the recording"), slowed_collector():
+    with pipeline.guarded("the recording"):
         capture.stop()
         pipeline.captured(capture.finish(result))
     return result

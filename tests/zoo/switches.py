@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import weakref
@@ -51,6 +52,7 @@ def switches() -> Any:
         "threads": [thread.name for thread in threading.enumerate() if thread not in _EARLIER],
         "trace function": str(sys.gettrace()),
         "profile function": str(sys.getprofile()),
+        "collector": (gc.get_threshold(), gc.isenabled()),
         "module call": torch.nn.Module.__call__.__qualname__,
     }
     return frozen(found)
