@@ -10,9 +10,11 @@ Four questions, each answered by a table:
 3. How much longer the first training step of a compute-bound model takes, and the one after.
 4. What ``SummaryWriter.add_graph``, torchview, torchlens and torch.export take on the model of 1.
 
-Times are the least of several interleaved runs: what a busy machine adds is never less than
-nothing (3. is ``benchmarks/training_steps.py``, which says how). Run it with ``make bench``;
-``--quick`` leaves the largest sizes out, ``--system-memory`` the settings of `keep_memory`.
+What is added to a plain forward is taken within each round, and the middle of all rounds is told:
+the least times of two series come from different moments, and of a small difference they say little
+(the floor's changed by a third from run to run). The peers' are the least of two runs. How 3. is
+measured is in ``benchmarks/training_steps.py``. Run it with ``make bench``; ``--quick`` leaves the
+largest sizes out, ``--system-memory`` the settings of `keep_memory`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -119,22 +122,17 @@ def handed_over(capture: Capture, result: Any) -> float:
 def op_bound(
     layers: int, rounds: int, kind: Callable[[int], nn.Module] = TinyOps
 ) -> dict[str, float]:
-    """Microseconds an op over the plain forward."""
+    """Microseconds an op; those of the floor and of recording are what they add to the plain."""
     model, x, ops = kind(layers), torch.randn(2, 4), layers * OPS_A_LAYER
-    least = dict.fromkeys(("plain", "floor", "record", "after"), float("inf"))
+    found: dict[str, list[float]] = {"plain": [], "floor": [], "record": [], "after": []}
     for _ in range(rounds):
-        least["plain"] = min(least["plain"], seconds(lambda: model(x)))
-        least["floor"] = min(least["floor"], floor(model, x))
+        plain = seconds(lambda: model(x))
+        found["plain"].append(plain)
+        found["floor"].append(floor(model, x) - plain)
         took, around, capture, result = recorded(model, x)
-        least["record"] = min(least["record"], took)
-        least["after"] = min(least["after"], around + handed_over(capture, result))
-    micro = {name: value / ops * 1e6 for name, value in least.items()}
-    return {
-        "plain": micro["plain"],
-        "floor": micro["floor"] - micro["plain"],
-        "record": micro["record"] - micro["plain"],
-        "after": micro["after"],
-    }
+        found["record"].append(took - plain)
+        found["after"].append(around + handed_over(capture, result))
+    return {name: median(values) / ops * 1e6 for name, values in found.items()}
 
 
 def peers(layers: int) -> dict[str, float]:
