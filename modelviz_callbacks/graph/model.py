@@ -47,7 +47,8 @@ class Source:
 
     Attributes:
         file: Path relative to the working directory where it lies below it, else from the
-            package's folder on (``torchvision/models/resnet.py``).
+            package's folder on (``torchvision/models/resnet.py``), else its name alone;
+            ``notebook cell`` for what was typed into a notebook.
         line: Line number, from 1.
         function: Name of the function around it.
     """
