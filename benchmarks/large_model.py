@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from modelviz_callbacks.tracing import Capture, to_graph
-from modelviz_callbacks.tracing.warming import warm_up
+from modelviz_callbacks.tracing.capture.warm_up import warm_up
 
 
 def main() -> None:

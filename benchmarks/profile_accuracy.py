@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing.profiling import StepTimer
+from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.timed_step import OpTimes
 
 _SLOWEST = 10

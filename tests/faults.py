@@ -9,17 +9,17 @@ import pytest
 
 # Where the library could fail while it arms itself, records, and takes a recording over.
 FAULTS = (
-    "modelviz_callbacks.tracing.capture.StateNames",
-    "modelviz_callbacks.tracing.capture.Recorder",
-    "modelviz_callbacks.tracing.capture.named_inputs",
+    "modelviz_callbacks.tracing.capture.session.StateNames",
+    "modelviz_callbacks.tracing.capture.session.Recorder",
+    "modelviz_callbacks.tracing.capture.session.named_inputs",
     "torch.nn.modules.module.register_module_forward_pre_hook",
     "torch.nn.modules.module.register_module_forward_hook",
     "torch.optim.optimizer.register_optimizer_step_pre_hook",
     "torch.optim.optimizer.register_optimizer_step_post_hook",
-    "modelviz_callbacks.tracing.capture.push_mode",
-    "modelviz_callbacks.tracing.recorder.Recorder.encode",
-    "modelviz_callbacks.tracing.recorder.Slot",
-    "modelviz_callbacks.tracing.capture.walk",
+    "modelviz_callbacks.tracing.capture.session.push_mode",
+    "modelviz_callbacks.tracing.capture.recorder.Recorder.encode",
+    "modelviz_callbacks.tracing.capture.recorder.Slot",
+    "modelviz_callbacks.tracing.capture.session.walk",
     "modelviz_callbacks.production.to_graph",
     "modelviz_callbacks.production.dumps",
 )

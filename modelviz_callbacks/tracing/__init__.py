@@ -1,18 +1,18 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
-from modelviz_callbacks.tracing.backward import record_backward
-from modelviz_callbacks.tracing.capture import Capture
+from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.session import Capture
+from modelviz_callbacks.tracing.capture.step_timer import StepTimer
+from modelviz_callbacks.tracing.capture.warm_up import warm_up
+from modelviz_callbacks.tracing.capture.wrappers import class_of, is_compiled, unwrapped
 from modelviz_callbacks.tracing.costs import with_flops
-from modelviz_callbacks.tracing.profiling import StepTimer
-from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.replay import run
 from modelviz_callbacks.tracing.shipping import pack, unpack
 from modelviz_callbacks.tracing.timed_step import TimedStep
 from modelviz_callbacks.tracing.to_backward import to_backward_graph
 from modelviz_callbacks.tracing.to_graph import to_graph
 from modelviz_callbacks.tracing.to_program import Program, to_program
-from modelviz_callbacks.tracing.warming import warm_up
-from modelviz_callbacks.tracing.wrappers import class_of, is_compiled, unwrapped
 
 __all__ = [
     "Capture",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from modelviz_callbacks.tracing.tape import Slot
+from modelviz_callbacks.tracing.capture.tape import Slot
 
 _W = TypeVar("_W")
 

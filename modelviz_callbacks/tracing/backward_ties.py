@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing.recording import Recording
-from modelviz_callbacks.tracing.tape import OpEntry
+from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.tape import OpEntry
 
 
 class Ties:

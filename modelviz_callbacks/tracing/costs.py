@@ -15,10 +15,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing.recording import Recording
+from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
+from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot
 from modelviz_callbacks.tracing.signatures import op_name
-from modelviz_callbacks.tracing.structure import Atom, Branch
-from modelviz_callbacks.tracing.tape import OpEntry, Slot
 
 # The calls that torch has formulas for, in whatever they come down to. Others are not made
 # again: their count would be zero.

@@ -19,10 +19,10 @@ from modelviz_callbacks.graph import (
     Source,
     TensorSpec,
 )
-from modelviz_callbacks.tracing.layers import Layer
+from modelviz_callbacks.tracing.capture.functorch_levels import Layer
+from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign
+from modelviz_callbacks.tracing.capture.tape import Slot
 from modelviz_callbacks.tracing.scopes import Scope
-from modelviz_callbacks.tracing.structure import Atom, Branch, Foreign
-from modelviz_callbacks.tracing.tape import Slot
 
 
 @dataclass

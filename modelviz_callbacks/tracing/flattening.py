@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.fx import traceback
 
-from modelviz_callbacks.tracing.layers import layers_left
+from modelviz_callbacks.tracing.capture.functorch_levels import layers_left
 
 
 def without_layers(program: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:

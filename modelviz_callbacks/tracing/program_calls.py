@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.errors import ReplayError
-from modelviz_callbacks.tracing.structure import Branch
+from modelviz_callbacks.tracing.capture.pytree import Branch
 
 
 class Builder:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.tape import AUTOCAST_DEVICES
+from modelviz_callbacks.tracing.capture.tape import AUTOCAST_DEVICES
 from modelviz_callbacks.tracing.to_program import Program
 
 

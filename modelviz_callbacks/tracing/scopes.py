@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Port
-from modelviz_callbacks.tracing.members import paths_of
-from modelviz_callbacks.tracing.wrappers import author_path, class_name, class_of
+from modelviz_callbacks.tracing.capture.module_paths import paths_of
+from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, class_of
 
 
 @dataclass

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from modelviz_callbacks.tracing.members import modules_of
-from modelviz_callbacks.tracing.recording import forward_signature
-from modelviz_callbacks.tracing.state import StateNames, StateTensor
-from modelviz_callbacks.tracing.tape import Facts, Slot
-from modelviz_callbacks.tracing.wrappers import class_of, has_forward, is_compiled
+from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.recording import forward_signature
+from modelviz_callbacks.tracing.capture.state_names import StateNames, StateTensor
+from modelviz_callbacks.tracing.capture.tape import Facts, Slot
+from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward, is_compiled
 
 # A model larger than this gets parameters without memory instead of zeros.
 _MOST_ZEROS_BYTES = 8 * 2**30

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelviz_callbacks.tracing.capture.functorch_levels import functorch
+from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign
+from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave, Slot
 from modelviz_callbacks.tracing.drafts import python_text
 from modelviz_callbacks.tracing.functions import reduced
-from modelviz_callbacks.tracing.layers import functorch
-from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.shells import Shells, bytes_of, tensor_of
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.structure import Atom, Branch, Foreign
-from modelviz_callbacks.tracing.tape import Enter, Leave, Slot
 
 # A constant larger than this goes along without its values: pictures need none.
 _MAX_CONSTANT_BYTES = 64 * 1024

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.tape import Slot
-from modelviz_callbacks.tracing.torch_calls import property_name
+from modelviz_callbacks.tracing.capture.op_kinds import property_name
+from modelviz_callbacks.tracing.capture.tape import Slot
 
 _OPERATORS = {
     "__getitem__": ("input", "index"),

@@ -34,15 +34,15 @@ from modelviz_callbacks.graph import (
     check,
 )
 from modelviz_callbacks.graph.steps import QUIET_OPS
-from modelviz_callbacks.tracing.backward import (
+from modelviz_callbacks.tracing.backward_ties import Ties
+from modelviz_callbacks.tracing.capture.autograd_record import (
     MOST_NODES,
     BackwardRecord,
     GradNode,
     GradSpec,
     SavedSpec,
 )
-from modelviz_callbacks.tracing.backward_ties import Ties
-from modelviz_callbacks.tracing.recording import Recording
+from modelviz_callbacks.tracing.capture.recording import Recording
 
 ADD = "AddGradients"
 

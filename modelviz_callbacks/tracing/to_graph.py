@@ -21,21 +21,21 @@ from modelviz_callbacks.graph import (
 )
 from modelviz_callbacks.graph.notes import notes
 from modelviz_callbacks.tracing.aliasing import Aliasing
-from modelviz_callbacks.tracing.drafts import Draft, graph_value, spec_of
-from modelviz_callbacks.tracing.frames import source_of
-from modelviz_callbacks.tracing.recording import (
+from modelviz_callbacks.tracing.capture.call_site import source_of
+from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
+from modelviz_callbacks.tracing.capture.pytree import as_walked
+from modelviz_callbacks.tracing.capture.recording import (
     Recording,
     argument_slots,
     bound_arguments,
     named_leaves,
     paths_of_arguments,
 )
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
+from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of, has_forward
+from modelviz_callbacks.tracing.drafts import Draft, graph_value, spec_of
 from modelviz_callbacks.tracing.scopes import Scope, ScopeTree
 from modelviz_callbacks.tracing.signatures import named_arguments, op_name, qualified_name
-from modelviz_callbacks.tracing.structure import as_walked
-from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot, flat_slots
-from modelviz_callbacks.tracing.torch_calls import CallKind, classify
-from modelviz_callbacks.tracing.wrappers import class_name, class_of, has_forward
 
 
 def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:

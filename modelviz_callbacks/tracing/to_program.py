@@ -17,8 +17,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelviz_callbacks.tracing.frames import source_of
-from modelviz_callbacks.tracing.layers import Layer, LayerSwitch, as_strided, requires_grad_
+from modelviz_callbacks.tracing.capture.call_site import source_of
+from modelviz_callbacks.tracing.capture.functorch_levels import (
+    Layer,
+    LayerSwitch,
+    as_strided,
+    requires_grad_,
+)
+from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify, property_name
+from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
+from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
+from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of
 from modelviz_callbacks.tracing.program_calls import (
     Builder,
     call,
@@ -28,12 +38,7 @@ from modelviz_callbacks.tracing.program_calls import (
     is_python,
     unreplayable,
 )
-from modelviz_callbacks.tracing.recording import Recording
 from modelviz_callbacks.tracing.signatures import qualified_name
-from modelviz_callbacks.tracing.structure import Atom, Branch
-from modelviz_callbacks.tracing.tape import Enter, Leave, OpEntry, Slot, flat_slots
-from modelviz_callbacks.tracing.torch_calls import CallKind, classify, property_name
-from modelviz_callbacks.tracing.wrappers import class_name, class_of
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
 STATE = "state"

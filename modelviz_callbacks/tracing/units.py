@@ -8,19 +8,19 @@ from functools import cached_property
 
 import torch
 
-from modelviz_callbacks.tracing.flattening import without_layers
-from modelviz_callbacks.tracing.inference import to_inference
-from modelviz_callbacks.tracing.layers import LayeredProgram
-from modelviz_callbacks.tracing.recording import (
+from modelviz_callbacks.tracing.capture.functorch_levels import LayeredProgram
+from modelviz_callbacks.tracing.capture.pytree import as_walked, walk
+from modelviz_callbacks.tracing.capture.recording import (
     Recording,
     bound_arguments,
     forward_signature,
     named_leaves,
 )
-from modelviz_callbacks.tracing.structure import as_walked, walk
-from modelviz_callbacks.tracing.tape import Enter, Leave
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave
+from modelviz_callbacks.tracing.capture.wrappers import class_of
+from modelviz_callbacks.tracing.flattening import without_layers
+from modelviz_callbacks.tracing.inference import to_inference
 from modelviz_callbacks.tracing.to_program import Program, to_program
-from modelviz_callbacks.tracing.wrappers import class_of
 
 
 @dataclass

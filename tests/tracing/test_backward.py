@@ -20,7 +20,11 @@ from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks.graph import ModelGraph, Ref, problems
 from modelviz_callbacks.tracing import Capture, Recording, to_graph
-from modelviz_callbacks.tracing.backward import MOST_NODES, BackwardRecord, record_backward
+from modelviz_callbacks.tracing.capture.autograd_record import (
+    MOST_NODES,
+    BackwardRecord,
+    record_backward,
+)
 from modelviz_callbacks.tracing.to_backward import ADD, to_backward_graph
 from modelviz_callbacks.writers.graphdef import graph_def
 from tests.graph.networks import NETWORKS
@@ -336,7 +340,7 @@ def test_a_backward_in_a_step_that_cannot_be_read_costs_that_picture_only(
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such node")
 
-    monkeypatch.setattr("modelviz_callbacks.tracing.capture.read_backward", fails)
+    monkeypatch.setattr("modelviz_callbacks.tracing.capture.session.read_backward", fails)
     model = ByHand()
     recording = recorded_step(model, torch.ones(3, 4))
     assert recording.backward is None

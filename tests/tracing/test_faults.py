@@ -26,12 +26,12 @@ from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.sinks.directory import Directory
 from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
-from modelviz_callbacks.tracing import capture, compilers, recorder, recording, tape
-from modelviz_callbacks.tracing.capture import Capture
-from modelviz_callbacks.tracing.origins import OriginFinder
-from modelviz_callbacks.tracing.recorder import Recorder
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.transforms import TransformWatcher
+from modelviz_callbacks.tracing.capture import compile_guard, recorder, recording, session, tape
+from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
+from modelviz_callbacks.tracing.capture.provenance import OriginFinder
+from modelviz_callbacks.tracing.capture.recorder import Recorder
+from modelviz_callbacks.tracing.capture.session import Capture
+from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.writers import graphdef
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
@@ -62,8 +62,8 @@ ARMING = [
     Step(TransformWatcher, "__init__"),
     Step(Capture, "__init__"),
     Step(Capture, "start"),
-    Step(capture, "forward_signature"),
-    Step(capture, "named_inputs"),
+    Step(session, "forward_signature"),
+    Step(session, "named_inputs"),
     Step(Recorder, "meet_state"),
     Step(Recorder, "adopt"),
     Step(module_hooks, "register_module_forward_pre_hook"),
@@ -71,10 +71,10 @@ ARMING = [
     Step(Capture, "_pause_hook"),
     Step(optimizer_hooks, "register_optimizer_step_pre_hook"),
     Step(optimizer_hooks, "register_optimizer_step_post_hook"),
-    Step(capture, "eager"),
+    Step(session, "eager"),
     Step(torch.compiler, "set_stance"),
-    Step(compilers, "_hidden_from_higher_order_ops"),
-    Step(capture, "push_mode"),
+    Step(compile_guard, "_hidden_from_higher_order_ops"),
+    Step(session, "push_mode"),
 ]
 
 # What runs in the forward, once for each op or module call.
@@ -114,9 +114,9 @@ RECORDING = [
 ]
 
 ENDING = [
-    Step(capture, "walk"),
-    Step(capture, "compiled_parts"),
-    Step(capture, "Recording"),
+    Step(session, "walk"),
+    Step(session, "compiled_parts"),
+    Step(session, "Recording"),
     Step(StateNames, "update"),
     Step(TransformWatcher, "with_layers"),
     Step(Capture, "finish"),
@@ -468,9 +468,9 @@ def test_a_fault_in_writing_costs_that_file_only(
     ("step", "error"),
     [
         (ARMING[0], Injected),
-        (Step(capture, "push_mode"), Injected),
+        (Step(session, "push_mode"), Injected),
         (Step(Recorder, "_append"), CaptureError),
-        (Step(capture, "walk"), Injected),
+        (Step(session, "walk"), Injected),
         (Step(production, "to_graph"), Injected),
         (Step(production, "dumps"), Injected),
         (Step(production, "with_flops"), Injected),

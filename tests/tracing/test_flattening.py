@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modelviz_callbacks import trace
+from modelviz_callbacks.tracing.capture.functorch_levels import functorch
 from modelviz_callbacks.tracing.flattening import without_layers
-from modelviz_callbacks.tracing.layers import functorch
 from modelviz_callbacks.tracing.to_program import FACTS
 from tests.tracing.transform_cases import CASES
 from tests.zoo.cases import Case, seed_everything

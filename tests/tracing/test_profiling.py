@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing import Capture, profiling, to_graph
-from modelviz_callbacks.tracing.profiling import StepTimer
+from modelviz_callbacks.tracing import Capture, to_graph
+from modelviz_callbacks.tracing.capture import step_timer
+from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.timed_step import OpTimes, TimedStep, matched
 from modelviz_callbacks.writers.graphdef import timed_graph
 from tests.lightning_modules import data, trainer_for
@@ -77,7 +78,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock()
-    monkeypatch.setattr(profiling, "perf_counter_ns", stopped)
+    monkeypatch.setattr(step_timer, "perf_counter_ns", stopped)
     return stopped
 
 
@@ -555,9 +556,9 @@ def test_a_fault_of_the_timer_ends_the_timing_and_not_the_step(
     def fails(func: Any) -> Any:
         if func is F.relu:
             raise LookupError("injected")
-        return profiling.CallKind.PURE
+        return step_timer.CallKind.PURE
 
-    monkeypatch.setattr(profiling, "classify", fails)
+    monkeypatch.setattr(step_timer, "classify", fails)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     x = torch.ones(2, 4)
     expected = model(x)

@@ -9,9 +9,9 @@ from torch import nn
 
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, Recording, pack, to_graph, unpack
-from modelviz_callbacks.tracing.members import modules_of, paths_of
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.tape import OpEntry, Slot, flat_slots
+from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot, flat_slots
 from modelviz_callbacks.tracing.units import units
 from tests.zoo.hard_modules import ListsNorm
 

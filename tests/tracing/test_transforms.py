@@ -13,9 +13,10 @@ from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 
 from modelviz_callbacks import ModelGraph, trace
-from modelviz_callbacks.tracing import Capture, to_graph, transforms
-from modelviz_callbacks.tracing.layers import functorch
-from modelviz_callbacks.tracing.transforms import TransformWatcher
+from modelviz_callbacks.tracing import Capture, to_graph
+from modelviz_callbacks.tracing.capture import functorch_watcher
+from modelviz_callbacks.tracing.capture.functorch_levels import functorch
+from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from tests.tracing.transform_cases import CASES, Net
 from tests.zoo.captured import ancestors, assert_captured
 from tests.zoo.cases import Case, seed_everything
@@ -253,7 +254,7 @@ def _failing(*_: Any, **__: Any) -> Any:
 def test_a_fault_costs_the_connection_only(
     name: str, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transforms, name, _failing)
+    monkeypatch.setattr(functorch_watcher, name, _failing)
     found = next(one for one in CASES if one.name == case)
     assert_untouched(found)
     model, args, _ = found.make()
@@ -262,7 +263,7 @@ def test_a_fault_costs_the_connection_only(
 
 
 def test_a_torch_without_these_functions_records_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transforms, "functorch", None)
+    monkeypatch.setattr(functorch_watcher, "functorch", None)
     found = next(one for one in CASES if one.name == "ensemble")
     assert_untouched(found)
     model, args, _ = found.make()

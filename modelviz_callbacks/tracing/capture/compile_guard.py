@@ -18,9 +18,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.members import modules_of, paths_of
-from modelviz_callbacks.tracing.modes import is_active, push_mode, remove_mode
-from modelviz_callbacks.tracing.wrappers import author_path, class_of, is_compiled, unwrapped
+from modelviz_callbacks.tracing.capture.mode_stack import is_active, push_mode, remove_mode
+from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
+from modelviz_callbacks.tracing.capture.wrappers import (
+    author_path,
+    class_of,
+    is_compiled,
+    unwrapped,
+)
 
 # torch's context around the compilation of a higher-order op.
 _COMPILING = "setup_compilation_env"

@@ -14,7 +14,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.multiprocessing import reductions
 
-from modelviz_callbacks.tracing.layers import (
+from modelviz_callbacks.tracing.capture.functorch_levels import (
     Layer,
     add_batch_dim,
     as_strided,
@@ -26,10 +26,16 @@ from modelviz_callbacks.tracing.layers import (
     unwrap_for_grad,
     wrap_for_grad,
 )
-from modelviz_callbacks.tracing.tape import OpEntry, RawEntry, Slot, as_entry, storage_address
+from modelviz_callbacks.tracing.capture.tape import (
+    OpEntry,
+    RawEntry,
+    Slot,
+    as_entry,
+    storage_address,
+)
 
 if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.recorder import Recorder
+    from modelviz_callbacks.tracing.capture.recorder import Recorder
 
 _KINDS = {"Vmap": "vmap", "Grad": "grad", "Jvp": "jvp"}
 

@@ -16,26 +16,26 @@ from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.collector import slowed_collector
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.tracing.backward import (
+from modelviz_callbacks.tracing.capture.autograd_record import (
     BackwardRecord,
     joined,
     living_inputs,
     read_backward,
 )
-from modelviz_callbacks.tracing.compilers import compiled_parts, eager
-from modelviz_callbacks.tracing.members import modules_of
-from modelviz_callbacks.tracing.modes import push_mode, remove_mode
-from modelviz_callbacks.tracing.recorder import Recorder
-from modelviz_callbacks.tracing.recording import (
+from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
+from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
+from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.pytree import Atom, walk
+from modelviz_callbacks.tracing.capture.recorder import Recorder
+from modelviz_callbacks.tracing.capture.recording import (
     Recording,
     forward_signature,
     named_inputs,
     named_losses,
     paths_of_arguments,
 )
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.structure import Atom, walk
-from modelviz_callbacks.tracing.wrappers import is_compiled
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.wrappers import is_compiled
 
 
 class Capture:

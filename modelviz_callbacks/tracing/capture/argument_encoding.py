@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import Parameter
 
-from modelviz_callbacks.tracing.structure import PLAIN_TYPES, walk
-from modelviz_callbacks.tracing.tape import RawEntry, Slot
+from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, walk
+from modelviz_callbacks.tracing.capture.tape import RawEntry, Slot
 
 if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.origins import OriginFinder
-    from modelviz_callbacks.tracing.transforms import TransformWatcher
+    from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
+    from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 
 _DisableTorchFunction = torch._C.DisableTorchFunction
 

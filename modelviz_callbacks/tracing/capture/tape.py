@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from modelviz_callbacks.tracing.layers import Layer
+from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 
 # The address of a tensor's storage object: one C call, which torch uses for its own bookkeeping.
 storage_address: Callable[[torch.Tensor], int] = torch._C._storage_address  # type: ignore[attr-defined]

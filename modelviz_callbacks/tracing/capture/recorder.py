@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.effects import Version, tensors_in, versions_in
-from modelviz_callbacks.tracing.encoding import KEEP, TENSOR, Encoder
-from modelviz_callbacks.tracing.frames import FrameKind, classify_file
-from modelviz_callbacks.tracing.origins import OriginFinder
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.tape import Slot, autocast_state, flat_slots
-from modelviz_callbacks.tracing.torch_calls import (
+from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, TENSOR, Encoder
+from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
+from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
+from modelviz_callbacks.tracing.capture.mutation import Version, tensors_in, versions_in
+from modelviz_callbacks.tracing.capture.op_kinds import (
     VALUE_KEEPING,
     CallKind,
     classify,
     written_state,
 )
-from modelviz_callbacks.tracing.transforms import TransformWatcher
+from modelviz_callbacks.tracing.capture.provenance import OriginFinder
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import Slot, autocast_state, flat_slots
 
 _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
 _READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from modelviz_callbacks.tracing.recording import Recording
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.tape import Slot, storage_address
+from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import Slot, storage_address
 
 # torch gives every node that Python has looked at an object that lives as long as the node, and
 # frees a chain of such nodes by recursion: 35,000 of them overflow a stack of 8 MiB (2.13).

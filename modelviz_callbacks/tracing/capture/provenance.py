@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from modelviz_callbacks.tracing.layers import functorch
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.tape import (
+from modelviz_callbacks.tracing.capture.functorch_levels import functorch
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import (
     Enter,
     Leave,
     OpEntry,
@@ -29,7 +29,7 @@ from modelviz_callbacks.tracing.tape import (
 )
 
 if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.recorder import Recorder
+    from modelviz_callbacks.tracing.capture.recorder import Recorder
 
 # A constant larger than this is not kept for replay: it could be somebody's activations.
 MAX_CONSTANT_BYTES = 64 * 2**20

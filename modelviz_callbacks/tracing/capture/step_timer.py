@@ -22,10 +22,12 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.compilers import compiled_parts, eager
-from modelviz_callbacks.tracing.frames import FrameKind, classify_file, source_of
-from modelviz_callbacks.tracing.members import paths_of
-from modelviz_callbacks.tracing.modes import push_mode, remove_mode
+from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file, source_of
+from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
+from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
+from modelviz_callbacks.tracing.capture.module_paths import paths_of
+from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
+from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, is_compiled
 from modelviz_callbacks.tracing.signatures import qualified_name
 from modelviz_callbacks.tracing.timed_step import (
     Span,
@@ -34,8 +36,6 @@ from modelviz_callbacks.tracing.timed_step import (
     TimedStep,
     place_of,
 )
-from modelviz_callbacks.tracing.torch_calls import CallKind, classify
-from modelviz_callbacks.tracing.wrappers import author_path, class_name, is_compiled
 
 _SKIP, _PURE, _BACKWARD = CallKind.SKIP, CallKind.PURE, CallKind.BACKWARD
 _TORCH_FILE = FrameKind.TORCH

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.structure import PLAIN_TYPES
-from modelviz_callbacks.tracing.tape import Slot, flat_slots
+from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES
+from modelviz_callbacks.tracing.capture.tape import Slot, flat_slots
 
 # One version of a tensor, the tensor, and its number.
 Version = tuple[Slot, torch.Tensor, int]

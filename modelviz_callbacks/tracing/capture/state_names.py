@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from modelviz_callbacks.tracing.members import paths_of
-from modelviz_callbacks.tracing.tape import Slot
-from modelviz_callbacks.tracing.wrappers import author_path
+from modelviz_callbacks.tracing.capture.module_paths import paths_of
+from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.wrappers import author_path
 
 
 class StateTensor(NamedTuple):

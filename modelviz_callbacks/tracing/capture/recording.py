@@ -13,10 +13,9 @@ from weakref import WeakKeyDictionary
 import torch
 
 if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.backward import BackwardRecord
+    from modelviz_callbacks.tracing.capture.autograd_record import BackwardRecord
 
-from modelviz_callbacks.tracing.state import StateNames
-from modelviz_callbacks.tracing.structure import (
+from modelviz_callbacks.tracing.capture.pytree import (
     Branch,
     as_walked,
     leaves,
@@ -24,7 +23,8 @@ from modelviz_callbacks.tracing.structure import (
     rebuild,
     walk,
 )
-from modelviz_callbacks.tracing.tape import (
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import (
     Entry,
     Leave,
     OpEntry,
@@ -41,7 +41,7 @@ class Recording:
 
     Attributes:
         model: The model recorded; its parameters and buffers give their names.
-        raw_tape: The tape as it was recorded; see ``modelviz_callbacks.tracing.tape``.
+        raw_tape: The tape as it was recorded; see ``modelviz_callbacks.tracing.capture.tape``.
         signature: Of the code recorded (the model's forward, or the training step).
         inputs: Its arguments by name, walked: tensors replaced by slots.
         state: The names of the model's parameters and buffers.

@@ -1,0 +1,1 @@
+"""The hot path: watches a forward pass and writes down what ran."""
