@@ -8,11 +8,11 @@ from modelviz_callbacks.tracing.capture.warm_up import warm_up
 from modelviz_callbacks.tracing.capture.wrappers import class_of, is_compiled, unwrapped
 from modelviz_callbacks.tracing.costs import with_flops
 from modelviz_callbacks.tracing.replay import run
-from modelviz_callbacks.tracing.shipping import pack, unpack
 from modelviz_callbacks.tracing.timed_step import TimedStep
 from modelviz_callbacks.tracing.to_backward import to_backward_graph
 from modelviz_callbacks.tracing.to_graph import to_graph
 from modelviz_callbacks.tracing.to_program import Program, to_program
+from modelviz_callbacks.tracing.transport.pack import pack, unpack
 
 __all__ = [
     "Capture",

@@ -26,8 +26,8 @@ from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, Slot
 from modelviz_callbacks.tracing.drafts import python_text
-from modelviz_callbacks.tracing.functions import reduced
-from modelviz_callbacks.tracing.shells import Shells, bytes_of, tensor_of
+from modelviz_callbacks.tracing.transport.function_names import reduced
+from modelviz_callbacks.tracing.transport.module_stubs import Shells, bytes_of, tensor_of
 
 # A constant larger than this goes along without its values: pictures need none.
 _MAX_CONSTANT_BYTES = 64 * 1024

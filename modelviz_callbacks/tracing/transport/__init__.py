@@ -1,0 +1,1 @@
+"""A recording as bytes, for another process."""
