@@ -23,7 +23,7 @@ def measure(layers: int) -> None:
 
     from modelviz_callbacks import trace
     from modelviz_callbacks.outputs import view_of
-    from modelviz_callbacks.tracing.units import Unit
+    from modelviz_callbacks.tracing.lowering.networks import Unit
 
     torch.set_num_threads(2)
     config = LlamaConfig(

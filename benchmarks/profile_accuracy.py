@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from modelviz_callbacks import trace
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.timed_step import OpTimes
+from modelviz_callbacks.tracing.lowering.step_times import OpTimes
 
 _SLOWEST = 10
 
@@ -110,7 +110,7 @@ def profiled(
 
 
 def _functions_in_order(model: nn.Module, x: torch.Tensor) -> list[str]:
-    from modelviz_callbacks.tracing.signatures import qualified_name
+    from modelviz_callbacks.tracing.lowering.signatures import qualified_name
 
     found: list[str] = []
 

@@ -6,12 +6,12 @@ from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
 from modelviz_callbacks.tracing.capture.wrappers import class_of, is_compiled, unwrapped
-from modelviz_callbacks.tracing.costs import with_flops
-from modelviz_callbacks.tracing.replay import run
-from modelviz_callbacks.tracing.timed_step import TimedStep
-from modelviz_callbacks.tracing.to_backward import to_backward_graph
-from modelviz_callbacks.tracing.to_graph import to_graph
-from modelviz_callbacks.tracing.to_program import Program, to_program
+from modelviz_callbacks.tracing.lowering.flops import with_flops
+from modelviz_callbacks.tracing.lowering.replay import run
+from modelviz_callbacks.tracing.lowering.step_times import TimedStep
+from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
+from modelviz_callbacks.tracing.lowering.to_graph import to_graph
+from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.transport.pack import pack, unpack
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import nn
 from modelviz_callbacks import ModelGraph, trace
 from modelviz_callbacks.tracing import Capture, to_graph
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
-from modelviz_callbacks.tracing.to_backward import to_backward_graph
+from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 
 
 class ArticleCnn(nn.Module):

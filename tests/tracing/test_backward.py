@@ -25,7 +25,7 @@ from modelviz_callbacks.tracing.capture.autograd_record import (
     BackwardRecord,
     record_backward,
 )
-from modelviz_callbacks.tracing.to_backward import ADD, to_backward_graph
+from modelviz_callbacks.tracing.lowering.to_backward_graph import ADD, to_backward_graph
 from modelviz_callbacks.writers.graphdef import graph_def
 from tests.graph.networks import NETWORKS
 from tests.models import BUILDERS, build

@@ -10,8 +10,8 @@ import torch
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.tracing.capture.functorch_levels import functorch
-from modelviz_callbacks.tracing.flattening import without_layers
-from modelviz_callbacks.tracing.to_program import FACTS
+from modelviz_callbacks.tracing.lowering.to_program import FACTS
+from modelviz_callbacks.tracing.lowering.without_transforms import without_layers
 from tests.tracing.transform_cases import CASES
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.leaves import difference, frozen

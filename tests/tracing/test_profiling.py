@@ -24,7 +24,7 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
 from modelviz_callbacks.tracing.capture import step_timer
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.timed_step import OpTimes, TimedStep, matched
+from modelviz_callbacks.tracing.lowering.step_times import OpTimes, TimedStep, matched
 from modelviz_callbacks.writers.graphdef import timed_graph
 from tests.lightning_modules import data, trainer_for
 from tests.models import BUILDERS, TwoBranches, build, images

@@ -12,7 +12,7 @@ from modelviz_callbacks.tracing import Capture, Recording, pack, to_graph, unpac
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot, flat_slots
-from modelviz_callbacks.tracing.units import units
+from modelviz_callbacks.tracing.lowering.networks import units
 from tests.zoo.hard_modules import ListsNorm
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.outputs import onnx_source
-from modelviz_callbacks.tracing.units import Unit
+from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.onnx import Names, write_trained
 
 

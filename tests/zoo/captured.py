@@ -15,7 +15,7 @@ from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.outputs import graph_of
 from modelviz_callbacks.tracing import Recording, pack, unpack
 from modelviz_callbacks.tracing.capture.tape import OpEntry
-from modelviz_callbacks.tracing.signatures import qualified_name
+from modelviz_callbacks.tracing.lowering.signatures import qualified_name
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.drawn import assert_drawn
 from tests.zoo.leaves import tensors

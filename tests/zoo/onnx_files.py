@@ -12,7 +12,7 @@ import torch
 
 from modelviz_callbacks import Trace, trace
 from modelviz_callbacks.outputs import onnx_source, view_of
-from modelviz_callbacks.tracing.units import Unit
+from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.onnx import View
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.leaves import tensors

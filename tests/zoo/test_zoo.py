@@ -12,8 +12,8 @@ from modelviz_callbacks import trace
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.outputs import graph_of
 from modelviz_callbacks.tracing import Capture, Recording, pack, unpack
-from modelviz_callbacks.tracing.to_program import to_program
-from modelviz_callbacks.tracing.units import units
+from modelviz_callbacks.tracing.lowering.networks import units
+from modelviz_callbacks.tracing.lowering.to_program import to_program
 from tests.zoo import (
     hard_cases,
     hard_memory,

@@ -28,8 +28,8 @@ from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, is_compiled
-from modelviz_callbacks.tracing.signatures import qualified_name
-from modelviz_callbacks.tracing.timed_step import (
+from modelviz_callbacks.tracing.lowering.signatures import qualified_name
+from modelviz_callbacks.tracing.lowering.step_times import (
     Span,
     TimedCall,
     TimedOp,

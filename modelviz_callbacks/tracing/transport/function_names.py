@@ -116,7 +116,7 @@ def _is_script(name: str) -> bool:
 
 
 def _names_of(func: Any) -> tuple[str, str, str, tuple[tuple[str, int], ...] | None]:
-    from modelviz_callbacks.tracing.signatures import qualified_name
+    from modelviz_callbacks.tracing.lowering.signatures import qualified_name
 
     home, _, last = qualified_name(func).rpartition(".")
     try:

@@ -29,7 +29,7 @@ from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of
-from modelviz_callbacks.tracing.program_calls import (
+from modelviz_callbacks.tracing.lowering.program_calls import (
     Builder,
     call,
     fresh,
@@ -38,7 +38,7 @@ from modelviz_callbacks.tracing.program_calls import (
     is_python,
     unreplayable,
 )
-from modelviz_callbacks.tracing.signatures import qualified_name
+from modelviz_callbacks.tracing.lowering.signatures import qualified_name
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
 STATE = "state"

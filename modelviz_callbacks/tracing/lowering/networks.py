@@ -18,9 +18,9 @@ from modelviz_callbacks.tracing.capture.recording import (
 )
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave
 from modelviz_callbacks.tracing.capture.wrappers import class_of
-from modelviz_callbacks.tracing.flattening import without_layers
-from modelviz_callbacks.tracing.inference import to_inference
-from modelviz_callbacks.tracing.to_program import Program, to_program
+from modelviz_callbacks.tracing.lowering.inference_form import to_inference
+from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
+from modelviz_callbacks.tracing.lowering.without_transforms import without_layers
 
 
 @dataclass

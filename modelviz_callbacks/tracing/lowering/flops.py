@@ -18,7 +18,7 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot
-from modelviz_callbacks.tracing.signatures import op_name
+from modelviz_callbacks.tracing.lowering.signatures import op_name
 
 # The calls that torch has formulas for, in whatever they come down to. Others are not made
 # again: their count would be zero.

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from modelviz_callbacks.tracing.program_calls import fresh
+from modelviz_callbacks.tracing.lowering.program_calls import fresh
 
 
 def _place(func: Any, name: str) -> int:

@@ -22,7 +22,7 @@ from modelviz_callbacks.graph import (
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign
 from modelviz_callbacks.tracing.capture.tape import Slot
-from modelviz_callbacks.tracing.scopes import Scope
+from modelviz_callbacks.tracing.lowering.scopes import Scope
 
 
 @dataclass

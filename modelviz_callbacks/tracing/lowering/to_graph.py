@@ -20,7 +20,6 @@ from modelviz_callbacks.graph import (
     check,
 )
 from modelviz_callbacks.graph.notes import notes
-from modelviz_callbacks.tracing.aliasing import Aliasing
 from modelviz_callbacks.tracing.capture.call_site import source_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import as_walked
@@ -33,9 +32,10 @@ from modelviz_callbacks.tracing.capture.recording import (
 )
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of, has_forward
-from modelviz_callbacks.tracing.drafts import Draft, graph_value, spec_of
-from modelviz_callbacks.tracing.scopes import Scope, ScopeTree
-from modelviz_callbacks.tracing.signatures import named_arguments, op_name, qualified_name
+from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
+from modelviz_callbacks.tracing.lowering.node_builder import Draft, graph_value, spec_of
+from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
+from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name, qualified_name
 
 
 def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:

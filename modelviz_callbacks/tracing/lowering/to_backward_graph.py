@@ -34,7 +34,6 @@ from modelviz_callbacks.graph import (
     check,
 )
 from modelviz_callbacks.graph.steps import QUIET_OPS
-from modelviz_callbacks.tracing.backward_ties import Ties
 from modelviz_callbacks.tracing.capture.autograd_record import (
     MOST_NODES,
     BackwardRecord,
@@ -43,6 +42,7 @@ from modelviz_callbacks.tracing.capture.autograd_record import (
     SavedSpec,
 )
 from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.lowering.backward_ties import Ties
 
 ADD = "AddGradients"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.tracing.capture.tape import AUTOCAST_DEVICES
-from modelviz_callbacks.tracing.to_program import Program
+from modelviz_callbacks.tracing.lowering.to_program import Program
 
 
 def run(program: Program, tensors: list[torch.Tensor]) -> tuple[Any, ...]:
