@@ -44,7 +44,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the difference; see `add_to` for the options."""
-    from modelviz_callbacks.graph.diff import diff
+    from modelviz_callbacks.diff.diff import diff
 
     before, after = (
         read_graph(source, options.tracking_uri) for source in (options.before, options.after)

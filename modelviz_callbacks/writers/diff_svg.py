@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from modelviz_callbacks.graph.diff import GraphDiff
-from modelviz_callbacks.graph.diff_view import DiffView, diff_view
+from modelviz_callbacks.diff.diff import GraphDiff
+from modelviz_callbacks.diff.diff_view import DiffView, diff_view
 from modelviz_callbacks.writers.diff_text import lines
 from modelviz_callbacks.writers.picture import Arrow, Picture, Rectangle, Text, compose
 from modelviz_callbacks.writers.picture_layout import Place
@@ -36,7 +36,7 @@ def render(found: GraphDiff) -> bytes:
     is a ``g`` element with the name of its node or module call in ``data-name``.
 
     Args:
-        found: What ``modelviz_callbacks.graph.diff.diff`` found.
+        found: What ``modelviz_callbacks.diff.diff.diff`` found.
 
     Returns:
         SVG, UTF-8; the same bytes for the same graphs.

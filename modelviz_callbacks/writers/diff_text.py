@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from modelviz_callbacks.graph.diff import Change, GraphDiff
+from modelviz_callbacks.diff.diff import Change, GraphDiff
 from modelviz_callbacks.graph.layer_words import LayerWords
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.graph.outline import Outline
@@ -43,7 +43,7 @@ def render(found: GraphDiff) -> bytes:
     """Writes what differs.
 
     Args:
-        found: What ``modelviz_callbacks.graph.diff.diff`` found.
+        found: What ``modelviz_callbacks.diff.diff.diff`` found.
 
     Returns:
         Text, UTF-8, ending in a newline; the same bytes for the same graphs.
@@ -55,7 +55,7 @@ def lines(found: GraphDiff) -> list[Line]:
     """What differs, line by line: what was changed by module, op, parameter, input and output.
 
     Args:
-        found: What ``modelviz_callbacks.graph.diff.diff`` found.
+        found: What ``modelviz_callbacks.diff.diff.diff`` found.
 
     Returns:
         Lines; ``+`` was added, ``-`` removed, ``~`` changed.

@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelviz_callbacks.graph import alignment
-from modelviz_callbacks.graph.alignment import Entry, aligned, likeness
+from modelviz_callbacks.diff import alignment
+from modelviz_callbacks.diff.alignment import Entry, aligned, likeness
 
 words = st.lists(st.sampled_from("abcdxyz"), max_size=30)
 

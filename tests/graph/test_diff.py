@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from modelviz_callbacks.diff.diff import Change, GraphDiff, diff
+from modelviz_callbacks.diff.merged_graph import union
 from modelviz_callbacks.graph import check
-from modelviz_callbacks.graph.diff import Change, GraphDiff, diff
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.graph.structure import fingerprint
-from modelviz_callbacks.graph.union import union
 from tests.graph.networks import NETWORKS, ArticleCnn, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 
@@ -509,7 +509,7 @@ def test_the_same_difference_reads_the_same_in_any_process(tmp_path: Path) -> No
         graph_of(name).save(tmp_path / f"{name}.json")
     code = (
         "import sys; from modelviz_callbacks import ModelGraph;"
-        "from modelviz_callbacks.graph.diff import diff;"
+        "from modelviz_callbacks.diff.diff import diff;"
         "from modelviz_callbacks.writers import diff_svg, diff_text;"
         "found = diff(*map(ModelGraph.load, sys.argv[1:]));"
         "sys.stdout.buffer.write(diff_text.render(found) + diff_svg.render(found))"

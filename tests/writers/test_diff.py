@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from modelviz_callbacks.graph.diff import GraphDiff, diff
-from modelviz_callbacks.graph.diff_view import diff_view
+from modelviz_callbacks.diff.diff import GraphDiff, diff
+from modelviz_callbacks.diff.diff_view import diff_view
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import diff_svg, diff_text
 from tests.browser import open_browser

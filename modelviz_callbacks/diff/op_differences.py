@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from math import isclose, prod
 from typing import Literal
 
+from modelviz_callbacks.diff.matching import Matching
 from modelviz_callbacks.graph.layer_words import (
     CONVOLUTIONS,
     RECURRENT,
@@ -19,7 +20,6 @@ from modelviz_callbacks.graph.layer_words import (
     literal_text,
     literal_texts,
 )
-from modelviz_callbacks.graph.matching import Matching
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.graph.outline import HELD_KINDS
 from modelviz_callbacks.graph.steps import QUIET_OPS

@@ -1,6 +1,6 @@
 """In what the ends of two graphs differ: the models themselves, inputs, outputs, unused parameters.
 
-Everything else is told by ``modelviz_callbacks.graph.diff``.
+Everything else is told by ``modelviz_callbacks.diff.diff``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from modelviz_callbacks.graph.facets import Facets
+from modelviz_callbacks.diff.matching import Matching
+from modelviz_callbacks.diff.op_differences import Facets
 from modelviz_callbacks.graph.layer_words import tensor_words
-from modelviz_callbacks.graph.matching import Matching
 from modelviz_callbacks.graph.model import ModelGraph, Node, ParameterInfo
 from modelviz_callbacks.graph.values import Ref
 from modelviz_callbacks.graph.wording import shape_text

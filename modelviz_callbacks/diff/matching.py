@@ -1,6 +1,6 @@
 """Which module calls and ops of two graphs belong together, and which have no partner.
 
-Scopes are paired from the outside in; see ``modelviz_callbacks.graph.alignment``.
+Scopes are paired from the outside in; see ``modelviz_callbacks.diff.alignment``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from modelviz_callbacks.graph.alignment import Entry, aligned, likeness
+from modelviz_callbacks.diff.alignment import Entry, aligned, likeness
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.structure import Coder, architecture_coder

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from modelviz_callbacks.graph.matching import Matching
+from modelviz_callbacks.diff.matching import Matching
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.graph.wording import module_label, shape_text, shortened
 

@@ -1,0 +1,1 @@
+"""The differences between two model graphs. Standard library only."""
