@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from modelviz_callbacks.analysis.fingerprint import fingerprint
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.graph.structure import fingerprint
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.sinks.mlflow import MlflowSink, MlflowTarget
 

@@ -20,7 +20,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch.utils.data import DataLoader, Dataset
 
 from modelviz_callbacks import GraphLogger, ModelGraph
-from modelviz_callbacks.graph.structure import fingerprint
+from modelviz_callbacks.analysis.fingerprint import fingerprint
 from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import (
     HEAD_OPS,

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.diff.end_differences import SUBJECTS, Change, Ends, Subject
 from modelviz_callbacks.diff.ignored_differences import Remark, remarks
 from modelviz_callbacks.diff.matching import Matching, is_leaf, match
 from modelviz_callbacks.diff.op_differences import Facet, Facets, Pair, explained_by, takes_sizes
 from modelviz_callbacks.graph.layer_words import LayerWords
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.outline import Item
 
 __all__ = ["Change", "GraphDiff", "diff"]
 

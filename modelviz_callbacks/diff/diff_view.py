@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from modelviz_callbacks.analysis.outline import Item
+from modelviz_callbacks.analysis.steps import Step, Steps
+from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.diff.diff import Change, GraphDiff
 from modelviz_callbacks.diff.merged_graph import Union, union
 from modelviz_callbacks.graph.box import Box
 from modelviz_callbacks.graph.boxes import Builder, Drawn
 from modelviz_callbacks.graph.layer_words import LayerWords
 from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.outline import Item
 from modelviz_callbacks.graph.overview import Overview, edges_of
-from modelviz_callbacks.graph.steps import Step, Steps
-from modelviz_callbacks.graph.weights import ModuleWeights
 from modelviz_callbacks.graph.wording import label_range
 
 # More boxes nobody can look at; what differs further inside is in a closed box then.

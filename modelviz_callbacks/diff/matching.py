@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from modelviz_callbacks.analysis.fingerprint import Coder, architecture_coder
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.diff.alignment import Entry, aligned, likeness
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.graph.structure import Coder, architecture_coder
 from modelviz_callbacks.graph.wording import module_label, shape_text
 
 # A module of torch's own, or one that calls no other and has at most this many ops, is compared

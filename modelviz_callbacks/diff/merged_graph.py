@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.diff.diff import GraphDiff
 from modelviz_callbacks.diff.end_differences import ChangeKind
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.names import clean_part
-from modelviz_callbacks.graph.outline import HELD_KINDS
 from modelviz_callbacks.graph.values import Argument, Ref
 
 # The arguments that are added; no torch function has them.

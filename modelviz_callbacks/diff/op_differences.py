@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from math import isclose, prod
 from typing import Literal
 
+from modelviz_callbacks.analysis.fingerprint import TAKES_SHAPE
+from modelviz_callbacks.analysis.outline import HELD_KINDS
+from modelviz_callbacks.analysis.steps import QUIET_OPS
 from modelviz_callbacks.diff.matching import Matching
 from modelviz_callbacks.graph.layer_words import (
     CONVOLUTIONS,
@@ -21,9 +24,6 @@ from modelviz_callbacks.graph.layer_words import (
     literal_texts,
 )
 from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.outline import HELD_KINDS
-from modelviz_callbacks.graph.steps import QUIET_OPS
-from modelviz_callbacks.graph.structure import TAKES_SHAPE
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, TensorSpec, Value
 from modelviz_callbacks.graph.wording import shape_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from modelviz_callbacks.graph.weights import NO_WEIGHTS, Weights
+from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights
 from modelviz_callbacks.graph.wording import short_count
 
 BoxKind = Literal["input", "output", "module", "op", "quiet", "held", "part"]

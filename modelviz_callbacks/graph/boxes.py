@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
+from modelviz_callbacks.analysis.steps import Step, Steps
+from modelviz_callbacks.analysis.weights import NO_WEIGHTS, ModuleWeights, Weights
 from modelviz_callbacks.graph.box import Box, BoxKind, Group
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.outline import HELD_KINDS, Item
-from modelviz_callbacks.graph.steps import Step, Steps
 from modelviz_callbacks.graph.values import (
     Ref,
 )
-from modelviz_callbacks.graph.weights import NO_WEIGHTS, ModuleWeights, Weights
 from modelviz_callbacks.graph.wording import (
     key_arguments,
     label_range,

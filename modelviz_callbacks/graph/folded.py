@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Generic, TypeVar
 
-from modelviz_callbacks.graph.folding import Fold, find_folds
+from modelviz_callbacks.analysis.repeats import Fold, find_folds
 from modelviz_callbacks.graph.model import (
     ModelGraph,
     ModuleCall,

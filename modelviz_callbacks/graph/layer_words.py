@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
+from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.graph.model import ModelGraph, Node
-from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, Value
-from modelviz_callbacks.graph.weights import ModuleWeights
 from modelviz_callbacks.graph.wording import (
     key_arguments,
     module_label,

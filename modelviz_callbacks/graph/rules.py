@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Outline
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Port
 from modelviz_callbacks.graph.names import clean_part
-from modelviz_callbacks.graph.outline import HELD_KINDS, Outline
 from modelviz_callbacks.graph.values import Argument, Items, Ref, SliceValue, Value
 
 

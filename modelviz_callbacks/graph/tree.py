@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modelviz_callbacks.analysis.outline import HELD_KINDS
+from modelviz_callbacks.analysis.steps import Step, Steps
+from modelviz_callbacks.analysis.weights import ModuleWeights, Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.outline import HELD_KINDS
-from modelviz_callbacks.graph.steps import Step, Steps
 from modelviz_callbacks.graph.values import (
     Ref,
 )
-from modelviz_callbacks.graph.weights import ModuleWeights, Weights
 from modelviz_callbacks.graph.wording import (
     count_text,
     key_arguments,

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from modelviz_callbacks.analysis.outline import Outline
+from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.diff.diff import Change, GraphDiff
 from modelviz_callbacks.graph.layer_words import LayerWords
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.outline import Outline
-from modelviz_callbacks.graph.weights import ModuleWeights
 from modelviz_callbacks.graph.wording import count_text, shortened
 
 Role = Literal["title", "fact", "heading", "added", "removed", "changed", "follows", "remark"]

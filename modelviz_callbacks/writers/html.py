@@ -13,9 +13,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.graph.box import Box, Group
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
-from modelviz_callbacks.graph.outline import Item
 from modelviz_callbacks.graph.overview import Overview, Overviews
 from modelviz_callbacks.graph.wording import count_text, module_label
 from modelviz_callbacks.writers.html_details import Details

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.outline import Item
 from modelviz_callbacks.graph.overview import Overviews
 from modelviz_callbacks.graph.values import (
     Items,

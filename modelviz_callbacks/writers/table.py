@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from modelviz_callbacks.analysis.steps import Step, Steps
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.steps import Step, Steps
 from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from modelviz_callbacks.analysis.fingerprint import fingerprint
 from modelviz_callbacks.diff.diff import Change, GraphDiff, diff
 from modelviz_callbacks.diff.merged_graph import union
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.structure import fingerprint
 from tests.graph.networks import NETWORKS, ArticleCnn, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 

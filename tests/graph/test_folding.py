@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from modelviz_callbacks.analysis.fingerprint import fingerprint, structural_key
+from modelviz_callbacks.analysis.repeats import find_folds
 from modelviz_callbacks.graph.box import parameters_text
 from modelviz_callbacks.graph.folded import fold, unfold
-from modelviz_callbacks.graph.folding import find_folds
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.graph.overview import overview
-from modelviz_callbacks.graph.structure import fingerprint, structural_key
 from tests.graph.networks import NETWORKS, Dilated, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 
@@ -265,7 +265,7 @@ def test_a_fingerprint_sees_an_argument_a_class_a_wire_and_a_frozen_weight() -> 
 def test_a_fingerprint_is_the_same_in_another_process() -> None:
     program = (
         "from tests.graph.networks import graph_of\n"
-        "from modelviz_callbacks.graph.structure import fingerprint\n"
+        "from modelviz_callbacks.analysis.fingerprint import fingerprint\n"
         "print(fingerprint(graph_of('unet')))"
     )
     for seed in ("1", "2"):

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
-from modelviz_callbacks.graph.structure import fingerprint
+from modelviz_callbacks.analysis.fingerprint import fingerprint
 from modelviz_callbacks.report import Report
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.mlflow_server import MlflowServer

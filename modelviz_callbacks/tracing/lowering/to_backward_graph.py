@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
+from modelviz_callbacks.analysis.steps import QUIET_OPS
 from modelviz_callbacks.graph import (
     Argument,
     ModelGraph,
@@ -33,7 +34,6 @@ from modelviz_callbacks.graph import (
     TensorSpec,
     check,
 )
-from modelviz_callbacks.graph.steps import QUIET_OPS
 from modelviz_callbacks.tracing.capture.autograd_record import (
     MOST_NODES,
     BackwardRecord,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.analysis.notes import notes
 from modelviz_callbacks.graph import (
     Argument,
     ModelGraph,
@@ -19,7 +20,6 @@ from modelviz_callbacks.graph import (
     Source,
     check,
 )
-from modelviz_callbacks.graph.notes import notes
 from modelviz_callbacks.tracing.capture.call_site import source_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import as_walked

@@ -1,7 +1,7 @@
 """The steps of a scope as a person would tell them: repeats once, shape juggling in one breath.
 
 Ops that only change how a tensor is laid out (`QUIET_OPS`) are quiet; a chain of them is one
-step. Copies that fold (see ``modelviz_callbacks.graph.folding``) are one step.
+step. Copies that fold (see ``modelviz_callbacks.analysis.repeats``) are one step.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from modelviz_callbacks.graph.folding import Fold, find_folds
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
+from modelviz_callbacks.analysis.repeats import Fold, find_folds
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,

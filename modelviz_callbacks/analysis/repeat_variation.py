@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
 
+from modelviz_callbacks.analysis.fingerprint import Code
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.graph.structure import Code
 from modelviz_callbacks.graph.values import (
     Items,
     SliceValue,

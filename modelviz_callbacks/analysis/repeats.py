@@ -1,13 +1,13 @@
 """Repeats: consecutive steps of a scope that are the same, wired one into the next.
 
 Steps fold only if it is proven on the graph that they are equal: the same codes (see
-``modelviz_callbacks.graph.structure``), each copy fed by the copy before it where the second
+``modelviz_callbacks.analysis.fingerprint``), each copy fed by the copy before it where the second
 is fed by the first, everything else they read the same for all, their parameters either all
 shared or all their own, and no tensor from inside a copy, the last one apart, read by
 anything but the next copy and the outputs of the graph.
 
 Copies that differ in one thing fold, too, if each differs from the one before it: see
-`modelviz_callbacks.graph.variation`.
+`modelviz_callbacks.analysis.repeat_variation`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
-from modelviz_callbacks.graph.outline import Item, Outline
-from modelviz_callbacks.graph.structure import Code, Coder, Part, place_in
-from modelviz_callbacks.graph.values import Ref
-from modelviz_callbacks.graph.variation import (
+from modelviz_callbacks.analysis.fingerprint import Code, Coder, Part, place_in
+from modelviz_callbacks.analysis.outline import Item, Outline
+from modelviz_callbacks.analysis.repeat_variation import (
     Variation,
     Variations,
     any_literal,
     any_size,
 )
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
+from modelviz_callbacks.graph.values import Ref
 
 # The longest pattern that is looked for, in items.
 _LONGEST_PERIOD = 12

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.values import (
     Items,
     Ref,

@@ -1,0 +1,1 @@
+"""What is computed about a model graph, for every writer. Standard library only."""
