@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, Literal, TypedDict, get_args
 
 from modelviz_callbacks.errors import OptionError
-from modelviz_callbacks.graph.rules import Rules
+from modelviz_callbacks.view.display_rules import Rules
 
 Format = Literal["svg", "png", "html", "text", "markdown", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)

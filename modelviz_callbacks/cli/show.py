@@ -19,7 +19,7 @@ from modelviz_callbacks.cli.commands import (
 )
 from modelviz_callbacks.cli.terminal import print_tree
 from modelviz_callbacks.errors import ModelvizError, OptionError
-from modelviz_callbacks.graph.tree import tree_text
+from modelviz_callbacks.view.text_tree import tree_text
 
 _MORE = """\
 Prints the module tree and opens the interactive page (index.html) in the browser.

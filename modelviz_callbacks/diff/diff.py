@@ -15,8 +15,8 @@ from modelviz_callbacks.diff.end_differences import SUBJECTS, Change, Ends, Subj
 from modelviz_callbacks.diff.ignored_differences import Remark, remarks
 from modelviz_callbacks.diff.matching import Matching, is_leaf, match
 from modelviz_callbacks.diff.op_differences import Facet, Facets, Pair, explained_by, takes_sizes
-from modelviz_callbacks.graph.layer_words import LayerWords
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.view.layer_labels import LayerWords
 
 __all__ = ["Change", "GraphDiff", "diff"]
 

@@ -11,12 +11,12 @@ from modelviz_callbacks.analysis.steps import Step, Steps
 from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.diff.diff import Change, GraphDiff
 from modelviz_callbacks.diff.merged_graph import Union, union
-from modelviz_callbacks.graph.box import Box
-from modelviz_callbacks.graph.boxes import Builder, Drawn
-from modelviz_callbacks.graph.layer_words import LayerWords
 from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.overview import Overview, edges_of
-from modelviz_callbacks.graph.wording import label_range
+from modelviz_callbacks.view.box import Box
+from modelviz_callbacks.view.box_builder import Builder, Drawn
+from modelviz_callbacks.view.formatting import label_range
+from modelviz_callbacks.view.layer_labels import LayerWords
+from modelviz_callbacks.view.overview import Overview, edges_of
 
 # More boxes nobody can look at; what differs further inside is in a closed box then.
 _MOST_BOXES = 120

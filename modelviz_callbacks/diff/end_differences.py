@@ -12,10 +12,10 @@ from typing import Literal
 
 from modelviz_callbacks.diff.matching import Matching
 from modelviz_callbacks.diff.op_differences import Facets
-from modelviz_callbacks.graph.layer_words import tensor_words
 from modelviz_callbacks.graph.model import ModelGraph, Node, ParameterInfo
 from modelviz_callbacks.graph.values import Ref
-from modelviz_callbacks.graph.wording import shape_text
+from modelviz_callbacks.view.formatting import shape_text
+from modelviz_callbacks.view.layer_labels import tensor_words
 
 ChangeKind = Literal["added", "removed", "changed"]
 # What a change is about, in the order in which changes are told.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from modelviz_callbacks.diff.matching import Matching
 from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.wording import module_label, shape_text, shortened
+from modelviz_callbacks.view.formatting import module_label, shape_text, shortened
 
 RemarkKind = Literal["sizes", "names", "devices", "lines", "version", "modes"]
 

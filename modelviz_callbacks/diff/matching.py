@@ -13,7 +13,7 @@ from modelviz_callbacks.analysis.fingerprint import Coder, architecture_coder
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.diff.alignment import Entry, aligned, likeness
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.wording import module_label, shape_text
+from modelviz_callbacks.view.formatting import module_label, shape_text
 
 # A module of torch's own, or one that calls no other and has at most this many ops, is compared
 # as one thing: what differs in it is said of it.

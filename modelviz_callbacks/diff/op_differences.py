@@ -16,16 +16,16 @@ from modelviz_callbacks.analysis.fingerprint import TAKES_SHAPE
 from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.analysis.steps import QUIET_OPS
 from modelviz_callbacks.diff.matching import Matching
-from modelviz_callbacks.graph.layer_words import (
+from modelviz_callbacks.graph.model import Node
+from modelviz_callbacks.graph.values import Items, Ref, SliceValue, TensorSpec, Value
+from modelviz_callbacks.view.formatting import shape_text
+from modelviz_callbacks.view.layer_labels import (
     CONVOLUTIONS,
     RECURRENT,
     TRANSPOSED,
     literal_text,
     literal_texts,
 )
-from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.values import Items, Ref, SliceValue, TensorSpec, Value
-from modelviz_callbacks.graph.wording import shape_text
 
 FacetKind = Literal["shape", "literal", "wiring", "trainable", "dtype", "sharing", "op"]
 

@@ -324,6 +324,6 @@ class ModelGraph:
 
     def __str__(self) -> str:
         """The module tree with shapes, parameter counts and skip connections."""
-        from modelviz_callbacks.graph.tree import tree_text
+        from modelviz_callbacks.view.text_tree import tree_text
 
         return tree_text(self)

@@ -10,9 +10,9 @@ from typing import Literal
 from modelviz_callbacks.analysis.outline import Outline
 from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.diff.diff import Change, GraphDiff
-from modelviz_callbacks.graph.layer_words import LayerWords
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.wording import count_text, shortened
+from modelviz_callbacks.view.formatting import count_text, shortened
+from modelviz_callbacks.view.layer_labels import LayerWords
 
 Role = Literal["title", "fact", "heading", "added", "removed", "changed", "follows", "remark"]
 

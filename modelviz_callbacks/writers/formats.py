@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.rules import Rules, apply
+from modelviz_callbacks.view.display_rules import Rules, apply
 
 # Name of the format: name of the file, module of the writer.
 FILES = {

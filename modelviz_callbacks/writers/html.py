@@ -14,10 +14,10 @@ from importlib.resources import files
 from typing import Any
 
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.graph.box import Box, Group
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
-from modelviz_callbacks.graph.overview import Overview, Overviews
-from modelviz_callbacks.graph.wording import count_text, module_label
+from modelviz_callbacks.view.box import Box, Group
+from modelviz_callbacks.view.formatting import count_text, module_label
+from modelviz_callbacks.view.overview import Overview, Overviews
 from modelviz_callbacks.writers.html_details import Details
 from modelviz_callbacks.writers.picture import (
     LOOKS,

@@ -7,7 +7,6 @@ from typing import Any
 
 from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.overview import Overviews
 from modelviz_callbacks.graph.values import (
     Items,
     Ref,
@@ -15,7 +14,8 @@ from modelviz_callbacks.graph.values import (
     TensorSpec,
     Value,
 )
-from modelviz_callbacks.graph.wording import count_text, shape_text, short_count, time_text
+from modelviz_callbacks.view.formatting import count_text, shape_text, short_count, time_text
+from modelviz_callbacks.view.overview import Overviews
 
 # Longer arguments are cut: a table of numbers belongs into the model, not into a panel.
 _LONGEST = 300

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from modelviz_callbacks.graph.model import ModelGraph, Node
-from modelviz_callbacks.graph.overview import overview
 from modelviz_callbacks.graph.values import (
     TensorSpec,
 )
-from modelviz_callbacks.graph.wording import count_text, shape_text, short_count, shortened
+from modelviz_callbacks.view.formatting import count_text, shape_text, short_count, shortened
+from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers.mermaid import mermaid_text
 from modelviz_callbacks.writers.table import Row, layers
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelviz_callbacks.graph.box import Box, Group, parameters_text
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.overview import Overview, overview
+from modelviz_callbacks.view.box import Box, Group, parameters_text
+from modelviz_callbacks.view.overview import Overview, overview
 
 # Mermaid's own way to write a character that would mean something: #NUMBER;
 _MEANT = frozenset("\"#<>&`\\;{}[]()|'*_~@%")

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.graph.box import Box, Group, parameters_text
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.overview import Edge, Overview, overview
-from modelviz_callbacks.graph.wording import count_text
+from modelviz_callbacks.view.box import Box, Group, parameters_text
+from modelviz_callbacks.view.formatting import count_text
+from modelviz_callbacks.view.overview import Edge, Overview, overview
 from modelviz_callbacks.writers.picture_layout import Layout, Place, Size, lay_out
 from modelviz_callbacks.writers.picture_text import Line, cut
 

@@ -13,7 +13,7 @@ from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,
 )
-from modelviz_callbacks.graph.wording import shape_text
+from modelviz_callbacks.view.formatting import shape_text
 
 COLUMNS = (
     "name",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.tree import tree_text
+from modelviz_callbacks.view.text_tree import tree_text
 
 
 def render(graph: ModelGraph, *, depth: int | None = None, width: int | None = None) -> bytes:

@@ -17,11 +17,11 @@ from torch import nn
 
 from modelviz_callbacks.analysis.fingerprint import fingerprint, structural_key
 from modelviz_callbacks.analysis.repeats import find_folds
-from modelviz_callbacks.graph.box import parameters_text
 from modelviz_callbacks.graph.folded import fold, unfold
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.overview import overview
+from modelviz_callbacks.view.box import parameters_text
+from modelviz_callbacks.view.overview import overview
 from tests.graph.networks import NETWORKS, Dilated, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 

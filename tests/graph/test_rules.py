@@ -10,8 +10,8 @@ from torch import nn
 
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph import ModelGraph, Ref, problems
-from modelviz_callbacks.graph.overview import overview
-from modelviz_callbacks.graph.rules import Rules, apply
+from modelviz_callbacks.view.display_rules import Rules, apply
+from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import html, svg
 from tests.graph.networks import NETWORKS, graph_of, recorded
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.graph.model import ModelGraph, Note
-from modelviz_callbacks.graph.tree import tree_text
+from modelviz_callbacks.view.text_tree import tree_text
 from tests.graph.networks import NETWORKS, Stack, graph_of, mlp, recorded
 
 

@@ -474,7 +474,7 @@ def test_backwards_and_graphs_under_rules_are_the_same_in_any_process() -> None:
     program = (
         "import hashlib, torch\n"
         "from modelviz_callbacks.graph.json_format import dumps\n"
-        "from modelviz_callbacks.graph.rules import Rules, apply\n"
+        "from modelviz_callbacks.view.display_rules import Rules, apply\n"
         "from tests.graph.networks import NETWORKS, backward_graph, graph_of\n"
         "torch.manual_seed(0)\n"
         "model, inputs = NETWORKS['gan']()\n"

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from torch import nn
 
 from modelviz_callbacks.graph.model import ModelGraph, Note
-from modelviz_callbacks.graph.overview import overview
+from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import markdown, mermaid
 from tests.graph.networks import NETWORKS, graph_of, recorded
 

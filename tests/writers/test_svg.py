@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.overview import overview
+from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import png, svg
 from tests.browser import open_browser
 from tests.graph.networks import NETWORKS, Stack, backward_graph, graph_of, mlp, recorded

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.graph.tree import tree_text
+from modelviz_callbacks.view.text_tree import tree_text
 from modelviz_callbacks.writers import table, text
 from tests.graph.networks import NETWORKS, Stack, graph_of, mlp, recorded
 

@@ -10,12 +10,12 @@ from typing import Literal
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
 from modelviz_callbacks.analysis.steps import Step, Steps
 from modelviz_callbacks.analysis.weights import NO_WEIGHTS, ModuleWeights, Weights
-from modelviz_callbacks.graph.box import Box, BoxKind, Group
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
 )
-from modelviz_callbacks.graph.wording import (
+from modelviz_callbacks.view.box import Box, BoxKind, Group
+from modelviz_callbacks.view.formatting import (
     key_arguments,
     label_range,
     module_label,

@@ -12,7 +12,7 @@ from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
 )
-from modelviz_callbacks.graph.wording import (
+from modelviz_callbacks.view.formatting import (
     count_text,
     key_arguments,
     label_range,

@@ -6,12 +6,7 @@ from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.graph.model import ModelGraph, Node
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, Value
-from modelviz_callbacks.graph.wording import (
-    key_arguments,
-    module_label,
-    shape_text,
-    short_count,
-)
+from modelviz_callbacks.view.formatting import key_arguments, module_label, shape_text, short_count
 
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", *TRANSPOSED)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.analysis.steps import Steps
 from modelviz_callbacks.analysis.weights import ModuleWeights, Weights
-from modelviz_callbacks.graph.box import Box, Group
-from modelviz_callbacks.graph.boxes import MOST_BOXES, Builder, Drawn
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
 from modelviz_callbacks.graph.values import (
     Ref,
 )
+from modelviz_callbacks.view.box import Box, Group
+from modelviz_callbacks.view.box_builder import MOST_BOXES, Builder, Drawn
 
 # With a depth asked for: more than this nobody can look at, nor Graphviz lay out.
 _MOST_AT_A_DEPTH = 1500

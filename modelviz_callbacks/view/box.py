@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights
-from modelviz_callbacks.graph.wording import short_count
+from modelviz_callbacks.view.formatting import short_count
 
 BoxKind = Literal["input", "output", "module", "op", "quiet", "held", "part"]
 
