@@ -19,7 +19,7 @@ class CaptureError(ModelvizError):
 
 
 class GraphError(ModelvizError, ValueError):
-    """A model graph breaks one of its own rules (see ``modelviz_callbacks.graph.check``)."""
+    """A model graph breaks one of its own rules (see ``modelviz_callbacks.graph.validate``)."""
 
 
 class GraphFormatError(ModelvizError, ValueError):

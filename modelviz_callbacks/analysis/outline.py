@@ -25,7 +25,7 @@ class Outline:
     """The items of every scope of a graph, in execution order.
 
     Args:
-        graph: A sound graph (see ``modelviz_callbacks.graph.check``).
+        graph: A sound graph (see ``modelviz_callbacks.graph.validate``).
 
     Attributes:
         graph: The same.

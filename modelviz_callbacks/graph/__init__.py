@@ -1,6 +1,5 @@
 """The model graph: frozen plain data, its names, its rules, its JSON. Standard library only."""
 
-from modelviz_callbacks.graph.check import check, problems
 from modelviz_callbacks.graph.model import (
     ModelGraph,
     ModuleCall,
@@ -11,6 +10,7 @@ from modelviz_callbacks.graph.model import (
     Source,
 )
 from modelviz_callbacks.graph.names import NameAllocator, clean_part
+from modelviz_callbacks.graph.validate import check, problems
 from modelviz_callbacks.graph.values import (
     Argument,
     Items,

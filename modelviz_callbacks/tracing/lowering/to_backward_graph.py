@@ -60,7 +60,7 @@ def to_backward_graph(
         forward: Its graph; scopes, names, parameters and source lines are taken from it.
 
     Returns:
-        A graph that passes `modelviz_callbacks.graph.check`.
+        A graph that passes `modelviz_callbacks.graph.validate`.
 
     Raises:
         GraphError: The graph would break its own rules (a bug in this library).

@@ -46,7 +46,7 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
         name: What to call the graph; ``None``: the model's class.
 
     Returns:
-        A graph that passes `modelviz_callbacks.graph.check`.
+        A graph that passes `modelviz_callbacks.graph.validate`.
 
     Raises:
         GraphError: The graph would break its own rules (a bug in this library).

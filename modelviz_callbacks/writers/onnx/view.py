@@ -12,10 +12,10 @@ from onnx_ir import tensor_adapters
 
 from modelviz_callbacks.errors import ReplayError, WriterError
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.writers.onnx import plain
+from modelviz_callbacks.writers.onnx import fallback_nodes
+from modelviz_callbacks.writers.onnx.builder import Board, Op, Value, connect, keep_needed, ops_of
 from modelviz_callbacks.writers.onnx.convert import Names, Source, first_line, quiet
-from modelviz_callbacks.writers.onnx.frames import Board, Op, Value, connect, keep_needed, ops_of
-from modelviz_callbacks.writers.onnx.functions import (
+from modelviz_callbacks.writers.onnx.function_library import (
     DOMAIN,
     IR_VERSION,
     Body,
@@ -24,8 +24,8 @@ from modelviz_callbacks.writers.onnx.functions import (
     unique,
     value_info,
 )
-from modelviz_callbacks.writers.onnx.lowering import opset_version
-from modelviz_callbacks.writers.onnx.walking import walk
+from modelviz_callbacks.writers.onnx.interpreter import walk
+from modelviz_callbacks.writers.onnx.torch_exporter import opset_version
 
 # What one protobuf message can hold.
 _MAX_BYTES = 1_800_000_000
@@ -109,7 +109,7 @@ def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: 
         OptionError: The names do not fit.
     """
     board = Board(graph, scope)
-    given, results = plain.put_graph(board)
+    given, results = fallback_nodes.put_graph(board)
     entering = {name: value for name, value in given.items() if value.kind == "input"}
     ends = _Ends(
         list(zip(names.of_inputs(list(entering)), entering.values(), strict=True)),

@@ -11,9 +11,9 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from modelviz_callbacks.writers.onnx.frames import Board, Shape, Value, attributes, element_type
-from modelviz_callbacks.writers.onnx.lowering import Untranslated, translate
-from modelviz_callbacks.writers.onnx.substitutes import SAME
+from modelviz_callbacks.writers.onnx.builder import Board, Shape, Value, attributes, element_type
+from modelviz_callbacks.writers.onnx.replacements import SAME
+from modelviz_callbacks.writers.onnx.torch_exporter import Untranslated, translate
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from modelviz_callbacks.writers.onnx.frames import Board, Value, attributes
+from modelviz_callbacks.writers.onnx.builder import Board, Value, attributes
 
 # Index tables up to this size are written into the file, larger ones are computed in it.
 _SMALL = 256

@@ -12,11 +12,11 @@ from torch import fx
 
 from modelviz_callbacks.errors import ReplayError, WriterError
 from modelviz_callbacks.graph import Node
+from modelviz_callbacks.writers.onnx.builder import Board, Value
 from modelviz_callbacks.writers.onnx.convert import Source
-from modelviz_callbacks.writers.onnx.fragments import Call, Slot, fragment_of, tensors_in
-from modelviz_callbacks.writers.onnx.frames import Board, Value
-from modelviz_callbacks.writers.onnx.memory import Layout, Memory, Unreadable
-from modelviz_callbacks.writers.onnx.plain import DOMAIN, facts_of, plain_attributes
+from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
+from modelviz_callbacks.writers.onnx.functionalize import Layout, Memory, Unreadable
+from modelviz_callbacks.writers.onnx.op_translation import Call, Slot, fragment_of, tensors_in
 
 _META = torch.device("meta")
 _TO_DEVICE = ("cpu", "cuda")

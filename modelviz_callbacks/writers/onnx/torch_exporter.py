@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from modelviz_callbacks.writers.onnx.substitutes import APART
+from modelviz_callbacks.writers.onnx.replacements import APART
 
 # Constants larger than this are computed where the file is run, not written into it.
 _MOST_FOLDED = 256

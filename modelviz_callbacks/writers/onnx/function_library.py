@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 
 from modelviz_callbacks.graph import ModuleCall, Port
-from modelviz_callbacks.writers.onnx.frames import Frame, Op, Value
+from modelviz_callbacks.writers.onnx.builder import Frame, Op, Value
 
 # Domain of the functions that stand for modules.
 DOMAIN = "modules"

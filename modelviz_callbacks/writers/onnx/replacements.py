@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from modelviz_callbacks.writers.onnx.ctc import ctc_loss
-from modelviz_callbacks.writers.onnx.layer_substitutes import (
+from modelviz_callbacks.writers.onnx.layer_replacements import (
     adaptive_avg_pool3d,
     embedding_bag,
     gaussian_nll_loss,

@@ -6,8 +6,8 @@ from typing import Any
 
 from modelviz_callbacks.graph import ModelGraph, Node, Ref
 from modelviz_callbacks.graph.values import PythonText, Value, refs
-from modelviz_callbacks.writers.onnx.frames import Board, attributes
-from modelviz_callbacks.writers.onnx.frames import Value as OnnxValue
+from modelviz_callbacks.writers.onnx.builder import Board, attributes
+from modelviz_callbacks.writers.onnx.builder import Value as OnnxValue
 
 # Nodes of this domain are for looking at; no runtime knows them.
 DOMAIN = "pytorch"
