@@ -20,8 +20,8 @@ from torch import nn
 
 from modelviz_callbacks.collector import paused_collector
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
 from modelviz_callbacks.tracing import Capture, to_graph
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.graphdef import NamedGraph, graph_def, named_graphs
 
 _OPS_A_LAYER = 3

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.sinks.mlflow_target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
 
 _JOB, _RECORDING, _EVENTS = "job.json", "recording.pickle", "events"
 _REPORT, _LEFT = "report.json", "left-alone"

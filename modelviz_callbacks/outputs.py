@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from modelviz_callbacks.collector import paused_collector
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.sinks.directory import Directory
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
 from modelviz_callbacks.tracing import Recording, class_of, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.tracing.lowering.to_program import FACTS
+from modelviz_callbacks.trackers.directory import Directory
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.formats import render
 
 if TYPE_CHECKING:

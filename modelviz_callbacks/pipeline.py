@@ -26,8 +26,6 @@ from modelviz_callbacks.options import Options
 from modelviz_callbacks.production import Production, file_name
 from modelviz_callbacks.publishing import publish
 from modelviz_callbacks.report import Report, say
-from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink, staged
 from modelviz_callbacks.standby import Standby
 from modelviz_callbacks.tracing import (
     Recording,
@@ -37,6 +35,8 @@ from modelviz_callbacks.tracing import (
     unpack,
     warm_up,
 )
+from modelviz_callbacks.trackers.mlflow_target import MlflowTarget, find_target
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink, staged
 
 # How long the end of training waits for a worker, in seconds; after that it goes on alone.
 WAIT_LIMIT_S = 60.0

@@ -17,10 +17,10 @@ from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.outputs import add_named_graphs, add_times, onnx_source, view_of
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.sinks.directory import Directory
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
 from modelviz_callbacks.tracing import Recording, TimedStep, to_backward_graph, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
+from modelviz_callbacks.trackers.directory import Directory
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.formats import FILES, render
 
 _QUICK = ("text", "csv")

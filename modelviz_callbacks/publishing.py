@@ -8,7 +8,7 @@ from pathlib import Path
 from modelviz_callbacks.analysis.fingerprint import fingerprint
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.sinks.mlflow import MlflowSink, MlflowTarget
+from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget
 
 # The artifact folder, see `MlflowSink.store`.
 _HOME = "model_graph"
@@ -95,6 +95,6 @@ def _section(sink: MlflowSink, report: Report, graph: ModelGraph) -> str:
 
 
 def _log_model(sink: MlflowSink, path: Path) -> None:
-    from modelviz_callbacks.sinks.mlflow_model import log_onnx_model
+    from modelviz_callbacks.trackers.mlflow_model import log_onnx_model
 
     log_onnx_model(sink, path, path.name.removesuffix(".onnx"))

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modelviz_callbacks.sinks.credentials import without_credentials
+from modelviz_callbacks.trackers.credentials import without_credentials
 
 
 class ModelvizWarning(UserWarning):

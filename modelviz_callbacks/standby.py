@@ -7,7 +7,7 @@ import os
 
 from modelviz_callbacks.background import Worker
 from modelviz_callbacks.job import Job
-from modelviz_callbacks.sinks.mlflow_target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
 
 # How long the preparations wait for a worker to start, in seconds.
 _START_LIMIT_S = 1.0

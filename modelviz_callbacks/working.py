@@ -9,8 +9,8 @@ from dataclasses import replace
 from modelviz_callbacks.job import Job
 from modelviz_callbacks.production import Production
 from modelviz_callbacks.publishing import publish
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink, staged
 from modelviz_callbacks.tracing import Recording, unpack
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink, staged
 
 
 def work(job: Job, remaining_s: Callable[[], float]) -> None:

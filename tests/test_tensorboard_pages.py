@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from modelviz_callbacks import GraphLogger, ModelGraph
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.pipeline import Pipeline
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
 from modelviz_callbacks.tracing import Capture, Recording, to_graph, with_flops
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.graphdef import run_graphs, timed_graph
 from tests.browser import open_browser
 from tests.lightning_modules import Gan, data, trainer_for

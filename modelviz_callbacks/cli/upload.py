@@ -45,7 +45,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Uploads the files; see `add_to` for the options."""
-    from modelviz_callbacks.sinks.mlflow import MlflowSink, MlflowTarget, UploadError
+    from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget, UploadError
 
     folder = folder_of(options.folder)
     files = files_in(folder)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks import checked_name
+from modelviz_callbacks.trackers import checked_name
 
 __all__ = ["Directory"]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
-from modelviz_callbacks.sinks.checksum import masked_crc32c
+from modelviz_callbacks.trackers.checksum import masked_crc32c
 
 
 @given(st.binary(max_size=300))

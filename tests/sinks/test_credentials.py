@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelviz_callbacks.sinks.credentials import without_credentials
+from modelviz_callbacks.trackers.credentials import without_credentials
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 from mlflow import MlflowClient
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks import Sink
-from modelviz_callbacks.sinks.mlflow import MlflowSink, MlflowTarget, UploadError, find_target
+from modelviz_callbacks.trackers import Sink
+from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget, UploadError, find_target
 from tests.mlflow_server import MlflowServer
 from tests.sinks.conftest import Store
 
@@ -286,7 +286,7 @@ def test_an_autologged_run_is_found_during_fit_and_takes_files_after_it(
         import sys
         from pathlib import Path
         import lightning.pytorch as pl, mlflow, torch
-        from modelviz_callbacks.sinks.mlflow import MlflowSink, find_target
+        from modelviz_callbacks.trackers.mlflow import MlflowSink, find_target
 
         class Model(pl.LightningModule):
             def __init__(self):

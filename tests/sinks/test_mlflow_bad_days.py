@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks.mlflow import MlflowSink, MlflowTarget, UploadError
+from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget, UploadError
 from tests.mlflow_server import MlflowServer, Proxy
 
 NothingChanges = Callable[[], AbstractContextManager[None]]

@@ -21,8 +21,8 @@ from mlflow.entities import LoggedModel
 from onnx import TensorProto, helper, numpy_helper
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks.mlflow import MlflowSink, MlflowTarget
-from modelviz_callbacks.sinks.mlflow_model import log_onnx_model
+from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget
+from modelviz_callbacks.trackers.mlflow_model import log_onnx_model
 from tests.mlflow_server import MlflowServer, Proxy
 from tests.sinks.conftest import Store
 

@@ -18,7 +18,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 
 GRAPH = GraphDef()
 GRAPH.node.add(name="x", op="Input", device="/device:CPU:0")

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import numpy
 import pytest
 import torch
+from modelviz_callbacks.trackers.directory import Directory
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
@@ -24,14 +25,13 @@ from torch.utils.data import DataLoader
 from modelviz_callbacks import GraphHook, GraphLogger, production
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.report import ModelvizWarning, Report
-from modelviz_callbacks.sinks.directory import Directory
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
 from modelviz_callbacks.tracing.capture import compile_guard, recorder, recording, session, tape
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers import graphdef
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches

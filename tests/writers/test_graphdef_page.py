@@ -12,7 +12,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.sinks.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.graphdef import run_graphs
 from tests.browser import open_browser
 from tests.tensorboard_browser import GraphPage, ask, running_tensorboard

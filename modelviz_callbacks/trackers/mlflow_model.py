@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks.mlflow import MlflowSink
+from modelviz_callbacks.trackers.mlflow import MlflowSink
 
 if TYPE_CHECKING:
     import numpy as np

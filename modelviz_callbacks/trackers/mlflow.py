@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks import checked_name
-from modelviz_callbacks.sinks.credentials import without_credentials
-from modelviz_callbacks.sinks.mlflow_calls import Caller, CallFailed, bounded
-from modelviz_callbacks.sinks.mlflow_note import LONGEST_TAG, NOTE_TAG, merged_note
-from modelviz_callbacks.sinks.mlflow_target import MlflowTarget, find_target
+from modelviz_callbacks.trackers import checked_name
+from modelviz_callbacks.trackers.credentials import without_credentials
+from modelviz_callbacks.trackers.mlflow_calls import Caller, CallFailed, bounded
+from modelviz_callbacks.trackers.mlflow_note import LONGEST_TAG, NOTE_TAG, merged_note
+from modelviz_callbacks.trackers.mlflow_target import MlflowTarget, find_target
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

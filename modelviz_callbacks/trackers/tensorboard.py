@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks.event_file import open_events
+from modelviz_callbacks.trackers.event_file import open_events
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Colour type of a PNG's header to the number of channels (PNG specification, 11.2.2).

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 
 from modelviz_callbacks.errors import OptionError
-from modelviz_callbacks.sinks.credentials import without_credentials
+from modelviz_callbacks.trackers.credentials import without_credentials
 
 __all__ = ["MlflowTarget", "find_target"]
 

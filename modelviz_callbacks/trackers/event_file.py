@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modelviz_callbacks.sinks.checksum import masked_crc32c
+from modelviz_callbacks.trackers.checksum import masked_crc32c
 
 # The file that this process began in a folder: a run that gets more later gets it there, since
 # TensorBoard without its data server follows one file a run.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.sinks.mlflow import MlflowSink
-from modelviz_callbacks.sinks.mlflow_calls import Caller, CallFailed
-from modelviz_callbacks.sinks.mlflow_target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow import MlflowSink
+from modelviz_callbacks.trackers.mlflow_calls import Caller, CallFailed
+from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
 
 __all__ = ["download"]
 

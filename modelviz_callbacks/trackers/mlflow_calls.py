@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from modelviz_callbacks.sinks.credentials import without_credentials
+from modelviz_callbacks.trackers.credentials import without_credentials
 
 __all__ = ["CallFailed", "Caller", "bounded"]
 
