@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelviz_callbacks import outputs
+from modelviz_callbacks.artifacts import outputs
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import (

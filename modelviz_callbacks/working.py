@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
+from modelviz_callbacks.artifacts.products import Production
+from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.job import Job
-from modelviz_callbacks.production import Production
-from modelviz_callbacks.publishing import publish
 from modelviz_callbacks.tracing import Recording, unpack
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink, staged
 

@@ -20,8 +20,8 @@ FAULTS = (
     "modelviz_callbacks.tracing.capture.recorder.Recorder.encode",
     "modelviz_callbacks.tracing.capture.recorder.Slot",
     "modelviz_callbacks.tracing.capture.session.walk",
-    "modelviz_callbacks.production.to_graph",
-    "modelviz_callbacks.production.dumps",
+    "modelviz_callbacks.artifacts.products.to_graph",
+    "modelviz_callbacks.artifacts.products.dumps",
 )
 
 

@@ -22,7 +22,8 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.utils.data import DataLoader
 
-from modelviz_callbacks import GraphHook, GraphLogger, production
+from modelviz_callbacks import GraphHook, GraphLogger
+from modelviz_callbacks.artifacts import products
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.tracing.capture import compile_guard, recorder, recording, session, tape
@@ -125,18 +126,18 @@ ENDING = [
 
 # Steps after the recording, what the report says is missing, and the options that lead there.
 WRITING: list[tuple[Step, str, dict[str, Any]]] = [
-    (Step(production, "to_graph"), "the graph", {}),
-    (Step(production, "dumps"), "graph.json", {}),
-    (Step(production, "render"), "graph.txt", {}),
-    (Step(production, "with_flops"), "the FLOPs", {}),
+    (Step(products, "to_graph"), "the graph", {}),
+    (Step(products, "dumps"), "graph.json", {}),
+    (Step(products, "render"), "graph.txt", {}),
+    (Step(products, "with_flops"), "the FLOPs", {}),
     (Step(Directory, "write"), "graph.json", {}),
     (Step(TensorBoardSink, "__init__"), "the TensorBoard graph", {"tensorboard": True}),
     (Step(graphdef, "graph_def"), "the TensorBoard graph", {"tensorboard": True}),
     (Step(TensorBoardSink, "add_graph"), "the TensorBoard graph", {"tensorboard": True}),
-    (Step(production, "add_named_graphs"), "the TensorBoard extras", {"tensorboard": True}),
-    (Step(production, "units"), "the ONNX files", {"onnx": True}),
-    (Step(production, "view_of"), "graph.onnx", {"onnx": True}),
-    (Step(production, "onnx_source"), "model.onnx", {"trained_onnx": True}),
+    (Step(products, "add_named_graphs"), "the TensorBoard extras", {"tensorboard": True}),
+    (Step(products, "units"), "the ONNX files", {"onnx": True}),
+    (Step(products, "view_of"), "graph.onnx", {"onnx": True}),
+    (Step(products, "onnx_source"), "model.onnx", {"trained_onnx": True}),
     (Step(Report, "to_json"), "report.json", {}),
 ]
 
@@ -471,9 +472,9 @@ def test_a_fault_in_writing_costs_that_file_only(
         (Step(session, "push_mode"), Injected),
         (Step(Recorder, "_append"), CaptureError),
         (Step(session, "walk"), Injected),
-        (Step(production, "to_graph"), Injected),
-        (Step(production, "dumps"), Injected),
-        (Step(production, "with_flops"), Injected),
+        (Step(products, "to_graph"), Injected),
+        (Step(products, "dumps"), Injected),
+        (Step(products, "with_flops"), Injected),
     ],
     ids=str,
 )

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from modelviz_callbacks import ModelGraph, trace
+from modelviz_callbacks.artifacts.outputs import graph_of
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.folded import fold, unfold
 from modelviz_callbacks.graph.json_format import dumps, loads
-from modelviz_callbacks.outputs import graph_of
 from modelviz_callbacks.tracing import Recording, pack, unpack
 from modelviz_callbacks.tracing.capture.tape import OpEntry
 from modelviz_callbacks.tracing.lowering.signatures import qualified_name

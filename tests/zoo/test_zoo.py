@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modelviz_callbacks import trace
+from modelviz_callbacks.artifacts.outputs import graph_of
 from modelviz_callbacks.graph.json_format import dumps
-from modelviz_callbacks.outputs import graph_of
 from modelviz_callbacks.tracing import Capture, Recording, pack, unpack
 from modelviz_callbacks.tracing.lowering.networks import units
 from modelviz_callbacks.tracing.lowering.to_program import to_program

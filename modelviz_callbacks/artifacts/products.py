@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from modelviz_callbacks.artifacts.outputs import add_named_graphs, add_times, onnx_source, view_of
 from modelviz_callbacks.collector import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.options import Options
-from modelviz_callbacks.outputs import add_named_graphs, add_times, onnx_source, view_of
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.tracing import Recording, TimedStep, to_backward_graph, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
