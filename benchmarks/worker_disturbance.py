@@ -17,7 +17,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from modelviz_callbacks import GraphHook
-from modelviz_callbacks.background import Worker
+from modelviz_callbacks.jobs.worker_process import Worker
 
 STEPS = 200
 LONGEST_S = 15.0

@@ -21,12 +21,12 @@ from typing import Any
 
 from modelviz_callbacks.artifacts.products import Production, file_name
 from modelviz_callbacks.artifacts.tracking import publish
-from modelviz_callbacks.background import Worker
 from modelviz_callbacks.errors import CaptureError, WorkerError
-from modelviz_callbacks.job import STAGED, Job
+from modelviz_callbacks.jobs.idle_worker import Standby
+from modelviz_callbacks.jobs.job_directory import STAGED, Job
+from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report, say
-from modelviz_callbacks.standby import Standby
 from modelviz_callbacks.tracing import (
     Recording,
     StepTimer,

@@ -23,11 +23,11 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
-from modelviz_callbacks.background import Worker
 from modelviz_callbacks.errors import WorkerError
+from modelviz_callbacks.jobs.idle_worker import Standby
+from modelviz_callbacks.jobs.worker_process import Worker
+from modelviz_callbacks.jobs.worker_program import main as work_on
 from modelviz_callbacks.report import ModelvizWarning
-from modelviz_callbacks.standby import Standby
-from modelviz_callbacks.worker import main as work_on
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
 from tests.zoo.leaves import difference
@@ -488,7 +488,7 @@ def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.M
 
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, **FEW)
-    monkeypatch.setattr("modelviz_callbacks.background.subprocess.Popen", refuse)
+    monkeypatch.setattr("modelviz_callbacks.jobs.worker_process.subprocess.Popen", refuse)
     model(torch.randn(3, 4))
     hook.close()
     assert only_worker(hook).returncode == 0
@@ -570,8 +570,10 @@ def test_a_worker_that_dies_before_it_has_a_job_is_replaced(tmp_path: Path) -> N
 def test_workers_that_cannot_start_leave_the_files_to_the_training_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.background._start_code", lambda: "raise SystemExit(3)")
-    monkeypatch.setattr("modelviz_callbacks.standby._START_LIMIT_S", WITHIN_S)
+    monkeypatch.setattr(
+        "modelviz_callbacks.jobs.worker_process._start_code", lambda: "raise SystemExit(3)"
+    )
+    monkeypatch.setattr("modelviz_callbacks.jobs.idle_worker._START_LIMIT_S", WITHIN_S)
     model = nn.Linear(4, 2)
     with GraphHook(model, dirpath=tmp_path, **FEW) as hook:
         model(torch.randn(3, 4))
@@ -636,4 +638,4 @@ def test_wrong_arguments_for_a_worker_end_with_status_2_and_a_usage_line(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert work_on(arguments) == 2
-    assert "usage: python -m modelviz_callbacks.worker JOB" in capsys.readouterr().err
+    assert "usage: python -m modelviz_callbacks.jobs.worker_program JOB" in capsys.readouterr().err

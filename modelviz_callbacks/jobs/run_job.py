@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from modelviz_callbacks.artifacts.products import Production
 from modelviz_callbacks.artifacts.tracking import publish
-from modelviz_callbacks.job import Job
+from modelviz_callbacks.jobs.job_directory import Job
 from modelviz_callbacks.tracing import Recording, unpack
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink, staged
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from modelviz_callbacks.background import Worker
-from modelviz_callbacks.job import Job
+from modelviz_callbacks.jobs.job_directory import Job
+from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
 
 # How long the preparations wait for a worker to start, in seconds.

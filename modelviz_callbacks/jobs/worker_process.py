@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modelviz_callbacks.errors import WorkerError
-from modelviz_callbacks.job import Job
+from modelviz_callbacks.jobs.job_directory import Job
+from modelviz_callbacks.jobs.worker_program import LOG, PATIENCE_S
 from modelviz_callbacks.ranks import IN_WORKER
 from modelviz_callbacks.report import Report, say
-from modelviz_callbacks.worker import LOG, PATIENCE_S
 
 # How often a wait looks whether the worker has ended, in seconds.
 _LOOK_EVERY_S = 0.05
@@ -177,7 +177,7 @@ class Worker:
         how = f"signal {-code}" if code < 0 else f"exit status {code}, without a report"
         return WorkerError(
             f"The process that makes the files ended early ({how}). See {self._log}; to do its "
-            f"work again: {sys.executable} -m modelviz_callbacks.worker "
+            f"work again: {sys.executable} -m modelviz_callbacks.jobs.worker_program "
             f"{shlex.quote(str(self.job.place))}"
         )
 
@@ -211,7 +211,7 @@ def _start_code() -> str:
     paths.append(str(Path(__file__).parent.parent))
     return (
         f"import sys; sys.path[:] = {paths!r}; "
-        f"from modelviz_callbacks.worker import attend; sys.exit(attend({os.getpid()}))"
+        f"from modelviz_callbacks.jobs.worker_program import attend; sys.exit(attend({os.getpid()}))"
     )
 
 

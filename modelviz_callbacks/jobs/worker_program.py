@@ -1,4 +1,4 @@
-"""``python -m modelviz_callbacks.worker JOB``: the slow part, in a process of its own.
+"""``python -m modelviz_callbacks.jobs.worker_program JOB``: the slow part, in a process of its own.
 
 The training process starts it before there is a job, which it then gets on standard input. It
 lowers a packed recording, writes the files, stages TensorBoard's events and uploads to MLflow.
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> int:
         As `attend`.
     """
     if len(arguments) != 1 or not arguments[0]:
-        print("usage: python -m modelviz_callbacks.worker JOB", file=sys.stderr)
+        print("usage: python -m modelviz_callbacks.jobs.worker_program JOB", file=sys.stderr)
         return 2
     _step_back()
     return _do(Path(arguments[0]))
@@ -141,7 +141,7 @@ def _do(place: Path) -> int:
     import torch
 
     torch.set_num_threads(1)  # what nobody misses
-    from modelviz_callbacks.job import Job
+    from modelviz_callbacks.jobs.job_directory import Job
 
     try:
         job = Job.load(place)
@@ -149,7 +149,7 @@ def _do(place: Path) -> int:
         print(f"{place} is not a job of this version: {error!r}", file=sys.stderr)
         return 2
     sys.path += [entry for entry in job.sys_path if entry not in sys.path]
-    from modelviz_callbacks.working import deliver, work
+    from modelviz_callbacks.jobs.run_job import deliver, work
 
     deadline = Deadline(job.parent)
     work(job, deadline.remaining_s)
