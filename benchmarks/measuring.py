@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.run import Pipeline
 
 # Of glibc's allocator: to give nothing back.
 _KEEPS_MEMORY = dict.fromkeys(

@@ -22,7 +22,7 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-from modelviz_callbacks import GraphHook, pipeline
+from modelviz_callbacks import GraphHook, run
 from tests.mlflow_server import Proxy, misbehaving_proxy, running_server
 
 LIMIT_S = 5.0
@@ -65,7 +65,7 @@ def misbehave(proxy: Proxy, how: str) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    pipeline.WAIT_LIMIT_S = LIMIT_S
+    run.WAIT_LIMIT_S = LIMIT_S
     train(None)
     for how in ("refuses", "500", "hang", "dies half-way", "back after a minute"):
         with (

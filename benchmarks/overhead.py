@@ -39,7 +39,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.measuring import end_worker, keep_memory, seconds
 from benchmarks.training_steps import print_steps
 from modelviz_callbacks.options import make_options
-from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.run import Pipeline
 from modelviz_callbacks.tracing import Capture
 
 OPS_A_LAYER = 3

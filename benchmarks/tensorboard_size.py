@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelviz_callbacks.collector import paused_collector
+from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink

@@ -12,9 +12,9 @@ from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.options import OptionFields, make_options
-from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
+from modelviz_callbacks.run import Pipeline
 from modelviz_callbacks.tracing import Capture, StepTimer, class_of, is_compiled, unwrapped
 
 _NEVER = (

@@ -13,9 +13,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
 from modelviz_callbacks.options import FORMATS, Format, make_options
-from modelviz_callbacks.pipeline import Pipeline
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
+from modelviz_callbacks.run import Pipeline
 from modelviz_callbacks.tracing import Capture, StepTimer
 
 _NEVER = (

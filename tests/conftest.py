@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from modelviz_callbacks.jobs.idle_worker import Standby
-from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.run import Pipeline
 from tests.zoo.switches import disregard_threads
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would be the programs that

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from modelviz_callbacks.collector import paused_collector, slowed_collector
+from modelviz_callbacks.gc_pause import paused_collector, slowed_collector
 
 
 @pytest.fixture(autouse=True)

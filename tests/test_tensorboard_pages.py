@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from modelviz_callbacks import GraphLogger, ModelGraph
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.pipeline import Pipeline
+from modelviz_callbacks.run import Pipeline
 from modelviz_callbacks.tracing import Capture, Recording, to_graph, with_flops
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer

@@ -359,7 +359,7 @@ def test_a_recording_that_cannot_be_handed_over_is_written_in_place(
     def refuse(*_: Any) -> bytes:
         raise TypeError("cannot pickle 'Thing' object")
 
-    monkeypatch.setattr("modelviz_callbacks.pipeline.pack", refuse)
+    monkeypatch.setattr("modelviz_callbacks.run.pack", refuse)
     model = nn.Linear(4, 2)
     with GraphHook(model, dirpath=tmp_path, **FEW) as hook:
         model(torch.randn(3, 4))
@@ -381,7 +381,7 @@ def test_what_a_worker_could_not_make_is_raised_if_asked_for(tmp_path: Path) -> 
 def test_a_worker_that_takes_too_long_goes_on_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 0.0)
+    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 0.0)
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, **FEW)
     model(torch.randn(3, 4))
@@ -405,7 +405,7 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
         return worker
 
     monkeypatch.setattr(Standby, "begin", look)
-    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 8.0)
+    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 8.0)
     uri = "http://user:hush-hush@127.0.0.1:9"
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, mlflow=uri, **FEW)
@@ -425,8 +425,8 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
 
 def resting(folder: Path, rest_s: float, monkeypatch: pytest.MonkeyPatch) -> GraphHook:
     """A hook whose worker rests for so long before it begins, however short the forward was."""
-    monkeypatch.setattr("modelviz_callbacks.pipeline._REST_OF_A_STEP", math.inf)
-    monkeypatch.setattr("modelviz_callbacks.pipeline._LONGEST_REST_S", rest_s)
+    monkeypatch.setattr("modelviz_callbacks.run._REST_OF_A_STEP", math.inf)
+    monkeypatch.setattr("modelviz_callbacks.run._LONGEST_REST_S", rest_s)
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=folder, **FEW)
     model(torch.randn(3, 4))

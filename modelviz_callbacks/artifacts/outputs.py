@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelviz_callbacks.collector import paused_collector
+from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Recording, class_of, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelviz_callbacks.artifacts.outputs import add_named_graphs, add_times, onnx_source, view_of
-from modelviz_callbacks.collector import paused_collector
+from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.options import Options

@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
     from modelviz_callbacks.cli.models import load
     from modelviz_callbacks.options import make_options
-    from modelviz_callbacks.pipeline import Pipeline
+    from modelviz_callbacks.run import Pipeline
 
     torch.manual_seed(options.seed)
     subject = load(options.model, _named(options.factory_kwargs, "--factory-kwarg"))

@@ -66,7 +66,7 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 12.0)
+    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 12.0)
     run_id = new_run(server)
     undisturbed, _ = train(None)
     if how == "refuses":
@@ -89,7 +89,7 @@ def test_a_bad_server_costs_one_warning_and_no_file(
 def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
     proxy: Proxy, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.pipeline.WAIT_LIMIT_S", 5.0)
+    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 5.0)
     run_id = new_run(server)
     proxy.refuse()
     began = time.monotonic()

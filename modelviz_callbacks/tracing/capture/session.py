@@ -14,8 +14,8 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
-from modelviz_callbacks.collector import slowed_collector
 from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.gc_pause import slowed_collector
 from modelviz_callbacks.tracing.capture.autograd_record import (
     BackwardRecord,
     joined,
