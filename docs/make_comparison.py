@@ -24,7 +24,7 @@ sys.path[:0] = [str(HOME), str(HOME / "examples")]
 from lightning_cnn import CNN  # noqa: E402
 
 from modelviz_callbacks import Trace, trace  # noqa: E402
-from modelviz_callbacks.view.display_rules import Rules
+from modelviz_callbacks.view.display_rules import Rules  # noqa: E402
 from modelviz_callbacks.writers.formats import render  # noqa: E402
 from modelviz_callbacks.writers.markdown import layer_table  # noqa: E402
 from tests.browser import open_browser  # noqa: E402

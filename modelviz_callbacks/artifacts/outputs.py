@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Recording, class_of, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.tracing.lowering.to_program import FACTS
-from modelviz_callbacks.trackers.directory import Directory
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.formats import render
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def graph_of(recording: Recording, name: str | None = None) -> ModelGraph:
-    """The model graph of a recording, with costs; see `modelviz_callbacks.tracing.lowering.to_graph`."""
+    """The model graph of a recording, with costs; see `modelviz_callbacks.tracing.to_graph`."""
     with paused_collector():
         return with_flops(to_graph(recording, name), recording)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.outputs import add_named_graphs, add_times, onnx_source, view_of
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
@@ -19,7 +20,6 @@ from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.tracing import Recording, TimedStep, to_backward_graph, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
-from modelviz_callbacks.trackers.directory import Directory
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.formats import FILES, render
 

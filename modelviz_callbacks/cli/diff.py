@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.cli.commands import Commands, add_tracking_uri, declare, read_graph
 from modelviz_callbacks.cli.terminal import print_diff
-from modelviz_callbacks.trackers.directory import Directory
 from modelviz_callbacks.writers.diff_text import lines
 
 _MORE = """\

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.cli.commands import Commands, declare, folder_of, positive, read_graph
 from modelviz_callbacks.errors import OptionError
-from modelviz_callbacks.trackers.directory import Directory
 from modelviz_callbacks.writers.formats import FILES, render
 
 _MORE = """\

@@ -211,7 +211,8 @@ def _start_code() -> str:
     paths.append(str(Path(__file__).parent.parent))
     return (
         f"import sys; sys.path[:] = {paths!r}; "
-        f"from modelviz_callbacks.jobs.worker_program import attend; sys.exit(attend({os.getpid()}))"
+        "from modelviz_callbacks.jobs.worker_program import attend; "
+        f"sys.exit(attend({os.getpid()}))"
     )
 
 

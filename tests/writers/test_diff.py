@@ -15,7 +15,7 @@ from modelviz_callbacks.diff.diff_view import diff_view
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import diff_svg, diff_text
 from tests.browser import open_browser
-from tests.graph.networks import NETWORKS, Stack, graph_of, mlp, recorded
+from tests.networks import NETWORKS, Stack, graph_of, mlp, recorded
 
 _SVG = "{http://www.w3.org/2000/svg}"
 X = torch.zeros(3, 8)

@@ -14,7 +14,7 @@ from torch import nn
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html
 from tests.browser import open_browser
-from tests.graph.networks import NETWORKS, Stack, backward_graph, graph_of, recorded
+from tests.networks import NETWORKS, Stack, backward_graph, graph_of, recorded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

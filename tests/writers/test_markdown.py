@@ -13,7 +13,7 @@ from torch import nn
 from modelviz_callbacks.graph.model import ModelGraph, Note
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import markdown, mermaid
-from tests.graph.networks import NETWORKS, graph_of, recorded
+from tests.networks import NETWORKS, graph_of, recorded
 
 HOSTILE = "<script>&\"'`|*_#[x](y)"
 

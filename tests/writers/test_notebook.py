@@ -13,7 +13,7 @@ from torch import nn
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import notebook
 from tests.browser import open_browser
-from tests.graph.networks import Stack, graph_of, mlp, recorded
+from tests.networks import Stack, graph_of, mlp, recorded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

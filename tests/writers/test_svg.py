@@ -23,7 +23,7 @@ from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import png, svg
 from tests.browser import open_browser
-from tests.graph.networks import NETWORKS, Stack, backward_graph, graph_of, mlp, recorded
+from tests.networks import NETWORKS, Stack, backward_graph, graph_of, mlp, recorded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -240,7 +240,7 @@ def test_a_hostile_name_survives_as_text() -> None:
 def test_pictures_need_no_graphviz_on_the_path(tmp_path: Path) -> None:
     program = (
         "import shutil, sys\n"
-        "from tests.graph.networks import graph_of\n"
+        "from tests.networks import graph_of\n"
         "from modelviz_callbacks.writers import html, notebook, png, svg\n"
         "assert shutil.which('dot') is None\n"
         "assert svg.render(graph_of('unet')).startswith(b'<svg')\n"

@@ -17,7 +17,7 @@ from torch import nn
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.text_tree import tree_text
 from modelviz_callbacks.writers import table, text
-from tests.graph.networks import NETWORKS, Stack, graph_of, mlp, recorded
+from tests.networks import NETWORKS, Stack, graph_of, mlp, recorded
 
 WRITERS = ["text", "table", "markdown", "mermaid", "svg", "png", "html"]
 
@@ -33,7 +33,7 @@ def render(writer: str, graph: ModelGraph, depth: int | None = None) -> bytes:
 def test_every_writer_gives_the_same_bytes_in_any_process() -> None:
     program = (
         "import hashlib, importlib\n"
-        "from tests.graph.networks import graph_of\n"
+        "from tests.networks import graph_of\n"
         f"for writer in {WRITERS}:\n"
         "    module = importlib.import_module(f'modelviz_callbacks.writers.{writer}')\n"
         "    print(hashlib.sha256(module.render(graph_of('unet'))).hexdigest())"

@@ -2,8 +2,8 @@
 
 This runs inside the training step, so it only reads: no tensor is unpacked, recomputed, kept
 alive or given a gradient, and nothing is looked up that can wait. What comes out holds text
-and numbers only and can go to another process; `modelviz_callbacks.tracing.lowering.to_backward_graph` makes
-a graph of it there.
+and numbers only and can go to another process; `modelviz_callbacks.tracing.to_backward_graph`
+makes a graph of it there.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from modelviz_callbacks.tracing.capture.autograd_record import (
 )
 from modelviz_callbacks.tracing.lowering.to_backward_graph import ADD, to_backward_graph
 from modelviz_callbacks.writers.graphdef import graph_def
-from tests.graph.networks import NETWORKS
 from tests.models import BUILDERS, build
+from tests.networks import NETWORKS
 from tests.writers.graphdef_rules import violations
 
 Recorded = tuple[Recording, ModelGraph, ModelGraph, Any]
@@ -398,7 +398,7 @@ def test_a_deep_graph_is_read_whole() -> None:
 def test_of_a_graph_too_deep_for_torch_to_free_the_end_is_read_and_the_step_survives() -> None:
     # In a process of its own: torch ends it where the whole chain has been looked at.
     program = (
-        "from tests.tracing.test_backward import Deep, backward_of\n"
+        "from tests.tracing.lowering.test_to_backward_graph import Deep, backward_of\n"
         "backward = backward_of(Deep(100_000))[2]\n"
         "print(len(backward.ops), [note.kind for note in backward.notes])"
     )
@@ -475,7 +475,7 @@ def test_backwards_and_graphs_under_rules_are_the_same_in_any_process() -> None:
         "import hashlib, torch\n"
         "from modelviz_callbacks.graph.json_format import dumps\n"
         "from modelviz_callbacks.view.display_rules import Rules, apply\n"
-        "from tests.graph.networks import NETWORKS, backward_graph, graph_of\n"
+        "from tests.networks import NETWORKS, backward_graph, graph_of\n"
         "torch.manual_seed(0)\n"
         "model, inputs = NETWORKS['gan']()\n"
         "rules = Rules.of(['Linear'], ['ReLU', 'LeakyReLU'], {'Tanh': 'Squash'})\n"

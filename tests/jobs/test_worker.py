@@ -126,7 +126,7 @@ def script(folder: Path, text: str, **environment: str) -> subprocess.Popen[str]
     """A user's script, without a main guard, run in its own process."""
     path = folder / "train.py"
     path.write_text(textwrap.dedent(text), encoding="utf-8")
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parent.parent.parent)
     return subprocess.Popen(
         [sys.executable, str(path)],
         cwd=folder,

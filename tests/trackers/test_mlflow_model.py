@@ -24,7 +24,7 @@ from modelviz_callbacks.errors import SinkError
 from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget
 from modelviz_callbacks.trackers.mlflow_model import log_onnx_model
 from tests.mlflow_server import MlflowServer, Proxy
-from tests.sinks.conftest import Store
+from tests.trackers.conftest import Store
 
 NothingChanges = Callable[[], AbstractContextManager[None]]
 Array = np.ndarray[Any, Any]

@@ -16,7 +16,6 @@ import lightning.pytorch as pl
 import numpy
 import pytest
 import torch
-from modelviz_callbacks.trackers.directory import Directory
 from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks.artifacts import products
+from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.tracing.capture import compile_guard, recorder, recording, session, tape

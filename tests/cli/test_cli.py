@@ -27,7 +27,7 @@ from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers.formats import FILES
 from tests.browser import free_port
-from tests.graph.networks import graph_of, recorded
+from tests.networks import graph_of, recorded
 
 PROGRAM = Path(sys.executable).parent / "modelviz"
 

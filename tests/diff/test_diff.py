@@ -22,7 +22,7 @@ from modelviz_callbacks.diff.merged_graph import union
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.graph.model import ModelGraph
-from tests.graph.networks import NETWORKS, ArticleCnn, Stack, graph_of, mlp, recorded
+from tests.networks import NETWORKS, ArticleCnn, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 
 X = torch.zeros(3, 8)
@@ -195,10 +195,7 @@ def test_other_names_count_only_in_strict_comparison() -> None:
 
 
 def test_graphs_recorded_in_two_processes_are_equal(tmp_path: Path) -> None:
-    code = (
-        "from tests.graph.networks import graph_of; import sys;"
-        "graph_of('resnet18').save(sys.argv[1])"
-    )
+    code = "from tests.networks import graph_of; import sys;graph_of('resnet18').save(sys.argv[1])"
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", code, str(tmp_path / f"{seed}.json")]

@@ -9,7 +9,7 @@ import pytest
 
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.trackers.mlflow_target import MlflowTarget, find_target
-from tests.sinks.conftest import Store
+from tests.trackers.conftest import Store
 
 
 def run_of(target: MlflowTarget | None) -> str | None:

@@ -16,7 +16,7 @@ from modelviz_callbacks.errors import SinkError
 from modelviz_callbacks.trackers import Sink
 from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget, UploadError, find_target
 from tests.mlflow_server import MlflowServer
-from tests.sinks.conftest import Store
+from tests.trackers.conftest import Store
 
 NothingChanges = Callable[[], AbstractContextManager[None]]
 

@@ -13,7 +13,7 @@ from modelviz_callbacks.graph import ModelGraph, Ref, problems
 from modelviz_callbacks.view.display_rules import Rules, apply
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import html, svg
-from tests.graph.networks import NETWORKS, graph_of, recorded
+from tests.networks import NETWORKS, graph_of, recorded
 
 PATTERNS = ("Linear", "Dropout", "ReLU", "BatchNorm2d", "LayerNorm", "view", "Block", "add")
 

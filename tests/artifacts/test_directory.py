@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from modelviz_callbacks.trackers.directory import Directory
 
+from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.errors import SinkError
 
 
@@ -124,7 +124,7 @@ def test_a_disk_that_takes_only_half_of_it_leaves_the_old_file_and_nothing_else(
     script = """
         import resource, signal, sys
         from modelviz_callbacks.errors import SinkError
-        from modelviz_callbacks.trackers.directory import Directory
+        from modelviz_callbacks.artifacts.directory import Directory
         folder = Directory(sys.argv[1])
         folder.write("graph.onnx", b"old")
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -149,7 +149,7 @@ def test_an_unwritable_folder_says_what_to_do(tmp_path: Path) -> None:
     script = """
         import os, sys
         from modelviz_callbacks.errors import SinkError
-        from modelviz_callbacks.trackers.directory import Directory
+        from modelviz_callbacks.artifacts.directory import Directory
         if os.geteuid() == 0:  # root may write anywhere
             os.setuid(65534)
         try:
@@ -185,7 +185,7 @@ def test_several_writers_of_one_name_leave_one_whole_file(tmp_path: Path) -> Non
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) -> None:
     script = """
         import os, signal, sys
-        from modelviz_callbacks.trackers.directory import Directory
+        from modelviz_callbacks.artifacts.directory import Directory
         folder = Directory(sys.argv[1])
         folder.write("graph.svg", b"old")
         def half(path):

@@ -11,7 +11,7 @@ from torch import nn
 
 from modelviz_callbacks.graph.model import ModelGraph, Note
 from modelviz_callbacks.view.text_tree import tree_text
-from tests.graph.networks import NETWORKS, Stack, graph_of, mlp, recorded
+from tests.networks import NETWORKS, Stack, graph_of, mlp, recorded
 
 
 def line_of(text: str, label: str) -> str:

@@ -14,9 +14,9 @@ from torch import nn
 
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.cli.upload import files_in
-from tests.graph.networks import recorded
 from tests.mlflow_server import MlflowServer, free_port, running_server
-from tests.sinks.conftest import Store, empty_database, store
+from tests.networks import recorded
+from tests.trackers.conftest import Store, empty_database, store
 
 __all__ = ["empty_database", "store"]  # fixtures
 

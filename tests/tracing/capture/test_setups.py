@@ -504,7 +504,7 @@ def test_data_parallel_on_one_machine_without_devices_is_the_model(tmp_path: Pat
 
 
 def test_real_processes_train_the_same_and_rank_zero_alone_writes(tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "distributed_training.py"
+    script = Path(__file__).parent.parent.parent / "distributed_training.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     run = subprocess.run(

@@ -17,12 +17,12 @@ from torch import nn
 
 from modelviz_callbacks.analysis.fingerprint import fingerprint, structural_key
 from modelviz_callbacks.analysis.repeats import find_folds
-from modelviz_callbacks.graph.folded import fold, unfold
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.box import parameters_text
 from modelviz_callbacks.view.overview import overview
-from tests.graph.networks import NETWORKS, Dilated, Stack, graph_of, mlp, recorded
+from tests.folded import fold, unfold
+from tests.networks import NETWORKS, Dilated, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 
 widths = st.lists(st.sampled_from([4, 5, 6]), min_size=1, max_size=9)
@@ -264,7 +264,7 @@ def test_a_fingerprint_sees_an_argument_a_class_a_wire_and_a_frozen_weight() -> 
 
 def test_a_fingerprint_is_the_same_in_another_process() -> None:
     program = (
-        "from tests.graph.networks import graph_of\n"
+        "from tests.networks import graph_of\n"
         "from modelviz_callbacks.analysis.fingerprint import fingerprint\n"
         "print(fingerprint(graph_of('unet')))"
     )

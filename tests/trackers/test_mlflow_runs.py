@@ -22,7 +22,7 @@ from modelviz_callbacks.analysis.fingerprint import fingerprint
 from modelviz_callbacks.report import Report
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.mlflow_server import MlflowServer
-from tests.sinks.conftest import Store
+from tests.trackers.conftest import Store
 
 FILES: dict[str, Any] = {"formats": ["svg", "text"], "onnx": False, "tensorboard": False}
 STORED = {"graph.json", "graph.svg", "graph.txt", "backward.svg", "report.json"}
@@ -105,7 +105,7 @@ def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
         "from pathlib import Path\n"
         "from modelviz_callbacks import GraphLogger\n"
         "from tests.lightning_modules import Classifier, data, trainer_for\n"
-        "from tests.sinks.test_mlflow_runs import FILES\n"
+        "from tests.trackers.test_mlflow_runs import FILES\n"
         "folder = Path(sys.argv[1])\n"
         "mlflow.set_tracking_uri(sys.argv[2])\n"
         "mlflow.set_experiment('work')\n"
