@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from modelviz_callbacks import GraphLogger, ModelGraph
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.run import Pipeline
+from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, Recording, to_graph, with_flops
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
@@ -154,7 +154,7 @@ def gan(folder: Path) -> Drawn:
             if timer is not None:
                 timer.stop()
 
-    with patch.object(Pipeline, "captured", lambda _, recording: recordings.append(recording)):
+    with patch.object(Run, "captured", lambda _, recording: recordings.append(recording)):
         callbacks = GraphLogger(dirpath=folder, on_error="raise"), TimesTheSecondStep()
         with suppress(CaptureError):  # the files are missing, since nothing was handed over
             trainer_for(folder, *callbacks, max_steps=4).fit(Gan(), data())
