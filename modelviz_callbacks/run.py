@@ -374,8 +374,8 @@ class Pipeline:
             say(f"modelviz: sending the files to MLflow (at most {_MLFLOW_LIMIT_S:.0f} s)")
             names = list(self.report.files)
             with self.guarded("the MLflow run"):
-                target, graph = self._mlflow_target, production.graph
-                publish(target, self.report, graph, names, _MLFLOW_LIMIT_S)
+                target, analysis = self._mlflow_target, production.analysis
+                publish(target, self.report, analysis, names, _MLFLOW_LIMIT_S)
             production.write_report()
 
     def _say(self, may_raise: bool) -> None:

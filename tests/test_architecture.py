@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ranks": set(),
     "gc_pause": set(),
-    "graph": {"errors", "view"},  # print(graph) is the text tree
+    "graph": {"errors"},
     "analysis": {"graph", "errors"},
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "jobs": {"artifacts", "options", "report", "tracing", "trackers", "ranks", "errors"},
     "run": {"jobs", "artifacts", "options", "report", "tracing", "trackers", "errors"},
-    "tracer": {"artifacts", "tracing", "writers", "graph", "errors"},
+    "tracer": {"artifacts", "tracing", "writers", "analysis", "graph", "errors"},
     "hook": {"run", "tracing", "options", "ranks", "report", "errors"},
     "lightning": {"run", "tracing", "options", "ranks", "report", "errors"},
     "cli": {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
@@ -26,11 +27,13 @@ def graph_of(recording: Recording, name: str | None = None) -> ModelGraph:
         return with_flops(to_graph(recording, name), recording)
 
 
-def save(graph: ModelGraph, kind: str, path: str | Path, depth: int | None = None) -> Path:
+def save(
+    graph: ModelGraph | Analysis, kind: str, path: str | Path, depth: int | None = None
+) -> Path:
     """Writes one file of a graph, whole or not at all.
 
     Args:
-        graph: Any graph.
+        graph: Any graph, or its analysis.
         kind: As for `render`.
         path: The file.
         depth: How many levels of modules are opened.
@@ -117,11 +120,11 @@ def onnx_source(unit: Unit) -> OnnxSource:
     )
 
 
-def write_tensorboard(graph: ModelGraph, target: Any) -> None:
+def write_tensorboard(analysis: Analysis, target: Any) -> None:
     """Writes a graph into a TensorBoard run.
 
     Args:
-        graph: Any graph.
+        analysis: The analysis of any graph.
         target: A ``SummaryWriter``, or a directory for a new event file.
 
     Raises:
@@ -130,36 +133,36 @@ def write_tensorboard(graph: ModelGraph, target: Any) -> None:
     from modelviz_callbacks.writers.graphdef import graph_def
 
     with TensorBoardSink(target) as sink:
-        sink.add_graph(graph_def(graph).SerializeToString(deterministic=True))
-        add_named_graphs(sink, graph)
+        sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
+        add_named_graphs(sink, analysis)
 
 
 def add_named_graphs(
-    sink: TensorBoardSink, graph: ModelGraph, backward: ModelGraph | None = None
+    sink: TensorBoardSink, analysis: Analysis, backward: Analysis | None = None
 ) -> None:
     """Adds the graphs that TensorBoard offers by a tag: with costs, of modules, the backward.
 
     Args:
         sink: The run.
-        graph: Any graph.
-        backward: The graph of its backward pass, if there is one.
+        analysis: The analysis of any graph.
+        backward: That of the graph of its backward pass, if there is one.
 
     Raises:
         SinkError: They cannot be written there.
     """
     from modelviz_callbacks.writers.graphdef import named_graphs
 
-    for named in named_graphs(graph, backward):
+    for named in named_graphs(analysis, backward):
         add = sink.add_named_graph if named.has_graph else sink.add_profile
         add(named.tag, named.metadata)
 
 
-def add_times(target: Any, graph: ModelGraph, times_us: Mapping[str, float], tag: str) -> None:
+def add_times(target: Any, analysis: Analysis, times_us: Mapping[str, float], tag: str) -> None:
     """Adds a graph with measured times to a TensorBoard run.
 
     Args:
         target: A ``SummaryWriter``, or a directory for a new event file.
-        graph: Any graph.
+        analysis: The analysis of any graph.
         times_us: Microseconds by the names of its ops.
         tag: What it is called there.
 
@@ -170,6 +173,6 @@ def add_times(target: Any, graph: ModelGraph, times_us: Mapping[str, float], tag
     from modelviz_callbacks.writers.graphdef import timed_graph
 
     with TensorBoardSink(target) as sink:
-        named = timed_graph(graph, times_us, tag)
+        named = timed_graph(analysis, times_us, tag)
         add = sink.add_named_graph if named.has_graph else sink.add_profile
         add(named.tag, named.metadata)

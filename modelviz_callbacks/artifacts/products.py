@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.outputs import add_named_graphs, add_times, onnx_source, view_of
 from modelviz_callbacks.gc_pause import paused_collector
@@ -21,6 +22,7 @@ from modelviz_callbacks.report import Report
 from modelviz_callbacks.tracing import Recording, TimedStep, to_backward_graph, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.view.text_tree import tree_text
 from modelviz_callbacks.writers.formats import FILES, render
 
 _QUICK = ("text", "csv")
@@ -51,6 +53,7 @@ class Production:
         self.report = report
         self.graph: ModelGraph | None = None
         self.backward: ModelGraph | None = None
+        self._analyses: dict[int, Analysis] = {}
         self.failed: Exception | None = None
 
     @contextmanager
@@ -66,6 +69,18 @@ class Production:
         self.report.refuse(what, error)
         if self.failed is None:
             self.failed = error
+
+    @property
+    def analysis(self) -> Analysis | None:
+        """That of the model graph, once there is one."""
+        return None if self.graph is None else self.analysis_of(self.graph)
+
+    def analysis_of(self, graph: ModelGraph) -> Analysis:
+        """The analysis of a graph, the same one each time."""
+        # The analysis keeps the graph, so no other one can have its id.
+        if id(graph) not in self._analyses:
+            self._analyses[id(graph)] = Analysis(graph)
+        return self._analyses[id(graph)]
 
     # --- the graph
 
@@ -168,8 +183,8 @@ class Production:
         name: str | None = None,
         times_us: Mapping[str, float] | None = None,
     ) -> None:
-        depth, rules = self.options.depth, self.options.rules
-        self._write(name or FILES[kind][0], lambda: render(graph, kind, depth, rules, times_us))
+        depth, rules, analysis = self.options.depth, self.options.rules, self.analysis_of(graph)
+        self._write(name or FILES[kind][0], lambda: render(analysis, kind, depth, rules, times_us))
 
     def _write_view(self, unit: Unit, name: str) -> None:
         options, graph = self.options, self.graph
@@ -224,7 +239,7 @@ class Production:
         if "html" in self.options.formats:
             self._write_format("html", graph, times_us=found.times_us)
         if target is not False:
-            add_times(target, graph, found.times_us, f"time of step {number}")
+            add_times(target, self.analysis_of(graph), found.times_us, f"time of step {number}")
 
     # --- TensorBoard
 
@@ -242,7 +257,7 @@ class Production:
             from modelviz_callbacks.writers.graphdef import graph_def
 
             with paused_collector():
-                event = graph_def(graph).SerializeToString(deterministic=True)
+                event = graph_def(self.analysis_of(graph)).SerializeToString(deterministic=True)
             sink.add_graph(event)
             sink.flush()
             if not is_staged:
@@ -262,12 +277,14 @@ class Production:
         with self.guarded("the TensorBoard extras"), TensorBoardSink(target) as sink:
             from modelviz_callbacks.writers.markdown import layer_table
 
-            add_named_graphs(sink, graph, self.backward)
+            analysis = self.analysis_of(graph)
+            backward = None if self.backward is None else self.analysis_of(self.backward)
+            add_named_graphs(sink, analysis, backward)
             # Each under a tag of its own: of two kinds under one, TensorBoard shows the first.
             if "graph.png" in self.report.files:
                 sink.add_image(f"{graph.name}/picture", (self.folder / "graph.png").read_bytes())
-            sink.add_text(f"{graph.name}/layers", layer_table(graph))
-            sink.add_text(f"{graph.name}/modules", f"```\n{graph}\n```")
+            sink.add_text(f"{graph.name}/layers", layer_table(analysis))
+            sink.add_text(f"{graph.name}/modules", f"```\n{tree_text(analysis)}\n```")
             sink.flush()
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.diff.end_differences import SUBJECTS, Change, Ends, Subject
 from modelviz_callbacks.diff.ignored_differences import Remark, remarks
-from modelviz_callbacks.diff.matching import Matching, is_leaf, match
+from modelviz_callbacks.diff.matching import Matching, match
 from modelviz_callbacks.diff.op_differences import Facet, Facets, Pair, explained_by, takes_sizes
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.view.layer_labels import LayerWords
@@ -48,11 +49,13 @@ class GraphDiff:
         return not self.changes
 
 
-def diff(before: ModelGraph, after: ModelGraph, *, strict: bool = False) -> GraphDiff:
+def diff(
+    before: ModelGraph | Analysis, after: ModelGraph | Analysis, *, strict: bool = False
+) -> GraphDiff:
     """Compares two graphs.
 
     Args:
-        before: A sound graph.
+        before: A sound graph, or its analysis.
         after: Another.
         strict: Whether names, sizes of the data, devices, source lines and the version of torch
             count, too.
@@ -60,18 +63,17 @@ def diff(before: ModelGraph, after: ModelGraph, *, strict: bool = False) -> Grap
     Returns:
         The differences. Those of ``diff(after, before)`` are the same, turned round.
     """
-    finder = _Finder(before, after)
+    finder = _Finder(Analysis.of(before), Analysis.of(after))
     changes, follows = finder.found()
     notes = remarks(finder.matching)
     if strict:
         changes += [
-            Change("changed", "model", before.name, after.name, "", "", (remark.text,))
-            for remark in notes
+            Change("changed", "model", *finder.names, "", "", (remark.text,)) for remark in notes
         ]
         notes = ()
     order = {subject: place for place, subject in enumerate(SUBJECTS)}
     changes.sort(key=lambda change: order[change.subject])
-    return GraphDiff(before, after, tuple(changes), tuple(follows), notes, finder.matching)
+    return GraphDiff(*finder.graphs, tuple(changes), tuple(follows), notes, finder.matching)
 
 
 # Arguments that a layer's words tell as its sizes.
@@ -97,13 +99,15 @@ class _Found:
 
 
 class _Finder:
-    def __init__(self, before: ModelGraph, after: ModelGraph) -> None:
-        self.graphs = before, after
+    def __init__(self, before: Analysis, after: Analysis) -> None:
+        self.analyses = before, after
+        self.graphs = before.graph, after.graph
+        self.names = before.graph.name, after.graph.name
         self.matching = match(before, after)
         self.facets = Facets(self.matching)
         self.ends = Ends(self.matching, self.facets)
-        self.outlines = self.matching.before, self.matching.after
-        self.words = LayerWords(self.outlines[0]), LayerWords(self.outlines[1])
+        self.outlines = before.outline, after.outline
+        self.words = LayerWords(before), LayerWords(after)
         self.pairs: dict[str, _Found] = {}  # by the item's name in the first graph
         self._partners = {two: one for one, two in self.matching.calls.items()}
         self._order = [
@@ -153,13 +157,13 @@ class _Finder:
         outline = self.outlines[side]
         scope = outline.scope_of(node)
         call = outline.graph.module_by_name.get(scope)
-        if call is None or not is_leaf(outline, call):
+        if call is None or not self.analyses[side].is_leaf(call):
             return node
         other = (self.matching.calls, self._partners)[side].get(scope)
         if other is None:
             return node
-        opposite = self.outlines[1 - side]
-        return call if is_leaf(opposite, opposite.graph.module_by_name[other]) else node
+        opposite = self.analyses[1 - side]
+        return call if opposite.is_leaf(opposite.graph.module_by_name[other]) else node
 
     def _classes(self) -> None:
         """Modules in whose place another class stands now."""
@@ -188,8 +192,8 @@ class _Finder:
     def _changed(self, found: _Found, causes: set[Pair]) -> Change:
         old, new = found.old, found.new
         told = [
-            isinstance(item, Node) or is_leaf(outline, item)
-            for item, outline in zip((old, new), self.outlines, strict=True)
+            isinstance(item, Node) or analysis.is_leaf(item)
+            for item, analysis in zip((old, new), self.analyses, strict=True)
         ]
         was, now = (
             words.words(item, told=is_told)
@@ -239,8 +243,8 @@ class _Finder:
                 yield self._lone_change(side, item)
 
     def _lone_change(self, side: int, item: Item) -> Change:
-        words, outline = self.words[side], self.outlines[side]
-        told = isinstance(item, Node) or is_leaf(outline, item)
+        words, analysis = self.words[side], self.analyses[side]
+        told = isinstance(item, Node) or analysis.is_leaf(item)
         text, name = words.words(item, told=told), words.name(item)
         subject: Subject = "op" if isinstance(item, Node) else "module"
         if side == 0:

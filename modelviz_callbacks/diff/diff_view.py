@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.analysis.weights import ModuleWeights
+from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.diff.diff import Change, GraphDiff
 from modelviz_callbacks.diff.merged_graph import Union, union
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.view.box import Box
-from modelviz_callbacks.view.box_builder import Builder, Drawn
+from modelviz_callbacks.view.box_builder import BoxBuilder, Drawn
 from modelviz_callbacks.view.formatting import label_range
 from modelviz_callbacks.view.layer_labels import LayerWords
 from modelviz_callbacks.view.overview import Overview, edges_of
@@ -48,9 +48,9 @@ def diff_view(found: GraphDiff) -> DiffView:
         Boxes of both graphs, those of modules opened in which something differs.
     """
     joined = union(found)
-    steps, weights = Steps(joined.graph), ModuleWeights(joined.graph)
+    analysis = Analysis(joined.graph)
     teller = _Teller(found, joined)
-    drawn = Builder(steps, weights, frozenset()).drawn()
+    drawn = BoxBuilder(analysis, frozenset(), sizes=False).drawn()
     opened: frozenset[str] = frozenset()
     while True:
         more = {
@@ -58,17 +58,17 @@ def diff_view(found: GraphDiff) -> DiffView:
             for name, step in drawn.steps.items()
             if name not in opened and teller.has_inside(step)
         }
-        wider = Builder(steps, weights, opened | more).drawn()
+        wider = BoxBuilder(analysis, opened | more, sizes=False).drawn()
         if not more or len(wider.boxes) + len(wider.groups) > _MOST_BOXES:
             break
         opened, drawn = opened | more, wider
-    edges = tuple(dict.fromkeys(edges_of(steps, "", drawn)))
+    edges = tuple(dict.fromkeys(edges_of(analysis.steps(), "", drawn)))
     fates = teller.fates(drawn)
     boxes = tuple(
         teller.told(box, fates[box.name], drawn.steps.get(box.name)) for box in drawn.boxes
     )
     groups = tuple(drawn.groups)
-    return DiffView(Overview(joined.graph, boxes, groups, edges, weights.total), fates)
+    return DiffView(Overview(joined.graph, boxes, groups, edges, analysis.weights.total), fates)
 
 
 class _Teller:

@@ -67,7 +67,7 @@ def _names(matching: Matching) -> Iterator[Remark]:
         if one.name not in matching.calls:
             continue
         two = after.module_by_name[matching.calls[one.name]]
-        scopes = matching.before.scope_of(one), matching.after.scope_of(two)
+        scopes = matching.before.outline.scope_of(one), matching.after.outline.scope_of(two)
         if module_label(before, one, scopes[0]) != module_label(after, two, scopes[1]):
             found.append((module_label(before, one, ""), module_label(after, two, "")))
     found += [

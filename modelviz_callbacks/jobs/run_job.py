@@ -32,7 +32,7 @@ def work(job: Job, remaining_s: Callable[[], float]) -> None:
         names = job.upload if packed is None else job.report.files
         run = replace(job.run, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"))
         with production.guarded("the MLflow run"):
-            publish(run, job.report, production.graph, names, remaining_s)
+            publish(run, job.report, production.analysis, names, remaining_s)
         if packed is not None:
             production.write_report()
         with production.guarded("the report"):

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.analysis.weights import NO_WEIGHTS, ModuleWeights, Weights
+from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
@@ -55,22 +56,23 @@ def _pattern_name(step: Step) -> str:
     return f"{step.name}/*"
 
 
-class Builder:
+class BoxBuilder:
     """Makes boxes and groups.
 
     Args:
-        steps: The graph's.
-        weights: The graph's.
+        analysis: The graph's.
         opened: Names of the module calls, and of the patterns, to be opened.
         scope: The module call to draw the inside of; ``""``: the whole graph.
+        sizes: Whether repeats may differ in one size; see `Analysis.folds`.
     """
 
     def __init__(
-        self, steps: Steps, weights: ModuleWeights, opened: frozenset[str], scope: str = ""
+        self, analysis: Analysis, opened: frozenset[str], scope: str = "", *, sizes: bool = True
     ) -> None:
-        self.steps = steps
-        self.graph = steps.graph
-        self.weights = weights
+        self.analysis = analysis
+        self.graph = analysis.graph
+        self.steps = analysis.steps(sizes=sizes)
+        self.weights = analysis.weights
         self.opened = opened
         self.scope = scope
         self._parameters = {parameter.name for parameter in self.graph.parameters}
@@ -274,7 +276,7 @@ class Builder:
         found = []
         if step.call is None:
             found.append(key_arguments(self.graph, _nodes(step)))
-        elif step.call.class_name.startswith("torch.nn.") and self.steps.is_leaf(step.call):
+        elif step.call.class_name.startswith("torch.nn.") and self.analysis.is_leaf(step.call):
             nodes = self.steps.outline.calls_in(step.call)
             found.append(key_arguments(self.graph, nodes))
         if step.call is not None and self.weights.tied_to(step.call):

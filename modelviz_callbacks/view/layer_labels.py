@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.analysis.weights import ModuleWeights
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
 from modelviz_callbacks.graph.model import ModelGraph, Node
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, Value
 from modelviz_callbacks.view.formatting import key_arguments, module_label, shape_text, short_count
@@ -20,13 +20,13 @@ class LayerWords:
     """Words for the items of one graph.
 
     Args:
-        outline: The graph's.
+        analysis: The graph's.
     """
 
-    def __init__(self, outline: Outline) -> None:
-        self.outline = outline
-        self.graph = outline.graph
-        self.weights = ModuleWeights(outline.graph)
+    def __init__(self, analysis: Analysis) -> None:
+        self.outline = analysis.outline
+        self.graph = analysis.graph
+        self.weights = analysis.weights
 
     def name(self, item: Item) -> str:
         """What people call it: ``encoder.layer.0.fc``, ``encoder.layer.0.add``."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.analysis.weights import ModuleWeights, Weights
+from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.analysis.weights import Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
@@ -45,7 +46,9 @@ class _Place:
     pattern: Step | None = None
 
 
-def tree_text(graph: ModelGraph, *, width: int | None = None, depth: int | None = None) -> str:
+def tree_text(
+    graph: ModelGraph | Analysis, *, width: int | None = None, depth: int | None = None
+) -> str:
     """A graph as text for a terminal.
 
     One line a module call, in execution order: its name, class, output shapes and parameter
@@ -54,14 +57,14 @@ def tree_text(graph: ModelGraph, *, width: int | None = None, depth: int | None 
     module's first line: the module's first input). Repeats are one line (``x12``).
 
     Args:
-        graph: A sound graph.
+        graph: A sound graph, or its analysis.
         width: Cut lines to this many characters; ``None``: as long as they are.
         depth: How many levels of modules to show; ``None``: all.
 
     Returns:
         Lines joined by newlines, without one at the end.
     """
-    teller = _Teller(graph, depth)
+    teller = _Teller(Analysis.of(graph), depth)
     lines = [*teller.head(), "", *_columns(list(teller.lines())), *teller.notes()]
     if width is not None:
         lines = [
@@ -86,11 +89,12 @@ def _columns(lines: Sequence[_Line]) -> list[str]:
 
 
 class _Teller:
-    def __init__(self, graph: ModelGraph, depth: int | None) -> None:
-        self.graph = graph
+    def __init__(self, analysis: Analysis, depth: int | None) -> None:
+        self.analysis = analysis
+        self.graph = analysis.graph
         self.most = depth
-        self.steps = Steps(graph)
-        self.weights = ModuleWeights(graph)
+        self.steps = analysis.steps()
+        self.weights = analysis.weights
 
     def head(self) -> Iterator[str]:
         inputs = [
@@ -182,7 +186,7 @@ class _Teller:
         """Whether the steps of a module get lines of their own."""
         if self.most is not None and depth + 1 >= self.most:
             return False
-        return not self.steps.is_leaf(call)
+        return not self.analysis.is_leaf(call)
 
     def _line(self, step: Step, place: _Place, before: Step | Ref | None) -> _Line:
         sources = self._sources(step, place, before)

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from modelviz_callbacks.analysis.outline import Outline
-from modelviz_callbacks.analysis.weights import ModuleWeights
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.diff.diff import Change, GraphDiff
-from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.formatting import count_text, shortened
 from modelviz_callbacks.view.layer_labels import LayerWords
 
@@ -143,13 +141,13 @@ def _several(group: Sequence[Change], found: GraphDiff) -> str:
     what = _what(first)
     if first.kind == "changed" and first.was == first.now and first.subject == "module":
         what = ", ".join(first.details)
-        names = _outermost(group, found.after)
+        names = _outermost(group, found.matching.after)
     return f"{what} ({len(group)}): {', '.join(ranges(names))}"
 
 
-def _outermost(group: Sequence[Change], graph: ModelGraph) -> list[str]:
+def _outermost(group: Sequence[Change], analysis: Analysis) -> list[str]:
     """The modules of a group, whole ones in the place of all that have parameters in them."""
-    weights, words = ModuleWeights(graph), LayerWords(Outline(graph))
+    graph, weights, words = analysis.graph, analysis.weights, LayerWords(analysis)
     found = {change.item for change in group}
     for call in reversed(graph.modules):
         inside = [child for child in graph.children[call.name] if weights.of(child).count]

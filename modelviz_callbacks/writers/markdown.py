@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph, Node
 from modelviz_callbacks.graph.values import (
     TensorSpec,
@@ -20,27 +21,28 @@ _MOST_ROWS = 200
 _MOST_ENDS = 12
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Writes a graph as a page that code-hosting sites show with its diagram.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules the diagram opens; ``None``: as many as stay
             readable. The table has a row a layer in any case, repeats once.
 
     Returns:
         UTF-8, ending in a newline.
     """
+    graph = analysis.graph
     lines = [
         f"# {escaped(graph.name)}",
         "",
-        *_facts(graph),
+        *_facts(analysis),
         "",
         "```mermaid",
-        mermaid_text(overview(graph, depth=depth)),
+        mermaid_text(overview(analysis, depth=depth)),
         "```",
         "",
-        *_table(layers(graph, folded=True)),
+        *_table(layers(analysis, folded=True)),
         "",
     ]
     if graph.notes:
@@ -48,9 +50,9 @@ def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
     return "\n".join(lines).encode()
 
 
-def layer_table(graph: ModelGraph) -> str:
+def layer_table(analysis: Analysis) -> str:
     """The table of `render` alone: a row a layer, repeats once."""
-    return "\n".join(_table(layers(graph, folded=True)))
+    return "\n".join(_table(layers(analysis, folded=True)))
 
 
 def escaped(text: str) -> str:
@@ -59,16 +61,17 @@ def escaped(text: str) -> str:
     return "".join(f"\\{character}" if character in _MEANT else character for character in line)
 
 
-def _facts(graph: ModelGraph) -> Iterator[str]:
+def _facts(analysis: Analysis) -> Iterator[str]:
+    graph = analysis.graph
     total, trainable = graph.parameter_count, graph.trainable_count
     yield f"- class: {escaped(graph.class_name)}"
     yield f"- inputs: {_ends(graph.of_kind('input'), graph)}"
     yield f"- outputs: {_ends(graph.of_kind('output'), graph)}"
     yield f"- parameters: {count_text(total)}, of which {count_text(trainable)} trainable"
     yield f"- ops: {count_text(len(graph.ops))}"
-    flops = [node.flops for node in graph.ops if node.flops is not None]
-    if flops:
-        yield f"- FLOPs of one forward: {short_count(sum(flops))}"
+    flops = analysis.costs.total.flops
+    if flops is not None:
+        yield f"- FLOPs of one forward: {short_count(flops)}"
     if graph.partial:
         yield "- partial: the forward ended early; this is what ran until then"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.overview import Overview, overview
 
@@ -35,17 +35,17 @@ classDef part fill:#ede9fe,stroke:#7c5cdb,color:#111827
 classDef end_ fill:#1f2937,stroke:#1f2937,color:#ffffff"""
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Writes a graph as a Mermaid flowchart.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
 
     Returns:
         UTF-8, ending in a newline.
     """
-    return (mermaid_text(overview(graph, depth=depth)) + "\n").encode()
+    return (mermaid_text(overview(analysis, depth=depth)) + "\n").encode()
 
 
 def mermaid_text(view: Overview) -> str:

@@ -5,14 +5,14 @@ Every shape has a role, and a palette says how a role looks, on light and on dar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.formatting import count_text
 from modelviz_callbacks.view.overview import Edge, Overview, overview
-from modelviz_callbacks.writers.picture_layout import Layout, Place, Size, lay_out
+from modelviz_callbacks.writers.picture_layout import Place, Size, lay_out
 from modelviz_callbacks.writers.picture_text import Line, cut
 
 _PADDING = 9.0
@@ -116,12 +116,18 @@ class Picture:
     shapes: tuple[Rectangle | Text | Arrow, ...]
 
 
-def picture(graph: ModelGraph, *, depth: int | None = None) -> Picture:
-    """What to draw of a graph, and where.
+def picture(
+    analysis: Analysis, *, scope: str = "", depth: int | None = None, framed: bool = True
+) -> Picture:
+    """What to draw of a graph, or of the inside of one of its module calls, and where.
+
+    Graphviz lays out each scope and depth once for all pictures of them.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
+        scope: A module call that ran; ``""`` for the whole graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
+        framed: Whether to add a title above and a legend below.
 
     Returns:
         The shapes.
@@ -129,7 +135,12 @@ def picture(graph: ModelGraph, *, depth: int | None = None) -> Picture:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    return compose(overview(graph, depth=depth))
+    composer = analysis.once(_composed, scope, depth)
+    return composer.framed() if framed else composer.bare()
+
+
+def _composed(analysis: Analysis, scope: str, depth: int | None) -> _Composer:
+    return _Composer(overview(analysis, scope=scope, depth=depth))
 
 
 def compose(view: Overview, *, framed: bool = True) -> Picture:
@@ -145,15 +156,7 @@ def compose(view: Overview, *, framed: bool = True) -> Picture:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    texts = {box.name: _box_lines(box) for box in view.boxes}
-    headings = {group.name: _heading(group) for group in view.groups}
-    boxes = {box.name: _box_size(box, texts[box.name]) for box in view.boxes}
-    groups = {
-        group.name: Size(headings[group.name].width, _HEADING_HEIGHT, group.group)
-        for group in view.groups
-    }
-    layout = lay_out(boxes, groups, [(edge.source, edge.target) for edge in view.edges])
-    composer = _Composer(view, layout, texts, headings)
+    composer = _Composer(view)
     return composer.framed() if framed else composer.bare()
 
 
@@ -202,17 +205,18 @@ def _role(box: Box) -> str:
 
 
 class _Composer:
-    def __init__(
-        self,
-        view: Overview,
-        layout: Layout,
-        texts: Mapping[str, list[Line]],
-        headings: Mapping[str, Line],
-    ) -> None:
+    """An overview with its layout; makes pictures of it, with a frame and without."""
+
+    def __init__(self, view: Overview) -> None:
         self.view = view
-        self.layout = layout
-        self.texts = texts
-        self.headings = headings
+        self.texts = {box.name: _box_lines(box) for box in view.boxes}
+        self.headings = {group.name: _heading(group) for group in view.groups}
+        boxes = {box.name: _box_size(box, self.texts[box.name]) for box in view.boxes}
+        groups = {
+            group.name: Size(self.headings[group.name].width, _HEADING_HEIGHT, group.group)
+            for group in view.groups
+        }
+        self.layout = lay_out(boxes, groups, [(edge.source, edge.target) for edge in view.edges])
         self.roles = {box.name: _role(box) for box in view.boxes}
         skipping = skipping_edges(view.edges)
         self.edge_roles = ["skip" if edge in skipping else "flow" for edge in view.edges]
@@ -220,6 +224,7 @@ class _Composer:
 
     def bare(self) -> Picture:
         """The boxes alone."""
+        self.left = self.top = 0.0
         size = self.layout.width, self.layout.height
         return Picture(self.view.graph.name, *size, tuple(self._boxes()))
 

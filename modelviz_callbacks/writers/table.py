@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,
@@ -62,20 +63,20 @@ class Row:
         return sum(spec.size_bytes for spec in self.outputs)
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Writes a row for every layer, in execution order, repeats in full.
 
     The columns are `COLUMNS`. Several shapes in a cell are set apart by semicolons. Shares
     are parts of the sum over all rows, from 0 to 1. ``flops`` is empty where no formula is known.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: Modules at this level are rows, whatever is in them; ``None``: no limit.
 
     Returns:
         CSV with a header, UTF-8.
     """
-    found = layers(graph, depth=depth)
+    found = layers(analysis, depth=depth)
     parameters = sum(row.parameters for row in found)
     flops = sum(row.flops or 0 for row in found)
     out = io.StringIO()
@@ -105,11 +106,13 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole if whole else 0.0:.4f}"
 
 
-def layers(graph: ModelGraph, *, depth: int | None = None, folded: bool = False) -> tuple[Row, ...]:
+def layers(
+    analysis: Analysis, *, depth: int | None = None, folded: bool = False
+) -> tuple[Row, ...]:
     """The rows of the table.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: Modules at this level are rows; ``None``: no limit.
         folded: Whether to give repeats once, with their number.
 
@@ -117,13 +120,18 @@ def layers(graph: ModelGraph, *, depth: int | None = None, folded: bool = False)
         Rows in execution order. Unfolded, their parameters and FLOPs add up to those that
         the graph's nodes have.
     """
-    return tuple(_Rows(graph, depth, folded).of("", 1, 1))
+    return analysis.once(_layers, depth, folded)
+
+
+def _layers(analysis: Analysis, depth: int | None, folded: bool) -> tuple[Row, ...]:
+    return tuple(_Rows(analysis, depth, folded).of("", 1, 1))
 
 
 class _Rows:
-    def __init__(self, graph: ModelGraph, depth: int | None, folded: bool) -> None:
-        self.graph = graph
-        self.steps = Steps(graph)
+    def __init__(self, analysis: Analysis, depth: int | None, folded: bool) -> None:
+        self.analysis = analysis
+        self.graph = analysis.graph
+        self.steps = analysis.steps()
         self.depth = depth
         self.folded = folded
         self.counted: set[str] = set()
@@ -150,7 +158,7 @@ class _Rows:
                 yield self._row(item, item.op, item.outputs, nodes, times)
             return
         deep_enough = self.depth is not None and level >= self.depth
-        if deep_enough or self.steps.is_leaf(item):
+        if deep_enough or self.analysis.is_leaf(item):
             refs = dict.fromkeys(port.ref for port in item.outputs)
             outputs = tuple(self.graph.spec(ref) for ref in refs)
             yield self._row(item, item.type_name, outputs, nodes, times)
@@ -173,7 +181,6 @@ class _Rows:
         ]
         new = {node.name: node.outputs[0] for node in used if node.name not in self.counted}
         self.counted.update(new)
-        flops = [node.flops for node in nodes if node.flops is not None]
         return Row(
             item.name,
             kind,
@@ -182,7 +189,7 @@ class _Rows:
             sum(spec.numel for spec in new.values()),
             sum(spec.numel for spec in new.values() if spec.requires_grad),
             sum(spec.size_bytes for spec in new.values()),
-            sum(flops) if flops else None,
+            self.analysis.costs.of(item).flops,
             times,
         )
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modelviz_callbacks.analysis.fingerprint import fingerprint
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.diff.diff import Change, GraphDiff, diff
 from modelviz_callbacks.diff.merged_graph import union
 from modelviz_callbacks.graph import check
@@ -127,7 +127,7 @@ def _hard(case: object) -> ModelGraph:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_does_not_differ_from_itself(name: str) -> None:
     graph = GRAPHS[name]()
-    found = diff(graph, loads(dumps(graph)), strict=True)
+    found = diff(graph, loads(ModelGraph, dumps(graph)), strict=True)
     assert (found.changes, found.follows, found.remarks) == ((), (), ())
 
 
@@ -163,7 +163,7 @@ def test_a_device_and_source_lines_count_only_in_strict_comparison() -> None:
 
 
 def _rewritten(graph: ModelGraph, old: str, new: str) -> ModelGraph:
-    return loads(dumps(graph).replace(old, new))
+    return loads(ModelGraph, dumps(graph).replace(old, new))
 
 
 def test_other_names_count_only_in_strict_comparison() -> None:
@@ -191,7 +191,7 @@ def test_other_names_count_only_in_strict_comparison() -> None:
     assert told(found) == []
     assert found.remarks[0].text == "trunk is body now, fc is head now"
     assert not diff(*graphs, strict=True).are_equal
-    assert fingerprint(graphs[0]) == fingerprint(graphs[1])
+    assert Analysis(graphs[0]).fingerprint == Analysis(graphs[1]).fingerprint
 
 
 def test_graphs_recorded_in_two_processes_are_equal(tmp_path: Path) -> None:
@@ -450,7 +450,7 @@ def test_differences_turn_round_with_the_graphs(
     for changes, others in ((there.changes, back.changes), (there.follows, back.follows)):
         expected = {turned(change) for change in others}
         assert {replace(change, details=()) for change in changes} == expected
-    assert there.are_equal == (fingerprint(before) == fingerprint(after))
+    assert there.are_equal == (Analysis(before).fingerprint == Analysis(after).fingerprint)
 
 
 @given(layers, layers)
