@@ -181,13 +181,11 @@ def store(drawn: Drawn, folder: Path) -> list[str]:
     graph, times_us, backward = drawn
     analysis = Analysis(graph)
     named = [
-        *named_graphs(
-            Analysis(analysis), Analysis(None if backward is None else Analysis(backward))
-        ),
-        timed_graph(Analysis(analysis), times_us, TIMES),
+        *named_graphs(analysis, None if backward is None else Analysis(backward)),
+        timed_graph(analysis, times_us, TIMES),
     ]
     with TensorBoardSink(folder) as sink:
-        sink.add_graph(graph_def(Analysis(analysis)).SerializeToString(deterministic=True))
+        sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
         for one in named:
             sink.add_named_graph(one.tag, one.metadata)
     return [one.tag for one in named]
@@ -285,9 +283,9 @@ def test_50_000_ops_open_in_the_browser_with_few_boxes_at_the_top(
 
     graph = layers(25_000)
     analysis = Analysis(graph)
-    named = named_graphs(Analysis(analysis))
+    named = named_graphs(analysis)
     with TensorBoardSink(tmp_path / "runs") as sink:
-        sink.add_graph(graph_def(Analysis(analysis)).SerializeToString(deterministic=True))
+        sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
         for one in named:
             sink.add_profile(one.tag, one.metadata)
     with running_tensorboard(tmp_path / "runs", tmp_path / "log.txt") as address:

@@ -19,6 +19,9 @@ from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Note
 # than changing a tensor's layout, is told as one thing.
 _STEPS_OF_A_LEAF = 12
 
+# What `Analysis.with_flops` keeps.
+_NO_FLOPS = ("weights", "exact", "any_arguments", "any_sizes", "architecture", "fingerprint")
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -50,6 +53,19 @@ class Analysis:
     def of(graph: ModelGraph | Analysis) -> Analysis:
         """The analysis itself, or a new one of a graph: for names that users call with a graph."""
         return graph if isinstance(graph, Analysis) else Analysis(graph)
+
+    def with_flops(self, graph: ModelGraph) -> Analysis:
+        """The analysis of the same graph after its FLOPs were filled in.
+
+        Repeats and keys depend on no FLOPs, so those that were computed already are kept.
+
+        Args:
+            graph: A graph that differs in nothing but ``Node.flops``.
+        """
+        other = Analysis(graph)
+        other._derived |= {key: made for key, made in self._derived.items() if key[0] is _folds}
+        other.__dict__ |= {name: made for name, made in self.__dict__.items() if name in _NO_FLOPS}
+        return other
 
     def __repr__(self) -> str:
         return f"<Analysis of {self.graph!r}>"

@@ -107,7 +107,8 @@ class Production:
         if self.graph is None:
             return
         with self.guarded("the FLOPs"):
-            self.graph = with_flops(self.graph, recording)
+            before, self.graph = self.analysis_of(self.graph), with_flops(self.graph, recording)
+            self._analyses[id(self.graph)] = before.with_flops(self.graph)
             self.report.figures["flops"] = sum(node.flops or 0 for node in self.graph.ops)
 
     # --- files

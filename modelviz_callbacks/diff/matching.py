@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
-from modelviz_callbacks.diff.alignment import Entry, aligned, likeness
+from modelviz_callbacks.diff.alignment import ItemFeatures, aligned, likeness
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.view.formatting import module_label, shape_text
 
@@ -86,7 +86,7 @@ def _match_scope(
     if sides[0].body(scope) == sides[1].body(other):
         pairs = [(place, place) for place in range(len(ours))]  # nothing differs but names
     else:
-        pairs = aligned([*map(sides[0].entry, ours)], [*map(sides[1].entry, theirs)])
+        pairs = aligned([*map(sides[0].features, ours)], [*map(sides[1].features, theirs)])
     mine, yours = {i for i, _ in pairs}, {j for _, j in pairs}
     matching.removed += [item for place, item in enumerate(ours) if place not in mine]
     matching.added += [item for place, item in enumerate(theirs) if place not in yours]
@@ -105,7 +105,7 @@ def _match_scope(
 def _have_much_in_common(sides: tuple[_Side, _Side], one: ModuleCall, two: ModuleCall) -> bool:
     if one.type_name == two.type_name:
         return True
-    return likeness(sides[0].entry(one), sides[1].entry(two)) >= _IN_COMMON
+    return likeness(sides[0].features(one), sides[1].features(two)) >= _IN_COMMON
 
 
 class _Side:
@@ -121,19 +121,19 @@ class _Side:
         """Equal for scopes that do the same."""
         return self.analysis.architecture.body(scope).digest
 
-    def entry(self, item: Item) -> Entry:
+    def features(self, item: Item) -> ItemFeatures:
         """What is compared of an item."""
         content = self._content(item)
         scope = self.outline.scope_of(item)
         if isinstance(item, Node):
             exact = self.analysis.architecture.run((item,)).digest
             sources = sum(not self._is_held(ref.node) for ref in item.inputs)
-            return Entry(exact, f"o {item.op}", item.label, content, True, sources)
+            return ItemFeatures(exact, f"o {item.op}", item.label, content, True, sources)
         exact = self.analysis.architecture.body(item.name).digest
         label = module_label(self.graph, item, scope)
         leaf = self.analysis.is_leaf(item)
         sources = len(self.outline.externals(item))
-        return Entry(exact, f"m {item.type_name}", label, content, leaf, sources)
+        return ItemFeatures(exact, f"m {item.type_name}", label, content, leaf, sources)
 
     def _is_held(self, name: str) -> bool:
         return self.graph.by_name[name].kind in HELD_KINDS

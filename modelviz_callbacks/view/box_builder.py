@@ -120,15 +120,16 @@ class BoxBuilder:
         self, kind: Literal["input", "output"], found: list[tuple[str, str, Ref]], drawn: Drawn
     ) -> list[tuple[Ref, str]]:
         """Draws what enters or leaves, and says which tensor is drawn as which box."""
+        is_inner = bool(self.scope)
         if len(found) > _MOST_ENDS:
             words = shortened([words for _, words, _ in found], 3)
             made = shapes_text([self.graph.spec(ref) for _, _, ref in found])
             name, title = found[0][0], f"{len(found)} {kind}s"
-            drawn.boxes.append(Box(name, kind, title, words, made=made))
+            drawn.boxes.append(Box(name, kind, title, words, made=made, is_inner_end=is_inner))
             return [(ref, name) for _, _, ref in found]
         for name, words, ref in found:
             made = shapes_text([self.graph.spec(ref)])
-            drawn.boxes.append(Box(name, kind, words, made=made))
+            drawn.boxes.append(Box(name, kind, words, made=made, is_inner_end=is_inner))
         return [(ref, name) for name, _, ref in found]
 
     def _count_of_held(self, steps: Sequence[Step]) -> int:
@@ -173,36 +174,53 @@ class BoxBuilder:
             self._step(step, scope, group, drawn)
 
     def _step(self, step: Step, scope: str, group: str, drawn: Drawn) -> None:
+        """Draws a step.
+
+        Args:
+            step: Any step.
+            scope: The scope that labels are told from.
+            group: The group that it is drawn in; ``""`` for none.
+            drawn: Gets the boxes and groups.
+        """
         call = step.call
         name = _pattern_name(step) if step.inner else step.name
         if call is not None and not any(True for _ in self.steps.outline.calls_in(call)):
             return  # nothing was computed, so nothing leads to it or from it
         drawn.steps[name] = step
         if name in self.opened:
-            drawn.groups.append(
-                Group(
-                    name,
-                    self._title(step),
-                    self._label(step, scope),
-                    self._details(step),
-                    self._made(step),
-                    self._weights(step),
-                    step.times,
-                    self._is_shared(step),
-                    group,
-                    self._unlike(step),
-                )
-            )
-            if call is not None:
-                self._scope(call.name, name, drawn)
-            for inner in step.inner:
-                self._step(inner, scope, name, drawn)
-            return
-        if _is_gradient_at_last(step):
+            self._draw_open(name, step, (scope, group), drawn)
+        elif _is_gradient_at_last(step):
             self._draw_gradient(step.items[0], group, drawn)  # type: ignore[arg-type]
-            return
+        else:
+            self._draw_closed(name, step, (scope, group), drawn)
+
+    def _draw_open(self, name: str, step: Step, place: tuple[str, str], drawn: Drawn) -> None:
+        """Draws a module or a pattern as a group around what is inside; see `_step`."""
+        scope, group = place
+        drawn.groups.append(
+            Group(
+                name,
+                self._title(step),
+                self._label(step, scope),
+                self._details(step),
+                self._made(step),
+                self._weights(step),
+                step.times,
+                self._is_shared(step),
+                group,
+                self._unlike(step),
+            )
+        )
+        if step.call is not None:
+            self._scope(step.call.name, name, drawn)
+        for inner in step.inner:
+            self._step(inner, scope, name, drawn)
+
+    def _draw_closed(self, name: str, step: Step, place: tuple[str, str], drawn: Drawn) -> None:
+        """Draws a step as one box, after the parameters that its ops read directly."""
+        scope, group = place
         kind: BoxKind = "quiet" if step.is_quiet else "op"
-        if call is not None or step.inner:
+        if step.call is not None or step.inner:
             kind = "module"
         for item in step.items:
             for node in self._held(item):

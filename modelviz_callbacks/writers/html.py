@@ -155,7 +155,7 @@ class _Page:
     def _boxes(self, view: Overview) -> Iterator[tuple[str, dict[str, Any]]]:
         every: tuple[Box | Group, ...] = (*view.groups, *view.boxes)
         for box in every:
-            item = self.items.get(box.name.removesuffix("/*"))
+            item = self.items.get(box.name)
             about = self._about(box, item)
             if isinstance(item, ModuleCall) and box.name in self.opens:
                 about["open"] = item.name
@@ -168,8 +168,10 @@ class _Page:
             "label": box.label,
             "rows": [],
         }
+        if isinstance(box, Box) and box.is_inner_end:
+            about["inner_end"] = True
         node = self.graph.by_name.get(box.name)
-        if item is not None and not box.name.endswith("/*"):
+        if item is not None:
             about |= self.details.of(item, box.times)
             if box.unlike:
                 every = [self.details.of(self.items[name]) for name in box.unlike]

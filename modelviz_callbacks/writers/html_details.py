@@ -20,7 +20,7 @@ from modelviz_callbacks.view.formatting import count_text, shape_text, short_cou
 # Longer arguments are cut: a table of numbers belongs into the model, not into a panel.
 _LONGEST = 300
 
-Row = list[str]
+PanelRow = list[str]
 
 
 class Details:
@@ -37,7 +37,7 @@ class Details:
         self.weights = analysis.weights
         self.costs = analysis.costs
         self.times_us = _means(times_us, analysis.steps(sizes=True).stand_in)
-        self.parameters: dict[str, list[Row]] = {}
+        self.parameters: dict[str, list[PanelRow]] = {}
         for parameter in graph.parameters:
             how = "" if parameter.trainable else ", frozen"
             about = f"{_tensor(parameter.spec)}{how}"
@@ -143,7 +143,7 @@ class Details:
             "training": weights.training,
         }
 
-    def _time(self, time_us: float) -> list[Row]:
+    def _time(self, time_us: float) -> list[PanelRow]:
         return [["time", time_text(time_us)]] if self.times_us else []
 
     def _value(self, value: Value) -> str:
@@ -181,11 +181,11 @@ def _tensor(spec: TensorSpec) -> str:
     return f"{shape_text(spec)} {spec.dtype}{device}"
 
 
-def _flops(flops: int | None) -> list[Row]:
+def _flops(flops: int | None) -> list[PanelRow]:
     return [] if flops is None else [["FLOPs", short_count(flops)]]
 
 
-def _source(node: Node) -> list[Row]:
+def _source(node: Node) -> list[PanelRow]:
     return [["source", f"{node.source}, {node.source.function}"]] if node.source else []
 
 

@@ -12,7 +12,7 @@ from modelviz_callbacks.graph.values import (
 from modelviz_callbacks.view.formatting import count_text, shape_text, short_count, shortened
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers.mermaid import mermaid_text
-from modelviz_callbacks.writers.table import Row, layers
+from modelviz_callbacks.writers.table import LayerRow, layers
 
 # Punctuation that Markdown could take for its own, escaped with a backslash.
 _MEANT = frozenset("\\`*_{}[]<>#|~&!$@")
@@ -34,7 +34,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """
     graph = analysis.graph
     lines = [
-        f"# {escaped(graph.name)}",
+        f"# {escaped_markdown(graph.name)}",
         "",
         *_facts(analysis),
         "",
@@ -46,7 +46,12 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
         "",
     ]
     if graph.notes:
-        lines += ["## Notes", "", *(f"- {escaped(note.message)}" for note in graph.notes), ""]
+        lines += [
+            "## Notes",
+            "",
+            *(f"- {escaped_markdown(note.message)}" for note in graph.notes),
+            "",
+        ]
     return "\n".join(lines).encode()
 
 
@@ -55,7 +60,7 @@ def layer_table(analysis: Analysis) -> str:
     return "\n".join(_table(layers(analysis, folded=True)))
 
 
-def escaped(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     """Text in one line that Markdown shows as it is."""
     line = " ".join(text.split())
     return "".join(f"\\{character}" if character in _MEANT else character for character in line)
@@ -64,7 +69,7 @@ def escaped(text: str) -> str:
 def _facts(analysis: Analysis) -> Iterator[str]:
     graph = analysis.graph
     total, trainable = graph.parameter_count, graph.trainable_count
-    yield f"- class: {escaped(graph.class_name)}"
+    yield f"- class: {escaped_markdown(graph.class_name)}"
     yield f"- inputs: {_ends(graph.of_kind('input'), graph)}"
     yield f"- outputs: {_ends(graph.of_kind('output'), graph)}"
     yield f"- parameters: {count_text(total)}, of which {count_text(trainable)} trainable"
@@ -80,11 +85,11 @@ def _ends(nodes: Iterable[Node], graph: ModelGraph) -> str:
     texts = []
     for node in nodes:
         spec = node.outputs[0] if node.outputs else graph.spec(node.inputs[0])
-        texts.append(escaped(f"{node.path or node.label} {shape_text(spec)} {spec.dtype}"))
+        texts.append(escaped_markdown(f"{node.path or node.label} {shape_text(spec)} {spec.dtype}"))
     return shortened(texts, _MOST_ENDS) or "none"
 
 
-def _table(rows: tuple[Row, ...]) -> Iterator[str]:
+def _table(rows: tuple[LayerRow, ...]) -> Iterator[str]:
     yield "| layer | class | input | output | parameters | FLOPs | share of parameters |"
     yield "|---|---|---|---|---:|---:|---:|"
     total = sum(row.parameters * row.times for row in rows)
@@ -92,8 +97,8 @@ def _table(rows: tuple[Row, ...]) -> Iterator[str]:
         times = f" ×{row.times}" if row.times > 1 else ""
         part = row.parameters * row.times / total if total else 0.0
         cells = (
-            escaped(row.name) + times,
-            escaped(row.kind),
+            escaped_markdown(row.name) + times,
+            escaped_markdown(row.kind),
             _shapes(row.inputs),
             _shapes(row.outputs),
             count_text(row.parameters) if row.parameters else "",

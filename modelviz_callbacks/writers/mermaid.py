@@ -79,12 +79,12 @@ def _class(box: Box) -> str:
 
 
 def _heading(group: Group) -> str:
-    return escaped(" · ".join(_facts(group)))
+    return escaped_mermaid(" · ".join(_facts(group)))
 
 
 def _words(box: Box) -> str:
     title, *facts = _facts(box)
-    return "<br>".join(escaped(text) for text in (title, " · ".join(facts)) if text)
+    return "<br>".join(escaped_mermaid(text) for text in (title, " · ".join(facts)) if text)
 
 
 def _facts(box: Box | Group) -> list[str]:
@@ -97,7 +97,7 @@ def _facts(box: Box | Group) -> list[str]:
     return [facts[0], *(fact for fact in facts[1:] if fact)]
 
 
-def escaped(text: str) -> str:
+def escaped_mermaid(text: str) -> str:
     """Text that Mermaid shows as it is, whatever is in it."""
     return "".join(
         f"#{ord(character)};" if character in _MEANT or not character.isprintable() else character

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.formatting import count_text
 from modelviz_callbacks.view.overview import Edge, Overview, overview
 from modelviz_callbacks.writers.picture_layout import Place, Size, lay_out
-from modelviz_callbacks.writers.picture_text import Line, cut
+from modelviz_callbacks.writers.picture_text import TextLine, cut
 
 _PADDING = 9.0
 _MARGIN = 18.0
@@ -90,7 +91,7 @@ class Text:
 
     x: float
     y: float
-    line: Line
+    line: TextLine
     centred: bool
     role: str = ""
     owner: str = ""
@@ -140,7 +141,12 @@ def picture(
 
 
 def _composed(analysis: Analysis, scope: str, depth: int | None) -> _Composer:
-    return _Composer(overview(analysis, scope=scope, depth=depth))
+    return _Composer(overview(analysis, scope=scope, depth=depth), analysis.once(_layouts))
+
+
+def _layouts(_analysis: Analysis) -> dict[str, Any]:
+    """What Graphviz answered for pictures of this graph; see `lay_out`."""
+    return {}
 
 
 def compose(view: Overview, *, framed: bool = True) -> Picture:
@@ -156,37 +162,37 @@ def compose(view: Overview, *, framed: bool = True) -> Picture:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    composer = _Composer(view)
+    composer = _Composer(view, {})
     return composer.framed() if framed else composer.bare()
 
 
-def _box_lines(box: Box) -> list[Line]:
+def _box_lines(box: Box) -> list[TextLine]:
     times = f" ×{box.times}" if box.times > 1 else ""
     title = cut(box.title, 34) + times
     if box.kind == "quiet":
-        return [Line(f"{title}  {box.made}", 9.0, muted=True)]
-    lines = [Line(title, 11.5, bold=True)]
+        return [TextLine(f"{title}  {box.made}", 9.0, muted=True)]
+    lines = [TextLine(title, 11.5, bold=True)]
     about = [text for text in (cut(box.label, 34), cut(box.details, 44)) if text]
     if len(" · ".join(about)) > 44:
-        lines += [Line(text, 9.5, muted=True) for text in about]
+        lines += [TextLine(text, 9.5, muted=True) for text in about]
     elif about:
-        lines.append(Line(" · ".join(about), 9.5, muted=True))
+        lines.append(TextLine(" · ".join(about), 9.5, muted=True))
     facts = [text for text in (cut(box.made, 40), parameters_text(box)) if text]
     if box.kind == "held":
         facts = facts[:1]
     if facts:
-        lines.append(Line(" · ".join(facts), 9.5))
+        lines.append(TextLine(" · ".join(facts), 9.5))
     return lines
 
 
-def _heading(group: Group) -> Line:
+def _heading(group: Group) -> TextLine:
     times = f" ×{group.times}" if group.times > 1 else ""
     parts = [cut(group.label, 34), cut(group.details, 44), parameters_text(group)]
     title = cut(group.title, 34) + times
-    return Line(" · ".join(part for part in (title, *parts) if part), 10.0, bold=True)
+    return TextLine(" · ".join(part for part in (title, *parts) if part), 10.0, bold=True)
 
 
-def _box_size(box: Box, lines: Sequence[Line]) -> Size:
+def _box_size(box: Box, lines: Sequence[TextLine]) -> Size:
     padding = 3.0 if box.kind == "quiet" else _PADDING
     width = max(line.width for line in lines) + 2 * padding
     height = sum(line.size * _LEADING for line in lines) + (4 if box.kind == "quiet" else 9)
@@ -207,7 +213,7 @@ def _role(box: Box) -> str:
 class _Composer:
     """An overview with its layout; makes pictures of it, with a frame and without."""
 
-    def __init__(self, view: Overview) -> None:
+    def __init__(self, view: Overview, known: dict[str, Any]) -> None:
         self.view = view
         self.texts = {box.name: _box_lines(box) for box in view.boxes}
         self.headings = {group.name: _heading(group) for group in view.groups}
@@ -216,7 +222,8 @@ class _Composer:
             group.name: Size(self.headings[group.name].width, _HEADING_HEIGHT, group.group)
             for group in view.groups
         }
-        self.layout = lay_out(boxes, groups, [(edge.source, edge.target) for edge in view.edges])
+        edges = [(edge.source, edge.target) for edge in view.edges]
+        self.layout = lay_out(boxes, groups, edges, known)
         self.roles = {box.name: _role(box) for box in view.boxes}
         skipping = skipping_edges(view.edges)
         self.edge_roles = ["skip" if edge in skipping else "flow" for edge in view.edges]
@@ -256,7 +263,7 @@ class _Composer:
         for box in self.view.boxes:
             yield from self._box(box, self.roles[box.name])
 
-    def _title_lines(self) -> list[Line]:
+    def _title_lines(self) -> list[TextLine]:
         graph, weights = self.view.graph, self.view.weights
         facts = [f"{count_text(weights.count)} parameters", f"{count_text(len(graph.ops))} ops"]
         if weights.training in ("frozen", "mixed"):
@@ -264,8 +271,8 @@ class _Composer:
         if graph.partial:
             facts.append("partial: the forward ended early")
         return [
-            Line(cut(graph.name, 60), 15.0, bold=True),
-            Line(" · ".join(facts), 10.5, muted=True),
+            TextLine(cut(graph.name, 60), 15.0, bold=True),
+            TextLine(" · ".join(facts), 10.5, muted=True),
         ]
 
     def _groups(self) -> tuple[list[Rectangle], list[Rectangle | Text]]:
@@ -306,7 +313,7 @@ class _Composer:
                 continue
             height = 2.0 if role == "skip" else 9.0
             yield Rectangle(Place(x, y - 4 - height / 2, 15, height), role, "", 2.0)
-            line = Line(look.meaning, 9.0, muted=True)
+            line = TextLine(look.meaning, 9.0, muted=True)
             yield Text(x + 20, y, line, centred=False)
             x += 36 + line.width
 

@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayerRow:
     """One layer: a module call told as one thing, or an op outside of such.
 
     Attributes:
@@ -108,7 +108,7 @@ def share(part: int, whole: int) -> str:
 
 def layers(
     analysis: Analysis, *, depth: int | None = None, folded: bool = False
-) -> tuple[Row, ...]:
+) -> tuple[LayerRow, ...]:
     """The rows of the table.
 
     Args:
@@ -123,7 +123,7 @@ def layers(
     return analysis.once(_layers, depth, folded)
 
 
-def _layers(analysis: Analysis, depth: int | None, folded: bool) -> tuple[Row, ...]:
+def _layers(analysis: Analysis, depth: int | None, folded: bool) -> tuple[LayerRow, ...]:
     return tuple(_Rows(analysis, depth, folded).of("", 1, 1))
 
 
@@ -136,7 +136,7 @@ class _Rows:
         self.folded = folded
         self.counted: set[str] = set()
 
-    def of(self, scope: str, level: int, times: int) -> Iterator[Row]:
+    def of(self, scope: str, level: int, times: int) -> Iterator[LayerRow]:
         for step in self.steps.of(scope):
             repeats = times * step.times if self.folded else times
             copies = 1 if self.folded or step.fold is None else step.times
@@ -151,7 +151,7 @@ class _Rows:
         modules, nodes = self.graph.module_by_name, self.graph.by_name
         return [modules[name] if name in modules else nodes[name] for name in names]
 
-    def _item(self, item: ModuleCall | Node, level: int, times: int) -> Iterator[Row]:
+    def _item(self, item: ModuleCall | Node, level: int, times: int) -> Iterator[LayerRow]:
         nodes = list(self.steps.outline.calls_in(item))
         if isinstance(item, Node):
             if item.outputs:
@@ -172,7 +172,7 @@ class _Rows:
         outputs: tuple[TensorSpec, ...],
         nodes: list[Node],
         times: int,
-    ) -> Row:
+    ) -> LayerRow:
         used = [
             self.graph.by_name[ref.node]
             for node in nodes
@@ -181,7 +181,7 @@ class _Rows:
         ]
         new = {node.name: node.outputs[0] for node in used if node.name not in self.counted}
         self.counted.update(new)
-        return Row(
+        return LayerRow(
             item.name,
             kind,
             tuple(map(self.graph.spec, self._inputs(item))),

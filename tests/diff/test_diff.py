@@ -18,7 +18,7 @@ from torch import nn
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.diff.diff import Change, GraphDiff, diff
-from modelviz_callbacks.diff.merged_graph import union
+from modelviz_callbacks.diff.merged_graph import merge
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.graph.model import ModelGraph
@@ -128,13 +128,13 @@ def _hard(case: object) -> ModelGraph:
 def test_a_graph_does_not_differ_from_itself(name: str) -> None:
     graph = GRAPHS[name]()
     found = diff(graph, loads(ModelGraph, dumps(graph)), strict=True)
-    assert (found.changes, found.follows, found.remarks) == ((), (), ())
+    assert (found.changes, found.follows, found.ignored) == ((), (), ())
 
 
 def test_other_weights_and_another_batch_size_are_no_difference() -> None:
     found = diff(bert(), bert(batch=6, length=5))
     assert told(found) == followed(found) == []
-    assert [remark.text for remark in found.remarks] == ["the input input_ids was 2×8, is 6×5"]
+    assert [remark.text for remark in found.ignored] == ["the input input_ids was 2×8, is 6×5"]
 
 
 def test_other_weights_give_no_remark_at_all() -> None:
@@ -189,7 +189,7 @@ def test_other_names_count_only_in_strict_comparison() -> None:
     graphs = recorded(Original(), X), recorded(Renamed(), X)
     found = diff(*graphs)
     assert told(found) == []
-    assert found.remarks[0].text == "trunk is body now, fc is head now"
+    assert found.ignored[0].text == "trunk is body now, fc is head now"
     assert not diff(*graphs, strict=True).are_equal
     assert Analysis(graphs[0]).fingerprint == Analysis(graphs[1]).fingerprint
 
@@ -307,7 +307,7 @@ def test_an_inserted_layer_shifts_nothing() -> None:
     )
     found = diff(before, after)
     assert told(found) == ["added 1 Dropout(p 0.2)"]
-    assert found.remarks[0].text == "1 is 2 now, 2 is 3 now, 3 is 4 now, 4 is 5 now"
+    assert found.ignored[0].text == "1 is 2 now, 2 is 3 now, 3 is 4 now, 4 is 5 now"
     assert told(diff(after, before)) == ["removed 1 Dropout(p 0.2)"]
 
 
@@ -460,7 +460,7 @@ def test_both_graphs_in_one_are_a_sound_graph_with_nothing_lost(
 ) -> None:
     before, after = stacked(one), stacked(two)
     found = diff(before, after)
-    joined = union(found)
+    joined = merge(found)
     check(joined.graph)
     names = {node.name for node in joined.graph.ops}
     assert {node.name for node in after.ops} <= names
@@ -498,7 +498,7 @@ def test_different_networks_differ_and_turn_round(one: str, two: str) -> None:
     assert {replace(change, details=()) for change in there.changes} == {
         turned(change) for change in back.changes
     }
-    check(union(there).graph)
+    check(merge(there).graph)
 
 
 def test_the_same_difference_reads_the_same_in_any_process(tmp_path: Path) -> None:
@@ -528,4 +528,4 @@ def test_the_same_difference_reads_the_same_in_any_process(tmp_path: Path) -> No
 
 def test_a_graph_and_its_copy_through_json_are_told_apart_by_nothing() -> None:
     graph = graph_of("gpt")
-    assert dumps(union(diff(graph, graph)).graph) == dumps(replace(graph, notes=()))
+    assert dumps(merge(diff(graph, graph)).graph) == dumps(replace(graph, notes=()))

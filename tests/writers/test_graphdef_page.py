@@ -34,8 +34,8 @@ def browser() -> Iterator[Browser]:
 def _store(graph: ModelGraph, target: object) -> None:
     analysis = Analysis(graph)
     with TensorBoardSink(target) as sink:
-        sink.add_graph(graph_def(Analysis(analysis)).SerializeToString(deterministic=True))
-        for named in named_graphs(Analysis(analysis)):
+        sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
+        for named in named_graphs(analysis):
             sink.add_named_graph(named.tag, named.metadata)
 
 

@@ -139,7 +139,7 @@ def test_impossible_times_are_refused(times: dict[str, float], complaint: str) -
 def test_named_graphs_hold_the_graph_and_its_profile() -> None:
     graph = two_branches()
     analysis = Analysis(graph)
-    named = named_graphs(Analysis(analysis))
+    named = named_graphs(analysis)
 
     (function_graph,) = RunMetadata.FromString(named[0].metadata).function_graphs
     assert function_graph.pre_optimization_graph == graph_def(Analysis(graph))

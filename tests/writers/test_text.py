@@ -25,7 +25,7 @@ WRITERS = ["text", "table", "markdown", "mermaid", "svg", "png", "html"]
 
 def render(writer: str, graph: ModelGraph, depth: int | None = None) -> bytes:
     made = importlib.import_module(f"modelviz_callbacks.writers.{writer}").render(
-        graph, depth=depth
+        Analysis(graph), depth=depth
     )
     assert isinstance(made, bytes)
     return made
@@ -35,6 +35,7 @@ def test_every_writer_gives_the_same_bytes_in_any_process() -> None:
     program = (
         "import hashlib, importlib\n"
         "from tests.networks import graph_of\n"
+        "from modelviz_callbacks.analysis import Analysis\n"
         f"for writer in {WRITERS}:\n"
         "    module = importlib.import_module(f'modelviz_callbacks.writers.{writer}')\n"
         "    print(hashlib.sha256(module.render(Analysis(graph_of('unet')))).hexdigest())"
@@ -112,7 +113,7 @@ def test_frozen_parameters_are_counted_but_not_as_trainable() -> None:
 
 def test_a_folded_table_has_repeats_once_and_adds_up_to_the_same() -> None:
     graph = graph_of("bert")
-    whole, folded = table.layers(graph), table.layers(graph, folded=True)
+    whole, folded = table.layers(Analysis(graph)), table.layers(Analysis(graph), folded=True)
     assert len(folded) < len(whole) / 4
     assert sum(row.parameters * row.times for row in folded) == sum(row.parameters for row in whole)
 
