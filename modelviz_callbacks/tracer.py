@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts import on_demand
 from modelviz_callbacks.artifacts.events import write_graph
 from modelviz_callbacks.artifacts.products import graph_of
@@ -43,6 +44,10 @@ class Trace:
         return graph_of(self._recording)
 
     @cached_property
+    def _analysis(self) -> Analysis:
+        return Analysis(self.graph)
+
+    @cached_property
     def backward_graph(self) -> ModelGraph | None:
         """The graph of the backward pass that autograd has prepared.
 
@@ -61,7 +66,7 @@ class Trace:
     def _repr_html_(self) -> str:
         from modelviz_callbacks.writers import notebook
 
-        return notebook.render(self.graph)
+        return notebook.render(self._analysis)
 
     @property
     def program(self) -> fx.GraphModule:
@@ -135,15 +140,15 @@ class Trace:
             WriterError: The graph cannot be drawn.
             SinkError: The file cannot be written.
         """
-        return on_demand.save(self.graph, "svg", path, depth)
+        return on_demand.save(self._analysis, "svg", path, depth)
 
     def save_png(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the graph as PNG; arguments and errors as for `save_svg`."""
-        return on_demand.save(self.graph, "png", path, depth)
+        return on_demand.save(self._analysis, "png", path, depth)
 
     def save_html(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes the interactive page; arguments and errors as for `save_svg`."""
-        return on_demand.save(self.graph, "html", path, depth)
+        return on_demand.save(self._analysis, "html", path, depth)
 
     def save_backward_svg(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the backward pass as SVG; arguments and errors as for `save_svg`.
@@ -151,28 +156,29 @@ class Trace:
         Raises:
             CaptureError: No output takes part in autograd.
         """
-        return on_demand.save(self._backward(), "svg", path, depth)
+        return on_demand.save(self._backward_analysis, "svg", path, depth)
 
     def save_backward_html(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes the backward pass as an interactive page; see `save_backward_svg`."""
-        return on_demand.save(self._backward(), "html", path, depth)
+        return on_demand.save(self._backward_analysis, "html", path, depth)
 
-    def _backward(self) -> ModelGraph:
+    @cached_property
+    def _backward_analysis(self) -> Analysis:
         graph = self.backward_graph
         if graph is None:
             raise CaptureError(
                 "There is no backward pass to draw: no output of the model requires a gradient. "
                 "Trace it with gradients enabled and parameters that are trained."
             )
-        return graph
+        return Analysis(graph)
 
     def save_text(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`."""
-        return on_demand.save(self.graph, "text", path, depth)
+        return on_demand.save(self._analysis, "text", path, depth)
 
     def save_mermaid(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes a mermaid diagram; arguments and errors as for `save_svg`."""
-        return on_demand.save(self.graph, "mermaid", path, depth)
+        return on_demand.save(self._analysis, "mermaid", path, depth)
 
     def write_tensorboard(self, log_dir: Any) -> None:
         """Writes the graph for TensorBoard.
@@ -183,7 +189,7 @@ class Trace:
         Raises:
             SinkError: It cannot be written there.
         """
-        write_graph(self.graph, log_dir)
+        write_graph(self._analysis, log_dir)
 
 
 def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:

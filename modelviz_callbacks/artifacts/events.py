@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.gc_pause import paused_collector
-from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.view.text_tree import tree_text
 
 
-def write_graph(graph: ModelGraph, target: Any) -> None:
+def write_graph(analysis: Analysis, target: Any) -> None:
     """Writes a graph into a TensorBoard run, outside of any training.
 
     Args:
-        graph: Any graph.
+        analysis: That of any graph.
         target: A ``SummaryWriter``, or a directory for a new event file.
 
     Raises:
         SinkError: It cannot be written there.
     """
     with TensorBoardSink(target) as sink:
-        sink.add_graph(_graph_event(graph))
-        _add_named_graphs(sink, graph, None)
+        sink.add_graph(_graph_event(analysis))
+        _add_named_graphs(sink, analysis, None)
 
 
 def add_run_graph(maker: Maker, products: Products) -> None:
@@ -40,9 +41,9 @@ def add_run_graph(maker: Maker, products: Products) -> None:
     """
     events = maker.events
     assert events is not None
-    assert products.graph is not None
+    assert products.analysis is not None
     with TensorBoardSink(events.target) as sink:
-        sink.add_graph(_graph_event(products.graph))
+        sink.add_graph(_graph_event(products.analysis))
         sink.flush()
         if not events.is_staged:
             mention(maker.report, sink.log_dir)
@@ -62,15 +63,16 @@ def add_extras(maker: Maker, products: Products) -> None:
     from modelviz_callbacks.writers.markdown import layer_table
 
     assert maker.events is not None
-    graph = products.graph
-    assert graph is not None
+    analysis = products.analysis
+    assert analysis is not None
+    name = analysis.graph.name
     with TensorBoardSink(maker.events.target) as sink:
-        _add_named_graphs(sink, graph, products.backward_graph)
+        _add_named_graphs(sink, analysis, products.backward_analysis)
         # Each under a tag of its own: of two kinds under one, TensorBoard shows the first.
         if "graph.png" in maker.report.files:
-            sink.add_image(f"{graph.name}/picture", (maker.folder / "graph.png").read_bytes())
-        sink.add_text(f"{graph.name}/layers", layer_table(graph))
-        sink.add_text(f"{graph.name}/modules", f"```\n{graph}\n```")
+            sink.add_image(f"{name}/picture", (maker.folder / "graph.png").read_bytes())
+        sink.add_text(f"{name}/layers", layer_table(analysis))
+        sink.add_text(f"{name}/modules", f"```\n{tree_text(analysis)}\n```")
         sink.flush()
 
 
@@ -88,11 +90,11 @@ def add_times(maker: Maker, products: Products) -> None:
     from modelviz_callbacks.writers.graphdef import timed_graph
 
     assert maker.events is not None
-    assert products.graph is not None
+    assert products.analysis is not None
     assert products.times_us is not None
     tag = f"time of step {maker.options.profile_step}"
     with TensorBoardSink(maker.events.target) as sink:
-        named = timed_graph(products.graph, products.times_us, tag)
+        named = timed_graph(products.analysis, products.times_us, tag)
         add = sink.add_named_graph if named.has_graph else sink.add_profile
         add(named.tag, named.metadata)
         sink.flush()
@@ -105,20 +107,18 @@ def mention(report: Report, log_dir: str) -> None:
         report.stored.append(line)
 
 
-def _graph_event(graph: ModelGraph) -> bytes:
+def _graph_event(analysis: Analysis) -> bytes:
     from modelviz_callbacks.writers.graphdef import graph_def
 
     with paused_collector():
-        event: bytes = graph_def(graph).SerializeToString(deterministic=True)
+        event: bytes = graph_def(analysis).SerializeToString(deterministic=True)
     return event
 
 
-def _add_named_graphs(
-    sink: TensorBoardSink, graph: ModelGraph, backward: ModelGraph | None
-) -> None:
+def _add_named_graphs(sink: TensorBoardSink, analysis: Analysis, backward: Analysis | None) -> None:
     """Adds the graphs that TensorBoard offers by a tag: with costs, of modules, the backward."""
     from modelviz_callbacks.writers.graphdef import named_graphs
 
-    for named in named_graphs(graph, backward):
+    for named in named_graphs(analysis, backward):
         add = sink.add_named_graph if named.has_graph else sink.add_profile
         add(named.tag, named.metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.onnx_files import view_of
 from modelviz_callbacks.graph import ModelGraph
@@ -13,11 +14,13 @@ from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.formats import render
 
 
-def save(graph: ModelGraph, kind: str, path: str | Path, depth: int | None = None) -> Path:
+def save(
+    graph: ModelGraph | Analysis, kind: str, path: str | Path, depth: int | None = None
+) -> Path:
     """Writes one file of a graph, whole or not at all.
 
     Args:
-        graph: Any graph.
+        graph: Any graph, or its analysis.
         kind: As for `render`.
         path: The file.
         depth: How many levels of modules are opened.

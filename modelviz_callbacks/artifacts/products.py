@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import (
@@ -57,6 +58,7 @@ class Products:
         self.timed = timed
         self._name = name
         self._on_failure = on_failure
+        self._early_analysis: Analysis | None = None
 
     @staticmethod
     def of_graph(
@@ -76,7 +78,10 @@ class Products:
     @cached_property
     def early(self) -> Products:
         """What is quick enough to be computed in a training step: the graph without FLOPs."""
-        return Products.of_graph(self.lowered, self._on_failure)
+        early = Products.of_graph(self.lowered, self._on_failure)
+        # What is computed about it now serves later, too.
+        self._early_analysis = early.analysis
+        return early
 
     @cached_property
     def lowered(self) -> ModelGraph | None:
@@ -93,6 +98,20 @@ class Products:
         if graph is None or recording is None:
             return graph
         return self._attempt("the FLOPs", lambda: with_flops(graph, recording)) or graph
+
+    @cached_property
+    def analysis(self) -> Analysis | None:
+        """What is computed about the graph."""
+        if self.graph is None:
+            return None
+        if self._early_analysis is not None:
+            return self._early_analysis.with_flops(self.graph)
+        return Analysis(self.graph)
+
+    @cached_property
+    def backward_analysis(self) -> Analysis | None:
+        """What is computed about the graph of the backward pass."""
+        return None if self.backward_graph is None else Analysis(self.backward_graph)
 
     @cached_property
     def backward_graph(self) -> ModelGraph | None:

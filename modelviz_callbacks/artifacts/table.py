@@ -74,14 +74,16 @@ def _write_json(maker: Maker, products: Products) -> None:
 
 def _format_row(kind: str, row: FormatRow) -> Row:
     def make(maker: Maker, products: Products) -> None:
-        assert products.graph is not None
+        assert products.analysis is not None
         options = maker.options
         times_us = products.times_us if kind == "html" else None
-        maker.write(row.file, render(products.graph, kind, options.depth, options.rules, times_us))
+        maker.write(
+            row.file, render(products.analysis, kind, options.depth, options.rules, times_us)
+        )
 
     return Row(
         row.file,
-        ("graph",),
+        ("analysis",),
         make,
         lambda maker: kind in maker.options.formats,
         early=row.early,
@@ -91,11 +93,11 @@ def _format_row(kind: str, row: FormatRow) -> Row:
 
 def _backward_row(kind: str, file: str) -> Row:
     def make(maker: Maker, products: Products) -> None:
-        assert products.backward_graph is not None
+        assert products.backward_analysis is not None
         options = maker.options
-        maker.write(file, render(products.backward_graph, kind, options.depth, options.rules))
+        maker.write(file, render(products.backward_analysis, kind, options.depth, options.rules))
 
-    return Row(file, ("backward_graph",), make, lambda maker: kind in maker.options.formats)
+    return Row(file, ("backward_analysis",), make, lambda maker: kind in maker.options.formats)
 
 
 def _wants_events(maker: Maker) -> bool:
@@ -110,9 +112,9 @@ TABLE: tuple[Row, ...] = (
     Row("graph.json", ("graph",), _write_json, _always, early=True),
     *(_format_row(kind, row) for kind, row in FORMATS.items()),
     *(_backward_row(kind, row.backward_file) for kind, row in FORMATS.items() if row.backward_file),
-    Row("the TensorBoard graph", ("graph",), events.add_run_graph, _wants_run_graph, early=True),
-    Row("the TensorBoard extras", ("graph",), events.add_extras, _wants_events),
-    Row("the times", ("times_us",), events.add_times, _wants_events, timed=True),
+    Row("the TensorBoard graph", ("analysis",), events.add_run_graph, _wants_run_graph, early=True),
+    Row("the TensorBoard extras", ("analysis",), events.add_extras, _wants_events),
+    Row("the times", ("analysis", "times_us"), events.add_times, _wants_events, timed=True),
     Row(
         "the ONNX files",
         ("graph", "networks"),

@@ -77,9 +77,9 @@ class InPlace:
             maker.make(rows(Place.TRAINING), self._live)
         self._live = self._products = None
         maker.write_report()
-        if self._target is not None and products.graph is not None and is_patient:
+        if self._target is not None and products.analysis is not None and is_patient:
             say(f"modelviz: sending the files to MLflow (at most {MLFLOW_LIMIT_S:.0f} s)")
             names = list(maker.report.files)
             with maker.guarded("the MLflow run"):
-                publish(self._target, maker.report, products.graph, names, MLFLOW_LIMIT_S)
+                publish(self._target, maker.report, products.analysis, names, MLFLOW_LIMIT_S)
             maker.write_report()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.events import mention
 from modelviz_callbacks.artifacts.maker import Events, Maker
 from modelviz_callbacks.artifacts.products import Products
@@ -25,48 +26,50 @@ def work(job: Job, remaining_s: Callable[[], float], uri: str | None = None) -> 
         remaining_s: How many seconds are left for uploads.
         uri: The MLflow store.
     """
-    maker, graph = make(job)
+    maker, analysis = make(job)
     if job.run is None or not (job.report.files or job.upload):
         return
-    if graph is None and "graph.json" in job.upload:
+    if analysis is None and "graph.json" in job.upload:
         with maker.guarded("the MLflow run"):
-            graph = ModelGraph.load(job.folder / "graph.json")
+            analysis = Analysis(ModelGraph.load(job.folder / "graph.json"))
     names = [*job.report.files, *(name for name in job.upload if name not in job.report.files)]
     run = replace(job.run, tracking_uri=uri)
     with maker.guarded("the MLflow run"):
-        publish(run, job.report, graph, names, remaining_s)
+        publish(run, job.report, analysis, names, remaining_s)
     if "report.json" in job.report.files:
         maker.write_report()
     _publish_report(maker, job)
 
 
-def make(job: Job) -> tuple[Maker, ModelGraph | None]:
+def make(job: Job) -> tuple[Maker, Analysis | None]:
     """Makes the files and events of a job.
 
     Args:
         job: What to make; its report is left in its folder.
 
     Returns:
-        Who made them, and the graph they are of.
+        Who made them, and the analysis of the graph they are of.
     """
     maker = Maker(job.options, job.folder, job.report)
     recording, timed = job.recording(), job.timed()
-    graph = None
+    analysis = None
     if recording is not None:
         with maker.guarded("the graph"), _EventsOf(job, maker):
             products = Products(unpack(recording), job.options.name, maker.refuse)
             maker.describe(products.graph)
             maker.make(rows(Place.JOB), products)
-            graph = products.graph
+            analysis = products.analysis
         maker.write_report()
     elif timed is not None:
         with maker.guarded("the times"), _EventsOf(job, maker):
-            graph = ModelGraph.load(job.folder / "graph.json")
-            products = Products.of_graph(graph, maker.refuse, unpack_timed(timed))
+            products = Products.of_graph(
+                ModelGraph.load(job.folder / "graph.json"), maker.refuse, unpack_timed(timed)
+            )
+            analysis = products.analysis
             maker.describe_times(products)
             maker.make(timed_rows(), products)
     _publish_report(maker, job)
-    return maker, graph
+    return maker, analysis
 
 
 def _publish_report(maker: Maker, job: Job) -> None:

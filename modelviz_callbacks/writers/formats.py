@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.display_rules import Rules, apply
@@ -44,7 +45,7 @@ FORMATS: Mapping[str, FormatRow] = {
 
 
 def render(
-    graph: ModelGraph,
+    graph: ModelGraph | Analysis,
     kind: str,
     depth: int | None = None,
     rules: Rules | None = None,
@@ -53,7 +54,7 @@ def render(
     """A graph in one of the formats; only the writer of that format is imported.
 
     Args:
-        graph: A sound graph.
+        graph: A sound graph, or its analysis: what several formats need is computed once then.
         kind: One of `FORMATS`.
         depth: How many levels of modules are opened; ``None``: as the format sees fit.
         rules: What to fold, to hide and to rename; tables are exact in any case.
@@ -68,7 +69,9 @@ def render(
     if kind not in FORMATS:
         raise WriterError(f"There is no format {kind!r}. Known are {', '.join(FORMATS)}.")
     writer = importlib.import_module(f"modelviz_callbacks.writers.{FORMATS[kind].writer}")
-    shown = graph if rules is None or kind == "csv" else apply(graph, rules)
+    shown = Analysis.of(graph)
+    if rules is not None and kind != "csv":
+        shown = apply(shown, rules)
     more = {"times_us": times_us} if kind == "html" and times_us else {}
     data: bytes = writer.render(shown, depth=depth, **more)
     return data
