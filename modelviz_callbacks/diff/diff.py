@@ -182,7 +182,7 @@ class _Finder:
 
     def _follows(self, found: _Found, facet: Facet, causes: set[Pair]) -> bool:
         # A tensor made from nothing (zeros, arange) has no input that could explain its sizes.
-        made = isinstance(found.old, Node) and takes_sizes(found.old.op)
+        made = isinstance(found.old, Node) and takes_sizes(found.old)
         return facet.follows or (made and explained_by(facet, causes))
 
     def _changed(self, found: _Found, causes: set[Pair]) -> Change:
