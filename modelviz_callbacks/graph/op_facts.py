@@ -180,7 +180,6 @@ _AUTOGRAD_NODE = re.compile(r"torch\.autograd\.(\w+Backward)\d+")
 _ACCESSORS = ("__get__", "__set__")
 
 
-@lru_cache(maxsize=4096)
 def torch_name(target: str) -> str:
     """The name under which torch's own function is in the table.
 
@@ -207,6 +206,7 @@ def torch_name(target: str) -> str:
     return f"{home.rpartition('.')[2]}.{name}" if name in _ACCESSORS else name
 
 
+@lru_cache(maxsize=4096)
 def facts_of(target: str) -> OpFact:
     """What is known about an op of a graph; nothing if it is not torch's own.
 

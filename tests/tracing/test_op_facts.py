@@ -46,21 +46,18 @@ WRITING = ["detach_", "relu_", "squeeze_"]
 
 
 def _define(name: str) -> None:
-    library.define(f"{name}(Tensor x) -> Tensor")
-    library.impl(name, lambda x: x * 2 + 1, "CompositeImplicitAutograd")
+    @torch.library.custom_op(f"mylib::{name}", mutates_args=())
+    def op(x: torch.Tensor) -> torch.Tensor:
+        return x @ x.T @ x * 2 + 1
 
 
 def _define_writing(name: str) -> None:
-    library.define(f"{name}(Tensor(a!) x) -> ()")
-    library.impl(name, _double, "CPU")
+    @torch.library.custom_op(f"mylib::{name}", mutates_args={"x"})
+    def op(x: torch.Tensor) -> None:
+        x.mul_(2)
 
 
-def _double(x: torch.Tensor) -> None:
-    x.mul_(2)
-
-
-library = torch.library.Library("mylib", "DEF")
-for _name in PURE:
+for _name in [*PURE, "tidy_"]:
     _define(_name)
 for _name in WRITING:
     _define_writing(_name)
@@ -132,8 +129,6 @@ def test_what_a_custom_op_writes_is_seen_whatever_it_is_called(name: str, form: 
 
 
 def test_a_custom_op_that_is_named_in_place_and_writes_nothing_is_no_write() -> None:
-    library.define("tidy_(Tensor x) -> Tensor")
-    library.impl("tidy_", lambda x: x * 2, "CompositeImplicitAutograd")
     traced, node = _record(torch.ops.mylib.tidy_)
     assert traced.graph.by_name[node].writes == ()
     _assert_is_itself(traced, node)

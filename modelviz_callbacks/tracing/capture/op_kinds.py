@@ -37,6 +37,7 @@ _KINDS = (
 )
 
 
+@cache
 def classify(func: Any) -> CallKind:
     """How to treat a function; only depends on the function."""
     if func is torch._C._set_grad_enabled:
