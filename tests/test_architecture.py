@@ -97,7 +97,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnx_ir": ("writers.onnx",),
     "onnxscript": ("writers.onnx",),
     "onnxruntime": ("writers.onnx",),
-    "rich": ("jobs.worker_process", "cli.terminal"),
+    "rich": ("jobs.waiting", "cli.terminal"),
     "pygraphviz": ("writers.picture_layout", "writers.png", "writers.svg"),
 }
 
