@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,9 @@ from modelviz_callbacks.jobs.worker_program import main as work_on
 from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
+from tests.waiting import PATIENCE_S, wait_for
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
-
-pytestmark = pytest.mark.worker
 
 ALL_FILES = {
     "graph.json",
@@ -49,14 +47,7 @@ ALL_FILES = {
     "report.json",
 }
 FEW: dict[str, Any] = {"formats": ["text"], "onnx": False, "tensorboard": False}
-WITHIN_S = 120
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < end, f"not within {WITHIN_S} s"
-        time.sleep(0.05)
+WITHIN_S = PATIENCE_S
 
 
 def waiting_worker(hook: GraphHook) -> subprocess.Popen[bytes]:
@@ -405,13 +396,14 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
         return worker
 
     monkeypatch.setattr(Standby, "begin", look)
-    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 8.0)
+    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 0.0)
     uri = "http://user:hush-hush@127.0.0.1:9"
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, mlflow=uri, **FEW)
     model(torch.randn(3, 4))
     with pytest.warns(ModelvizWarning) as caught:
         hook.close()
+    wait_for((tmp_path / "graph.txt").exists)
     only_worker(hook).kill()
     assert set(kept) == {"job.json", "recording.pickle"}
     for path in tmp_path.rglob("*"):
@@ -448,7 +440,6 @@ def test_a_worker_rests_no_longer_when_training_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook = resting(tmp_path, 10 * WITHIN_S, monkeypatch)
-    time.sleep(1.0)  # it may already rest
     assert only_worker(hook).poll() is None
     hook.close()
     assert only_worker(hook).returncode == 0
