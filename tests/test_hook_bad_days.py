@@ -179,7 +179,9 @@ def test_a_tracking_server_that_is_not_there_costs_a_warning_and_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modelviz_callbacks.run._MLFLOW_LIMIT_S", 3)  # ten times as patient
+    monkeypatch.setattr(
+        "modelviz_callbacks.jobs.in_place.MLFLOW_LIMIT_S", 3
+    )  # ten times as patient
     model = small()
     uri = f"http://user:secret@127.0.0.1:{free_port()}"
     with (

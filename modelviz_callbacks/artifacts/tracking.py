@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from modelviz_callbacks.analysis.fingerprint import fingerprint
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget
@@ -17,7 +17,7 @@ _HOME = "model_graph"
 def publish(
     target: MlflowTarget,
     report: Report,
-    graph: ModelGraph | None,
+    analysis: Analysis | None,
     names: list[str],
     deadline_s: float | Callable[[], float],
 ) -> None:
@@ -26,7 +26,7 @@ def publish(
     Args:
         target: The run.
         report: Of the recording; learns where the files are, and of a new run its id.
-        graph: The graph; ``None``: only the files.
+        analysis: That of the graph; ``None``: only the files.
         names: The files, in the report's folder.
         deadline_s: Seconds for all of it, or a function that says how many are left.
 
@@ -38,10 +38,10 @@ def publish(
     try:
         report.mlflow_run_id = sink.run_id
         place = sink.store({name: folder / name for name in names}, _HOME)
-        if graph is not None:
-            sink.set_tags(tags_of(graph))
-            sink.log_metrics(metrics_of(graph))
-            sink.describe(_section(sink, report, graph))
+        if analysis is not None:
+            sink.set_tags(tags_of(analysis))
+            sink.log_metrics(metrics_of(analysis.graph))
+            sink.describe(_section(sink, report, analysis.graph))
         for name in names:
             if name.endswith("model.onnx"):
                 _log_model(sink, folder / name)
@@ -52,9 +52,10 @@ def publish(
         sink.close()
 
 
-def tags_of(graph: ModelGraph) -> dict[str, object]:
+def tags_of(analysis: Analysis) -> dict[str, object]:
     """What runs are found by: ``modelviz.class`` and ``modelviz.fingerprint``."""
-    return {"modelviz.class": graph.class_name, "modelviz.fingerprint": fingerprint(graph)}
+    graph = analysis.graph
+    return {"modelviz.class": graph.class_name, "modelviz.fingerprint": analysis.fingerprint}
 
 
 def metrics_of(graph: ModelGraph) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from modelviz_callbacks import GraphHook, ModelGraph
+from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.report import ModelvizWarning
 from tests.mlflow_server import MlflowServer, Proxy
 from tests.waiting import PATIENCE_S, wait_for
@@ -26,7 +26,6 @@ def train(
     folder: Path | None,
     uri: str = "",
     run_id: str = "",
-    before_the_end: Callable[[], None] = lambda: None,
 ) -> tuple[list[torch.Tensor], Any]:
     """A training whose weights tell whether anything disturbed it."""
     torch.manual_seed(0)
@@ -42,17 +41,17 @@ def train(
             onnx=False,
             tensorboard=False,
         )
-        target = hook._pipeline._mlflow_target
+        target = hook._run._mlflow_target
         assert target is not None
         object.__setattr__(target, "run_id", run_id)
     for _ in range(50):
         optimizer.zero_grad()
         model(torch.randn(6, 4)).square().mean().backward()
         optimizer.step()
-    before_the_end()
+    worker = QUEUE.worker
     if hook is not None:
         hook.close()
-    return [parameter.detach().clone() for parameter in model.parameters()], hook
+    return [parameter.detach().clone() for parameter in model.parameters()], worker
 
 
 def new_run(server: MlflowServer) -> str:
@@ -72,7 +71,7 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 0.0)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.UPLOAD_LIMIT_S", 5.0)
     run_id = new_run(server)
     undisturbed, _ = train(None)
     if how == "refuses":
@@ -82,16 +81,11 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     else:
         proxy.behaviour = how
 
-    def tried() -> None:
-        wait_for((tmp_path / "graphs" / "report.json").exists)
-        if how in ("500", "hang"):
-            wait_for(lambda: proxy.requests)
-        elif how == "dies half-way":
-            wait_for(lambda: len(proxy.uploads()) > 1)
-
     with pytest.warns(ModelvizWarning) as caught:
-        weights, hook = train(tmp_path / "graphs", proxy.uri, run_id, tried)
-    hook._pipeline._worker._process.kill()
+        weights, worker = train(tmp_path / "graphs", proxy.uri, run_id)
+    if how == "dies half-way":
+        wait_for(lambda: len(proxy.uploads()) > 1)
+    worker.kill()
     assert all(torch.equal(a, b) for a, b in zip(weights, undisturbed, strict=True))
     assert len(caught) == 1
     assert "MLflow" in str(caught[0].message)
@@ -103,17 +97,17 @@ def test_a_bad_server_costs_one_warning_and_no_file(
 def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
     proxy: Proxy, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 5.0)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", 5.0)
     run_id = new_run(server)
     proxy.refuse()
     began = time.monotonic()
     with pytest.warns(ModelvizWarning) as caught:
-        _, hook = train(tmp_path / "graphs", proxy.uri, run_id)
+        _, worker = train(tmp_path / "graphs", proxy.uri, run_id)
     assert len(caught) == 1
     time.sleep(max(0.0, began + A_MINUTE_S - time.monotonic()))
     assert arrived(server, run_id) == set()
     proxy.accept()
-    assert hook._pipeline._worker._process.wait(WITHIN_S) == 0
+    assert worker.wait(WITHIN_S)
     assert arrived(server, run_id) == {*FILES, "report.json"}
     tags = MlflowClient(server.uri).get_run(run_id).data.tags
     assert "modelviz.fingerprint" in tags
