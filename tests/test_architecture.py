@@ -17,7 +17,7 @@ PACKAGE = "modelviz_callbacks"
 ROOT = Path(modelviz_callbacks.__file__).parent
 
 # Room -> the rooms it may import, in the order in which data flows. The longest entry that a
-# module's name starts with is its room.
+# module's name starts with is its room. Who may import a room may import the rooms inside it.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ranks": set(),
@@ -27,7 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
     "writers": {"diff", "view", "analysis", "graph", "errors"},
-    "tracing": {"analysis", "graph", "gc_pause", "errors"},
+    "tracing": {"tracing.capture", "tracing.transport", "tracing.lowering"},
+    "tracing.capture": {"graph", "gc_pause", "errors"},
+    "tracing.transport": {"tracing.capture", "errors"},
+    "tracing.lowering": {"tracing.capture", "analysis", "graph", "errors"},
     "trackers": {"errors"},
     "options": {"view", "errors"},
     "report": {"trackers", "errors"},
@@ -91,18 +94,21 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pygraphviz": ("writers.picture_layout", "writers.png", "writers.svg"),
 }
 
+# Importer and imported of lazy imports that close a ring, to be mended: a graph saves itself as
+# JSON and prints itself as a tree of text, and both are made of graphs.
+KNOWN_RINGS = {("graph.model", "graph.json_format"), ("graph.model", "view.text_tree")}
+
 LONGEST_FILE = 600
-LONGEST_FUNCTION = 60
+LONGEST_FUNCTION = 50
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: who imports what, and whether it runs when the module is imported."""
+    """One import statement: who imports what."""
 
     importer: str
     imported: str
     line: int
-    at_once: bool
 
 
 def modules(root: Path = ROOT, package: str = PACKAGE) -> dict[str, Path]:
@@ -120,24 +126,15 @@ def imports_of(name: str, path: Path) -> Iterator[Import]:
     package = [PACKAGE, *name.split(".")] if name else [PACKAGE]
     if path.name != "__init__.py":
         package = package[:-1]
-    for node, at_once in _walk(tree, True):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(name, alias.name, node.lineno, at_once)
+                yield Import(name, alias.name, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             home = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
-                yield Import(name, f"{home}.{alias.name}", node.lineno, at_once)
-
-
-def _walk(node: ast.AST, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:
-    for child in ast.iter_child_nodes(node):
-        inside = at_once and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            inside = False
-        yield child, inside
-        yield from _walk(child, inside)
+                yield Import(name, f"{home}.{alias.name}", node.lineno)
 
 
 def room_of(module: str) -> str:
@@ -160,7 +157,8 @@ def broken_layers(found: dict[str, Path]) -> list[str]:
             if library == PACKAGE:
                 inner = item.imported.removeprefix(PACKAGE).lstrip(".")
                 target = room_of(inner)
-                if inner not in ("", "__version__") and target not in MAY_IMPORT[room] | {room}:
+                allowed = {target, target.partition(".")[0]} & MAY_IMPORT[room]
+                if inner not in ("", "__version__") and target != room and not allowed:
                     broken.append(where)
             elif library in ONLY_IN and not any(name.startswith(home) for home in ONLY_IN[library]):
                 broken.append(where)
@@ -168,15 +166,16 @@ def broken_layers(found: dict[str, Path]) -> list[str]:
 
 
 def cycles(found: dict[str, Path]) -> list[list[str]]:
-    """Rings of modules that import each other while they are being imported."""
+    """Rings of modules that import each other, counting lazy imports and those for types."""
     edges: dict[str, set[str]] = {name: set() for name in found}
     for name, path in found.items():
         for item in imports_of(name, path):
             inner = item.imported.removeprefix(f"{PACKAGE}.")
-            if item.at_once and inner != item.imported:
-                target = inner if inner in found else inner.rpartition(".")[0]
-                if target in found and target != name:
-                    edges[name].add(target)
+            if inner == item.imported:
+                continue
+            target = inner if inner in found else inner.rpartition(".")[0]
+            if target in found and target != name and (name, target) not in KNOWN_RINGS:
+                edges[name].add(target)
     rings: list[list[str]] = []
     done: set[str] = set()
 
@@ -252,23 +251,26 @@ def test_no_module_is_a_dumping_ground() -> None:
         ("tracing/extra.py", f"from {PACKAGE} import run", "run"),
         ("hook.py", "import lightning.pytorch as pl", "lightning.pytorch"),
         ("graph/extra.py", f"from {PACKAGE}.nowhere import x", "nowhere"),
+        ("tracing/capture/extra.py", f"from {PACKAGE}.tracing.lowering import x", "lowering"),
+        ("tracing/lowering/extra.py", f"from {PACKAGE}.tracing.transport import x", "transport"),
     ],
 )
 def test_a_forbidden_import_is_found(module: str, text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / module
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(text)
     (found,) = broken_layers(modules(tmp_path))
     assert message in found
 
 
 def test_a_ring_and_a_long_function_are_found(tmp_path: Path) -> None:
-    for one, other in (("a", "b"), ("b", "c"), ("c", "a")):
-        (tmp_path / f"{one}.py").write_text(f"import {PACKAGE}.{other}\n")
-    (tmp_path / "d.py").write_text("def f():\n" + "    pass\n" * 60)
+    (tmp_path / "a.py").write_text(f"import {PACKAGE}.b\n")
+    (tmp_path / "b.py").write_text(f"def f():\n    import {PACKAGE}.c\n")
+    (tmp_path / "c.py").write_text(f"if TYPE_CHECKING:\n    from {PACKAGE}.a import x\n")
+    (tmp_path / "d.py").write_text("def f():\n" + "    pass\n" * 50)
     (tmp_path / "e.py").write_text("x = 1\n" * 601)
     assert cycles(modules(tmp_path)) == [["a", "b", "c", "a"]]
-    assert too_long(modules(tmp_path)) == ["d.f: 61 lines", "e: 601 lines"]
+    assert too_long(modules(tmp_path)) == ["d.f: 51 lines", "e: 601 lines"]
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -18,7 +18,14 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.tracing import Recording, TimedStep, to_backward_graph, to_graph, with_flops
+from modelviz_callbacks.tracing import (
+    Recording,
+    TimedStep,
+    op_times,
+    to_backward_graph,
+    to_graph,
+    with_flops,
+)
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
 from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
 from modelviz_callbacks.writers.formats import FILES, render
@@ -216,7 +223,7 @@ class Production:
             OSError: The graph cannot be read again.
         """
         graph = self.graph or ModelGraph.load(self.folder / "graph.json")
-        found = step.times(graph)
+        found = op_times(step, graph)
         self.report.remarks += found.remarks
         if not found.times_us:
             return

@@ -4,11 +4,12 @@ from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
+from modelviz_callbacks.tracing.capture.timed_step import TimedStep
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
 from modelviz_callbacks.tracing.capture.wrappers import class_of, is_compiled, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.replay import run
-from modelviz_callbacks.tracing.lowering.step_times import TimedStep
+from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
@@ -22,6 +23,7 @@ __all__ = [
     "TimedStep",
     "class_of",
     "is_compiled",
+    "op_times",
     "pack",
     "record_backward",
     "run",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import Parameter
 
+from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
+from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, walk
 from modelviz_callbacks.tracing.capture.tape import RawEntry, Slot
-
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
-    from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 
 _DisableTorchFunction = torch._C.DisableTorchFunction
 
@@ -28,6 +26,7 @@ class Encoder:
         tape: What was recorded so far.
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
+        is_state: Whether a tensor is a parameter or buffer of the model.
     """
 
     def __init__(self, origins: OriginFinder, transforms: TransformWatcher) -> None:
@@ -36,7 +35,7 @@ class Encoder:
         self.origins = origins
         self.transforms = transforms
         self._slots: dict[int, Slot] = {}
-        self._is_model_state = origins.is_state
+        self.is_state = origins.is_state
         self._classes: dict[type[Any], int] = dict.fromkeys((*PLAIN_TYPES, torch.Generator), KEEP)
         self._classes |= {torch.Tensor: TENSOR, Parameter: TENSOR}
         self._classes |= {list: _LIST, tuple: _TUPLE, dict: _DICT, slice: _SLICE}
@@ -85,7 +84,7 @@ class Encoder:
     def meet(self, tensor: torch.Tensor) -> Slot:
         """A slot for a tensor that no recorded op made, with its origin."""
         with _DisableTorchFunction():  # a module hook runs with the mode on
-            if self._is_model_state(tensor):
+            if self.is_state(tensor):
                 slot = self._slots[id(tensor)] = self.origins.state_slot(tensor, len(self.tape))
                 return slot
             derived = self.transforms.explain(tensor)

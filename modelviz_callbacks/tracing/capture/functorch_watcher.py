@@ -8,7 +8,7 @@ op like any other. A fault in here costs the connection through the transform, n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
@@ -33,9 +33,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     as_entry,
     storage_address,
 )
-
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.recorder import Recorder
+from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
 
 _KINDS = {"Vmap": "vmap", "Grad": "grad", "Jvp": "jvp"}
 
@@ -95,7 +93,7 @@ class TransformWatcher:
         fault: What made it give up, if something did.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: TapeOwner) -> None:
         """Watches for one recorder.
 
         Args:
@@ -156,7 +154,7 @@ class TransformWatcher:
             return None
         try:
             wrapped = functorch.is_functorch_wrapped_tensor(tensor)
-            if not wrapped and (not self.seen or self._recorder.origins.is_state(tensor)):
+            if not wrapped and (not self.seen or self._recorder.is_state(tensor)):
                 return None
             return self._explain(tensor, wrapped)
         except Exception as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -27,9 +27,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     flat_slots,
     storage_address,
 )
-
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.recorder import Recorder
+from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
 
 # A constant larger than this is not kept for replay: it could be somebody's activations.
 MAX_CONSTANT_BYTES = 64 * 2**20
@@ -62,7 +60,7 @@ class OriginFinder:
         is_state: Whether a tensor is a parameter or buffer of the model.
     """
 
-    def __init__(self, recorder: Recorder, state: StateNames, keeps_state: bool) -> None:
+    def __init__(self, recorder: TapeOwner, state: StateNames, keeps_state: bool) -> None:
         self.births = 0
         self.unexplained = 0
         self.is_state = state.holds

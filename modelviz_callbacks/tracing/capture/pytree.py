@@ -274,3 +274,19 @@ def as_walked(value: Any) -> Any:
             lambda children: dict(zip(keys, children, strict=True)),
         )
     return Atom(value) if isinstance(value, (*PLAIN_TYPES, slice)) else value
+
+
+def python_text(value: Any) -> str:
+    """A value that JSON has no type for, as text without addresses."""
+    if isinstance(value, Foreign):
+        return value.text
+    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format, complex)):
+        return str(value)
+    if value is Ellipsis:
+        return "..."
+    qualname = getattr(value, "__qualname__", None)
+    if qualname is not None:
+        return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
+    shape = getattr(value, "shape", None)
+    suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
+    return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

@@ -7,14 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.autograd_record import BackwardRecord
-
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
 from modelviz_callbacks.tracing.capture.pytree import (
     Branch,
     as_walked,

@@ -16,12 +16,8 @@ from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.gc_pause import slowed_collector
-from modelviz_callbacks.tracing.capture.autograd_record import (
-    BackwardRecord,
-    joined,
-    living_inputs,
-    read_backward,
-)
+from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, read_backward
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of

@@ -27,15 +27,15 @@ from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eag
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
-from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, is_compiled
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
-from modelviz_callbacks.tracing.lowering.step_times import (
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
+from modelviz_callbacks.tracing.capture.timed_step import (
     Span,
     TimedCall,
     TimedOp,
     TimedStep,
     place_of,
 )
+from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, is_compiled
 
 _SKIP, _PURE, _BACKWARD = CallKind.SKIP, CallKind.PURE, CallKind.BACKWARD
 _TORCH_FILE = FrameKind.TORCH

@@ -6,7 +6,7 @@ import importlib
 
 import torch
 
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 
 
 def warm_up() -> None:

@@ -20,7 +20,7 @@ from modelviz_callbacks.graph import (
     TensorSpec,
 )
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
-from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign
+from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, python_text
 from modelviz_callbacks.tracing.capture.tape import Slot
 from modelviz_callbacks.tracing.lowering.scopes import Scope
 
@@ -132,19 +132,3 @@ def _number(value: float) -> int | float | PythonText:
         return PythonText("nan")
     # Subclasses (symbolic sizes, enumerations, numpy's float64) become the plain number.
     return int(value) if isinstance(value, int) else float(value)
-
-
-def python_text(value: Any) -> str:
-    """A value that JSON has no type for, as text without addresses."""
-    if isinstance(value, Foreign):
-        return value.text
-    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format, complex)):
-        return str(value)
-    if value is Ellipsis:
-        return "..."
-    qualname = getattr(value, "__qualname__", None)
-    if qualname is not None:
-        return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
-    shape = getattr(value, "shape", None)
-    suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
-    return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

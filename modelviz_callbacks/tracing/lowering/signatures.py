@@ -1,4 +1,4 @@
-"""What a torch function is called, and what its arguments are called.
+"""What people call a torch function, and what its arguments are called.
 
 Functions written in Python say so themselves; for compiled ones the names are those of the
 ATen schema that fits the arguments (``aten::conv2d(Tensor input, Tensor weight, ...)``), which
@@ -23,19 +23,6 @@ _OPERATORS = {
     "__set__": ("input", "value"),
 }
 _NUMBERS = (int, float, complex, bool)
-
-
-@cache
-def qualified_name(func: Any) -> str:
-    """The name one would write to reach a torch function: ``torch.nn.functional.relu``."""
-    name = torch.overrides.resolve_name(func)
-    if name:
-        return name if name.startswith("torch.") else f"torch.ops.{name}"
-    name = getattr(func, "__qualname__", getattr(func, "__name__", type(func).__name__))
-    module = getattr(func, "__module__", None)
-    if isinstance(getattr(func, "__self__", None), type):
-        return f"torch.{func.__name__}"
-    return f"{module}.{name}" if module else str(name)
 
 
 @cache

@@ -23,6 +23,7 @@ from modelviz_callbacks.graph import (
 from modelviz_callbacks.tracing.capture.call_site import source_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import as_walked
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.recording import (
     Recording,
     argument_slots,
@@ -35,7 +36,7 @@ from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of, ha
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
 from modelviz_callbacks.tracing.lowering.node_builder import Draft, graph_value, spec_of
 from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
-from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name, qualified_name
+from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name
 
 
 def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:

@@ -26,6 +26,7 @@ from modelviz_callbacks.tracing.capture.functorch_levels import (
 )
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify, property_name
 from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of
@@ -38,7 +39,6 @@ from modelviz_callbacks.tracing.lowering.program_calls import (
     is_python,
     unreplayable,
 )
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
 STATE = "state"

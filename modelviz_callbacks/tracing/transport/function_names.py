@@ -17,6 +17,7 @@ import torch
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.op_kinds import property_name
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 
 _COMPILED = (
     types.BuiltinFunctionType,
@@ -116,8 +117,6 @@ def _is_script(name: str) -> bool:
 
 
 def _names_of(func: Any) -> tuple[str, str, str, tuple[tuple[str, int], ...] | None]:
-    from modelviz_callbacks.tracing.lowering.signatures import qualified_name
-
     home, _, last = qualified_name(func).rpartition(".")
     try:
         parameters = inspect.signature(func).parameters.values()

@@ -21,11 +21,10 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.tracing.capture.functorch_levels import functorch
-from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign
+from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign, python_text
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, Slot
-from modelviz_callbacks.tracing.lowering.node_builder import python_text
 from modelviz_callbacks.tracing.transport.function_names import reduced
 from modelviz_callbacks.tracing.transport.module_stubs import Shells, bytes_of, tensor_of
 

@@ -20,11 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks.graph import ModelGraph, Ref, problems
 from modelviz_callbacks.tracing import Capture, Recording, to_graph
-from modelviz_callbacks.tracing.capture.autograd_record import (
-    MOST_NODES,
-    BackwardRecord,
-    record_backward,
-)
+from modelviz_callbacks.tracing.capture.autograd_record import MOST_NODES, record_backward
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
 from modelviz_callbacks.tracing.lowering.to_backward_graph import ADD, to_backward_graph
 from modelviz_callbacks.writers.graphdef import graph_def
 from tests.models import BUILDERS, build
