@@ -16,7 +16,7 @@ from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Pipeline
-from modelviz_callbacks.tracing import Capture, StepTimer
+from modelviz_callbacks.tracing import Capture, StepTimer, tracking_uri
 
 _NEVER = (
     "No training batch ran to the point where training_step is called. If the loader is empty "
@@ -284,7 +284,7 @@ def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, MLFlowLogger):
             # The run is made now, as the trainer would a moment later.
-            uri, run_id = logger._tracking_uri, logger.run_id
+            uri, run_id = tracking_uri(logger), logger.run_id
             pipeline.find_mlflow(uri, run_id)
             return
     pipeline.find_mlflow()

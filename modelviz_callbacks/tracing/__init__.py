@@ -5,8 +5,15 @@ from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.capture.timed_step import TimedStep
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    calls_under_way,
+    compiled_call,
+    is_compiled,
+    set_compiled_call,
+    tracking_uri,
+)
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
-from modelviz_callbacks.tracing.capture.wrappers import class_of, is_compiled, unwrapped
+from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.step_times import op_times
@@ -21,15 +28,19 @@ __all__ = [
     "Recording",
     "StepTimer",
     "TimedStep",
+    "calls_under_way",
     "class_of",
+    "compiled_call",
     "is_compiled",
     "op_times",
     "pack",
     "record_backward",
     "run",
+    "set_compiled_call",
     "to_backward_graph",
     "to_graph",
     "to_program",
+    "tracking_uri",
     "unpack",
     "unwrapped",
     "warm_up",

@@ -12,8 +12,7 @@ from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatche
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, walk
 from modelviz_callbacks.tracing.capture.tape import RawEntry, Slot
-
-_DisableTorchFunction = torch._C.DisableTorchFunction
+from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 
 # How an argument is taken over, by its exact class.
 KEEP, TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
@@ -83,7 +82,7 @@ class Encoder:
 
     def meet(self, tensor: torch.Tensor) -> Slot:
         """A slot for a tensor that no recorded op made, with its origin."""
-        with _DisableTorchFunction():  # a module hook runs with the mode on
+        with no_torch_function():  # a module hook runs with the mode on
             if self.is_state(tensor):
                 slot = self._slots[id(tensor)] = self.origins.state_slot(tensor, len(self.tape))
                 return slot
@@ -98,7 +97,7 @@ class Encoder:
 
     def meet_state(self, tensors: Iterable[torch.Tensor]) -> None:
         """Makes the slots of the model's state before the forward, which is spared that."""
-        with _DisableTorchFunction():  # nor does any other mode see it
+        with no_torch_function():  # nor does any other mode see it
             for tensor in tensors:
                 self._slots[id(tensor)] = self.origins.state_slot(tensor, 0)
 

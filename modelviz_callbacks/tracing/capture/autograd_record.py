@@ -23,7 +23,14 @@ from modelviz_callbacks.tracing.capture.backward_record import (
 )
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.tape import Slot, storage_address
+from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    saved_names,
+    saved_value,
+    sequence_number,
+    storage_address,
+    taken_gradients,
+)
 
 # torch gives every node that Python has looked at an object that lives as long as the node, and
 # frees a chain of such nodes by recursion: 35,000 of them overflow a stack of 8 MiB (2.13).
@@ -141,10 +148,10 @@ class _Reader:
 
     def _described(self, node: Any, edges: tuple[tuple[int, int], ...]) -> GradNode:
         name = node.name()
-        takes = tuple([self._spec(taken) for taken in node._input_metadata])
+        takes = tuple([self._spec(taken) for taken in taken_gradients(node)])
         leaf = self._leaf(node) if name == _LEAF else None
         saved = tuple(self._saved_by(node)) if self._saved and leaf is None else ()
-        return GradNode._make((name, node._sequence_nr(), edges, takes, leaf, saved))
+        return GradNode._make((name, sequence_number(node), edges, takes, leaf, saved))
 
     def _spec(self, tensor: Any) -> GradSpec:
         """The description of a tensor, or of what autograd knows of one."""
@@ -169,11 +176,10 @@ class _Reader:
     def _saved_by(self, node: Any) -> Iterable[SavedSpec]:
         kind = type(node)
         if kind not in self._attributes:
-            names = [name for name in dir(kind) if name.startswith("_raw_saved_")]
-            self._attributes[kind] = names
+            self._attributes[kind] = saved_names(kind)
         for name in self._attributes[kind]:
             try:
-                held = getattr(node, name)
+                held = saved_value(node, name)
             except RuntimeError:
                 return  # a backward has freed them
             several = isinstance(held, (tuple, list))
@@ -184,8 +190,7 @@ class _Reader:
                     continue
                 tensor = getattr(one, "data", None)
                 if isinstance(tensor, torch.Tensor):
-                    word = name.removeprefix("_raw_saved_")
-                    yield self._saved_tensor(f"{word}[{number}]" if several else word, tensor)
+                    yield self._saved_tensor(f"{name}[{number}]" if several else name, tensor)
 
     def _saved_tensor(self, name: str, tensor: torch.Tensor) -> SavedSpec:
         known = self._state.find(tensor)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd import forward_ad
 from torch.multiprocessing import reductions
 
 from modelviz_callbacks.tracing.capture.functorch_levels import (
@@ -20,7 +19,6 @@ from modelviz_callbacks.tracing.capture.functorch_levels import (
     as_strided,
     depth,
     expand_batch_dims,
-    functorch,
     permute,
     remove_batch_dim,
     unwrap_for_grad,
@@ -31,9 +29,15 @@ from modelviz_callbacks.tracing.capture.tape import (
     RawEntry,
     Slot,
     as_entry,
-    storage_address,
 )
 from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    dual_level,
+    functorch,
+    make_dual,
+    storage_address,
+    unpack_dual,
+)
 
 _KINDS = {"Vmap": "vmap", "Grad": "grad", "Jvp": "jvp"}
 
@@ -77,12 +81,12 @@ class _DualLevel:
         self.below = below
         self.jvp = next((one for one in below if one.kind == "jvp"), None)
         # Forgets its tangent when the level ends.
-        self.witness = None if self.jvp else _dual(torch.zeros(()), torch.zeros(()))
+        self.witness = None if self.jvp else make_dual(torch.zeros(()), torch.zeros(()), level=0)
 
     def goes_on(self, layers: tuple[Layer, ...]) -> bool:
         if self.witness is None:
             return self.jvp in layers
-        return _unpack(self.witness)[1] is not None
+        return unpack_dual(self.witness, level=0)[1] is not None
 
 
 class TransformWatcher:
@@ -129,12 +133,12 @@ class TransformWatcher:
 
     def note_dual(self) -> None:
         """An op that is about to be appended makes a dual number or takes one apart."""
-        if self.fault or forward_ad._current_level < 0:
+        if self.fault or dual_level() < 0:
             return
         try:
             position, layers = len(self._recorder.tape), self._layers()
             if not self._duals or not self._duals[-1].goes_on(layers):
-                layer = Layer("dual", forward_ad._current_level)
+                layer = Layer("dual", dual_level())
                 self._duals.append(_DualLevel(layer, position, layers))
             self._duals[-1].end = position
         except Exception as error:
@@ -312,19 +316,11 @@ def _opened(interpreter: Any) -> _Open:
         layer = Layer(kind, level, grad=functorch.CGradInterpreterPtr(interpreter).prevGradMode())
     else:
         layer = Layer(kind, level, grad=torch.is_grad_enabled())
-    return _Open(layer, functorch._wrap_for_grad(_NOTHING, level))
+    return _Open(layer, functorch.wrap_for_grad(_NOTHING, level))
 
 
 def _is_dead(opened: _Open) -> bool:
     return bool(functorch.is_dead_tensor_wrapper(opened.witness))
-
-
-def _dual(primal: torch.Tensor, tangent: torch.Tensor) -> Any:
-    return torch._VF._make_dual(primal, tangent, level=0)
-
-
-def _unpack(dual: torch.Tensor) -> Any:
-    return torch._VF._unpack_dual(dual, level=0)
 
 
 def _with_dual(layers: tuple[Layer, ...], dual: _DualLevel) -> tuple[Layer, ...]:

@@ -8,6 +8,7 @@ import torch
 
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES
 from modelviz_callbacks.tracing.capture.tape import Slot, flat_slots
+from modelviz_callbacks.tracing.capture.torch_internals import version_of
 
 # One version of a tensor, the tensor, and its number.
 Version = tuple[Slot, torch.Tensor, int]
@@ -51,6 +52,6 @@ def _add_version(slot: Slot, found: list[Version]) -> None:
     if tensor is None:
         return
     try:
-        found.append((slot, tensor, tensor._version))
+        found.append((slot, tensor, version_of(tensor)))
     except RuntimeError:
         return  # made in inference mode: keeps no version, and cannot be written to outside it

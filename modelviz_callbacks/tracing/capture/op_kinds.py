@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-import torch
 from torch.nn import functional
+
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    HigherOrderOperator,
+    OpOverload,
+    OpOverloadPacket,
+    is_mutable,
+    set_grad_enabled,
+)
 
 
 class CallKind(IntEnum):
@@ -160,7 +167,7 @@ def classify(func: Any) -> CallKind:
     name = getattr(func, "__name__", "")
     if name in ("__get__", "__set__"):
         return _classify_property(func, name)
-    if func is torch._C._set_grad_enabled:
+    if func is set_grad_enabled:
         return CallKind.SKIP  # each op says whether it ran with gradients
     if name in _BACKWARD:
         return CallKind.BACKWARD
@@ -179,7 +186,7 @@ def classify(func: Any) -> CallKind:
     # torch's own compiled functions write only where their names say so. Those written in
     # Python (`F.relu(x, inplace=True)`, batch norm's running statistics), and custom ops, may.
     if inspect.isfunction(func) or isinstance(
-        func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._ops.HigherOrderOperator)
+        func, (OpOverload, OpOverloadPacket, HigherOrderOperator)
     ):
         return CallKind.CHECK
     if name in ("batch_norm", "instance_norm", "native_batch_norm", "embedding_renorm"):
@@ -218,9 +225,9 @@ def written_state(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if func in (functional.embedding, functional.embedding_bag):
         renormalises = _argument(args, kwargs, 3, "max_norm") is not None
         return [*args[:2], *_named(kwargs, "weight")] if renormalises else ()
-    if isinstance(func, torch._ops.OpOverloadPacket):
+    if isinstance(func, OpOverloadPacket):
         func = getattr(func, "default", None)
-    if isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
+    if isinstance(func, OpOverload) and is_mutable(func):
         return (*args, *kwargs.values())
     return ()
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from modelviz_callbacks.tracing.capture.functorch_levels import functorch
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
     Enter,
@@ -25,21 +24,18 @@ from modelviz_callbacks.tracing.capture.tape import (
     Slot,
     as_entry,
     flat_slots,
-    storage_address,
 )
 from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    PASS_THROUGH_NODES,
+    functorch,
+    no_torch_function,
+    sequence_number,
+    storage_address,
+)
 
 # A constant larger than this is not kept for replay: it could be somebody's activations.
 MAX_CONSTANT_BYTES = 64 * 2**20
-
-# Autograd nodes that hand a tensor on under another object: hooks on a module's backward.
-_PASS_THROUGH = frozenset(
-    {
-        "BackwardHookFunctionBackward",
-        "RegisterPostBackwardFunctionBackward",
-        "_BackwardHookFunctionBackward",
-    }
-)
 
 # Of the parameters and buffers that were just there, and of those that were written to where
 # nobody needs what they were: shared by all of them, so they are replaced and never changed.
@@ -116,7 +112,7 @@ class OriginFinder:
         if len(origin.sources) == 1 and 0 != slot.storage == origin.sources[0].storage:
             origin.alias_of = origin.sources[0]  # a view whose base is known but gone
         if origin.alias_of is not None and tensor.grad_fn is not None:
-            origin.passes = tensor.grad_fn.name() in _PASS_THROUGH
+            origin.passes = tensor.grad_fn.name() in PASS_THROUGH_NODES
         if origin.alias_of is None and not origin.sources:
             origin.sources = self._python_sources(tensor)
             origin.made_by = "python" if origin.sources else ""
@@ -176,7 +172,7 @@ class OriginFinder:
             # It comes to life in this very forward, out of nothing.
             origin.was_lazy, origin.value = True, torch.empty(0, dtype=tensor.dtype)
             return
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with no_torch_function(), torch.no_grad():
             origin.value = _same_level(tensor, tensor.detach().clone())
 
     def note_reads(self, position: int, args: Sequence[Any]) -> None:
@@ -218,7 +214,7 @@ class OriginFinder:
         if isinstance(variable, torch.Tensor):
             yield self._recorder.slot(variable)
             return
-        entry = self._op_of(node._sequence_nr())
+        entry = self._op_of(sequence_number(node))
         if entry is not None:
             slots = list(flat_slots(entry.result))
             if slots:

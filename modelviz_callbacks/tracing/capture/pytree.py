@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+
+from modelviz_callbacks.tracing.capture.torch_internals import pytree
 
 # How deep plain objects are walked: a cache of layers of tensors is three.
 _MAX_DEPTH = 8
@@ -160,7 +161,10 @@ def _open(value: Any) -> _Parts | None:
             list(value.values()),
             lambda children: dict(zip(keys, children, strict=True)),
         )
-    if kind in pytree.SUPPORTED_NODES or pytree.is_namedtuple_instance(value):
+    if pytree is None:
+        if isinstance(value, tuple) and hasattr(kind, "_fields"):
+            return _open_named_tuple(value)
+    elif kind in pytree.SUPPORTED_NODES or pytree.is_namedtuple_instance(value):
         return _open_pytree(value)
     if isinstance(value, Mapping):
         return _open_mapping(value)
@@ -188,6 +192,11 @@ def _step(value: Any, path: tuple[Any, ...]) -> str:
     if isinstance(name, str) and dataclasses.is_dataclass(value):
         return f".{name}"
     return str(key) if hasattr(key, "get") else f"[{key}]"
+
+
+def _open_named_tuple(value: Any) -> _Parts:
+    kind = type(value)
+    return tuple(f".{name}" for name in kind._fields), list(value), lambda parts: kind(*parts)
 
 
 def _open_mapping(value: Mapping[Any, Any]) -> _Parts | None:

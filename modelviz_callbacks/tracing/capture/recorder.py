@@ -29,17 +29,21 @@ from modelviz_callbacks.tracing.capture.op_kinds import (
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import Slot, autocast_state, flat_slots
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    any_autocast,
+    next_sequence_number,
+    version_of,
+)
 
 _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
 _READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT
 _DUAL = CallKind.DUAL
 
-_sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
-_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
-
 # A call's arguments with slots for the tensors, and autograd's sequence number before it.
 _Encoded = tuple[list[Any], dict[str, Any] | None, int]
 
+# Bound once: what runs once an op looks nothing up.
+_sequence_number, _any_autocast = next_sequence_number, any_autocast
 _is_grad_enabled = torch.is_grad_enabled
 _Tensor = torch.Tensor
 _TORCH_FILE, _PLUMBING_FILE = FrameKind.TORCH, FrameKind.PLUMBING
@@ -231,7 +235,7 @@ class Recorder(Encoder, TorchFunctionMode):
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         try:
-            written += [slot for slot, tensor, version in watched if tensor._version != version]
+            written += [slot for slot, tensor, version in watched if version_of(tensor) != version]
             self._note_effects(kind, func, encoded, result, written)
         except Exception as error:
             self.give_up(error)

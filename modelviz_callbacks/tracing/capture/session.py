@@ -31,7 +31,11 @@ from modelviz_callbacks.tracing.capture.recording import (
     paths_of_arguments,
 )
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.wrappers import is_compiled
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    forget_hook,
+    is_compiled,
+    missing_parts,
+)
 
 
 class Capture:
@@ -101,7 +105,7 @@ class Capture:
         after = module_hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
         handles.callback(after.remove)
         # torch's own handle forgets this table.
-        handles.callback(module_hooks._global_forward_hooks_with_kwargs.pop, after.id, None)
+        handles.callback(forget_hook, after.id)
         for register, paused in (
             (optimizer_hooks.register_optimizer_step_pre_hook, True),
             (optimizer_hooks.register_optimizer_step_post_hook, False),
@@ -159,7 +163,7 @@ class Capture:
         self._handles.close()
 
     def _remarks(self) -> list[str]:
-        remarks = list(self._unread)
+        remarks = [*self._unread, *missing_parts()]
         compiled = compiled_parts(self._called)
         if compiled:
             remarks.append(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.torch_internals import buffers_of, parameters_of
 from modelviz_callbacks.tracing.capture.wrappers import author_path
 
 
@@ -144,9 +145,9 @@ def _named(
             if id(tensor) not in known:
                 yield author_path(name), tensor
         return
-    table = f"_{kind}s"
+    table = buffers_of if kind == "buffer" else parameters_of
     for path, module in places:
-        tensors = getattr(module, table)
+        tensors: Mapping[str, torch.Tensor | None] = table(module)
         if not tensors:
             continue
         home = author_path(path)

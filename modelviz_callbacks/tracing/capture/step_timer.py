@@ -35,7 +35,8 @@ from modelviz_callbacks.tracing.capture.timed_step import (
     TimedStep,
     place_of,
 )
-from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, is_compiled
+from modelviz_callbacks.tracing.capture.torch_internals import has_compiled, is_compiled
+from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name
 
 _SKIP, _PURE, _BACKWARD = CallKind.SKIP, CallKind.PURE, CallKind.BACKWARD
 _TORCH_FILE = FrameKind.TORCH
@@ -150,7 +151,7 @@ class StepTimer(TorchFunctionMode):
         return found
 
     def _refusal(self) -> str:
-        if compiled_parts(self._called) or _has_compiled():
+        if compiled_parts(self._called) or has_compiled():
             return (
                 "The step was not timed op by op: torch.compile fuses ops, and to time them one "
                 "by one the step would have to run without it. Use torch.profiler for compiled "
@@ -294,13 +295,6 @@ class StepTimer(TorchFunctionMode):
                 self._paused = paused or self._given_up
 
         return pause
-
-
-def _has_compiled() -> bool:
-    """Whether anything was compiled in this process: it could be a function of the model's."""
-    dynamo_utils = sys.modules.get("torch._dynamo.utils")
-    counters = getattr(dynamo_utils, "counters", {})
-    return bool(counters.get("frames", {}).get("total"))
 
 
 def _span(times: _Times) -> Span:

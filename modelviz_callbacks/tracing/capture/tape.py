@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
-
-# The address of a tensor's storage object: one C call, which torch uses for its own bookkeeping.
-storage_address: Callable[[torch.Tensor], int] = torch._C._storage_address  # type: ignore[attr-defined]
+from modelviz_callbacks.tracing.capture.torch_internals import AUTOCAST_DEVICES, storage_address
 
 _weak, _STRIDED = weakref.ref, torch.strided
 
@@ -252,9 +250,6 @@ class Leave(NamedTuple):
     result: Any
     unseen: bool
 
-
-# The kinds of device whose autocast state is looked at.
-AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")
 
 Entry = OpEntry | Enter | Leave
 

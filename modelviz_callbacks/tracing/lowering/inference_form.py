@@ -15,6 +15,7 @@ import torch
 from torch import fx
 from torch.nn import functional
 
+from modelviz_callbacks.tracing.capture.torch_internals import enter_autocast, exit_autocast
 from modelviz_callbacks.tracing.lowering.program_calls import fresh
 
 
@@ -48,7 +49,7 @@ _SWITCHES: dict[Any, tuple[str, int, Any]] = {
     ),
 }
 _NORMS = (functional.batch_norm, functional.instance_norm, torch.batch_norm)
-_PRECISION = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
+_PRECISION = (enter_autocast, exit_autocast)
 _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 

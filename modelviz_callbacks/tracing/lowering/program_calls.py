@@ -11,6 +11,9 @@ import torch
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.pytree import Branch
 
+# The module of those methods of tensors that are written in Python.
+_TENSOR_METHODS = torch.Tensor.backward.__module__
+
 
 class Builder:
     """Puts a walked container together again from its tensors."""
@@ -31,8 +34,8 @@ def is_method(func: Any, name: str) -> bool:
     """
     if not hasattr(torch.Tensor, name):
         return False
-    homes = (getattr(torch.Tensor, name), getattr(torch._C.TensorBase, name, None))
-    return func in homes or getattr(func, "__module__", None) == "torch._tensor"
+    homes = (getattr(torch.Tensor, name), getattr(torch.Tensor.__base__, name, None))
+    return func in homes or getattr(func, "__module__", None) == _TENSOR_METHODS
 
 
 def call(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

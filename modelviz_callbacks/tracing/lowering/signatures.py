@@ -15,6 +15,14 @@ import torch
 
 from modelviz_callbacks.tracing.capture.op_kinds import property_name
 from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    OpOverload,
+    OpOverloadPacket,
+    packet_name,
+    schema_name,
+    schema_of,
+    schemas_of,
+)
 
 _OPERATORS = {
     "__getitem__": ("input", "index"),
@@ -28,8 +36,8 @@ _NUMBERS = (int, float, complex, bool)
 @cache
 def op_name(func: Any) -> str:
     """What people call it: ``conv2d``, ``add``, ``getitem``, ``data``."""
-    if isinstance(func, torch._ops.OpOverload):
-        return str(func._schema.name.rpartition("::")[2])
+    if isinstance(func, OpOverload):
+        return schema_name(func).rpartition("::")[2]
     name = getattr(func, "__name__", type(func).__name__)
     if name == "__get__":
         return property_name(func)
@@ -188,15 +196,15 @@ def _fits(kind: str, declared: str) -> int:
 
 
 def _schemas(func: Any) -> list[Any]:
-    if isinstance(func, torch._ops.OpOverload):
-        return [func._schema]
-    if isinstance(func, torch._ops.OpOverloadPacket):
-        return list(torch._C._jit_get_schemas_for_operator(func._qualified_op_name))
+    if isinstance(func, OpOverload):
+        return [schema for schema in (schema_of(func),) if schema is not None]
+    if isinstance(func, OpOverloadPacket):
+        return list(schemas_of(packet_name(func)))
     name = getattr(func, "__name__", "")
     bare = name[2:-2] if name.startswith("__") and name.endswith("__") else name
-    found: list[Any] = list(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
+    found: list[Any] = list(schemas_of(f"aten::{name}"))
     if not found and bare != name:
         bare = f"{bare[1:]}_" if bare[1:] in _INPLACE and bare[0] == "i" else bare
         bare = bare[1:] if bare[0] == "r" and bare[1:] in _INPLACE else bare
-        found = list(torch._C._jit_get_schemas_for_operator(f"aten::{bare}"))
+        found = list(schemas_of(f"aten::{bare}"))
     return found

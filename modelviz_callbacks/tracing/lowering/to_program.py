@@ -29,6 +29,11 @@ from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    enter_autocast,
+    exit_autocast,
+    set_grad_enabled,
+)
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of
 from modelviz_callbacks.tracing.lowering.program_calls import (
     Builder,
@@ -102,7 +107,9 @@ class _Lowering:
         self._grad = recording.grad
         self._read_of: dict[int, fx.Node] = {}
         self._inputs: list[tuple[str, Slot]] = []
-        self._last_input = self._prologue_end = self._graph._root
+        # ``None``: before the first node.
+        self._last_input: fx.Node | None = None
+        self._prologue_end: fx.Node | None = None
 
     def run(self) -> Program:
         recording = self._recording
@@ -131,7 +138,7 @@ class _Lowering:
         )
 
     def _add_input(self, path: str, slot: Slot) -> fx.Node:
-        with self._graph.inserting_after(self._last_input):
+        with self._behind(self._last_input):
             node = self._graph.placeholder(identifier(path, len(self._inputs)))
         if self._prologue_end is self._last_input:
             self._prologue_end = node
@@ -186,8 +193,13 @@ class _Lowering:
     def _after(self, slot: Slot) -> AbstractContextManager[Any]:
         """Puts nodes right after what made or wrote a tensor, whatever layers end later."""
         node = self._written_by.get(slot) or self._read(slot)
-        if (node.op != "call_function" and node.op != "call_method") or node.target is fresh:
-            node = self._prologue_end
+        is_call = node.op == "call_function" or node.op == "call_method"
+        return self._behind(node if is_call and node.target is not fresh else self._prologue_end)
+
+    def _behind(self, node: fx.Node | None) -> AbstractContextManager[Any]:
+        """Puts nodes right after one; at the beginning of the program if that is ``None``."""
+        if node is None:
+            return self._graph.inserting_before(None)
         return self._graph.inserting_after(node)
 
     def _add_here(self, entry: OpEntry) -> None:
@@ -262,11 +274,9 @@ class _Lowering:
         if wanted == self._autocast:
             return
         for node in reversed(self._autocast_nodes):
-            self._graph.call_function(torch.amp.autocast_mode._exit_autocast, (node,))
+            self._graph.call_function(exit_autocast, (node,))
         self._autocast_nodes = [
-            self._graph.call_function(
-                torch.amp.autocast_mode._enter_autocast, (device, dtype, True, True)
-            )
+            self._graph.call_function(enter_autocast, (device, dtype, True, True))
             for device, dtype in wanted
         ]
         self._autocast = wanted
@@ -274,7 +284,7 @@ class _Lowering:
     def _switch_grad(self, wanted: bool) -> None:
         # What the forward began with is the caller's affair; only changes are the model's.
         if wanted != self._grad:
-            self._graph.call_function(torch._C._set_grad_enabled, (wanted,))
+            self._graph.call_function(set_grad_enabled, (wanted,))
             self._grad = wanted
 
     # --- values
@@ -318,7 +328,7 @@ class _Lowering:
             if isinstance(value, torch.Tensor):
                 self._state_names[target] = name
             # State is read before anything runs, whatever switches are thrown later.
-            with self._graph.inserting_after(self._prologue_end):
+            with self._behind(self._prologue_end):
                 known = self._read_of[id(value)] = self._graph.get_attr(target)
             self._prologue_end = known
         return known
@@ -365,6 +375,6 @@ class _Lowering:
 
     def _copy_of(self, value: torch.Tensor, name: str, requires_grad: bool) -> fx.Node:
         kept = self._attribute(value, name)
-        with self._graph.inserting_after(self._prologue_end):
+        with self._behind(self._prologue_end):
             self._prologue_end = self._graph.call_function(fresh, (kept, requires_grad))
         return self._prologue_end

@@ -16,7 +16,14 @@ from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import forward_signature
 from modelviz_callbacks.tracing.capture.state_names import StateNames, StateTensor
 from modelviz_callbacks.tracing.capture.tape import Facts, Slot
-from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward, is_compiled
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    buffers_of,
+    children_of,
+    fill_module,
+    is_compiled,
+    parameters_of,
+)
+from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward
 
 # A model larger than this gets parameters without memory instead of zeros.
 _MOST_ZEROS_BYTES = 8 * 2**30
@@ -98,7 +105,7 @@ class Shells:
         named = state.all()
         tensors = {id(tensor): tensor for tensor, _ in named}
         for module in modules.values():
-            for table in (module._parameters, module._buffers):
+            for table in (parameters_of(module), buffers_of(module)):
                 for tensor in table.values():
                     if tensor is not None:
                         tensors.setdefault(id(tensor), tensor)
@@ -147,9 +154,9 @@ class Shells:
         return (
             *self._class(module),
             module.training,
-            _numbered(module._modules, self._module_numbers),
-            _numbered(module._parameters, self._tensor_numbers),
-            _numbered(module._buffers, self._tensor_numbers),
+            _numbered(children_of(module), self._module_numbers),
+            _numbered(parameters_of(module), self._tensor_numbers),
+            _numbered(buffers_of(module), self._tensor_numbers),
         )
 
     def _class(self, module: nn.Module) -> _Class:
@@ -229,9 +236,12 @@ def _restored(
     shells = [_shell_class(row.home, row.qualname, row.name, row.signature)() for row in modules]
     for shell, row in zip(shells, modules, strict=True):
         shell.training = row.training
-        shell._modules.update((name, shells[number]) for name, number in row.children)
-        shell._parameters.update((name, made[number]) for name, number in row.parameters)  # type: ignore[misc]
-        shell._buffers.update((name, made[number]) for name, number in row.buffers)
+        fill_module(
+            shell,
+            {name: shells[number] for name, number in row.children},
+            {name: made[number] for name, number in row.parameters},
+            {name: made[number] for name, number in row.buffers},
+        )
     return Shells(shells, made, [StateTensor(*row) for row in names], slots)
 
 

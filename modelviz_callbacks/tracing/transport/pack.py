@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelviz_callbacks.tracing.capture.functorch_levels import functorch
 from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign, python_text
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, Slot
+from modelviz_callbacks.tracing.capture.torch_internals import functorch
 from modelviz_callbacks.tracing.transport.function_names import reduced
 from modelviz_callbacks.tracing.transport.module_stubs import Shells, bytes_of, tensor_of
 

@@ -56,7 +56,7 @@ class Own(nn.Module):
 def test_an_op_of_the_models_own_names_its_line_and_function() -> None:
     source = sources(Own(), X)["tanh"]
     assert source is not None
-    assert source.file == "tests/tracing/test_frames.py"
+    assert source.file == "tests/tracing/capture/test_call_site.py"
     assert source.function == "forward"
     assert source.line == line_of(Own.forward, "torch.tanh(h)")
 
