@@ -16,7 +16,7 @@ from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Pipeline
-from modelviz_callbacks.tracing import Capture, StepTimer, tracking_uri
+from modelviz_callbacks.tracing import Capture, StepTimer, open_writer, tracking_uri
 
 _NEVER = (
     "No training batch ran to the point where training_step is called. If the loader is empty "
@@ -279,7 +279,7 @@ def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
             pipeline.tensorboard = logger.experiment
             # After an earlier fit the writer is closed, and is opened again by the next scalar.
             # Opening it now puts the graph into that same file.
-            logger.experiment._get_file_writer()
+            open_writer(logger.experiment)
     pipeline.write_to((folder or Path(trainer.default_root_dir)) / "model_graph")
     for logger in trainer.loggers:
         if isinstance(logger, MLFlowLogger):

@@ -9,6 +9,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     compiled_call,
     is_compiled,
+    open_writer,
     set_compiled_call,
     tracking_uri,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "compiled_call",
     "is_compiled",
     "op_times",
+    "open_writer",
     "pack",
     "record_backward",
     "run",

@@ -54,6 +54,7 @@ _TREES = "Tensors in containers that only torch's own registry knows are not inp
 _FUNC = (
     "How tensors get into function transforms (vmap, grad, jvp) and out of them is not recorded."
 )
+_WRITER = "A second fit writes no graph to TensorBoard: the logger's writer cannot be opened again."
 _SERVER = "The server of the trainer's MLflow logger is not known: MLflow's own setting is used."
 
 _FUNCTORCH_NAMES = """
@@ -124,6 +125,7 @@ INTERNALS: tuple[Internal, ...] = (
         Internal(f"torch._C._functorch.{name}", "2.8", "follows function transforms", _FUNC)
         for name in _FUNCTORCH_NAMES.split()
     ),
+    Internal("torch.utils.tensorboard.SummaryWriter._get_file_writer", "2.0", "opens it", _WRITER),
     Internal(
         "lightning.pytorch.loggers.MLFlowLogger._tracking_uri",
         "2.5",
@@ -291,10 +293,14 @@ def taken_gradients(node: Any) -> tuple[Any, ...]:
 
 
 SAVED_PREFIX = "_raw_saved_"
+# Some class of nodes that keeps a tensor.
+_AN_OP = type(torch.zeros(1, device="cpu", requires_grad=True).exp().grad_fn)
 
 
 def saved_names(kind: type[Any]) -> list[str]:
     """What a class of nodes calls the tensors that it keeps for its backward."""
+    if not any(name.startswith(SAVED_PREFIX) for name in dir(_AN_OP)):
+        _note_missing("torch.autograd.graph.Node._raw_saved_*")
     return [name.removeprefix(SAVED_PREFIX) for name in dir(kind) if name.startswith(SAVED_PREFIX)]
 
 
@@ -304,11 +310,7 @@ def saved_value(node: Any, name: str) -> Any:
     Raises:
         RuntimeError: A backward has freed it.
     """
-    found = getattr(node, SAVED_PREFIX + name, _ABSENT)
-    if found is _ABSENT:
-        _note_missing("torch.autograd.graph.Node._raw_saved_*")
-        return ()
-    return found
+    return getattr(node, SAVED_PREFIX + name)
 
 
 def dual_level() -> int:
@@ -583,7 +585,12 @@ functorch: Any = _group(_FUNCTORCH_NAMES, "torch._C._functorch")
 then, but not how tensors get into the transforms and out of them."""
 
 
-# --- Lightning
+# --- loggers
+
+
+def open_writer(writer: Any) -> None:
+    """Opens a SummaryWriter again that was closed, as its next scalar would."""
+    _member("torch.utils.tensorboard.SummaryWriter._get_file_writer", writer, int)()
 
 
 def tracking_uri(logger: Any) -> str | None:

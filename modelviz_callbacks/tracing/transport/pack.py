@@ -184,9 +184,16 @@ def _is_small(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and not tensor.is_quantized
-        and not (functorch and functorch.is_functorch_wrapped_tensor(tensor))
+        and not _is_wrapped(tensor)
         and tensor.numel() * tensor.element_size() <= _MAX_CONSTANT_BYTES
     )
+
+
+def _is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether it is inside a function transform, where its values cannot be read."""
+    if functorch is not None:
+        return bool(functorch.is_functorch_wrapped_tensor(tensor))
+    return Slot(tensor, 0).stride is None
 
 
 def _foreign(value: Any) -> Any:
