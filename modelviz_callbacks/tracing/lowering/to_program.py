@@ -44,6 +44,7 @@ from modelviz_callbacks.tracing.lowering.program_calls import (
     is_python,
     unreplayable,
 )
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
 STATE = "state"
@@ -92,6 +93,7 @@ class _Lowering:
     def __init__(self, recording: Recording, live_state: bool) -> None:
         self._recording = recording
         self._live_state = live_state
+        self._names = node_names(recording)
         self._graph = fx.Graph()
         self._layers = LayerSwitch(self._graph)
         self._written_by: dict[Slot, fx.Node] = {}
@@ -229,7 +231,7 @@ class _Lowering:
         source = source_of(entry.code, entry.lasti)
         path, cls = next(reversed(self._module_stack.values()), ("", ""))
         return {
-            "name": self._recording.node_names.get(id(entry), ""),
+            "name": self._names.get(id(entry), ""),
             "module": path,
             "class": cls.rpartition(".")[2],
             "op": qualified_name(entry.func),

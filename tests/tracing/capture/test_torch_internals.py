@@ -50,7 +50,11 @@ def private_names(text: str) -> Iterator[str]:
                 yield f"{node.lineno}: {node.value}"
         elif isinstance(node, ast.Call) and called(node) in LOOKS_UP:
             for argument in node.args:
-                if isinstance(argument, ast.Constant) and is_private(str(argument.value)):
+                if (
+                    isinstance(argument, ast.Constant)
+                    and is_private(str(argument.value))
+                    and argument.value not in PYTHONS
+                ):
                     yield f"{node.lineno}: {argument.value}"
 
 

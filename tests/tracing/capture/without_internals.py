@@ -136,7 +136,7 @@ def use_the_rest(model: Any, internals: Any, trace: Any) -> list[str]:
     unpack(pack(recording))
     found = trace(model, torch.ones(2, 4))
     assert found.program is not None
-    assert found.backward_graph is not None
+    str(found.backward_graph)  # which is none where torch does not tell
     internals.original_module(compiled)
     internals.calls_under_way(model, sys._getframe())
     internals.overload_name(torch.ops.aten.add.Tensor)
