@@ -23,7 +23,7 @@ from modelviz_callbacks.tracing.capture.backward_record import (
 )
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import (
     saved_names,
     saved_value,
@@ -60,19 +60,19 @@ def record_backward(recording: Recording, *, saved: bool = False) -> BackwardRec
     if recording.backward is not None:
         return recording.backward
     roots = []
-    for path, slot in recording.output_slots():
-        tensor = slot.ref()
+    for path, record in recording.output_records():
+        tensor = record.ref()
         if tensor is not None:
             roots.append((path, tensor))
-    inputs = living_inputs(recording.input_slots())
+    inputs = living_inputs(recording.input_records())
     return read_backward(roots, recording.state, inputs, saved=saved)
 
 
-def living_inputs(inputs: Iterable[tuple[str, Slot]]) -> dict[int, str]:
+def living_inputs(inputs: Iterable[tuple[str, TensorRecord]]) -> dict[int, str]:
     """The paths of those input tensors that are alive, by their ``id``; the first of each."""
     found: dict[int, str] = {}
-    for path, slot in inputs:
-        tensor = slot.ref()
+    for path, record in inputs:
+        tensor = record.ref()
         if tensor is not None:
             found.setdefault(id(tensor), path)
     return found
@@ -117,7 +117,7 @@ class _Reader:
         self._memory: dict[tuple[Any, ...], int] = {}
 
     def read(self, roots: Sequence[tuple[str, torch.Tensor, Any]]) -> BackwardRecord:
-        # Node objects are made when asked for; they are equal only while they are held.
+        # Node objects are made when asked for; they are equal only while they are kept.
         places: dict[Any, int] = {}
         order: list[Any] = []
         for _, _, node in roots:
@@ -179,11 +179,11 @@ class _Reader:
             self._attributes[kind] = saved_names(kind)
         for name in self._attributes[kind]:
             try:
-                held = saved_value(node, name)
+                kept = saved_value(node, name)
             except RuntimeError:
                 return  # a backward has freed them
-            several = isinstance(held, (tuple, list))
-            for number, one in enumerate(held if several else [held]):
+            several = isinstance(kept, (tuple, list))
+            for number, one in enumerate(kept if several else [kept]):
                 # With hooks of somebody's, only running these could tell what was saved.
                 if getattr(one, "unpack_hook", None) is not None:
                     self._repacked += 1

@@ -21,7 +21,7 @@ from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, j
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
-from modelviz_callbacks.tracing.capture.pytree import Atom, walk
+from modelviz_callbacks.tracing.capture.pytree import Leaf, walk
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.recording import (
     Recording,
@@ -89,7 +89,7 @@ class Capture:
         self._is_step = signature is not None
         if self._is_step:  # which may run several backwards, and drop what they began at
             self.recorder.before_backward = self._read_backward
-        self.recorder.meet_state(tensor for tensor, _ in self._state.all())
+        self.recorder.see_state(tensor for tensor, _ in self._state.all())
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
         self._inputs = named_inputs(self._signature, args, kwargs, self.recorder.adopt)
@@ -121,8 +121,8 @@ class Capture:
         return get_ident() == self._thread
 
     def _read_backward(self, losses: list[torch.Tensor]) -> None:
-        paths = {slot: path for path, slot in named_losses(self.recorder.losses)}
-        roots = [(paths[self.recorder.slot(loss)], loss) for loss in losses]
+        paths = {record: path for path, record in named_losses(self.recorder.losses)}
+        roots = [(paths[self.recorder.record(loss)], loss) for loss in losses]
         inputs = living_inputs(paths_of_arguments(self._inputs))
         try:
             found = read_backward(roots, self._state, inputs)
@@ -150,13 +150,13 @@ class Capture:
         """
         self.stop()
         self._raise_fault()
-        return self._recording(walk(result, self.recorder.slot), "")
+        return self._recording(walk(result, self.recorder.record), "")
 
     def abandon(self, error: BaseException) -> Recording:
         """Ends the recording of code that raised; what ran until then is kept."""
         self.stop()
         self._raise_fault()
-        return self._recording(Atom(None), f"{type(error).__name__}: {error}")
+        return self._recording(Leaf(None), f"{type(error).__name__}: {error}")
 
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
@@ -224,7 +224,7 @@ class Capture:
                 return
             try:
                 if transforms.is_on():
-                    recorder.meet_arguments(args)
+                    recorder.see_arguments(args)
                 append((module, module.training))
             except Exception as error:
                 recorder.give_up(error)

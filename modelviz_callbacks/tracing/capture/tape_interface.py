@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from modelviz_callbacks.tracing.capture.tape import RawEntry, Slot
+from modelviz_callbacks.tracing.capture.tape import RawEntry, TensorRecord
 
 
 class TapeOwner(Protocol):
@@ -18,20 +18,20 @@ class TapeOwner(Protocol):
 
     tape: list[RawEntry]
 
-    def slot(self, tensor: torch.Tensor) -> Slot:
+    def record(self, tensor: torch.Tensor) -> TensorRecord:
         """The present version of a tensor, known or not."""
 
-    def known(self, tensor: torch.Tensor) -> Slot | None:
+    def known(self, tensor: torch.Tensor) -> TensorRecord | None:
         """The present version of a tensor that was seen before."""
 
     def is_state(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the model."""
 
-    def append_derived(self, func: Any, args: tuple[Any, ...], slot: Slot) -> None:
+    def append_derived(self, func: Any, args: tuple[Any, ...], record: TensorRecord) -> None:
         """Appends an op that nothing called, to say how a tensor came about.
 
         Args:
             func: The op.
-            args: Its arguments, tensors replaced by slots.
-            slot: Its result.
+            args: Its arguments, tensors replaced by records.
+            record: Its result.
         """

@@ -15,9 +15,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
+from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot
+from modelviz_callbacks.tracing.capture.tape import OpEntry, TensorRecord
 from modelviz_callbacks.tracing.lowering.signatures import op_name
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
 
@@ -89,24 +89,24 @@ def _count(entry: OpEntry) -> int | None:
 
 
 def _meta(value: Any) -> Any:
-    if isinstance(value, Slot):
+    if isinstance(value, TensorRecord):
         return torch.empty(value.sizes or (), dtype=value.dtype, device="meta")
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return type(value)([_meta(item) for item in value])
     if isinstance(value, dict):
         return {key: _meta(item) for key, item in value.items()}
-    if isinstance(value, Atom):
+    if isinstance(value, Leaf):
         return value.value
-    return value.rebuild(_meta) if isinstance(value, Branch) else value
+    return value.rebuild(_meta) if isinstance(value, TreeSpec) else value
 
 
 def _key(value: Any) -> Hashable:
-    if isinstance(value, Slot):
+    if isinstance(value, TensorRecord):
         return ("tensor", value.sizes, value.dtype)
     if isinstance(value, (tuple, list)):
         return tuple([_key(item) for item in value])
     if isinstance(value, dict):
         return tuple([(key, _key(item)) for key, item in value.items()])
-    if isinstance(value, Branch):
+    if isinstance(value, TreeSpec):
         return _key(value.children)
     return (type(value), value) if isinstance(value, Hashable) else id(value)

@@ -61,9 +61,11 @@ class Unit:
         is_elsewhere = self.recording.state.is_elsewhere
         return tuple(
             torch.zeros(
-                slot.shape or (), dtype=slot.dtype, device="cpu" if is_elsewhere else slot.device
+                record.shape or (),
+                dtype=record.dtype,
+                device="cpu" if is_elsewhere else record.device,
             )
-            for slot in program.input_slots
+            for record in program.input_records
         )
 
     def call(

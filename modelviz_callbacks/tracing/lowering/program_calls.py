@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.errors import ReplayError
-from modelviz_callbacks.tracing.capture.pytree import Branch
+from modelviz_callbacks.tracing.capture.pytree import TreeSpec
 
 # The module of those methods of tensors that are written in Python.
 _TENSOR_METHODS = torch.Tensor.backward.__module__
@@ -18,7 +18,7 @@ _TENSOR_METHODS = torch.Tensor.backward.__module__
 class Builder:
     """Puts a walked container together again from its tensors."""
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branch: TreeSpec) -> None:
         self._branch = branch
 
     def __call__(self, *tensors: torch.Tensor) -> Any:

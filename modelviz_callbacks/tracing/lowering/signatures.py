@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.tracing.capture.op_kinds import property_name
-from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import (
     OpOverload,
     OpOverloadPacket,
@@ -132,7 +132,7 @@ def _python_names(func: Any) -> tuple[tuple[str, ...], bool]:
 
 def _kind(value: Any) -> str:
     """What a schema would call an argument's type."""
-    if isinstance(value, Slot):
+    if isinstance(value, TensorRecord):
         return "Tensor"
     if isinstance(value, bool):
         return "bool"

@@ -31,7 +31,7 @@ class OpTimes:
     """Measured times of a graph's ops.
 
     Attributes:
-        times_us: Microseconds by the names of the graph's nodes; ops that were not met again
+        times_us: Microseconds by the names of the graph's nodes; ops that were not seen again
             are missing.
         total_us: What the timed code took in all, in microseconds.
         remarks: What a person should know about them, a sentence each.

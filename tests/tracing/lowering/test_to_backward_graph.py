@@ -52,7 +52,7 @@ def backward_of(model: nn.Module, *args: Any, saved: bool = False, **kwargs: Any
 
 def roots_of(recording: Recording) -> list[torch.Tensor]:
     """The outputs that gradients flow to; where one is called the loss, that one."""
-    found = {path: slot.ref() for path, slot in recording.output_slots()}
+    found = {path: record.ref() for path, record in recording.output_records()}
     tensors = {path: t for path, t in found.items() if t is not None and t.grad_fn is not None}
     return [t for path, t in tensors.items() if "loss" in path] or list(tensors.values())
 
