@@ -83,7 +83,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pytorch_lightning": (),
     "mlflow": ("trackers.mlflow",),
     "tensorboard": ("trackers.tensorboard", "trackers.event_file", "writers.graphdef"),
-    "onnx": ("writers.onnx", "trackers.mlflow_model"),
+    "onnx": ("writers.onnx", "trackers.mlflow.model"),
     "onnx_ir": ("writers.onnx",),
     "onnxscript": ("writers.onnx",),
     "onnxruntime": ("writers.onnx",),

@@ -21,7 +21,7 @@ from modelviz_callbacks.tracing import Capture, Recording, to_graph, with_flops
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers.graphdef import run_graphs, timed_graph
 from tests.browser import open_browser
 from tests.lightning_modules import Gan, data, trainer_for
@@ -180,7 +180,7 @@ def store(drawn: Drawn, folder: Path) -> list[str]:
     graph, times_us, backward = drawn
     written = run_graphs(graph, backward)
     named = [*written.named, timed_graph(graph, times_us, TIMES)]
-    with TensorBoardSink(folder) as sink:
+    with TensorBoardTracker(folder) as sink:
         sink.add_graph(written.graph_def)
         for one in named:
             sink.add_named_graph(one.tag, one.metadata)
@@ -279,7 +279,7 @@ def test_50_000_ops_open_in_the_browser_with_few_boxes_at_the_top(
 
     graph = layers(25_000)
     written = run_graphs(graph)
-    with TensorBoardSink(tmp_path / "runs") as sink:
+    with TensorBoardTracker(tmp_path / "runs") as sink:
         sink.add_graph(written.graph_def)
         for one in written.named:
             sink.add_profile(one.tag, one.metadata)

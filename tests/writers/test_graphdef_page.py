@@ -12,7 +12,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers.graphdef import run_graphs
 from tests.browser import open_browser
 from tests.tensorboard_browser import GraphPage, ask, running_tensorboard
@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 
 def _store(graph: ModelGraph, target: object) -> None:
     written = run_graphs(graph)
-    with TensorBoardSink(target) as sink:
+    with TensorBoardTracker(target) as sink:
         sink.add_graph(written.graph_def)
         for named in written.named:
             sink.add_named_graph(named.tag, named.metadata)

@@ -7,7 +7,7 @@ import pytest
 from mlflow.exceptions import MlflowException, RestException
 from requests import ConnectionError as NoConnection
 
-from modelviz_callbacks.trackers.mlflow_calls import Caller, CallFailed, bounded
+from modelviz_callbacks.trackers.mlflow.calls import Caller, CallFailed, bounded
 
 
 def test_the_environment_is_bounded_inside_the_block_and_restored_after_it(
