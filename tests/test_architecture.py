@@ -20,6 +20,7 @@ ROOT = Path(modelviz_callbacks.__file__).parent
 # module's name starts with is its room.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "credentials": set(),
     "ranks": set(),
     "gc_pause": set(),
     "graph": {"errors", "view"},  # print(graph) is the text tree
@@ -27,10 +28,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
     "writers": {"diff", "view", "analysis", "graph", "errors"},
-    "tracing": {"analysis", "graph", "gc_pause", "errors"},
-    "trackers": {"errors"},
+    "tracing": {"analysis", "graph", "gc_pause", "credentials", "errors"},
+    "trackers": {"credentials", "errors"},
     "options": {"view", "errors"},
-    "report": {"trackers", "errors"},
+    "report": {"credentials", "errors"},
     "artifacts": {
         "options",
         "report",
@@ -43,7 +44,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gc_pause",
         "errors",
     },
-    "jobs": {"artifacts", "options", "report", "tracing", "trackers", "ranks", "errors"},
+    "jobs": {
+        "artifacts",
+        "options",
+        "report",
+        "tracing",
+        "trackers",
+        "graph",
+        "credentials",
+        "ranks",
+        "errors",
+    },
     "run": {"jobs", "artifacts", "options", "report", "tracing", "trackers", "errors"},
     "tracer": {"artifacts", "tracing", "writers", "graph", "errors"},
     "hook": {"run", "tracing", "options", "ranks", "report", "errors"},

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.credentials import without_credentials
 
 __all__ = ["ARTIFACT_SCHEME", "FOLDER", "MultiTracker", "Tracker", "UploadError", "linked"]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers.event_file import open_events
 from modelviz_callbacks.trackers.interface import Tracker
@@ -39,6 +40,7 @@ class TensorBoardTracker(Tracker):
             writer may have its event file in that folder.
         run_name: Not used: a run is called as its folder is.
         deadline_s: Not used: nothing here waits for anybody.
+        tries: Likewise.
 
     Raises:
         TrackerError: The target is none of these.
@@ -52,6 +54,7 @@ class TensorBoardTracker(Tracker):
         *,
         run_name: str | None = None,
         deadline_s: float | Callable[[], float] = 0.0,
+        tries: int | None = None,
     ) -> None:
         self._writer: Any = None
         self._owned = isinstance(target, (str, os.PathLike))
@@ -80,8 +83,8 @@ class TensorBoardTracker(Tracker):
 
     @property
     def place(self) -> str:
-        """How to look at the run."""
-        return f"tensorboard --logdir {self.log_dir}"
+        """How to look at the run; an address in it is without credentials."""
+        return f"tensorboard --logdir {without_credentials(self.log_dir)}"
 
     def open(self) -> None:
         """Makes the writer for a folder.
@@ -224,7 +227,7 @@ class TensorBoardTracker(Tracker):
     def _write(self, what: str, event: Any) -> None:
         if self._closed:
             raise TrackerError(
-                f"Cannot write {what} to TensorBoard in {self.log_dir!r}: this tracker is closed. "
+                f"Cannot write {what} to TensorBoard ({self.place}): this tracker is closed. "
                 "Write before closing it."
             )
         event.wall_time = time.time()
@@ -248,9 +251,10 @@ class TensorBoardTracker(Tracker):
             act()
         except Exception as error:  # the writer's own, the file system's, a remote store's
             where = self.log_dir or _describe(self._target)
+            said = without_credentials(f"{where}: {error}")
             raise TrackerError(
-                f"Could not {what} to TensorBoard in {where}: {error}. Check that the writer is "
-                "open and that its folder can be written to."
+                f"Could not {what} to TensorBoard in {said}. Check that the writer is open and "
+                "that its folder can be written to."
             ) from error
 
 
@@ -305,9 +309,10 @@ def _new_writer(path: str) -> Any:
     try:
         return open_events(path)
     except Exception as error:  # the file system's, or a remote store's own
+        said = without_credentials(f"{path!r}: {error}")
         raise TrackerError(
-            f"Cannot begin a TensorBoard event file in {path!r}: {error}. "
-            "Give a folder that can be created and written to."
+            f"Cannot begin a TensorBoard event file in {said}. Give a folder that can be created "
+            "and written to."
         ) from error
 
 

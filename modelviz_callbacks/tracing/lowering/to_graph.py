@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.analysis.notes import notes
+from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.graph import (
     Argument,
     ModelGraph,
@@ -151,7 +152,8 @@ class _Lowering:
 
     def _notes(self) -> tuple[Note, ...]:
         recording = self._recording
-        notes = [Note("remark", "", remark) for remark in recording.remarks]
+        # They may hold the text of somebody's error, and stand in every file.
+        notes = [Note("remark", "", without_credentials(said)) for said in recording.remarks]
         if recording.error:
             message = f"The forward ended early with {recording.error}; this is what ran before."
             notes.append(Note("partial", "", message))
