@@ -26,6 +26,7 @@ def publish(
     graph: ModelGraph | None,
     names: list[str],
     deadline_s: float | Callable[[], float],
+    tries: int | None = None,
 ) -> None:
     """Stores everything of one recording in an MLflow run.
 
@@ -35,11 +36,12 @@ def publish(
         graph: The graph; ``None``: only the files, and the models among them.
         names: The files, in the report's folder.
         deadline_s: Seconds for all of it, or a function that says how many are left.
+        tries: How often a call is made that fails for the moment; ``None``: until time is up.
 
     Raises:
         TrackerError: Something did not arrive; the rest did.
     """
-    tracker = make_tracker("mlflow", target, report.name, deadline_s)
+    tracker = make_tracker("mlflow", target, report.name, deadline_s, tries)
     trackers = MultiTracker([tracker])
     folder = Path(report.folder)
     log_recording(trackers, {name: folder / name for name in names}, graph)

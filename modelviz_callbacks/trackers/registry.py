@@ -18,7 +18,11 @@ TRACKERS: dict[str, tuple[str, str]] = {
 
 
 def make_tracker(
-    kind: str, target: Any, run_name: str, deadline_s: float | Callable[[], float]
+    kind: str,
+    target: Any,
+    run_name: str,
+    deadline_s: float | Callable[[], float],
+    tries: int | None = None,
 ) -> Tracker:
     """A tracker that is not opened yet.
 
@@ -28,6 +32,7 @@ def make_tracker(
             ``SummaryWriter``.
         run_name: What to call the run if it is new.
         deadline_s: Seconds for all calls together, or a function that says how many are left.
+        tries: How often a call is made that fails for the moment; ``None``: until time is up.
 
     Returns:
         The tracker.
@@ -38,6 +43,6 @@ def make_tracker(
     """
     module, name = TRACKERS[kind]
     made: Tracker = getattr(importlib.import_module(module), name)(
-        target, run_name=run_name, deadline_s=deadline_s
+        target, run_name=run_name, deadline_s=deadline_s, tries=tries
     )
     return made

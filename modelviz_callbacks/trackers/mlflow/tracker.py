@@ -49,6 +49,7 @@ class MlflowTracker(Tracker):
         max_retries: How often MLflow itself repeats a request; each repetition is logged by
             urllib3, the tracker's own are not.
         run_name: Name of a new run; None lets MLflow choose.
+        tries: How often a call is made that fails for the moment; None: until the deadline.
     """
 
     name = "MLflow"
@@ -61,9 +62,10 @@ class MlflowTracker(Tracker):
         timeout_s: float = 10.0,
         max_retries: int = 0,
         run_name: str | None = None,
+        tries: int | None = None,
     ) -> None:
         self.target = target
-        self._caller = Caller(deadline_s, timeout_s, max_retries)
+        self._caller = Caller(deadline_s, timeout_s, max_retries, tries)
         self._run_name = run_name
         self._client: MlflowClient | None = None
         self._run_id: str | None = None

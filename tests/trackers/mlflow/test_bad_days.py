@@ -11,17 +11,20 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from modelviz_callbacks.artifacts.tracking import log_recording
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.interface import UploadError
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.trackers.interface import MultiTracker, UploadError
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
-from tests.mlflow_server import MlflowServer, Proxy
+from tests.mlflow_server import MISBEHAVIOURS, MlflowServer, Proxy
 
 NothingChanges = Callable[[], AbstractContextManager[None]]
 
 # Far above what the deadlines below ask for, far below the minutes that MLflow takes by itself.
 BOUND_S = 60
 BAD = ["refuse", "500", "busy", "hang"]
+ALL_BAD = ["refuse", "bad TLS", "deleted run", *MISBEHAVIOURS]
 
 
 @pytest.fixture
@@ -82,6 +85,50 @@ def test_a_bad_server_costs_a_bounded_time_and_one_error(
     assert raised.value.arrived == ()
     assert "secret-pw" not in "".join(traceback.format_exception(raised.value))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("how", ALL_BAD)
+def test_whatever_a_server_does_a_recording_costs_a_bounded_time_and_one_error(
+    proxy: Proxy,
+    server: MlflowServer,
+    run_id: str,
+    files: dict[str, Path],
+    how: str,
+    nothing_changes: NothingChanges,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    uri = proxy.uri.replace("://", "://ann:s3cret-pw@")
+    if how == "deleted run":
+        MlflowClient(server.uri).delete_run(run_id)
+    elif how == "bad TLS":
+        uri = uri.replace("http:", "https:")
+    else:
+        misbehave(proxy, how)
+    began = time.monotonic()
+    target = MlflowTarget(uri, run_id)
+    with nothing_changes():
+        trackers = MultiTracker([MlflowTracker(target, deadline_s=3, timeout_s=1, tries=2)])
+        log_recording(trackers, files, ModelGraph("net", "Net"))
+    error = trackers.error()
+
+    assert time.monotonic() - began < BOUND_S
+    assert error is not None
+    assert run_id in str(error)
+    assert len(str(error)) < 3000
+    assert "s3cret-pw" not in "".join(traceback.format_exception(error))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("how", ["refuse", "500", "busy"])
+def test_a_bad_server_is_given_up_after_two_tries_where_no_more_are_asked_for(
+    proxy: Proxy, run_id: str, how: str
+) -> None:
+    misbehave(proxy, how)
+    tracker = MlflowTracker(MlflowTarget(proxy.uri, run_id), deadline_s=60, timeout_s=2, tries=2)
+    with pytest.raises(TrackerError, match="could not open"):
+        tracker.open()
+
+    assert len(proxy.requests) == (0 if how == "refuse" else 2)
 
 
 @pytest.mark.parametrize("how", ["refuse", "500", "busy"])
