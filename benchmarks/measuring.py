@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from modelviz_callbacks.run import Pipeline
+from modelviz_callbacks.jobs.queue import QUEUE
 
 # Of glibc's allocator: to give nothing back.
 _KEEPS_MEMORY = dict.fromkeys(
@@ -23,12 +23,10 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def end_worker(pipeline: Pipeline) -> None:
+def end_worker() -> None:
     """Nobody needs the files, and the next round wants the machine for itself."""
-    worker = pipeline._worker
-    assert worker is not None
-    worker._process.kill()
-    worker._process.wait()
+    assert QUEUE.worker is not None
+    QUEUE.worker.kill()
 
 
 def keep_memory() -> None:

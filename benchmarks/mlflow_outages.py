@@ -22,7 +22,9 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-from modelviz_callbacks import GraphHook, run
+from modelviz_callbacks import GraphHook
+from modelviz_callbacks.jobs import in_worker
+from modelviz_callbacks.jobs.queue import QUEUE
 from tests.mlflow_server import Proxy, misbehaving_proxy, running_server
 
 LIMIT_S = 5.0
@@ -30,7 +32,7 @@ STEPS = 400
 
 
 def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[float, Any, float]:
-    """Seconds that a training took, its hook, and a sum over its weights."""
+    """Seconds that a training took, its worker, and a sum over its weights."""
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(512, 512) for _ in range(6)))
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
@@ -39,16 +41,17 @@ def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[float, 
     hook = None
     if folder is not None:
         hook = GraphHook(model, dirpath=folder, mlflow=uri)
-        assert hook._pipeline._mlflow_target is not None
-        object.__setattr__(hook._pipeline._mlflow_target, "run_id", run_id)
+        assert hook._run._mlflow_target is not None
+        object.__setattr__(hook._run._mlflow_target, "run_id", run_id)
     for _ in range(STEPS):
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
+    worker = QUEUE.worker
     if hook is not None:
         hook.close()
     took = time.perf_counter() - start
-    return took, hook, sum(parameter.double().sum().item() for parameter in model.parameters())
+    return took, worker, sum(parameter.double().sum().item() for parameter in model.parameters())
 
 
 def misbehave(proxy: Proxy, how: str) -> None:
@@ -65,7 +68,7 @@ def misbehave(proxy: Proxy, how: str) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    run.WAIT_LIMIT_S = LIMIT_S
+    in_worker.WAIT_LIMIT_S = LIMIT_S
     train(None)
     for how in ("refuses", "500", "hang", "dies half-way", "back after a minute"):
         with (
@@ -79,12 +82,11 @@ def main() -> None:
             misbehave(proxy, how)
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
-                took, hook, found = train(Path(scratch, "graphs"), proxy.uri, run_id)
-            worker = hook._pipeline._worker._process
+                took, worker, found = train(Path(scratch, "graphs"), proxy.uri, run_id)
+            assert worker is not None
             if how == "back after a minute":
                 worker.wait(180)
             worker.kill()
-            worker.wait()
             arrived = len(list(server.artifacts.rglob(f"{run_id}/artifacts/model_graph/*")))
         bound = 1.05 * plain + LIMIT_S
         print(

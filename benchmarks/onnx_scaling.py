@@ -22,7 +22,7 @@ def measure(layers: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from modelviz_callbacks import trace
-    from modelviz_callbacks.artifacts.outputs import view_of
+    from modelviz_callbacks.artifacts.onnx_files import view_of
     from modelviz_callbacks.tracing.lowering.networks import Unit
 
     torch.set_num_threads(2)

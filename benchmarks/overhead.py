@@ -39,7 +39,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.measuring import end_worker, keep_memory, seconds
 from benchmarks.training_steps import print_steps
 from modelviz_callbacks.options import make_options
-from modelviz_callbacks.run import Pipeline
+from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture
 
 OPS_A_LAYER = 3
@@ -112,10 +112,10 @@ def recorded(model: nn.Module, x: torch.Tensor) -> tuple[float, float, Capture, 
 def handed_over(capture: Capture, result: Any) -> float:
     """Seconds of all that the training process does once the forward is recorded."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        pipeline = Pipeline(make_options(dirpath=folder, mlflow=False), "TinyOps")
-        pipeline.get_ready()
-        took = seconds(lambda: pipeline.captured(capture.finish(result)))
-        end_worker(pipeline)
+        training_run = Run(make_options(dirpath=folder, mlflow=False), "TinyOps")
+        training_run.get_ready()
+        took = seconds(lambda: training_run.captured(capture.finish(result)))
+        end_worker()
     return took
 
 

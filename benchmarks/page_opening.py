@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, sync_playwright
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from modelviz_callbacks import ModelGraph, trace
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.writers import html
 
 _TIMES = 5
@@ -72,7 +73,7 @@ def main() -> None:
         for name, make in (("BERT, 12 layers", bert), ("Llama 405B", llama)):
             graph = make()
             start = time.perf_counter()
-            made = html.render(graph)
+            made = html.render(Analysis(graph))
             written = time.perf_counter() - start
             path = Path(folder) / "index.html"
             path.write_bytes(made)

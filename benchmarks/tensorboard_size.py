@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
@@ -75,8 +76,10 @@ def main() -> None:
     for size in sizes:
         with paused_collector():
             graph = recorded(size)
-            drawing_s, drawn = timed(lambda: graph_def(graph).SerializeToString(deterministic=True))  # noqa: B023
-            naming_s, named = timed(lambda: named_graphs(graph))  # noqa: B023
+            drawing_s, drawn = timed(
+                lambda: graph_def(Analysis(graph)).SerializeToString(deterministic=True)  # noqa: B023
+            )
+            naming_s, named = timed(lambda: named_graphs(Analysis(graph)))  # noqa: B023
         with tempfile.TemporaryDirectory() as folder:
             storing_s, _ = timed(lambda: store(folder, drawn, named))  # noqa: B023
             stored = sum(path.stat().st_size for path in Path(folder).iterdir())

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from modelviz_callbacks import GraphHook
+from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.jobs.worker_process import Worker
 
 STEPS = 200
@@ -52,10 +53,10 @@ def measure(threads: int) -> None:
     plain = times()
     with (
         tempfile.TemporaryDirectory() as folder,
-        GraphHook(bert, dirpath=folder, mlflow=False) as hook,
+        GraphHook(bert, dirpath=folder, mlflow=False),
     ):
         bert(tokens)
-        worker = hook._pipeline._worker
+        worker = QUEUE.worker
         assert worker is not None
         beside = times(worker)
         ended = "it ended" if worker.has_ended else "it was not done"

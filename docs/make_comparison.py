@@ -24,6 +24,7 @@ sys.path[:0] = [str(HOME), str(HOME / "examples")]
 from lightning_cnn import CNN  # noqa: E402
 
 from modelviz_callbacks import Trace, trace  # noqa: E402
+from modelviz_callbacks.analysis import Analysis  # noqa: E402
 from modelviz_callbacks.view.display_rules import Rules  # noqa: E402
 from modelviz_callbacks.writers.formats import render  # noqa: E402
 from modelviz_callbacks.writers.markdown import layer_table  # noqa: E402
@@ -49,7 +50,7 @@ def main(folder: Path) -> None:
     recorded = trace(model, image)
     say("print(model)", model)
     say("print(trace(model, image).graph)", recorded.graph)
-    say("the table of layers", layer_table(recorded.graph))
+    say("the table of layers", layer_table(Analysis(recorded.graph)))
     draw_peers(model, image, folder)
     draw_ours(recorded, folder)
     with open_browser() as browser, tempfile.TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.run import Pipeline
+from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer, class_of, is_compiled, unwrapped
 
 _NEVER = (
@@ -59,11 +59,11 @@ class GraphHook:
         while model is not self._core and not _is_compiled(model):
             model = model.module  # type: ignore[assignment]
         self._model = model
-        self._pipeline = Pipeline(make_options(**options), class_of(self._core).__name__)
-        self._pipeline.find_mlflow()
+        self._run = Run(make_options(**options), class_of(self._core).__name__)
+        self._run.find_mlflow()
         self._capture: Capture | None = None
         self._timer: StepTimer | None = None
-        self._steps_to_timing = self._pipeline.options.profile_step
+        self._steps_to_timing = self._run.options.profile_step
         self._recorded = False
         self._closed = False
         self._depth = 0
@@ -72,8 +72,8 @@ class GraphHook:
         self._compiled_call: Any = None
         self._records = is_recording_rank()
         if self._records:
-            with self._pipeline.guarded("the preparations"):
-                self._pipeline.get_ready()
+            with self._run.guarded("the preparations"):
+                self._run.get_ready()
             # What `model.compile()` has put in the place of the call runs hooks inside compiled
             # code; until there is a recording the model runs as it is.
             self._compiled_call = vars(model).get("_compiled_call_impl")
@@ -87,7 +87,7 @@ class GraphHook:
     @property
     def report(self) -> Report:
         """What was written where, what was refused and why."""
-        return self._pipeline.report
+        return self._run.report
 
     def close(self) -> None:
         """Disarms the hook and writes what is slow to make; safe to call again."""
@@ -101,14 +101,14 @@ class GraphHook:
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
-            with self._pipeline.guarded("the recording"):
-                self._pipeline.captured(capture.abandon(error or _INTERRUPTED))
+            with self._run.guarded("the recording"):
+                self._run.captured(capture.abandon(error or _INTERRUPTED))
         self._handled = None
         if not self._closed:
             self._closed = True
             if self._records:
                 patient = error is None or isinstance(error, Exception)
-                self._pipeline.finish(_NEVER, error is None, patient)
+                self._run.finish(_NEVER, error is None, patient)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the model (an average of weights, a saved file) takes its hooks along; the
@@ -143,7 +143,7 @@ class GraphHook:
         self._restore_compiled()
         if self._steps_to_timing is not None and _is_compiled(self._model):
             # Its hooks would become a part of the compiled code.
-            self._pipeline.not_timed("torch.compile fuses the ops of the model")
+            self._run.not_timed("torch.compile fuses the ops of the model")
             self._steps_to_timing = None
         if self._steps_to_timing is None:
             self._disarm()
@@ -157,7 +157,7 @@ class GraphHook:
             if _calls_on_stack(model) > 1:
                 self._depth += 1  # the model calls itself
                 return
-            with self._pipeline.guarded("the recording"):
+            with self._run.guarded("the recording"):
                 self._capture.stop()  # left by a forward that was interrupted
             self._capture = None
         if self._capture is not None:
@@ -170,10 +170,10 @@ class GraphHook:
         if not is_recording_rank():  # known only now: the process group came after the hook
             self._records = False
             self._disarm()
-            self._pipeline.step_aside()
+            self._run.step_aside()
             return
-        with self._pipeline.guarded("the recording"):
-            capture = Capture(self._core, model, keeps_state=self._pipeline.keeps_state)
+        with self._run.guarded("the recording"):
+            capture = Capture(self._core, model, keeps_state=self._run.keeps_state)
             capture.start(args, kwargs)
             if model is self._core:
                 capture.enter_model()
@@ -200,12 +200,12 @@ class GraphHook:
         self._after_recording()
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
-        with self._pipeline.guarded("the recording"):
+        with self._run.guarded("the recording"):
             capture.stop()
             if raised is not None and raised is not handled:
-                self._pipeline.captured(capture.abandon(raised))
+                self._run.captured(capture.abandon(raised))
             else:
-                self._pipeline.captured(capture.finish(result))
+                self._run.captured(capture.finish(result))
 
     # --- the step to be timed
 
@@ -215,14 +215,14 @@ class GraphHook:
         self._steps_to_timing -= 1
         if self._steps_to_timing:
             return
-        with self._pipeline.guarded("the times"):
+        with self._run.guarded("the times"):
             timer = StepTimer(self._core, self._model)
             if timer.start(inside_model=self._model is self._core):
                 self._timer, self._depth = timer, _calls_on_stack(self._model)
             else:
-                self._pipeline.timed(timer)  # it says why
+                self._run.timed(timer)  # it says why
         if self._timer is None:
-            self._pipeline.not_timed("the timer could not be started")
+            self._run.not_timed("the timer could not be started")
             self._disarm()
 
     def _end_timing(self) -> None:
@@ -231,9 +231,9 @@ class GraphHook:
             return
         self._timer, self._steps_to_timing = None, None
         self._disarm()
-        with self._pipeline.guarded("the times"):
+        with self._run.guarded("the times"):
             timer.stop()
-            self._pipeline.timed(timer)
+            self._run.timed(timer)
 
 
 def _is_compiled(model: torch.nn.Module) -> bool:

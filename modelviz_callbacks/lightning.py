@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.run import Pipeline
+from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer
 
 _NEVER = (
@@ -78,7 +78,7 @@ class GraphLogger(pl.Callback):
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self._options = make_options(**given)
-        self._pipeline: Pipeline | None = None
+        self._run: Run | None = None
         self._restore: Callable[[], None] | None = None
         self._waiting = True
         self._polling = False
@@ -87,38 +87,36 @@ class GraphLogger(pl.Callback):
     @property
     def report(self) -> Report | None:
         """What was written where, what was refused and why; ``None`` before a fit."""
-        return self._pipeline.report if self._pipeline is not None else None
+        return self._run.report if self._run is not None else None
 
     # --- the trainer's events
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the run's loggers; only rank zero takes part."""
         self._waiting = trainer.is_global_zero and is_recording_rank()
-        self._pipeline = None
+        self._run = None
         self._steps_to_timing = self._options.profile_step
         if self._waiting:
-            pipeline = self._pipeline = Pipeline(
-                self._options, type(pl_module).__name__, polls=True
-            )
-            with pipeline.guarded("the loggers"):
-                _connect(pipeline, trainer)
-            with pipeline.guarded("the preparations"):
-                pipeline.get_ready()
+            run = self._run = Run(self._options, type(pl_module).__name__, polls=True)
+            with run.guarded("the loggers"):
+                _connect(run, trainer)
+            with run.guarded("the preparations"):
+                run.get_ready()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Puts the recording around the first batch's training step, the timer around another."""
-        pipeline = self._pipeline
-        if pipeline is None or self._restore is not None or pipeline.is_finished:
+        run = self._run
+        if run is None or self._restore is not None or run.is_finished:
             return
         if self._waiting:
-            self._wrap(pl_module, functools.partial(_record, pipeline, pl_module))
+            self._wrap(pl_module, functools.partial(_record, run, pl_module))
         elif self._steps_to_timing is not None:
             self._steps_to_timing -= 1
             if self._steps_to_timing == 0:
                 self._steps_to_timing = None
-                self._wrap(pl_module, functools.partial(_time, pipeline, pl_module))
+                self._wrap(pl_module, functools.partial(_time, run, pl_module))
 
     def _wrap(self, module: pl.LightningModule, around: _Around) -> None:
         def once(*call: Any) -> Any:
@@ -136,8 +134,8 @@ class GraphLogger(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Puts what the worker has made for TensorBoard into the run, once it is there."""
-        if self._polling and self._pipeline is not None:
-            self._polling = not self._pipeline.poll()
+        if self._polling and self._run is not None:
+            self._polling = not self._run.poll()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -155,7 +153,7 @@ class GraphLogger(pl.Callback):
         # A copy is for another run: what belongs to this one stays behind.
         return {
             **vars(self),
-            "_pipeline": None,
+            "_run": None,
             "_restore": None,
             "_waiting": True,
             "_polling": False,
@@ -170,9 +168,9 @@ class GraphLogger(pl.Callback):
 
     def _finish(self, may_raise: bool = True, patient: bool = True) -> None:
         self._disarm()
-        pipeline = self._pipeline
-        if pipeline is not None and not pipeline.is_finished:
-            pipeline.finish(_NEVER, may_raise, patient)
+        run = self._run
+        if run is not None and not run.is_finished:
+            run.finish(_NEVER, may_raise, patient)
 
 
 # Around one call of a training step: gets the step, its arguments, and gives its result.
@@ -216,7 +214,7 @@ def _wrap_training_step(module: pl.LightningModule, around: _Around) -> Callable
 
 
 def _record(
-    pipeline: Pipeline,
+    run: Run,
     module: pl.LightningModule,
     inner: Callable[..., Any],
     args: tuple[Any, ...],
@@ -224,8 +222,8 @@ def _record(
 ) -> Any:
     """Runs a training step and records it."""
     capture: Capture | None = None
-    with pipeline.guarded("the recording"):
-        starting = Capture(module, keeps_state=pipeline.keeps_state)
+    with run.guarded("the recording"):
+        starting = Capture(module, keeps_state=run.keeps_state)
         starting.start(args, kwargs, inspect.signature(inner))
         capture = starting
     if capture is None:
@@ -233,18 +231,18 @@ def _record(
     try:
         result = inner(*args, **kwargs)
     except BaseException as error:
-        with pipeline.guarded("the recording"):
+        with run.guarded("the recording"):
             capture.stop()
-            pipeline.captured(capture.abandon(error))
+            run.captured(capture.abandon(error))
         raise
-    with pipeline.guarded("the recording"):
+    with run.guarded("the recording"):
         capture.stop()
-        pipeline.captured(capture.finish(result))
+        run.captured(capture.finish(result))
     return result
 
 
 def _time(
-    pipeline: Pipeline,
+    run: Run,
     module: pl.LightningModule,
     inner: Callable[..., Any],
     args: tuple[Any, ...],
@@ -252,7 +250,7 @@ def _time(
 ) -> Any:
     """Runs a training step and times its ops."""
     timer: StepTimer | None = None
-    with pipeline.guarded("the times"):
+    with run.guarded("the times"):
         starting = StepTimer(module)
         starting.start()
         timer = starting
@@ -260,13 +258,13 @@ def _time(
         return inner(*args, **kwargs)
     finally:
         if timer is not None:
-            with pipeline.guarded("the times"):
+            with run.guarded("the times"):
                 timer.stop()
-                pipeline.timed(timer)
+                run.timed(timer)
 
 
-def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
-    """Points the pipeline at the run's own folder, TensorBoard writer and MLflow run.
+def _connect(run: Run, trainer: pl.Trainer) -> None:
+    """Points the run at the run's own folder, TensorBoard writer and MLflow run.
 
     ``trainer.log_dir`` is not used: it asks the other ranks.
     """
@@ -275,16 +273,16 @@ def _connect(pipeline: Pipeline, trainer: pl.Trainer) -> None:
         log_dir = getattr(logger, "log_dir", None)
         if folder is None and log_dir and "://" not in str(log_dir):  # files stay here
             folder = Path(log_dir)
-        if isinstance(logger, TensorBoardLogger) and pipeline.tensorboard is True:
-            pipeline.tensorboard = logger.experiment
+        if isinstance(logger, TensorBoardLogger) and run.tensorboard is True:
+            run.tensorboard = logger.experiment
             # After an earlier fit the writer is closed, and is opened again by the next scalar.
             # Opening it now puts the graph into that same file.
             logger.experiment._get_file_writer()
-    pipeline.write_to((folder or Path(trainer.default_root_dir)) / "model_graph")
+    run.write_to((folder or Path(trainer.default_root_dir)) / "model_graph")
     for logger in trainer.loggers:
         if isinstance(logger, MLFlowLogger):
             # The run is made now, as the trainer would a moment later.
             uri, run_id = logger._tracking_uri, logger.run_id
-            pipeline.find_mlflow(uri, run_id)
+            run.find_mlflow(uri, run_id)
             return
-    pipeline.find_mlflow()
+    run.find_mlflow()

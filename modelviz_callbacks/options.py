@@ -11,8 +11,8 @@ from typing import Any, Literal, TypedDict, get_args
 
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.view.display_rules import Rules
+from modelviz_callbacks.writers.formats import Format as Format
 
-Format = Literal["svg", "png", "html", "text", "markdown", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from modelviz_callbacks.artifacts import outputs
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.artifacts import on_demand
+from modelviz_callbacks.artifacts.events import write_graph
+from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import (
@@ -38,7 +41,11 @@ class Trace:
     @cached_property
     def graph(self) -> ModelGraph:
         """The model graph of this forward."""
-        return outputs.graph_of(self._recording)
+        return graph_of(self._recording)
+
+    @cached_property
+    def _analysis(self) -> Analysis:
+        return Analysis(self.graph)
 
     @cached_property
     def backward_graph(self) -> ModelGraph | None:
@@ -59,7 +66,7 @@ class Trace:
     def _repr_html_(self) -> str:
         from modelviz_callbacks.writers import notebook
 
-        return notebook.render(self.graph)
+        return notebook.render(self._analysis)
 
     @property
     def program(self) -> fx.GraphModule:
@@ -117,7 +124,7 @@ class Trace:
             WriterError: The graph cannot be turned into ONNX.
             SinkError: The file cannot be written.
         """
-        return outputs.save_onnx(self._recording, self.graph, path, **options)
+        return on_demand.save_onnx(self._recording, self.graph, path, **options)
 
     def save_svg(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the graph as SVG.
@@ -133,15 +140,15 @@ class Trace:
             WriterError: The graph cannot be drawn.
             SinkError: The file cannot be written.
         """
-        return outputs.save(self.graph, "svg", path, depth)
+        return on_demand.save(self._analysis, "svg", path, depth)
 
     def save_png(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the graph as PNG; arguments and errors as for `save_svg`."""
-        return outputs.save(self.graph, "png", path, depth)
+        return on_demand.save(self._analysis, "png", path, depth)
 
     def save_html(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes the interactive page; arguments and errors as for `save_svg`."""
-        return outputs.save(self.graph, "html", path, depth)
+        return on_demand.save(self._analysis, "html", path, depth)
 
     def save_backward_svg(self, path: str | Path, depth: int | None = None) -> Path:
         """Draws the backward pass as SVG; arguments and errors as for `save_svg`.
@@ -149,28 +156,29 @@ class Trace:
         Raises:
             CaptureError: No output takes part in autograd.
         """
-        return outputs.save(self._backward(), "svg", path, depth)
+        return on_demand.save(self._backward_analysis, "svg", path, depth)
 
     def save_backward_html(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes the backward pass as an interactive page; see `save_backward_svg`."""
-        return outputs.save(self._backward(), "html", path, depth)
+        return on_demand.save(self._backward_analysis, "html", path, depth)
 
-    def _backward(self) -> ModelGraph:
+    @cached_property
+    def _backward_analysis(self) -> Analysis:
         graph = self.backward_graph
         if graph is None:
             raise CaptureError(
                 "There is no backward pass to draw: no output of the model requires a gradient. "
                 "Trace it with gradients enabled and parameters that are trained."
             )
-        return graph
+        return Analysis(graph)
 
     def save_text(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`."""
-        return outputs.save(self.graph, "text", path, depth)
+        return on_demand.save(self._analysis, "text", path, depth)
 
     def save_mermaid(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes a mermaid diagram; arguments and errors as for `save_svg`."""
-        return outputs.save(self.graph, "mermaid", path, depth)
+        return on_demand.save(self._analysis, "mermaid", path, depth)
 
     def write_tensorboard(self, log_dir: Any) -> None:
         """Writes the graph for TensorBoard.
@@ -181,7 +189,7 @@ class Trace:
         Raises:
             SinkError: It cannot be written there.
         """
-        outputs.write_tensorboard(self.graph, log_dir)
+        write_graph(self._analysis, log_dir)
 
 
 def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from modelviz_callbacks.jobs.idle_worker import Standby
-from modelviz_callbacks.run import Pipeline
+from modelviz_callbacks.jobs.queue import JobQueue
+from modelviz_callbacks.run import Run
 from tests.zoo.switches import disregard_threads
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would be the programs that
@@ -21,5 +21,5 @@ def without_worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Makes the files in place but for tests marked ``worker``: a process takes seconds."""
     disregard_threads()
     if request.node.get_closest_marker("worker") is None:
-        monkeypatch.setattr(Pipeline, "_hand_over", lambda self, recording: None)
-        monkeypatch.setattr(Standby, "start", lambda self, target: None)
+        monkeypatch.setattr(Run, "_hand_over", lambda self, recording: False)
+        monkeypatch.setattr(JobQueue, "hold", lambda self, holder: None)

@@ -21,7 +21,7 @@ FAULTS = (
     "modelviz_callbacks.tracing.capture.recorder.Slot",
     "modelviz_callbacks.tracing.capture.session.walk",
     "modelviz_callbacks.artifacts.products.to_graph",
-    "modelviz_callbacks.artifacts.products.dumps",
+    "modelviz_callbacks.artifacts.table.dumps",
 )
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Generic, TypeVar
 
-from modelviz_callbacks.analysis.repeats import Fold, find_folds
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.repeats import Fold
 from modelviz_callbacks.graph.model import (
     ModelGraph,
     ModuleCall,
@@ -82,12 +83,12 @@ def fold(graph: ModelGraph, *, sizes: bool = False) -> FoldedGraph:
 
     Args:
         graph: A sound graph.
-        sizes: As for `find_folds`.
+        sizes: As for `Analysis.folds`.
 
     Returns:
         What `unfold` makes the same graph from.
     """
-    folds = find_folds(graph, sizes=sizes)
+    folds = Analysis(graph).folds(sizes=sizes)
     index = _Index()
     for place, call in enumerate(graph.modules):
         index.add_call(place, call)

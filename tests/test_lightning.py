@@ -20,7 +20,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch.utils.data import DataLoader, Dataset
 
 from modelviz_callbacks import GraphLogger, ModelGraph
-from modelviz_callbacks.analysis.fingerprint import fingerprint
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import (
     HEAD_OPS,
@@ -239,7 +239,7 @@ def test_an_mlflow_run_gets_all_files_and_tags(
     run = client.get_run(logger.run_id)
     graph = ModelGraph.load(tmp_path / "model_graph" / "graph.json")
     assert run.data.tags["modelviz.class"].endswith("Classifier")
-    assert run.data.tags["modelviz.fingerprint"] == fingerprint(graph)
+    assert run.data.tags["modelviz.fingerprint"] == Analysis(graph).fingerprint
     assert run.data.metrics["modelviz.parameters"] == graph.parameter_count
     assert run.data.metrics["modelviz.ops"] == len(graph.ops)
     assert "get-artifact?path=model_graph%2Fgraph.svg" in run.data.tags["mlflow.note.content"]

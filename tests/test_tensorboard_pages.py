@@ -15,14 +15,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from modelviz_callbacks import GraphLogger, ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.run import Pipeline
+from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, Recording, to_graph, with_flops
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
-from modelviz_callbacks.writers.graphdef import run_graphs, timed_graph
+from modelviz_callbacks.writers.graphdef import graph_def, named_graphs, timed_graph
 from tests.browser import open_browser
 from tests.lightning_modules import Gan, data, trainer_for
 from tests.models import TwoBranches
@@ -154,7 +155,7 @@ def gan(folder: Path) -> Drawn:
             if timer is not None:
                 timer.stop()
 
-    with patch.object(Pipeline, "captured", lambda _, recording: recordings.append(recording)):
+    with patch.object(Run, "captured", lambda _, recording: recordings.append(recording)):
         callbacks = GraphLogger(dirpath=folder, on_error="raise"), TimesTheSecondStep()
         with suppress(CaptureError):  # the files are missing, since nothing was handed over
             trainer_for(folder, *callbacks, max_steps=4).fit(Gan(), data())
@@ -178,10 +179,13 @@ MODELS: dict[str, Callable[[Path], Drawn]] = {
 def store(drawn: Drawn, folder: Path) -> list[str]:
     """Writes all that a run shows of a graph; returns the tags."""
     graph, times_us, backward = drawn
-    written = run_graphs(graph, backward)
-    named = [*written.named, timed_graph(graph, times_us, TIMES)]
+    analysis = Analysis(graph)
+    named = [
+        *named_graphs(analysis, None if backward is None else Analysis(backward)),
+        timed_graph(analysis, times_us, TIMES),
+    ]
     with TensorBoardTracker(folder) as sink:
-        sink.add_graph(written.graph_def)
+        sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
         for one in named:
             sink.add_named_graph(one.tag, one.metadata)
     return [one.tag for one in named]
@@ -278,10 +282,11 @@ def test_50_000_ops_open_in_the_browser_with_few_boxes_at_the_top(
     from tests.writers.graphs_by_hand import layers
 
     graph = layers(25_000)
-    written = run_graphs(graph)
+    analysis = Analysis(graph)
+    named = named_graphs(analysis)
     with TensorBoardTracker(tmp_path / "runs") as sink:
-        sink.add_graph(written.graph_def)
-        for one in written.named:
+        sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
+        for one in named:
             sink.add_profile(one.tag, one.metadata)
     with running_tensorboard(tmp_path / "runs", tmp_path / "log.txt") as address:
         page = GraphPage(browser, address)
@@ -289,7 +294,7 @@ def test_50_000_ops_open_in_the_browser_with_few_boxes_at_the_top(
         assert len(page.names()) <= 50
         page.expand("layers")
         assert 1 < len(page.names()) <= 100
-        page.choose_tag(written.named[0].tag)
+        page.choose_tag(named[0].tag)
         page.show_profile()
         page.color_by("Compute time")
         assert page.scale()[0] == "0 µs"

@@ -1,6 +1,6 @@
-"""What a part of a graph is, apart from its names: keys that are equal for equal parts.
+"""What a subgraph is, apart from its names: keys that are equal for equal subgraphs.
 
-A part is a run of items of one scope, or everything that a module call did. Its code lists
+A subgraph is a run of items of one scope, or everything that a module call did. Its key lists
 ops and module calls in execution order: what they are, their arguments, the shapes they
 made, and how they are wired. Tensors from inside are named by their place, tensors from
 outside, parameters, buffers and constants by the order of their first use. Left out are
@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Items,
     Ref,
@@ -26,15 +26,15 @@ from modelviz_callbacks.graph.values import (
 )
 
 # Nested tuples of plain values, whose ``repr`` is the same in any process.
-Code: TypeAlias = Any
+Key: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """The code of a part and what the part takes from outside.
+class Subgraph:
+    """The key of a subgraph and what the subgraph takes from outside.
 
     Attributes:
-        digest: Equal for parts with equal codes.
+        digest: Equal for subgraphs with equal keys.
         externals: The tensors it reads from outside, by first use.
         held: Names of the parameter, buffer and constant nodes it reads, by first use.
     """
@@ -44,70 +44,34 @@ class Part:
     held: tuple[str, ...]
 
 
-def exact_literal(_node: Node, _position: int, value: Value) -> Code:
-    """The code of a literal argument: itself."""
+def exact_literal(_node: Node, _position: int, value: Value) -> Key:
+    """The key of a literal argument: itself."""
     return (type(value).__name__, str(value))
 
 
-def exact_tensor(spec: TensorSpec) -> Code:
-    """The code of an activation: what it looks like, wherever it lies."""
+def exact_tensor(spec: TensorSpec) -> Key:
+    """The key of an activation: what it looks like, wherever it lies."""
     return (spec.shape, spec.dtype, spec.layout)
 
 
-def exact_held(spec: TensorSpec) -> Code:
-    """The code of a parameter, buffer or constant, its trainable flag apart."""
+def exact_held(spec: TensorSpec) -> Key:
+    """The key of a parameter, buffer or constant, its trainable flag apart."""
     return (spec.shape, spec.dtype, spec.layout)
 
 
-def structural_key(graph: ModelGraph, call: ModuleCall) -> str:
-    """A key that two module calls share if their bodies are the same up to their parameters.
-
-    Equal keys promise: the same ops with the same arguments and shapes in the same order and
-    wiring, the same module classes, and the same number, shapes and dtypes of the tensors that
-    are read from outside, of outputs, and of parameters, buffers and constants, each in the
-    same order of first use.
-
-    Args:
-        graph: The graph of both calls. For many calls of one graph make one `Coder` and ask
-            it for each `Coder.body`.
-        call: One of its module calls that ran.
-
-    Returns:
-        32 hexadecimal digits, the same in any process.
-    """
-    return Coder(Outline(graph)).body(call.name).digest
-
-
-def fingerprint(graph: ModelGraph) -> str:
-    """A key of the architecture: equal for models that do the same with other weights.
-
-    It depends on ops, arguments, wiring, module classes and the shapes, dtypes and trainable
-    flags of the parameters. It does not depend on names, on parameter values, on the device
-    or on the sizes of activations. A number that comes first in a shape argument counts as
-    a multiple of the batch size (the first size of the first input) where it is one.
-
-    Args:
-        graph: Any graph.
-
-    Returns:
-        32 hexadecimal digits, the same in any process.
-    """
-    return architecture_coder(Outline(graph)).body("").digest
-
-
-def architecture_coder(outline: Outline) -> Coder:
-    """A coder for what a part is at any batch size, with any weights; see `fingerprint`."""
+def architecture_fingerprinter(outline: Outline) -> Fingerprinter:
+    """Keys that are equal at any batch size, with any weights; see `Analysis.fingerprint`."""
     inputs = outline.graph.of_kind("input")
     shapes = (node.outputs[0].shape for node in inputs)
     batch = next((shape[0] for shape in shapes if shape and shape[0] > 0), 0)
 
-    def literal(node: Node, position: int, value: Value) -> Code:
+    def literal(node: Node, position: int, value: Value) -> Key:
         counts = type(value) is int and value > 0 and batch and value % batch == 0
         if counts and position == 0 and node.op in TAKES_SHAPE:
             return ("batch", value // batch)  # type: ignore[operator]
         return exact_literal(node, position, value)
 
-    return Coder(outline, literal, lambda spec: (spec.dtype, spec.layout))
+    return Fingerprinter(outline, literal, lambda spec: (spec.dtype, spec.layout))
 
 
 # Ops whose integers are a shape; the place of the first one is the batch's.
@@ -135,39 +99,44 @@ TAKES_SHAPE = frozenset(
 )
 
 
-class Coder:
-    """Gives parts of one graph their codes; each module call is looked at once.
+class Fingerprinter:
+    """Gives subgraphs of one graph their keys; each one's is computed once.
 
     Args:
         outline: The graph's.
-        literal: Code of one literal of a node; its position among the integers of the node's
+        literal: Key of one literal of a node; its position among the integers of the node's
             arguments is given.
-        tensor: Code of an activation.
-        held: Code of a parameter, buffer or constant.
+        tensor: Key of an activation.
+        held: Key of a parameter, buffer or constant.
     """
 
     def __init__(
         self,
         outline: Outline,
-        literal: Callable[[Node, int, Value], Code] = exact_literal,
-        tensor: Callable[[TensorSpec], Code] = exact_tensor,
-        held: Callable[[TensorSpec], Code] = exact_held,
+        literal: Callable[[Node, int, Value], Key] = exact_literal,
+        tensor: Callable[[TensorSpec], Key] = exact_tensor,
+        held: Callable[[TensorSpec], Key] = exact_held,
     ) -> None:
         self.outline = outline
         self.literal = literal
         self.tensor = tensor
         self.held = held
-        self._bodies: dict[str, Part] = {}
+        self._bodies: dict[str, Subgraph] = {}
+        self._runs: dict[tuple[str, int], Subgraph] = {}
 
-    def body(self, scope: str) -> Part:
-        """The part that a module call is, or the whole graph (``""``)."""
+    def body(self, scope: str) -> Subgraph:
+        """The subgraph that a module call is, or the whole graph (``""``)."""
         if scope not in self._bodies:
-            self._bodies[scope] = _PartCoder(self, scope, self.outline.items[scope]).body()
+            self._bodies[scope] = _SubgraphKey(self, scope, self.outline.items[scope]).body()
         return self._bodies[scope]
 
-    def run(self, items: Sequence[Item]) -> Part:
-        """The part that a run of consecutive items of one scope is; at least one item."""
-        return _PartCoder(self, self.outline.scope_of(items[0]), items).part()
+    def run(self, items: Sequence[Item]) -> Subgraph:
+        """The subgraph that a run of consecutive items of one scope is; at least one item."""
+        which = items[0].name, len(items)
+        if which not in self._runs:
+            scope = self.outline.scope_of(items[0])
+            self._runs[which] = _SubgraphKey(self, scope, items).subgraph()
+        return self._runs[which]
 
     def alone(self, item: Item) -> str:
         """A key of one item without its wiring, cheap to compare before anything else."""
@@ -176,29 +145,29 @@ class Coder:
         return repr((item.op, item.target, item.kind, tuple(map(self.tensor, item.outputs))))
 
 
-class _PartCoder:
-    """Writes one part's code."""
+class _SubgraphKey:
+    """Writes one subgraph's key."""
 
-    def __init__(self, coder: Coder, scope: str, items: Sequence[Item]) -> None:
-        self.coder = coder
-        self.outline = coder.outline
-        self.graph = coder.outline.graph
+    def __init__(self, fingerprinter: Fingerprinter, scope: str, items: Sequence[Item]) -> None:
+        self.fingerprinter = fingerprinter
+        self.outline = fingerprinter.outline
+        self.graph = fingerprinter.outline.graph
         self.scope = scope
         self.items = items
         self.start = self.outline.position[items[0].name] if items else 0
         self.externals: dict[Ref, int] = {}
         self.held: dict[str, int] = {}
 
-    def part(self) -> Part:
-        """The code of the items."""
+    def subgraph(self) -> Subgraph:
+        """The key of the items."""
         return self._finish(tuple(map(self._item, self.items)))
 
-    def body(self) -> Part:
-        """The code of a whole scope: its items and what enters and leaves it."""
+    def body(self) -> Subgraph:
+        """The key of a whole scope: its items and what enters and leaves it."""
         steps = tuple(map(self._item, self.items))
         call = self.graph.module_by_name.get(self.scope)
         if call is None:
-            ends: Code = tuple(
+            ends: Key = tuple(
                 (node.path, self._ref(node.inputs[0])) for node in self.graph.of_kind("output")
             )
             return self._finish((self.graph.class_name, steps, ends))
@@ -210,25 +179,25 @@ class _PartCoder:
         outputs = tuple((port.path, self._ref(port.ref)) for port in call.outputs)
         return self._finish((call.class_name, steps, inputs, outputs))
 
-    def _finish(self, code: Code) -> Part:
-        digest = blake2b(repr(code).encode(), digest_size=16).hexdigest()
-        return Part(digest, tuple(self.externals), tuple(self.held))
+    def _finish(self, key: Key) -> Subgraph:
+        digest = blake2b(repr(key).encode(), digest_size=16).hexdigest()
+        return Subgraph(digest, tuple(self.externals), tuple(self.held))
 
-    def _item(self, item: Item) -> Code:
+    def _item(self, item: Item) -> Key:
         if isinstance(item, ModuleCall):
-            inner = self.coder.body(item.name)
+            inner = self.fingerprinter.body(item.name)
             taken = tuple(self._ref(ref) for ref in inner.externals)
             return (inner.digest, taken, tuple(self._ref(Ref(name)) for name in inner.held))
         count = 0
         arguments = []
         for argument in item.arguments:
-            code, count = self._value(item, argument.value, count)
-            arguments.append((argument.name, code))
-        made = tuple(map(self.coder.tensor, item.outputs))
+            key, count = self._value(item, argument.value, count)
+            arguments.append((argument.name, key))
+        made = tuple(map(self.fingerprinter.tensor, item.outputs))
         return (item.kind, item.op, item.target, tuple(arguments), made, item.writes)
 
-    def _value(self, node: Node, value: Value, count: int) -> tuple[Code, int]:
-        """The code of an argument, and how many integers were met so far."""
+    def _value(self, node: Node, value: Value, count: int) -> tuple[Key, int]:
+        """The key of an argument, and how many integers came before."""
         if isinstance(value, Ref):
             return self._ref(value), count
         if isinstance(value, SliceValue):
@@ -238,31 +207,31 @@ class _PartCoder:
             return self._values(node, keys, tuple(item for _, item in value.items), count)
         if isinstance(value, tuple):
             return self._values(node, "list", value, count)
-        return self.coder.literal(node, count, value), count + (type(value) is int)
+        return self.fingerprinter.literal(node, count, value), count + (type(value) is int)
 
     def _values(
-        self, node: Node, head: Code, values: tuple[Value, ...], count: int
-    ) -> tuple[Code, int]:
-        codes = [head]
+        self, node: Node, head: Key, values: tuple[Value, ...], count: int
+    ) -> tuple[Key, int]:
+        keys = [head]
         for value in values:
-            code, count = self._value(node, value, count)
-            codes.append(code)
-        return tuple(codes), count
+            key, count = self._value(node, value, count)
+            keys.append(key)
+        return tuple(keys), count
 
-    def _ref(self, ref: Ref) -> Code:
+    def _ref(self, ref: Ref) -> Key:
         node = self.graph.by_name[ref.node]
         if node.kind in HELD_KINDS:
             spec = node.outputs[0]
-            look = (node.kind, self.coder.held(spec), spec.requires_grad)
+            look = (node.kind, self.fingerprinter.held(spec), spec.requires_grad)
             return ("held", self.held.setdefault(node.name, len(self.held)), look)
         place = self.place(ref)
         if place is not None:
             return ("here", place, ref.index)
         number = self.externals.setdefault(ref, len(self.externals))
-        return ("from", number, self.coder.tensor(self.graph.spec(ref)))
+        return ("from", number, self.fingerprinter.tensor(self.graph.spec(ref)))
 
     def place(self, ref: Ref) -> tuple[int, ...] | None:
-        """Where a tensor is made, as positions from this part's first item on."""
+        """Where a tensor is made, as positions from this subgraph's first item on."""
         return place_in(self.outline, ref, self.scope, self.start, len(self.items))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
 
-from modelviz_callbacks.analysis.fingerprint import Code
+from modelviz_callbacks.analysis.fingerprint import Key
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.graph.values import (
@@ -45,13 +45,13 @@ class Variation:
     of_sizes: bool = False
 
 
-def any_literal(_node: Node, _position: int, _value: Value) -> Code:
-    """A code for every literal argument."""
+def any_literal(_node: Node, _position: int, _value: Value) -> Key:
+    """A key for every literal argument."""
     return "any"
 
 
-def any_size(spec: TensorSpec) -> Code:
-    """A code for every tensor with so many dimensions."""
+def any_size(spec: TensorSpec) -> Key:
+    """A key for every tensor with so many dimensions."""
     return (None if spec.shape is None else len(spec.shape), spec.dtype, spec.layout)
 
 

@@ -1,6 +1,6 @@
 """Repeats: consecutive steps of a scope that are the same, wired one into the next.
 
-Steps fold only if it is proven on the graph that they are equal: the same codes (see
+Steps fold only if it is proven on the graph that they are equal: the same keys (see
 ``modelviz_callbacks.analysis.fingerprint``), each copy fed by the copy before it where the second
 is fed by the first, everything else they read the same for all, their parameters either all
 shared or all their own, and no tensor from inside a copy, the last one apart, read by
@@ -15,15 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from modelviz_callbacks.analysis.fingerprint import Code, Coder, Part, place_in
+from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph, place_in
 from modelviz_callbacks.analysis.outline import Item, Outline
-from modelviz_callbacks.analysis.repeat_variation import (
-    Variation,
-    Variations,
-    any_literal,
-    any_size,
-)
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
+from modelviz_callbacks.analysis.repeat_variation import Variation, Variations
+from modelviz_callbacks.graph.model import ModuleCall
 from modelviz_callbacks.graph.values import Ref
 
 # The longest pattern that is looked for, in items.
@@ -61,30 +56,34 @@ class _Run:
     period: int
 
 
-def find_folds(graph: ModelGraph, *, sizes: bool = False) -> tuple[Fold, ...]:
-    """The repeats of a graph.
+def find_folds(
+    exact: Fingerprinter, any_arguments: Fingerprinter, any_sizes: Fingerprinter | None = None
+) -> tuple[Fold, ...]:
+    """The repeats of a graph; `Analysis.folds` asks once.
 
     Args:
-        graph: A sound graph.
-        sizes: Whether copies may also differ in one size (channels, features). What is said
-            of the first of them, shapes and numbers of parameters, does not hold for the
-            others then.
+        exact: The graph's keys, of exact shapes and arguments.
+        any_arguments: Its keys that leave literal arguments out.
+        any_sizes: Its keys that leave sizes of tensors out, too; given, copies may also differ in
+            one size (channels, features). What is said of the first of them, shapes and numbers
+            of parameters, does not hold for the others then.
 
     Returns:
         The folds of outer scopes before those within them. Folds within a copy are given for
         the first copy only; folds of one scope do not overlap.
     """
-    return tuple(_Finder(Outline(graph), sizes).below(""))
+    return tuple(_Finder(exact, any_arguments, any_sizes).below(""))
 
 
 class _Finder:
-    def __init__(self, outline: Outline, sizes: bool) -> None:
-        self.outline = outline
-        self.exact = Coder(outline)
-        self.variations = {Coder(outline, literal=any_literal): Variations(outline, sizes=False)}
-        if sizes:
-            coder = Coder(outline, any_literal, any_size, any_size)
-            self.variations[coder] = Variations(outline, sizes=True)
+    def __init__(
+        self, exact: Fingerprinter, any_arguments: Fingerprinter, any_sizes: Fingerprinter | None
+    ) -> None:
+        self.outline = exact.outline
+        self.exact = exact
+        self.variations = {any_arguments: Variations(self.outline, sizes=False)}
+        if any_sizes is not None:
+            self.variations[any_sizes] = Variations(self.outline, sizes=True)
 
     def below(self, scope: str) -> Iterator[Fold]:
         items = self.outline.items[scope]
@@ -98,14 +97,14 @@ class _Finder:
 
     def _in_scope(self, scope: str, items: tuple[Item, ...]) -> Iterator[Fold]:
         tables = [
-            (coder, _Repeats([coder.alone(item) for item in items]))
-            for coder in (self.exact, *self.variations)
+            (fingerprinter, _Repeats([fingerprinter.alone(item) for item in items]))
+            for fingerprinter in (self.exact, *self.variations)
         ]
         start = 0
         while start < len(items):
             tries = (
-                self._proven(coder, items, _Run(scope, start, period), times)
-                for coder, repeats in tables
+                self._proven(fingerprinter, items, _Run(scope, start, period), times)
+                for fingerprinter, repeats in tables
                 for period, times in repeats.candidates(start)
                 if not _starts_late(items, repeats, start, period)
             )
@@ -116,40 +115,42 @@ class _Finder:
                 yield fold
                 start += fold.times * len(fold.copies[0])
 
-    def _proven(self, coder: Coder, items: Sequence[Item], run: _Run, times: int) -> Fold | None:
+    def _proven(
+        self, fingerprinter: Fingerprinter, items: Sequence[Item], run: _Run, times: int
+    ) -> Fold | None:
         """The fold of as many copies as are really the same, if that is enough of them."""
         period = run.period
-        variations = self.variations.get(coder)
+        variations = self.variations.get(fingerprinter)
         if variations is not None:
             times = variations.reach(items[run.start : run.start + period * times], period, times)
             if not times:
                 return None
         starts = range(run.start, run.start + period * times, period)
         copies = [items[at : at + period] for at in starts]
-        parts = [coder.run(copies[0])]
-        wiring: list[Code] | None = None
+        subgraphs = [fingerprinter.run(copies[0])]
+        wiring: list[Key] | None = None
         for copy, at in zip(copies[1:], starts, strict=False):
-            part = coder.run(copy)
-            wires = _wiring(self.outline, parts[0], part, _Run(run.scope, at, period))
-            if part.digest != parts[0].digest or wires is None:
+            subgraph = fingerprinter.run(copy)
+            wires = _wiring(self.outline, subgraphs[0], subgraph, _Run(run.scope, at, period))
+            if subgraph.digest != subgraphs[0].digest or wires is None:
                 break
             if wiring is None:
                 wiring = wires
             if wires != wiring or not any(wire[0] == "chain" for wire in wires):
                 break
-            if not _keeps_inside(self.outline, copies[len(parts) - 1], copy):
+            if not _keeps_inside(self.outline, copies[len(subgraphs) - 1], copy):
                 break
-            parts.append(part)
-        parts = parts[: _own_parameters(parts)]
+            subgraphs.append(subgraph)
+        subgraphs = subgraphs[: _own_parameters(subgraphs)]
         one_call = period == 1 and isinstance(items[run.start], ModuleCall)
-        if len(parts) < (2 if one_call and coder is self.exact else 3):
+        if len(subgraphs) < (2 if one_call and fingerprinter is self.exact else 3):
             return None
-        kept = copies[: len(parts)]
+        kept = copies[: len(subgraphs)]
         variation = variations.of(kept) if variations is not None else None
         if variations is not None and variation is None:
             return None
         names = tuple(tuple(item.name for item in copy) for copy in kept)
-        shared = bool(parts[0].held) and parts[1].held == parts[0].held
+        shared = bool(subgraphs[0].held) and subgraphs[1].held == subgraphs[0].held
         return Fold(run.scope, names, shared, variation)
 
 
@@ -190,7 +191,9 @@ def _starts_late(items: Sequence[Item], repeats: _Repeats, start: int, period: i
     return False
 
 
-def _wiring(outline: Outline, first: Part, part: Part, before: _Run) -> list[Code] | None:
+def _wiring(
+    outline: Outline, first: Subgraph, subgraph: Subgraph, before: _Run
+) -> list[Key] | None:
     """Where a copy's inputs and parameters come from, in terms of the copy before it.
 
     Returns:
@@ -198,10 +201,10 @@ def _wiring(outline: Outline, first: Part, part: Part, before: _Run) -> list[Cod
         reads too; for each parameter whether it is the first copy's. ``None`` if some input
         is neither.
     """
-    found: list[Code] = []
-    if len(part.externals) != len(first.externals) or len(part.held) != len(first.held):
+    found: list[Key] = []
+    if len(subgraph.externals) != len(first.externals) or len(subgraph.held) != len(first.held):
         return None
-    for ref, of_first in zip(part.externals, first.externals, strict=True):
+    for ref, of_first in zip(subgraph.externals, first.externals, strict=True):
         place = place_in(outline, ref, before.scope, before.start, before.period)
         if place is not None:
             found.append(("chain", place, ref.index))
@@ -209,20 +212,20 @@ def _wiring(outline: Outline, first: Part, part: Part, before: _Run) -> list[Cod
             found.append(("same",))
         else:
             return None
-    pairs = zip(part.held, first.held, strict=True)
+    pairs = zip(subgraph.held, first.held, strict=True)
     return found + [("held", name == of_first) for name, of_first in pairs]
 
 
-def _own_parameters(parts: Sequence[Part]) -> int:
+def _own_parameters(subgraphs: Sequence[Subgraph]) -> int:
     """How many of the copies, from the first on, have no parameter of another one by chance."""
-    shared = set(parts[0].held) & set(parts[1].held) if len(parts) > 1 else set()
+    shared = set(subgraphs[0].held) & set(subgraphs[1].held) if len(subgraphs) > 1 else set()
     seen: set[str] = set()
-    for number, part in enumerate(parts):
-        own = set(part.held) - shared
+    for number, subgraph in enumerate(subgraphs):
+        own = set(subgraph.held) - shared
         if own & seen:
             return number
         seen |= own
-    return len(parts)
+    return len(subgraphs)
 
 
 def _keeps_inside(outline: Outline, copy: Sequence[Item], following: Sequence[Item]) -> bool:

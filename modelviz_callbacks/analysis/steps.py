@@ -6,20 +6,17 @@ step. Copies that fold (see ``modelviz_callbacks.analysis.repeats``) are one ste
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.analysis.repeats import Fold, find_folds
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.analysis.repeats import Fold
+from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,
 )
-
-# A module that calls no other and has at most this many ops of note is told as one thing.
-_OPS_OF_A_LEAF = 12
 
 QUIET_OPS = frozenset(
     {
@@ -127,19 +124,19 @@ class Steps:
     """The steps of every scope of a graph, and which step made a tensor.
 
     Args:
-        graph: A sound graph.
-        sizes: Whether copies may differ in one size; see `find_folds`.
+        outline: The graph's items in order.
+        folds: Its repeats.
 
     Attributes:
-        graph: The same.
-        outline: Its items in order.
+        graph: The graph.
+        outline: The same.
     """
 
-    def __init__(self, graph: ModelGraph, sizes: bool = False) -> None:
-        self.graph = graph
-        self.outline = Outline(graph)
+    def __init__(self, outline: Outline, folds: Iterable[Fold]) -> None:
+        self.graph = outline.graph
+        self.outline = outline
         self._folds: dict[str, dict[str, Fold]] = {}
-        for fold in find_folds(graph, sizes=sizes):
+        for fold in folds:
             self._folds.setdefault(fold.scope, {})[fold.copies[0][0]] = fold
         self._made: dict[str, tuple[Step, ...]] = {}
         self._of_item: dict[str, Step] = {}
@@ -154,18 +151,6 @@ class Steps:
                     names.update(name for copy in step.fold.copies for name in copy)
                 self._of_item.update(dict.fromkeys(names, step))
         return self._made[scope]
-
-    def is_leaf(self, call: ModuleCall) -> bool:
-        """Whether a module call is best told as one thing, its ops left out.
-
-        So are torch's own modules and small ones (an activation, a norm) if they call no
-        other modules.
-        """
-        steps = self.of(call.name)
-        if any(step.call is not None or step.inner for step in steps):
-            return False
-        loud = sum(not step.is_quiet for step in steps)
-        return call.class_name.startswith("torch.nn.") or loud <= _OPS_OF_A_LEAF
 
     def maker(self, ref: Ref, scope: str, pattern: Step | None = None) -> Step | None:
         """The step that made a tensor.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from modelviz_callbacks.analysis.fingerprint import fingerprint
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.trackers.interface import ARTIFACT_SCHEME, FOLDER, MultiTracker
@@ -23,7 +23,7 @@ _TRAINED = "model.onnx"
 def publish(
     target: MlflowTarget,
     report: Report,
-    graph: ModelGraph | None,
+    analysis: Analysis | None,
     names: list[str],
     deadline_s: float | Callable[[], float],
     tries: int | None = None,
@@ -33,7 +33,7 @@ def publish(
     Args:
         target: The run.
         report: Of the recording; learns where the files are, and of a new run its id.
-        graph: The graph; ``None``: only the files, and the models among them.
+        analysis: That of the graph; ``None``: only the files, and the models among them.
         names: The files, in the report's folder.
         deadline_s: Seconds for all of it, or a function that says how many are left.
         tries: How often a call is made that fails for the moment; ``None``: until time is up.
@@ -44,7 +44,7 @@ def publish(
     tracker = make_tracker("mlflow", target, report.name, deadline_s, tries)
     trackers = MultiTracker([tracker])
     folder = Path(report.folder)
-    log_recording(trackers, {name: folder / name for name in names}, graph)
+    log_recording(trackers, {name: folder / name for name in names}, analysis)
     if not any(what == "everything" for what, _ in trackers.errors):
         report.mlflow_run_id = tracker.run_id
     error = trackers.error()
@@ -56,22 +56,22 @@ def publish(
 
 
 def log_recording(
-    trackers: MultiTracker, files: Mapping[str, Path], graph: ModelGraph | None
+    trackers: MultiTracker, files: Mapping[str, Path], analysis: Analysis | None
 ) -> None:
     """Logs everything of one recording: whatever does not fail arrives.
 
     Args:
         trackers: Not opened yet; they are closed afterwards, and have the errors.
         files: Name below the run's artifact folder to the file on disk.
-        graph: The graph; ``None``: only the files, and the models among them.
+        analysis: That of the graph; ``None``: only the files, and the models among them.
     """
     trackers.open()
     try:
         trackers.log_files(files)
-        if graph is not None:
-            trackers.log_tags(tags_of(graph))
-            trackers.log_metrics(metrics_of(graph))
-            trackers.log_description(_section(graph, files))
+        if analysis is not None:
+            trackers.log_tags(tags_of(analysis))
+            trackers.log_metrics(metrics_of(analysis.graph))
+            trackers.log_description(_section(analysis.graph, files))
         for name, path in files.items():
             if name.endswith(_TRAINED):
                 trackers.log_model(path, path.name.removesuffix(".onnx"))
@@ -79,9 +79,10 @@ def log_recording(
         trackers.close()
 
 
-def tags_of(graph: ModelGraph) -> dict[str, object]:
+def tags_of(analysis: Analysis) -> dict[str, object]:
     """What runs are found by: ``modelviz.class`` and ``modelviz.fingerprint``."""
-    return {"modelviz.class": graph.class_name, "modelviz.fingerprint": fingerprint(graph)}
+    graph = analysis.graph
+    return {"modelviz.class": graph.class_name, "modelviz.fingerprint": analysis.fingerprint}
 
 
 def metrics_of(graph: ModelGraph) -> dict[str, float]:

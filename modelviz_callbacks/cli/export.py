@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.cli.commands import Commands, declare, folder_of, positive, read_graph
 from modelviz_callbacks.errors import OptionError
-from modelviz_callbacks.writers.formats import FILES, render
+from modelviz_callbacks.writers.formats import FORMATS, render
 
 _MORE = """\
 Only graph.json is needed: neither torch nor the model. Files that are there are replaced.
@@ -27,11 +28,11 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--format",
         nargs="+",
-        choices=sorted(FILES),
+        choices=sorted(FORMATS),
         default=["svg"],
         dest="formats",
         metavar="FORMAT",
-        help=f"one or more of {', '.join(FILES)} (default: svg)",
+        help=f"one or more of {', '.join(FORMATS)} (default: svg)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="where to (default: beside graph.json); '-': standard output"
@@ -46,15 +47,15 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the files; see `add_to` for the options."""
-    graph = read_graph(options.source)
+    analysis = Analysis(read_graph(options.source))
     if options.out == "-":
         if len(options.formats) > 1:
             raise OptionError("Only one --format can be written to standard output (--out -).")
-        sys.stdout.buffer.write(render(graph, options.formats[0], options.depth))
+        sys.stdout.buffer.write(render(analysis, options.formats[0], options.depth))
         return 0
     source = Path(options.source)
     folder = options.out or (source.parent if source.is_file() else folder_of(source))
     for kind in dict.fromkeys(options.formats):
-        data = render(graph, kind, options.depth)
-        print(Directory(folder).write(FILES[kind][0], data))
+        data = render(analysis, kind, options.depth)
+        print(Directory(folder).write(FORMATS[kind].file, data))
     return 0

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from modelviz_callbacks.writers.diff_text import Line
+from modelviz_callbacks.writers.diff_text import DiffLine
 
 _DIFF_STYLES = {
     "title": "bold",
@@ -16,7 +16,7 @@ _DIFF_STYLES = {
     "removed": "red",
     "changed": "yellow",
     "follows": "dim",
-    "remark": "dim",
+    "ignored": "dim",
 }
 # In the text of a graph: shapes, repeats, counts of parameters, where a line's input comes from.
 _TREE_STYLES = (
@@ -47,7 +47,7 @@ def print_tree(text: str) -> None:
     Console().print(told, soft_wrap=True)
 
 
-def print_diff(lines: Iterable[Line]) -> None:
+def print_diff(lines: Iterable[DiffLine]) -> None:
     """Prints the lines of a difference, each in the colour of what it tells."""
     if not is_terminal():
         print("\n".join(line.text for line in lines))

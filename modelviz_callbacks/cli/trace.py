@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
     from modelviz_callbacks.cli.models import load
     from modelviz_callbacks.options import make_options
-    from modelviz_callbacks.run import Pipeline
+    from modelviz_callbacks.run import Run
 
     torch.manual_seed(options.seed)
     subject = load(options.model, _named(options.factory_kwargs, "--factory-kwarg"))
@@ -110,18 +110,18 @@ def run(options: argparse.Namespace) -> int:
         background=False,
     )
     recording, error = _recorded(subject, options)
-    pipeline = Pipeline(chosen, type(subject.model).__name__)
-    pipeline.captured(recording)
-    pipeline.finish("The forward did not run.")
+    recorded = Run(chosen, type(subject.model).__name__)
+    recorded.captured(recording)
+    recorded.finish("The forward did not run.")
     if error is not None:
         # The first line is the call in this file.
         print("".join(traceback.format_exception(error)).rstrip(), file=sys.stderr)
         print(
             f"modelviz trace: the forward of {options.model} raised {type(error).__name__}; the "
-            f"graph of what ran until then is in {pipeline.report.folder}",
+            f"graph of what ran until then is in {recorded.report.folder}",
             file=sys.stderr,
         )
-    return 1 if error is not None or pipeline.report.refused else 0
+    return 1 if error is not None or recorded.report.refused else 0
 
 
 def _named(texts: list[str], option: str) -> dict[str, object]:

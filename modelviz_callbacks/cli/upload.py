@@ -49,6 +49,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Uploads the files; see `add_to` for the options."""
+    from modelviz_callbacks.analysis import Analysis
     from modelviz_callbacks.artifacts.tracking import log_recording
     from modelviz_callbacks.trackers.interface import MultiTracker
     from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     target = MlflowTarget(options.tracking_uri, options.run_id.removeprefix("runs:/"))
     tracker = make_tracker("mlflow", target, folder.name, options.timeout)
     trackers = MultiTracker([tracker])
-    log_recording(trackers, files, graph)
+    log_recording(trackers, files, None if graph is None else Analysis(graph))
     error = trackers.error()
     if error is not None and not trackers.has_files:
         raise error

@@ -16,11 +16,11 @@ _MOST_WEIGHED = 120_000
 # How many items of both lists together the search for those equal items leaves out.
 _MOST_LEFT_OUT = 1000
 
-Pair = tuple[int, int]
+IndexPair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ItemFeatures:
     """What is compared of one item.
 
     Attributes:
@@ -45,7 +45,7 @@ class Entry:
         return (self.kind, self.label, self.exact)
 
 
-def aligned(first: Sequence[Entry], second: Sequence[Entry]) -> list[Pair]:
+def aligned(first: Sequence[ItemFeatures], second: Sequence[ItemFeatures]) -> list[IndexPair]:
     """Pairs the items of two lists.
 
     Args:
@@ -71,7 +71,7 @@ def aligned(first: Sequence[Entry], second: Sequence[Entry]) -> list[Pair]:
     return pairs
 
 
-def _is_same(one: Entry, other: Entry) -> bool:
+def _is_same(one: ItemFeatures, other: ItemFeatures) -> bool:
     """Whether two items can only belong together: equal, and not called anything else.
 
     Numbers are no names: they count the items before.
@@ -85,7 +85,7 @@ def _is_numbered(label: str) -> bool:
     return label.rpartition(".")[2].rpartition("_")[2].isdigit()
 
 
-def _weighed(first: Sequence[Entry], second: Sequence[Entry]) -> list[Pair]:
+def _weighed(first: Sequence[ItemFeatures], second: Sequence[ItemFeatures]) -> list[IndexPair]:
     if not first or not second:
         return []
     if len(first) * len(second) <= _MOST_WEIGHED:
@@ -100,10 +100,10 @@ def _weighed(first: Sequence[Entry], second: Sequence[Entry]) -> list[Pair]:
 
 
 def _between(
-    anchors: Sequence[Pair], first: Sequence[Entry], second: Sequence[Entry]
-) -> list[Pair]:
+    anchors: Sequence[IndexPair], first: Sequence[ItemFeatures], second: Sequence[ItemFeatures]
+) -> list[IndexPair]:
     """The anchors, and the pairs of what lies between them."""
-    pairs: list[Pair] = []
+    pairs: list[IndexPair] = []
     i = j = 0
     for a, b in (*anchors, (len(first), len(second))):
         pairs += [(i + one, j + two) for one, two in _weighed(first[i:a], second[j:b])]
@@ -112,7 +112,7 @@ def _between(
     return pairs[:-1]
 
 
-def _common(first: Sequence[str], second: Sequence[str]) -> list[Pair]:
+def _common(first: Sequence[str], second: Sequence[str]) -> list[IndexPair]:
     """The longest common subsequence, if few items are not in it (Myers' greedy search).
 
     The search walks along diagonals (a place in ``first`` less one in ``second``) and keeps for
@@ -145,9 +145,9 @@ def _next(furthest: Mapping[int, int], diagonal: int, left_out: int) -> int:
     return right + 1
 
 
-def _walked_back(history: Sequence[Mapping[int, int]], diagonal: int, i: int) -> list[Pair]:
+def _walked_back(history: Sequence[Mapping[int, int]], diagonal: int, i: int) -> list[IndexPair]:
     """The pairs on the way that the search took, from its end."""
-    pairs: list[Pair] = []
+    pairs: list[IndexPair] = []
     for left_out in range(len(history) - 1, -1, -1):
         start = _next(history[left_out], diagonal, left_out)
         while i > start:
@@ -161,7 +161,7 @@ def _walked_back(history: Sequence[Mapping[int, int]], diagonal: int, i: int) ->
     return pairs[::-1]
 
 
-def _heaviest(first: Sequence[Entry], second: Sequence[Entry]) -> list[Pair]:
+def _heaviest(first: Sequence[ItemFeatures], second: Sequence[ItemFeatures]) -> list[IndexPair]:
     """The pairing with the largest sum of likenesses (dynamic programming)."""
     best = [[0.0] * (len(second) + 1) for _ in range(len(first) + 1)]
     weights = [[likeness(one, other) for other in second] for one in first]
@@ -169,7 +169,7 @@ def _heaviest(first: Sequence[Entry], second: Sequence[Entry]) -> list[Pair]:
         row, below, weight = best[i], best[i + 1], weights[i]
         for j in range(len(second) - 1, -1, -1):
             row[j] = max(below[j], row[j + 1], below[j + 1] + weight[j])
-    pairs: list[Pair] = []
+    pairs: list[IndexPair] = []
     i = j = 0
     while i < len(first) and j < len(second):
         if weights[i][j] > 0 and best[i][j] == best[i + 1][j + 1] + weights[i][j]:
@@ -182,7 +182,7 @@ def _heaviest(first: Sequence[Entry], second: Sequence[Entry]) -> list[Pair]:
     return pairs
 
 
-def likeness(one: Entry, other: Entry) -> float:
+def likeness(one: ItemFeatures, other: ItemFeatures) -> float:
     """How well two items pair; 0: not at all."""
     if one.kind[0] != other.kind[0]:
         return 0.0

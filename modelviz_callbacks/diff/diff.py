@@ -2,7 +2,7 @@
 
 Two runs of one architecture have no difference, whatever their weights, batch sizes, devices
 and processes. What is only called or numbered differently is no difference either; it is kept
-as a remark. With ``strict`` all of that counts.
+as ignored. With ``strict`` all of that counts.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.diff.end_differences import SUBJECTS, Change, Ends, Subject
-from modelviz_callbacks.diff.ignored_differences import Remark, remarks
-from modelviz_callbacks.diff.matching import Matching, is_leaf, match
-from modelviz_callbacks.diff.op_differences import Facet, Facets, Pair, explained_by, takes_sizes
+from modelviz_callbacks.diff.end_differences import SUBJECTS, Change, ChangeSubject, Ends
+from modelviz_callbacks.diff.ignored_differences import IgnoredDifference, ignored_differences
+from modelviz_callbacks.diff.matching import Matching, match
+from modelviz_callbacks.diff.op_differences import (
+    OpDifference,
+    OpDifferences,
+    ValuePair,
+    explained_by,
+    takes_sizes,
+)
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.view.layer_labels import LayerWords
+from modelviz_callbacks.view.layer_labels import LayerLabels
 
 __all__ = ["Change", "GraphDiff", "diff"]
 
@@ -31,7 +38,7 @@ class GraphDiff:
         changes: The differences: of the model, of modules, ops, parameters, inputs, outputs, each
             in execution order.
         follows: What differs only because of those, for example sizes further on.
-        remarks: What differs and does not count.
+        ignored: What differs and does not count.
         matching: Which parts belong together.
     """
 
@@ -39,7 +46,7 @@ class GraphDiff:
     after: ModelGraph
     changes: tuple[Change, ...]
     follows: tuple[Change, ...]
-    remarks: tuple[Remark, ...]
+    ignored: tuple[IgnoredDifference, ...]
     matching: Matching
 
     @property
@@ -48,11 +55,13 @@ class GraphDiff:
         return not self.changes
 
 
-def diff(before: ModelGraph, after: ModelGraph, *, strict: bool = False) -> GraphDiff:
+def diff(
+    before: ModelGraph | Analysis, after: ModelGraph | Analysis, *, strict: bool = False
+) -> GraphDiff:
     """Compares two graphs.
 
     Args:
-        before: A sound graph.
+        before: A sound graph, or its analysis.
         after: Another.
         strict: Whether names, sizes of the data, devices, source lines and the version of torch
             count, too.
@@ -60,18 +69,17 @@ def diff(before: ModelGraph, after: ModelGraph, *, strict: bool = False) -> Grap
     Returns:
         The differences. Those of ``diff(after, before)`` are the same, turned round.
     """
-    finder = _Finder(before, after)
+    finder = _Finder(Analysis.of(before), Analysis.of(after))
     changes, follows = finder.found()
-    notes = remarks(finder.matching)
+    ignored = ignored_differences(finder.matching)
     if strict:
         changes += [
-            Change("changed", "model", before.name, after.name, "", "", (remark.text,))
-            for remark in notes
+            Change("changed", "model", *finder.names, "", "", (one.text,)) for one in ignored
         ]
-        notes = ()
+        ignored = ()
     order = {subject: place for place, subject in enumerate(SUBJECTS)}
     changes.sort(key=lambda change: order[change.subject])
-    return GraphDiff(before, after, tuple(changes), tuple(follows), notes, finder.matching)
+    return GraphDiff(*finder.graphs, tuple(changes), tuple(follows), ignored, finder.matching)
 
 
 # Arguments that a layer's words tell as its sizes.
@@ -91,19 +99,21 @@ _SAID_AS_SIZES = (
 class _Found:
     """What differs in one pair of items."""
 
-    facets: list[Facet]
+    differences: list[OpDifference]
     old: Item
     new: Item
 
 
 class _Finder:
-    def __init__(self, before: ModelGraph, after: ModelGraph) -> None:
-        self.graphs = before, after
+    def __init__(self, before: Analysis, after: Analysis) -> None:
+        self.analyses = before, after
+        self.graphs = before.graph, after.graph
+        self.names = before.graph.name, after.graph.name
         self.matching = match(before, after)
-        self.facets = Facets(self.matching)
-        self.ends = Ends(self.matching, self.facets)
-        self.outlines = self.matching.before, self.matching.after
-        self.words = LayerWords(self.outlines[0]), LayerWords(self.outlines[1])
+        self.differences = OpDifferences(self.matching)
+        self.ends = Ends(self.matching, self.differences)
+        self.outlines = before.outline, after.outline
+        self.labels = LayerLabels(before), LayerLabels(after)
         self.pairs: dict[str, _Found] = {}  # by the item's name in the first graph
         self._partners = {two: one for one, two in self.matching.calls.items()}
         self._order = [
@@ -118,13 +128,15 @@ class _Finder:
         self._classes()
         for node in self.graphs[0].nodes:
             if node.is_call and node.name in self.matching.nodes:
-                for facet in self.facets.of(node):
-                    self._note(node, facet)
+                for difference in self.differences.of(node):
+                    self._note(node, difference)
         placed = [(self._place(change), change) for change in self._alone()]
         follows = []
         causes = self._causes()
         for found in self.pairs.values():
-            is_cause = any(not self._follows(found, facet, causes) for facet in found.facets)
+            is_cause = any(
+                not self._follows(found, difference, causes) for difference in found.differences
+            )
             change = self._changed(found, causes)
             if is_cause:
                 placed.append((self._place(change), change))
@@ -139,8 +151,8 @@ class _Finder:
 
     # --- pairs
 
-    def _note(self, node: Node, facet: Facet) -> None:
-        self._found(self._owner(0, node)).facets.append(facet)
+    def _note(self, node: Node, difference: OpDifference) -> None:
+        self._found(self._owner(0, node)).differences.append(difference)
 
     def _found(self, item: Item) -> _Found:
         if item.name not in self.pairs:
@@ -153,13 +165,13 @@ class _Finder:
         outline = self.outlines[side]
         scope = outline.scope_of(node)
         call = outline.graph.module_by_name.get(scope)
-        if call is None or not is_leaf(outline, call):
+        if call is None or not self.analyses[side].is_leaf(call):
             return node
         other = (self.matching.calls, self._partners)[side].get(scope)
         if other is None:
             return node
-        opposite = self.outlines[1 - side]
-        return call if is_leaf(opposite, opposite.graph.module_by_name[other]) else node
+        opposite = self.analyses[1 - side]
+        return call if opposite.is_leaf(opposite.graph.module_by_name[other]) else node
 
     def _classes(self) -> None:
         """Modules in whose place another class stands now."""
@@ -168,43 +180,43 @@ class _Finder:
             one, two = calls[0][name], calls[1][other]
             if one.type_name != two.type_name:
                 text = f"{one.type_name} became {two.type_name}"
-                self._found(one).facets.append(Facet("op", "class", text))
+                self._found(one).differences.append(OpDifference("op", "class", text))
 
-    def _causes(self) -> set[Pair]:
+    def _causes(self) -> set[ValuePair]:
         """The sizes that were changed, rather than following from others."""
         return {
             pair
             for found in self.pairs.values()
-            for facet in found.facets
-            if facet.kind == "shape" and not facet.follows
-            for pair in facet.pairs
+            for difference in found.differences
+            if difference.kind == "shape" and not difference.follows
+            for pair in difference.pairs
         }
 
-    def _follows(self, found: _Found, facet: Facet, causes: set[Pair]) -> bool:
+    def _follows(self, found: _Found, difference: OpDifference, causes: set[ValuePair]) -> bool:
         # A tensor made from nothing (zeros, arange) has no input that could explain its sizes.
         made = isinstance(found.old, Node) and takes_sizes(found.old.op)
-        return facet.follows or (made and explained_by(facet, causes))
+        return difference.follows or (made and explained_by(difference, causes))
 
-    def _changed(self, found: _Found, causes: set[Pair]) -> Change:
+    def _changed(self, found: _Found, causes: set[ValuePair]) -> Change:
         old, new = found.old, found.new
-        told = [
-            isinstance(item, Node) or is_leaf(outline, item)
-            for item, outline in zip((old, new), self.outlines, strict=True)
+        whole = [
+            isinstance(item, Node) or analysis.is_leaf(item)
+            for item, analysis in zip((old, new), self.analyses, strict=True)
         ]
         was, now = (
-            words.words(item, told=is_told)
-            for words, item, is_told in zip(self.words, (old, new), told, strict=True)
+            labels.label(item, whole=is_whole)
+            for labels, item, is_whole in zip(self.labels, (old, new), whole, strict=True)
         )
-        facets = [f for f in found.facets if not self._follows(found, f, causes)]
-        details = _details(self._frozen_named(new, facets or found.facets), was, now)
-        if all(facet.kind == "trainable" for facet in facets) and facets:
+        differences = [f for f in found.differences if not self._follows(found, f, causes)]
+        details = _details(self._frozen_named(new, differences or found.differences), was, now)
+        if all(difference.kind == "trainable" for difference in differences) and differences:
             now = was  # sizes that follow are not what happened here
-        subject: Subject = "op" if isinstance(old, Node) else "module"
-        names = self.words[0].name(old), self.words[1].name(new)
+        subject: ChangeSubject = "op" if isinstance(old, Node) else "module"
+        names = self.labels[0].name(old), self.labels[1].name(new)
         return Change("changed", subject, *names, was, now, details, old.name, new.name)
 
-    def _frozen_named(self, item: Item, facets: list[Facet]) -> list[Facet]:
-        """The facets with the parameter's name where only some of the item's are frozen now."""
+    def _frozen_named(self, item: Item, differences: list[OpDifference]) -> list[OpDifference]:
+        """The differences with the parameter's name where only some of the item's are frozen."""
         graph = self.graphs[1]
         held = {
             node.path
@@ -212,13 +224,15 @@ class _Finder:
             for node in (graph.by_name[ref.node] for ref in call.inputs)
             if node.kind == "parameter"
         }
-        if held <= {facet.name for facet in facets if facet.kind == "trainable"}:
-            return facets
+        if held <= {
+            difference.name for difference in differences if difference.kind == "trainable"
+        }:
+            return differences
         return [
-            replace(facet, text=f"{facet.name.rpartition('.')[2]} {facet.text}")
-            if facet.kind == "trainable"
-            else facet
-            for facet in facets
+            replace(difference, text=f"{difference.name.rpartition('.')[2]} {difference.text}")
+            if difference.kind == "trainable"
+            else difference
+            for difference in differences
         ]
 
     # --- what stands alone
@@ -234,15 +248,15 @@ class _Finder:
                         name = self._partners[owner.name] if side else owner.name
                         found = self._found(self.graphs[0].module_by_name[name])
                         text = f"{item.op} {happened}"
-                        found.facets.append(Facet("op", item.label, text))
+                        found.differences.append(OpDifference("op", item.label, text))
                         continue
                 yield self._lone_change(side, item)
 
     def _lone_change(self, side: int, item: Item) -> Change:
-        words, outline = self.words[side], self.outlines[side]
-        told = isinstance(item, Node) or is_leaf(outline, item)
-        text, name = words.words(item, told=told), words.name(item)
-        subject: Subject = "op" if isinstance(item, Node) else "module"
+        labels, analysis = self.labels[side], self.analyses[side]
+        whole = isinstance(item, Node) or analysis.is_leaf(item)
+        text, name = labels.label(item, whole=whole), labels.name(item)
+        subject: ChangeSubject = "op" if isinstance(item, Node) else "module"
         if side == 0:
             return Change("removed", subject, name, "", text, "", old_item=item.name)
         return Change("added", subject, "", name, "", text, item=item.name)
@@ -281,17 +295,17 @@ def _item(graph: ModelGraph, name: str) -> Item:
     return graph.by_name[name] if call is None else call
 
 
-def _details(facets: list[Facet], was: str, now: str) -> tuple[str, ...]:
+def _details(differences: list[OpDifference], was: str, now: str) -> tuple[str, ...]:
     """What the words do not say already."""
     if was != now:
         said = f"{was} {now}"
-        facets = [facet for facet in facets if not _is_said(facet, said)]
-    return tuple(dict.fromkeys(facet.text for facet in facets))
+        differences = [difference for difference in differences if not _is_said(difference, said)]
+    return tuple(dict.fromkeys(difference.text for difference in differences))
 
 
-def _is_said(facet: Facet, words: str) -> bool:
-    if facet.kind == "shape" or (facet.kind == "op" and " became " in facet.text):
+def _is_said(difference: OpDifference, words: str) -> bool:
+    if difference.kind == "shape" or (difference.kind == "op" and " became " in difference.text):
         return True
-    return facet.kind in ("literal", "wiring") and (
-        facet.name in _SAID_AS_SIZES or facet.name.replace("_", " ") in words
+    return difference.kind in ("literal", "wiring") and (
+        difference.name in _SAID_AS_SIZES or difference.name.replace("_", " ") in words
     )

@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.analysis.weights import ModuleWeights
+from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.diff.diff import Change, GraphDiff
-from modelviz_callbacks.diff.merged_graph import Union, union
+from modelviz_callbacks.diff.merged_graph import MergedGraph, merge
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.view.box import Box
-from modelviz_callbacks.view.box_builder import Builder, Drawn
+from modelviz_callbacks.view.box_builder import BoxBuilder, Drawn
 from modelviz_callbacks.view.formatting import label_range
-from modelviz_callbacks.view.layer_labels import LayerWords
+from modelviz_callbacks.view.layer_labels import LayerLabels
 from modelviz_callbacks.view.overview import Overview, edges_of
 
 # More boxes nobody can look at; what differs further inside is in a closed box then.
 _MOST_BOXES = 120
 
-Fate = Literal["same", "added", "removed", "changed", "inside"]
+Outcome = Literal["same", "added", "removed", "changed", "inside"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class DiffView:
 
     Attributes:
         overview: The boxes, groups and edges.
-        fates: What happened to each box and group, by their names; ``inside``: something in it
+        outcomes: What happened to each box and group, by their names; ``inside``: something in it
             differs.
     """
 
     overview: Overview
-    fates: Mapping[str, Fate]
+    outcomes: Mapping[str, Outcome]
 
 
 def diff_view(found: GraphDiff) -> DiffView:
@@ -47,34 +47,34 @@ def diff_view(found: GraphDiff) -> DiffView:
     Returns:
         Boxes of both graphs, those of modules opened in which something differs.
     """
-    joined = union(found)
-    steps, weights = Steps(joined.graph), ModuleWeights(joined.graph)
-    teller = _Teller(found, joined)
-    drawn = Builder(steps, weights, frozenset()).drawn()
+    joined = merge(found)
+    analysis = Analysis(joined.graph)
+    known = _Outcomes(found, joined)
+    drawn = BoxBuilder(analysis, frozenset(), sizes=False).drawn()
     opened: frozenset[str] = frozenset()
     while True:
         more = {
             name
             for name, step in drawn.steps.items()
-            if name not in opened and teller.has_inside(step)
+            if name not in opened and known.has_inside(step)
         }
-        wider = Builder(steps, weights, opened | more).drawn()
+        wider = BoxBuilder(analysis, opened | more, sizes=False).drawn()
         if not more or len(wider.boxes) + len(wider.groups) > _MOST_BOXES:
             break
         opened, drawn = opened | more, wider
-    edges = tuple(dict.fromkeys(edges_of(steps, "", drawn)))
-    fates = teller.fates(drawn)
+    edges = tuple(dict.fromkeys(edges_of(analysis.steps(), "", drawn)))
+    outcomes = known.outcomes(drawn)
     boxes = tuple(
-        teller.told(box, fates[box.name], drawn.steps.get(box.name)) for box in drawn.boxes
+        known.described(box, outcomes[box.name], drawn.steps.get(box.name)) for box in drawn.boxes
     )
     groups = tuple(drawn.groups)
-    return DiffView(Overview(joined.graph, boxes, groups, edges, weights.total), fates)
+    return DiffView(Overview(joined.graph, boxes, groups, edges, analysis.weights.total), outcomes)
 
 
-class _Teller:
+class _Outcomes:
     """Knows what happened to boxes, and what to say of it."""
 
-    def __init__(self, found: GraphDiff, joined: Union) -> None:
+    def __init__(self, found: GraphDiff, joined: MergedGraph) -> None:
         self.joined = joined
         self.status = joined.status
         self.changes = {change.item: change for change in found.changes if change.item}
@@ -86,7 +86,7 @@ class _Teller:
             around = call.parent if call else graph.by_name[name].scope
             self.scopes.update(graph.scopes_of(around))
         self.before = found.before
-        self.words = LayerWords(found.matching.before)
+        self.labels = LayerLabels(found.matching.before)
 
     def has_inside(self, step: Step) -> bool:
         """Whether something differs in a step that is not the step itself."""
@@ -100,20 +100,20 @@ class _Teller:
     def _differs(self, item: Item) -> bool:
         return item.name in self.status or item.name in self.scopes
 
-    def fates(self, drawn: Drawn) -> dict[str, Fate]:
+    def outcomes(self, drawn: Drawn) -> dict[str, Outcome]:
         """What happened to each box and group."""
-        found: dict[str, Fate] = {}
+        found: dict[str, Outcome] = {}
         for box in drawn.boxes:
             step = drawn.steps.get(box.name)
             items = [item.name for item in step.items] if step else [box.name]
-            found[box.name] = self._fate(items, box)
+            found[box.name] = self._outcome(items, box)
         for group in drawn.groups:
             step = drawn.steps[group.name]
             own = None if step.inner else self.status.get(step.name)
             found[group.name] = own or "same"
         return found
 
-    def _fate(self, items: list[str], box: Box) -> Fate:
+    def _outcome(self, items: list[str], box: Box) -> Outcome:
         for item in items:
             if item in self.status:
                 return self.status[item]
@@ -121,15 +121,15 @@ class _Teller:
             return "removed"
         return "inside" if any(item in self.scopes for item in items) else "same"
 
-    def told(self, box: Box, fate: Fate, step: Step | None) -> Box:
+    def described(self, box: Box, outcome: Outcome, step: Step | None) -> Box:
         """The box with what happened to it in words."""
         items = [item.name for item in step.items] if step else [box.name]
         changes = [self.changes[name] for name in items if name in self.changes]
-        if fate == "changed" and changes:
+        if outcome == "changed" and changes:
             return _changed(box, changes)
-        if fate == "removed" and box.name in self.joined.old_names:
+        if outcome == "removed" and box.name in self.joined.old_names:
             return self._removed(box, step)
-        if fate == "inside":
+        if outcome == "inside":
             return replace(box, details=f"{box.details}, differs inside".lstrip(", "))
         return box
 
@@ -140,8 +140,8 @@ class _Teller:
         items = [self._old(copy[0]) for copy in (copies[0], copies[-1])]
         if isinstance(items[0], Node):
             return replace(box, label=items[0].scope.replace("/", "."))
-        label = label_range([self.words.name(item) for item in items])
-        return replace(box, label=label, weights=self.words.weights.of(items[0]))
+        label = label_range([self.labels.name(item) for item in items])
+        return replace(box, label=label, weights=self.labels.weights.of(items[0]))
 
     def _old(self, name: str) -> Item:
         old = self.joined.old_names[name]

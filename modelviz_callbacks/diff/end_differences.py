@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelviz_callbacks.diff.matching import Matching
-from modelviz_callbacks.diff.op_differences import Facets
+from modelviz_callbacks.diff.op_differences import OpDifferences
 from modelviz_callbacks.graph.model import ModelGraph, Node, ParameterInfo
 from modelviz_callbacks.graph.values import Ref
 from modelviz_callbacks.view.formatting import shape_text
@@ -19,8 +19,8 @@ from modelviz_callbacks.view.layer_labels import tensor_words
 
 ChangeKind = Literal["added", "removed", "changed"]
 # What a change is about, in the order in which changes are told.
-Subject = Literal["model", "module", "op", "parameter", "input", "output"]
-SUBJECTS: tuple[Subject, ...] = ("model", "module", "op", "parameter", "input", "output")
+ChangeSubject = Literal["model", "module", "op", "parameter", "input", "output"]
+SUBJECTS: tuple[ChangeSubject, ...] = ("model", "module", "op", "parameter", "input", "output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Change:
     """
 
     kind: ChangeKind
-    subject: Subject
+    subject: ChangeSubject
     old_name: str
     name: str
     was: str
@@ -56,12 +56,12 @@ class Ends:
 
     Args:
         matching: Which parts of the graphs belong together.
-        facets: The comparison of their ops.
+        differences: The comparison of their ops.
     """
 
-    def __init__(self, matching: Matching, facets: Facets) -> None:
+    def __init__(self, matching: Matching, differences: OpDifferences) -> None:
         self.matching = matching
-        self.facets = facets
+        self.differences = differences
         self.graphs = matching.before.graph, matching.after.graph
 
     def model(self) -> Iterator[Change]:
@@ -90,7 +90,7 @@ class Ends:
             one, two = node.outputs[0], other.outputs[0]
             ranks = [None if spec.shape is None else len(spec.shape) for spec in (one, two)]
             if ranks[0] != ranks[1] or one.dtype != two.dtype:
-                self.facets.changed.add(node.name)
+                self.differences.changed.add(node.name)
                 names = name, other.path or other.label
                 now = tensor_words(after, Ref(partner))
                 yield Change("changed", "input", *names, was, now, (), node.name, partner)
@@ -124,11 +124,11 @@ class Ends:
         a, b = one.inputs[0], two.inputs[0]
         now = tensor_words(self.graphs[1], b)
         names = one.path or one.label, two.path or two.label
-        if self.facets.is_touched(a, b):
+        if self.differences.is_touched(a, b):
             if not self._is_data(a, b):
                 change = Change("changed", "output", *names, was, now, (), one.name, two.name)
                 yield False, change
-        elif not self.facets.are_partners(a, b) and self._computed(a, b):
+        elif not self.differences.are_partners(a, b) and self._computed(a, b):
             text = f"comes from {_dotted(b.node)}, was {_dotted(a.node)}"
             change = Change("changed", "output", *names, was, was, (text,), one.name, two.name)
             yield True, change
@@ -140,7 +140,7 @@ class Ends:
         if specs[0].dtype != specs[1].dtype or len(shapes[0]) != len(shapes[1]):
             return False
         pairs = set(zip(*shapes, strict=True))
-        return all(a == b or (a, b) in self.facets.given for a, b in pairs)
+        return all(a == b or (a, b) in self.differences.given for a, b in pairs)
 
     def _computed(self, one: Ref, other: Ref) -> bool:
         """Whether both tensors are made by ops or are inputs: others have no partners."""

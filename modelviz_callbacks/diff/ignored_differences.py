@@ -10,11 +10,11 @@ from modelviz_callbacks.diff.matching import Matching
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.view.formatting import module_label, shape_text, shortened
 
-RemarkKind = Literal["sizes", "names", "devices", "lines", "version", "modes"]
+IgnoredKind = Literal["sizes", "names", "devices", "lines", "version", "modes"]
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class IgnoredDifference:
     """Something that differs and does not count.
 
     Attributes:
@@ -22,18 +22,18 @@ class Remark:
         text: For people.
     """
 
-    kind: RemarkKind
+    kind: IgnoredKind
     text: str
 
 
-def remarks(matching: Matching) -> tuple[Remark, ...]:
+def ignored_differences(matching: Matching) -> tuple[IgnoredDifference, ...]:
     """What differs between two graphs and does not count.
 
     Args:
         matching: Which parts of them belong together.
 
     Returns:
-        One remark of each kind at most, and one of each input's sizes.
+        One of each kind at most, and one of each input's sizes.
     """
     return (
         *_sizes(matching),
@@ -51,15 +51,15 @@ def _pairs(matching: Matching) -> Iterator[tuple[Node, Node]]:
         yield before.by_name[name], after.by_name[other]
 
 
-def _sizes(matching: Matching) -> Iterator[Remark]:
+def _sizes(matching: Matching) -> Iterator[IgnoredDifference]:
     for one, two in _pairs(matching):
         if one.kind != "input" or one.outputs[0].shape == two.outputs[0].shape:
             continue
         sizes = f"{shape_text(one.outputs[0])}, is {shape_text(two.outputs[0])}"
-        yield Remark("sizes", f"the input {two.path or two.label} was {sizes}")
+        yield IgnoredDifference("sizes", f"the input {two.path or two.label} was {sizes}")
 
 
-def _names(matching: Matching) -> Iterator[Remark]:
+def _names(matching: Matching) -> Iterator[IgnoredDifference]:
     """What is called or numbered differently, the parts of it left out."""
     before, after = matching.before.graph, matching.after.graph
     found: list[tuple[str, str]] = []
@@ -67,7 +67,7 @@ def _names(matching: Matching) -> Iterator[Remark]:
         if one.name not in matching.calls:
             continue
         two = after.module_by_name[matching.calls[one.name]]
-        scopes = matching.before.scope_of(one), matching.after.scope_of(two)
+        scopes = matching.before.outline.scope_of(one), matching.after.outline.scope_of(two)
         if module_label(before, one, scopes[0]) != module_label(after, two, scopes[1]):
             found.append((module_label(before, one, ""), module_label(after, two, "")))
     found += [
@@ -77,10 +77,10 @@ def _names(matching: Matching) -> Iterator[Remark]:
     ]
     if found:
         texts = [f"{old} is {new} now" for old, new in found]
-        yield Remark("names", shortened(texts, 4))
+        yield IgnoredDifference("names", shortened(texts, 4))
 
 
-def _devices(matching: Matching) -> Iterator[Remark]:
+def _devices(matching: Matching) -> Iterator[IgnoredDifference]:
     found = dict.fromkeys(
         f"{a.device}, is {b.device}"
         for one, two in _pairs(matching)
@@ -88,10 +88,10 @@ def _devices(matching: Matching) -> Iterator[Remark]:
         if a.device != b.device
     )
     if found:
-        yield Remark("devices", f"the device was {shortened(list(found), 4)}")
+        yield IgnoredDifference("devices", f"the device was {shortened(list(found), 4)}")
 
 
-def _modes(matching: Matching) -> Iterator[Remark]:
+def _modes(matching: Matching) -> Iterator[IgnoredDifference]:
     before, after = matching.before.graph, matching.after.graph
     count = sum(
         before.module_by_name[name].training != after.module_by_name[other].training
@@ -99,16 +99,18 @@ def _modes(matching: Matching) -> Iterator[Remark]:
     )
     if count:
         modules = f"{count} module{'s' * (count > 1)}"
-        yield Remark("modes", f"{modules} ran in the other mode (training, evaluation)")
+        yield IgnoredDifference("modes", f"{modules} ran in the other mode (training, evaluation)")
 
 
-def _lines(matching: Matching) -> Iterator[Remark]:
+def _lines(matching: Matching) -> Iterator[IgnoredDifference]:
     count = sum(one.source != two.source for one, two in _pairs(matching))
     if count:
-        yield Remark("lines", f"{count} op{'s' * (count > 1)} came from another source line")
+        yield IgnoredDifference(
+            "lines", f"{count} op{'s' * (count > 1)} came from another source line"
+        )
 
 
-def _version(matching: Matching) -> Iterator[Remark]:
+def _version(matching: Matching) -> Iterator[IgnoredDifference]:
     versions = matching.before.graph.torch_version, matching.after.graph.torch_version
     if versions[0] != versions[1]:
-        yield Remark("version", f"torch was {versions[0]}, is {versions[1]}")
+        yield IgnoredDifference("version", f"torch was {versions[0]}, is {versions[1]}")

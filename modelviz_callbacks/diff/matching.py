@@ -9,15 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from modelviz_callbacks.analysis.fingerprint import Coder, architecture_coder
-from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.diff.alignment import Entry, aligned, likeness
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
+from modelviz_callbacks.diff.alignment import ItemFeatures, aligned, likeness
+from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.view.formatting import module_label, shape_text
 
-# A module of torch's own, or one that calls no other and has at most this many ops, is compared
-# as one thing: what differs in it is said of it.
-_OPS_OF_A_LEAF = 12
 # Modules of two classes that are at least so alike are compared inside, too.
 _IN_COMMON = 3.0
 
@@ -27,8 +24,8 @@ class Matching:
     """The pairs of two graphs.
 
     Attributes:
-        before: The outline of the first graph.
-        after: That of the second.
+        before: The first graph.
+        after: The second.
         calls: Names of paired module calls, from the first graph's to the second's.
         nodes: Likewise of ops and inputs.
         replaced: Names of the paired module calls in ``calls`` that have another class and
@@ -37,8 +34,8 @@ class Matching:
         added: Likewise of the second.
     """
 
-    before: Outline
-    after: Outline
+    before: Analysis
+    after: Analysis
     calls: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
@@ -46,31 +43,23 @@ class Matching:
     added: list[Item] = field(default_factory=list)
 
 
-def match(before: ModelGraph, after: ModelGraph) -> Matching:
+def match(before: Analysis, after: Analysis) -> Matching:
     """Pairs what two graphs are made of.
 
     Args:
-        before: A sound graph.
-        after: Another.
+        before: The analysis of a sound graph.
+        after: That of another.
 
     Returns:
         The pairs; those of ``match(after, before)`` are the same, turned round.
     """
-    matching = Matching(Outline(before), Outline(after))
+    matching = Matching(before, after)
     _match_inputs(matching)
     sides = _Side(matching.before), _Side(matching.after)
     waiting = [("", "")]
     while waiting:
         waiting += _match_scope(matching, sides, *waiting.pop())
     return matching
-
-
-def is_leaf(outline: Outline, call: ModuleCall) -> bool:
-    """Whether a module call is compared as one thing, its ops not told one by one."""
-    items = outline.items[call.name]
-    if any(isinstance(item, ModuleCall) for item in items):
-        return False
-    return call.class_name.startswith("torch.nn.") or len(items) <= _OPS_OF_A_LEAF
 
 
 def _match_inputs(matching: Matching) -> None:
@@ -97,7 +86,7 @@ def _match_scope(
     if sides[0].body(scope) == sides[1].body(other):
         pairs = [(place, place) for place in range(len(ours))]  # nothing differs but names
     else:
-        pairs = aligned([*map(sides[0].entry, ours)], [*map(sides[1].entry, theirs)])
+        pairs = aligned([*map(sides[0].features, ours)], [*map(sides[1].features, theirs)])
     mine, yours = {i for i, _ in pairs}, {j for _, j in pairs}
     matching.removed += [item for place, item in enumerate(ours) if place not in mine]
     matching.added += [item for place, item in enumerate(theirs) if place not in yours]
@@ -116,35 +105,35 @@ def _match_scope(
 def _have_much_in_common(sides: tuple[_Side, _Side], one: ModuleCall, two: ModuleCall) -> bool:
     if one.type_name == two.type_name:
         return True
-    return likeness(sides[0].entry(one), sides[1].entry(two)) >= _IN_COMMON
+    return likeness(sides[0].features(one), sides[1].features(two)) >= _IN_COMMON
 
 
 class _Side:
     """One of the two graphs, with what its items are compared by."""
 
-    def __init__(self, outline: Outline) -> None:
-        self.outline = outline
-        self.graph = outline.graph
-        self.coder: Coder = architecture_coder(outline)
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.outline = analysis.outline
+        self.graph = analysis.graph
         self._contents: dict[str, Counter[str]] = {}
 
     def body(self, scope: str) -> str:
         """Equal for scopes that do the same."""
-        return self.coder.body(scope).digest
+        return self.analysis.architecture.body(scope).digest
 
-    def entry(self, item: Item) -> Entry:
+    def features(self, item: Item) -> ItemFeatures:
         """What is compared of an item."""
         content = self._content(item)
         scope = self.outline.scope_of(item)
         if isinstance(item, Node):
-            exact = self.coder.run((item,)).digest
+            exact = self.analysis.architecture.run((item,)).digest
             sources = sum(not self._is_held(ref.node) for ref in item.inputs)
-            return Entry(exact, f"o {item.op}", item.label, content, True, sources)
-        exact = self.coder.body(item.name).digest
+            return ItemFeatures(exact, f"o {item.op}", item.label, content, True, sources)
+        exact = self.analysis.architecture.body(item.name).digest
         label = module_label(self.graph, item, scope)
-        leaf = is_leaf(self.outline, item)
+        leaf = self.analysis.is_leaf(item)
         sources = len(self.outline.externals(item))
-        return Entry(exact, f"m {item.type_name}", label, content, leaf, sources)
+        return ItemFeatures(exact, f"m {item.type_name}", label, content, leaf, sources)
 
     def _is_held(self, name: str) -> bool:
         return self.graph.by_name[name].kind in HELD_KINDS

@@ -24,7 +24,7 @@ _STATUS = "difference"
 
 
 @dataclass(frozen=True)
-class Union:
+class MergedGraph:
     """Two graphs in one.
 
     Attributes:
@@ -39,7 +39,7 @@ class Union:
     old_names: dict[str, str]
 
 
-def union(found: GraphDiff) -> Union:
+def merge(found: GraphDiff) -> MergedGraph:
     """Joins two graphs.
 
     Args:
@@ -48,7 +48,7 @@ def union(found: GraphDiff) -> Union:
     Returns:
         The union.
     """
-    return _Joiner(found).union()
+    return _Joiner(found).merged()
 
 
 class _Joiner:
@@ -66,7 +66,7 @@ class _Joiner:
         self.moved: dict[int, list[Node]] = {}
         self.place: dict[str, int] = {}
 
-    def union(self) -> Union:
+    def merged(self) -> MergedGraph:
         """The union."""
         status = {change.item: change.kind for change in self.found.changes if change.item}
         self._follow_replaced()
@@ -78,7 +78,7 @@ class _Joiner:
         graph = replace(self.after, nodes=tuple(joined), modules=tuple(self.modules), notes=())
         marked = tuple(_marked(node, graph, status) for node in graph.nodes)
         old_names = {new: old for old, new in self.gone.items()}
-        return Union(replace(graph, nodes=marked), status, old_names)
+        return MergedGraph(replace(graph, nodes=marked), status, old_names)
 
     def _follow_replaced(self) -> None:
         """What a replaced module made, its replacement makes now."""

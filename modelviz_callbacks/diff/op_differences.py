@@ -27,10 +27,10 @@ from modelviz_callbacks.view.layer_labels import (
     literal_texts,
 )
 
-FacetKind = Literal["shape", "literal", "wiring", "trainable", "dtype", "sharing", "op"]
+OpDifferenceKind = Literal["shape", "literal", "wiring", "trainable", "dtype", "sharing", "op"]
 
 # Two numbers that stand in the same place.
-Pair = tuple[object, object]
+ValuePair = tuple[object, object]
 
 # Arguments that may be made of the root of a size.
 _SCALES = ("scale", "other")
@@ -39,7 +39,7 @@ _TAKES_SIZES = TAKES_SHAPE | QUIET_OPS | {"interpolate", "slice", "pad", "scatte
 
 
 @dataclass(frozen=True, slots=True)
-class Facet:
+class OpDifference:
     """One thing in which two paired ops differ.
 
     Attributes:
@@ -52,16 +52,16 @@ class Facet:
         follows: Whether it follows from what differs before.
     """
 
-    kind: FacetKind
+    kind: OpDifferenceKind
     name: str
     text: str
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[ValuePair, ...] = ()
     is_chosen: bool = False
     follows: bool = False
 
 
 @dataclass
-class Facets:
+class OpDifferences:
     """Compares the ops of two graphs, pair by pair in execution order.
 
     Attributes:
@@ -71,7 +71,7 @@ class Facets:
     """
 
     matching: Matching
-    given: set[Pair] = field(default_factory=set)
+    given: set[ValuePair] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     _partners: dict[str, str] = field(default_factory=dict)
     _held: tuple[dict[str, str], dict[str, str]] = field(default_factory=lambda: ({}, {}))
@@ -86,13 +86,13 @@ class Facets:
                 other = self.after.by_name[partner]
                 self.given.update(differing_sizes(node.outputs[0], other.outputs[0]))
 
-    def of(self, node: Node) -> list[Facet]:
+    def of(self, node: Node) -> list[OpDifference]:
         """In what an op differs from its partner; later ops are compared knowing it."""
         found = _Comparison(self, node, self.after.by_name[self.matching.nodes[node.name]])
-        facets = found.facets()
-        if facets or found.is_touched:
+        differences = found.differences()
+        if differences or found.is_touched:
             self.changed.add(node.name)
-        return facets
+        return differences
 
     def are_partners(self, one: Ref, other: Ref) -> bool:
         """Whether two tensors are the same one of the two graphs."""
@@ -119,16 +119,18 @@ class Facets:
 class _Comparison:
     """One pair of ops."""
 
-    def __init__(self, facets: Facets, node: Node, other: Node) -> None:
-        self.shared = facets
+    def __init__(self, differences: OpDifferences, node: Node, other: Node) -> None:
+        self.shared = differences
         self.node = node
         self.other = other
-        self.found: list[Facet] = []
+        self.found: list[OpDifference] = []
         self.is_touched = False
-        self.before: set[Pair] = set()  # differences that come in from what differs before
-        self.data: set[Pair] = set(facets.given)  # those that come in from the data's own sizes
+        self.before: set[ValuePair] = set()  # differences that come in from what differs before
+        self.data: set[ValuePair] = set(
+            differences.given
+        )  # those that come in from the data's own sizes
 
-    def facets(self) -> list[Facet]:
+    def differences(self) -> list[OpDifference]:
         node, other = self.node, self.other
         for one, two in zip(node.inputs, other.inputs, strict=False):
             self._meet(one, two)
@@ -146,8 +148,10 @@ class _Comparison:
         self._made()
         return list(self._judged())
 
-    def _add(self, kind: FacetKind, name: str, text: str, pairs: tuple[Pair, ...] = ()) -> None:
-        self.found.append(Facet(kind, name, text, pairs))
+    def _add(
+        self, kind: OpDifferenceKind, name: str, text: str, pairs: tuple[ValuePair, ...] = ()
+    ) -> None:
+        self.found.append(OpDifference(kind, name, text, pairs))
 
     def _meet(self, one: Ref, two: Ref) -> None:
         """Notes in what the tensors that come in differ."""
@@ -209,7 +213,7 @@ class _Comparison:
             self._add("wiring", tail, f"{tail} is a {other.kind}, was a {node.kind}")
         if one.shape != two.shape:
             text = f"{tail} {shape_text(one)} -> {shape_text(two)}"
-            self.found.append(Facet("shape", tail, text, *self._sizes(name, one, two)))
+            self.found.append(OpDifference("shape", tail, text, *self._sizes(name, one, two)))
         if one.dtype != two.dtype:
             self._add("dtype", tail, f"{one.dtype} -> {two.dtype}", ((one.dtype, two.dtype),))
         if node.kind == other.kind == "parameter":
@@ -220,7 +224,9 @@ class _Comparison:
             if sharing:
                 self._add("sharing", tail, f"{tail} {sharing}")
 
-    def _sizes(self, name: str, one: TensorSpec, two: TensorSpec) -> tuple[tuple[Pair, ...], bool]:
+    def _sizes(
+        self, name: str, one: TensorSpec, two: TensorSpec
+    ) -> tuple[tuple[ValuePair, ...], bool]:
         """The sizes of a parameter that differ, and whether one of them is the layer's own."""
         if one.shape is None or two.shape is None or len(one.shape) != len(two.shape):
             return (), True
@@ -232,44 +238,51 @@ class _Comparison:
     def _made(self) -> None:
         """What it makes: dtypes that nothing that came in explains."""
         known = self.before | self.data
-        known |= {pair for facet in self.found if facet.kind == "dtype" for pair in facet.pairs}
+        known |= {
+            pair
+            for difference in self.found
+            if difference.kind == "dtype"
+            for pair in difference.pairs
+        }
         for one, two in zip(self.node.outputs, self.other.outputs, strict=False):
             if one.dtype != two.dtype and (one.dtype, two.dtype) not in known:
                 self._add("dtype", "", f"makes {two.dtype}, was {one.dtype}")
 
-    def _judged(self) -> Iterator[Facet]:
-        """The facets with their answers; without those that only the data accounts for."""
+    def _judged(self) -> Iterator[OpDifference]:
+        """The differences with their answers; without those that only the data accounts for."""
         takes = takes_sizes(self.node.op)
-        for facet in self.found:
-            is_held = facet.kind in ("shape", "dtype")
-            varies = not self._is_parameter(facet.name) if is_held else takes
-            if varies and explained_by(facet, self.data, parts=takes):
+        for difference in self.found:
+            is_held = difference.kind in ("shape", "dtype")
+            varies = not self._is_parameter(difference.name) if is_held else takes
+            if varies and explained_by(difference, self.data, parts=takes):
                 continue
             allowed = self.before - (self.shared.given if is_held else set())
-            yield replace(facet, follows=explained_by(facet, allowed, parts=takes and not is_held))
+            yield replace(
+                difference, follows=explained_by(difference, allowed, parts=takes and not is_held)
+            )
 
     def _is_parameter(self, name: str) -> bool:
         nodes = (self.shared.after.by_name[ref.node] for ref in self.other.inputs)
         return any(n.kind == "parameter" and n.path.rpartition(".")[2] == name for n in nodes)
 
 
-def explained_by(facet: Facet, pairs: set[Pair], *, parts: bool = False) -> bool:
-    """Whether all numbers of a facet differ as some of the pairs do.
+def explained_by(difference: OpDifference, pairs: set[ValuePair], *, parts: bool = False) -> bool:
+    """Whether all numbers of a difference differ as some of the pairs do.
 
     Args:
-        facet: Any facet.
+        difference: Any difference.
         pairs: What is known to differ.
         parts: Whether a part of a size counts, as the size of one head of several.
     """
-    if not facet.pairs or facet.is_chosen:
+    if not difference.pairs or difference.is_chosen:
         return False
-    times = parts or facet.kind == "shape"
-    scales = facet.kind == "literal" and facet.name in _SCALES
+    times = parts or difference.kind == "shape"
+    scales = difference.kind == "literal" and difference.name in _SCALES
     return all(
         pair in pairs
         or (times and any(_is_multiple(pair, known, parts) for known in pairs))
         or (scales and any(_is_scaled(pair, known) for known in pairs))
-        for pair in facet.pairs
+        for pair in difference.pairs
     )
 
 
@@ -292,7 +305,7 @@ def takes_sizes(op: str) -> bool:
     return op in _TAKES_SIZES
 
 
-def _is_multiple(pair: Pair, known: Pair, parts: bool) -> bool:
+def _is_multiple(pair: ValuePair, known: ValuePair, parts: bool) -> bool:
     """Whether two numbers are the same multiple of two sizes, or the same part of them."""
     one, two, a, b = *pair, *known
     if not all(isinstance(number, int) and number > 0 for number in (one, two, a, b)):
@@ -302,7 +315,7 @@ def _is_multiple(pair: Pair, known: Pair, parts: bool) -> bool:
     return one % a == 0 or (parts and one > 1 and two > 1 and a % one == 0)  # type: ignore[operator]
 
 
-def _is_scaled(pair: Pair, known: Pair) -> bool:
+def _is_scaled(pair: ValuePair, known: ValuePair) -> bool:
     """Whether two factors are made of the roots of two sizes, as in attention."""
     one, two, a, b = *pair, *known
     if not (isinstance(a, int) and isinstance(b, int) and a > 0 and b > 0):
@@ -312,7 +325,7 @@ def _is_scaled(pair: Pair, known: Pair) -> bool:
     return any(isclose(one * a**power, two * b**power) for power in (0.5, -0.5))
 
 
-def differing_sizes(one: TensorSpec, two: TensorSpec) -> Iterator[Pair]:
+def differing_sizes(one: TensorSpec, two: TensorSpec) -> Iterator[ValuePair]:
     """In what two tensors differ: sizes, products of neighbouring sizes, dtypes."""
     if one.dtype != two.dtype:
         yield one.dtype, two.dtype

@@ -10,39 +10,35 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from modelviz_callbacks.errors import GraphFormatError
-from modelviz_callbacks.graph.model import (
-    ModelGraph,
-    ModuleCall,
-    Node,
-    Note,
-    ParameterInfo,
-    Port,
-    Source,
-)
 from modelviz_callbacks.graph.values import (
     Argument,
     Items,
     PythonText,
     Ref,
     SliceValue,
-    TensorSpec,
     Value,
 )
 
 SCHEMA_VERSION = 1
 
+# The lists of a graph in the order in which they are written, one entry a line.
+_LISTS = ("modules", "nodes", "parameters", "notes")
+
 _T = TypeVar("_T")
 
 
-def dumps(graph: ModelGraph) -> str:
-    """The graph as JSON text, one node or module call a line.
+def dumps(graph: Any) -> str:
+    """A graph as JSON text, one node or module call a line.
 
     Args:
-        graph: Any graph.
+        graph: Any ``ModelGraph``. What it is made of is read off its dataclasses' fields, so
+            that this module need not know them; they know it.
 
     Returns:
         ASCII text ending in a newline.
@@ -59,10 +55,11 @@ def dumps(graph: ModelGraph) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def loads(text: str, origin: str = "the text") -> ModelGraph:
-    """The graph that `dumps` wrote.
+def loads(kind: type[_T], text: str, origin: str = "the text") -> _T:
+    """The graph that `dumps` wrote; see ``ModelGraph.load``.
 
     Args:
+        kind: The class of the graph, a dataclass: ``ModelGraph``.
         text: JSON.
         origin: What to call it in an error, for example its path.
 
@@ -85,36 +82,33 @@ def loads(text: str, origin: str = "the text") -> ModelGraph:
             f"{origin} has schema {schema!r}, this version reads {SCHEMA_VERSION}. "
             "Read it with the version of modelviz-callbacks that wrote it, or a newer one."
         )
+    graph_class: Any = kind
     try:
         lists: dict[str, Any] = {
-            name: tuple(_restore(kind, item) for item in data[name])
-            for name, kind in _LISTS.items()
+            name: tuple(_restore(_nested(graph_class)[name], item) for item in data[name])
+            for name in _LISTS
         }
         head: dict[str, Any] = {
-            field.name: data[field.name] for field in fields(ModelGraph) if field.name not in _LISTS
+            field.name: data[field.name]
+            for field in fields(graph_class)
+            if field.name not in _LISTS
         }
-        return ModelGraph(**head, **lists)
+        return kind(**head, **lists)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise GraphFormatError(f"{origin} is damaged: {error!r}. Make it again.") from error
 
 
-# The lists of a graph and what they hold.
-_LISTS: dict[str, type[Any]] = {
-    "modules": ModuleCall,
-    "nodes": Node,
-    "parameters": ParameterInfo,
-    "notes": Note,
-}
-
-# Fields whose values are dataclasses, or tuples of them.
-_NESTED: dict[tuple[type[Any], str], type[Any]] = {
-    (Node, "outputs"): TensorSpec,
-    (Node, "arguments"): Argument,
-    (Node, "source"): Source,
-    (ModuleCall, "inputs"): Port,
-    (ModuleCall, "outputs"): Port,
-    (ParameterInfo, "spec"): TensorSpec,
-}
+@cache
+def _nested(owner: Any) -> dict[str, Any]:
+    """The fields of a class whose values are dataclasses, or tuples of them, with these classes."""
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(owner).items():
+        kinds = {kind for kind in (hint, *get_args(hint)) if kind not in (NoneType, ...)}
+        inner = [kind for kind in kinds if is_dataclass(kind)]
+        # A reference and an argument's value have a form of their own.
+        if len(inner) == 1 and inner[0] is not Ref and owner is not Argument:
+            found[name] = inner[0]
+    return found
 
 
 def _line(value: Any) -> str:
@@ -138,10 +132,10 @@ def _record(item: Any) -> dict[str, Any]:
     return found
 
 
-def _plain(owner: type[Any], name: str, value: Any) -> Any:
+def _plain(owner: Any, name: str, value: Any) -> Any:
     if value is None:
         return None
-    if (owner, name) in _NESTED:
+    if name in _nested(owner):
         return [_record(part) for part in value] if isinstance(value, tuple) else _record(value)
     if owner is Argument and name == "value":
         return _plain_value(value)
@@ -166,10 +160,10 @@ def _plain_value(value: Value) -> Any:
     return value
 
 
-def _restore(kind: type[_T], data: dict[str, Any]) -> _T:
+def _restore(kind: Any, data: dict[str, Any]) -> Any:
     values: dict[str, Any] = {}
     for name, value in data.items():
-        nested = _NESTED.get((kind, name))
+        nested = _nested(kind).get(name)
         if nested is not None and value is not None:
             values[name] = (
                 tuple(_restore(nested, part) for part in value)
@@ -178,7 +172,7 @@ def _restore(kind: type[_T], data: dict[str, Any]) -> _T:
             )
         elif kind is Argument and name == "value":
             values[name] = _value(value)
-        elif kind is Port and name == "ref":
+        elif name == "ref":
             values[name] = Ref(value[0], value[1])
         else:
             values[name] = tuple(value) if isinstance(value, list) else value

@@ -29,13 +29,19 @@ Standard library only: nothing here knows torch.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.graph.values import Argument, Items, Ref, SliceValue, TensorSpec, refs
+
+# Who tells a graph as text, by name: a graph knows nothing of those who look at it, and is
+# loaded without them.
+_TEXT_VIEW = ("modelviz_callbacks.view.text_tree", "tree_text")
 
 NodeKind = Literal["input", "parameter", "buffer", "constant", "op", "opaque", "output"]
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
@@ -295,8 +301,6 @@ class ModelGraph:
         Raises:
             OSError: The file cannot be written.
         """
-        from modelviz_callbacks.graph.json_format import dumps
-
         Path(path).write_text(dumps(self), encoding="utf-8")
 
     @staticmethod
@@ -313,9 +317,7 @@ class ModelGraph:
             OSError: The file cannot be read.
             GraphFormatError: It holds something else, or a newer schema.
         """
-        from modelviz_callbacks.graph.json_format import loads
-
-        return loads(Path(path).read_text(encoding="utf-8"), origin=str(path))
+        return loads(ModelGraph, Path(path).read_text(encoding="utf-8"), origin=str(path))
 
     def __repr__(self) -> str:
         """One line: a prompt and a failed test show this, and a large graph is megabytes."""
@@ -324,6 +326,6 @@ class ModelGraph:
 
     def __str__(self) -> str:
         """The module tree with shapes, parameter counts and skip connections."""
-        from modelviz_callbacks.view.text_tree import tree_text
-
-        return tree_text(self)
+        home, name = _TEXT_VIEW
+        text: str = getattr(importlib.import_module(home), name)(self)
+        return text

@@ -1,75 +1,132 @@
-"""What a worker does with a job."""
+"""What is done with a job, in the worker or, if it was taken back, in the training process."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from modelviz_callbacks.artifacts.products import Production
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.artifacts.events import mention
+from modelviz_callbacks.artifacts.maker import Events, Maker
+from modelviz_callbacks.artifacts.products import Products
+from modelviz_callbacks.artifacts.table import Place, rows, timed_rows
 from modelviz_callbacks.artifacts.tracking import publish
-from modelviz_callbacks.jobs.job_directory import Job
-from modelviz_callbacks.tracing import Recording, unpack
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink, staged
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.jobs.job import Job
+from modelviz_callbacks.tracing import unpack, unpack_timed
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker, staged
 
 
-def work(job: Job, remaining_s: Callable[[], float]) -> None:
-    """Does a job.
+def work(job: Job, remaining_s: Callable[[], float], uri: str | None = None) -> None:
+    """Does a job, uploads included.
 
     Args:
-        job: What to do; its report is written into its folder.
+        job: What to do; its report is left in its folder.
         remaining_s: How many seconds are left for uploads.
+        uri: The MLflow store.
     """
-    production = Production(job.options, job.folder, job.report)
-    packed = job.recording()
-    if packed is not None:
-        with production.guarded("the graph"):
-            _make(production, job, unpack(packed))
-        production.write_report()
-    with production.guarded("the report"):
-        job.tell()
-    if job.run is not None:
-        names = job.upload if packed is None else job.report.files
-        run = replace(job.run, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"))
-        with production.guarded("the MLflow run"):
-            publish(run, job.report, production.graph, names, remaining_s)
-        if packed is not None:
-            production.write_report()
-        with production.guarded("the report"):
-            job.tell()
+    maker, analysis = make(job)
+    if job.run is None or not (job.report.files or job.upload):
+        return
+    if analysis is None and "graph.json" in job.upload:
+        with maker.guarded("the MLflow run"):
+            analysis = Analysis(ModelGraph.load(job.folder / "graph.json"))
+    names = [*job.report.files, *(name for name in job.upload if name not in job.report.files)]
+    run = replace(job.run, tracking_uri=uri)
+    with maker.guarded("the MLflow run"):
+        publish(run, job.report, analysis, names, remaining_s)
+    if "report.json" in job.report.files:
+        maker.write_report()
+    _publish_report(maker, job)
 
 
-def deliver(job: Job) -> None:
-    """Writes staged events into the run itself: the process that owns its writer is gone."""
-    events = job.take_events() if job.event_folder else None
+def make(job: Job) -> tuple[Maker, Analysis | None]:
+    """Makes the files and events of a job.
+
+    Args:
+        job: What to make; its report is left in its folder.
+
+    Returns:
+        Who made them, and the analysis of the graph they are of.
+    """
+    maker = Maker(job.options, job.folder, job.report)
+    recording, timed = job.recording(), job.timed()
+    analysis = None
+    if recording is not None:
+        with maker.guarded("the graph"), _EventsOf(job, maker):
+            products = Products(unpack(recording), job.options.name, maker.refuse)
+            maker.describe(products.graph)
+            maker.make(rows(Place.JOB), products)
+            analysis = products.analysis
+        maker.write_report()
+    elif timed is not None:
+        with maker.guarded("the times"), _EventsOf(job, maker):
+            products = Products.of_graph(
+                ModelGraph.load(job.folder / "graph.json"), maker.refuse, unpack_timed(timed)
+            )
+            analysis = products.analysis
+            maker.describe_times(products)
+            maker.make(timed_rows(), products)
+    _publish_report(maker, job)
+    return maker, analysis
+
+
+def _publish_report(maker: Maker, job: Job) -> None:
+    with maker.guarded("the report"):
+        job.publish_report()
+
+
+class _EventsOf:
+    """Lets events go where a job says; staged ones appear all together or not at all."""
+
+    def __init__(self, job: Job, maker: Maker) -> None:
+        self._job = job
+        self._maker = maker
+        self._unfinished = job.staged_events.with_suffix(".part")
+
+    def __enter__(self) -> None:
+        kind = self._job.tensorboard
+        if kind == "folder":
+            self._maker.events = Events(self._job.event_folder)
+        elif kind:
+            has_run_graph = kind == "staged"
+            self._maker.events = Events(self._unfinished, True, has_run_graph)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self._unfinished.exists():
+            self._unfinished.rename(self._job.staged_events)
+
+
+def deliver(place: Path) -> None:
+    """Writes staged events into the run itself: the process that owns its writer is gone.
+
+    Args:
+        place: A job's folder.
+    """
+    job = Job.load(place)
+    if job.event_folder:
+        take_events(job, job.event_folder)
+
+
+def take_events(job: Job, target: object) -> str | None:
+    """Writes a job's staged events where they belong; whoever is first does.
+
+    Args:
+        job: The job.
+        target: A TensorBoard writer, or the folder of one that is gone.
+
+    Returns:
+        The run's folder; ``None``: there are no such events any more.
+
+    Raises:
+        TrackerError: They cannot be written there.
+    """
+    events = job.take_events()
     if events is None:
-        return
-    with TensorBoardSink(job.event_folder) as sink:
-        for event in staged(events):
-            sink.add_event(event)
-
-
-def _make(production: Production, job: Job, recording: Recording) -> None:
-    production.lower(recording)
-    production.lower_backward(recording)
-    production.add_costs(recording)
-    production.write_quick()
-    production.write_pictures()
-    if job.tensorboard == "folder":
-        production.write_run_graph(job.event_folder)
-        production.write_extras(job.event_folder)
-    elif job.tensorboard:
-        _stage_events(production, job)
-    production.write_views(recording)
-
-
-def _stage_events(production: Production, job: Job) -> None:
-    """Leaves the events to the process that owns the run's writer; all of them or none."""
-    if production.graph is None:
-        return
-    unfinished = job.staged_events.with_suffix(".part")
-    if job.tensorboard == "staged":
-        production.write_run_graph(unfinished, is_staged=True)
-    production.write_extras(unfinished)
-    if unfinished.exists():
-        unfinished.rename(job.staged_events)
+        return None
+    with TensorBoardTracker(target) as tracker:
+        tracker.log_events(staged(events))
+        if job.tensorboard == "staged":
+            mention(job.report, tracker)
+        return tracker.log_dir

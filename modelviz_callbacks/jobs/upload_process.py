@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import ModelvizError, TrackerError
@@ -48,7 +49,7 @@ def upload(target: MlflowTarget, report: Report, names: list[str], deadline_s: f
     """
     if getattr(sys, "frozen", False) or not _is_python(sys.executable):
         # A program that is no interpreter would start itself again.
-        publish(target, report, _graph(report), names, deadline_s, _TRIES)
+        publish(target, report, _analysis(report), names, deadline_s, _TRIES)
         return
     order = {
         "report": asdict(report),
@@ -117,7 +118,7 @@ def main() -> None:
     before = list(report.stored)
     error: ModelvizError | None = None
     try:
-        publish(target, report, _graph(report), order["names"], order["deadline_s"], _TRIES)
+        publish(target, report, _analysis(report), order["names"], order["deadline_s"], _TRIES)
     except ModelvizError as caught:
         error = caught
     answer = {
@@ -131,6 +132,6 @@ def main() -> None:
     os._exit(0)
 
 
-def _graph(report: Report) -> ModelGraph | None:
+def _analysis(report: Report) -> Analysis | None:
     path = Path(report.folder) / _GRAPH
-    return ModelGraph.load(path) if path.is_file() else None
+    return Analysis(ModelGraph.load(path)) if path.is_file() else None

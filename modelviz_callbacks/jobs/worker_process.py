@@ -1,52 +1,46 @@
-"""Workers as the training process sees them: started, waited for, never depended on."""
+"""The worker as the training process sees it: started, told, never depended on."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from modelviz_callbacks.errors import WorkerError
-from modelviz_callbacks.jobs.job_directory import Job
-from modelviz_callbacks.jobs.worker_program import LOG, PATIENCE_S
 from modelviz_callbacks.ranks import IN_WORKER
-from modelviz_callbacks.report import Report, say
-
-# How often a wait looks whether the worker has ended, in seconds.
-_LOOK_EVERY_S = 0.05
 
 # How long a worker without a job may take to end, in seconds.
 _DISMISSAL_LIMIT_S = 1.0
+
+# How often it is looked whether it has ended, in seconds.
+_LOOK_EVERY_S = 0.02
 
 # A worker that is gone must not end the training that writes to it.
 _NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Worker:
-    """A process that waits for a job and does it.
+    """A process that waits for jobs and does one after the other.
 
-    It is started before there is one, so that no training step pays for its start.
-
-    Attributes:
-        job: What it does, once it has begun.
-        started: When it began, in seconds since 1970.
+    It is started before there is one, so that no training step pays for its start. Where
+    processes can be forked it is nobody's child here: a loop over ``os.wait()`` in the user's
+    own code never meets it.
     """
 
-    job: Job
-    started: float
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], gives_way: bool = True) -> None:
         """Starts the process.
 
         Args:
             environment: Variables for it besides those of this process.
+            gives_way: Whether it leaves the processor to whoever trains.
 
         Raises:
             OSError: No process can be started.
@@ -57,11 +51,11 @@ class Worker:
                 f"{sys.executable or 'this program'} is not a Python interpreter that could be "
                 "started again"
             )
-        self._told: Report | None = None
+        self.pid = 0
         self._line, others = socket.socketpair()
         with others:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _start_code()],
+            self._starter = subprocess.Popen(
+                [sys.executable, "-c", _start_code(gives_way)],
                 # Windows hands no socket over.
                 stdin=subprocess.PIPE if sys.platform == "win32" else others.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -73,8 +67,10 @@ class Worker:
                     # It needs no accelerator and must not take memory of one.
                     "CUDA_VISIBLE_DEVICES": "",
                 },
-                creationflags=_LOW_PRIORITY,
+                creationflags=_LOW_PRIORITY if gives_way else 0,
             )
+        if sys.platform == "win32":
+            self.pid = self._starter.pid
 
     def wait_until_ready(self, limit_s: float) -> None:
         """Waits until it has started and given way to others.
@@ -82,67 +78,92 @@ class Worker:
         Args:
             limit_s: Longest time, in seconds.
         """
-        if sys.platform == "win32":
+        if sys.platform == "win32" or self.pid:
             return
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
             self._line.settimeout(limit_s)
-            if not self._line.recv(1):
-                self._process.wait(limit_s)  # it says nothing: it is ending
+            self.pid = int(self._line.recv(64) or 0)
+            self._starter.wait(limit_s)  # it ends as soon as it has started the worker
 
-    def begin(self, job: Job, rest_s: float = 0.0) -> None:
-        """Gives it a job.
+    def send(self, **message: Any) -> None:
+        """Tells it something, over a line that only this process and the worker have.
 
         Args:
-            job: Saved.
-            rest_s: How long it waits before it begins, in seconds, if it is not released first.
+            **message: See `modelviz_callbacks.jobs.worker_program.Line`.
 
         Raises:
             OSError: It cannot be told.
             WorkerError: It has ended.
         """
         if self.has_ended:
-            raise WorkerError(f"it ended with status {self._process.returncode} before it began")
-        self.job, self.started = job, time.time()
-        order = json.dumps([str(job.place), rest_s]).encode() + b"\n"
-        if self._process.stdin is not None:
-            self._process.stdin.write(order)
-            self._process.stdin.flush()
-        else:
-            self._line.sendall(order, _NO_SIGNAL)
-
-    def dismiss(self) -> None:
-        """Ends it: there is no job."""
-        self.release()
-        try:
-            self._process.wait(_DISMISSAL_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            raise WorkerError(f"the process that makes the files {self._how_it_ended()}")
+        text = json.dumps(message).encode() + b"\n"
+        if self._starter.stdin is not None:
+            self._starter.stdin.write(text)
+            self._starter.stdin.flush()
+            return
+        self._line.settimeout(_DISMISSAL_LIMIT_S)
+        self._line.sendall(text, _NO_SIGNAL)
 
     @property
     def has_ended(self) -> bool:
         """Whether the process is gone."""
-        return self._process.poll() is not None
+        if sys.platform == "win32":
+            return self._starter.poll() is not None
+        if self._starter.poll() not in (None, 0):
+            return True  # it could not start the worker
+        self.wait_until_ready(0.0)
+        try:
+            self._line.setblocking(False)
+            return not self._line.recv(64, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:  # the line is closed here: what is left is the process itself
+            return not _is_running(self.pid)
 
-    def release(self) -> None:
-        """Tells it that training has ended: from now on its time is limited.
+    def _how_it_ended(self) -> str:
+        status = self._starter.poll()
+        return f"could not start (status {status})" if status else "has ended"
 
-        It need not give way any longer either, if this process may say so.
+    def hurry(self) -> bool:
+        """Takes the processor's low priority from it, if this process may.
+
+        Returns:
+            Whether it competes like any other process now.
         """
-        if sys.platform == "linux" and not self.has_ended:
-            with contextlib.suppress(AttributeError, OSError):
-                os.sched_setscheduler(self._process.pid, os.SCHED_OTHER, os.sched_param(0))
+        if sys.platform == "linux":
+            try:
+                os.sched_setscheduler(self.pid, os.SCHED_OTHER, os.sched_param(0))
+            except (AttributeError, OSError):
+                return False
+        return sys.platform != "win32"
+
+    def hang_up(self) -> None:
+        """Tells it that training has ended: it does what it was given, and ends."""
         # Not by a word, which could raise a signal here, nor by closing alone: a process that
         # this one has forked may hold the line open.
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
         self._line.close()
-        if self._process.stdin is not None:
+        if self._starter.stdin is not None:
             with contextlib.suppress(OSError):
-                self._process.stdin.close()
+                self._starter.stdin.close()
+
+    def dismiss(self) -> None:
+        """Ends it: there is nothing to do."""
+        self.hang_up()
+        if not self.wait(_DISMISSAL_LIMIT_S):
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends it at once, whatever it does; files appear whole or not at all."""
+        if self.pid:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        self.wait(_DISMISSAL_LIMIT_S)
 
     def wait(self, limit_s: float) -> bool:
-        """Waits for its end, visibly; Ctrl-C ends the waiting and nothing else.
+        """Waits for its end.
 
         Args:
             limit_s: Longest time, in seconds.
@@ -150,81 +171,48 @@ class Worker:
         Returns:
             Whether it has ended.
         """
-        if self.has_ended or limit_s <= 0:
-            return self.has_ended
-        message = f"modelviz: finishing the files in {self.job.folder} (at most {limit_s:.0f} s)"
-        try:
-            with _shown(message):
-                end = time.monotonic() + limit_s
-                while not self.has_ended and time.monotonic() < end:
-                    time.sleep(_LOOK_EVERY_S)
-        except KeyboardInterrupt:
-            say("modelviz: not waited for; the files will be finished alone.")
+        end = time.monotonic() + limit_s
+        while not self.has_ended and time.monotonic() < end:
+            time.sleep(_LOOK_EVERY_S)
         return self.has_ended
 
-    def told(self) -> Report | None:
-        """What the worker has told so far; ``None``: nothing yet."""
-        self._told = self.job.told() or self._told
-        return self._told
-
-    def fault(self) -> WorkerError | None:
-        """Why its report is not its last one; ``None`` if it did all it was told."""
-        code = self._process.poll()
-        if code == 0 and self.told() is not None:
+    def seconds_used(self) -> float | None:
+        """CPU time it has used, in seconds; ``None`` where that cannot be known."""
+        try:
+            text = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
             return None
-        if code is None:
-            return WorkerError(f"{self._unfinished()} What it says is in {self._log}.")
-        how = f"signal {-code}" if code < 0 else f"exit status {code}, without a report"
-        return WorkerError(
-            f"The process that makes the files ended early ({how}). See {self._log}; to do its "
-            f"work again: {sys.executable} -m modelviz_callbacks.jobs.worker_program "
-            f"{shlex.quote(str(self.job.place))}"
-        )
+        # After the name in brackets: state is field 3, user and system time are 14 and 15.
+        fields = text.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    @property
-    def _log(self) -> Path:
-        return self.job.folder / LOG
 
-    def _unfinished(self) -> str:
-        report, run = self.told(), self.job.run
-        if report is None or run is None:
-            return (
-                "The process that makes the files is still at work and goes on alone; its report "
-                f"will be {self.job.folder / 'report.json'}."
-            )
-        run_id = report.mlflow_run_id or run.run_id or "RUN"
-        return (
-            "The files are made, but the MLflow run has not got them all yet. The process that "
-            f"sends them goes on alone for up to {PATIENCE_S:.0f} s; should it fail: "
-            f"modelviz upload {shlex.quote(str(self.job.folder))} --run {run_id}"
-        )
+def _is_running(pid: int) -> bool:
+    """Whether a process is there and more than a zombie."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    return True
 
 
 def _is_python(executable: str | None) -> bool:
     return Path(executable or "").name.lower().startswith(("python", "pypy"))
 
 
-def _start_code() -> str:
+def _start_code(gives_way: bool) -> str:
     """What the new interpreter runs: it imports from where this one does, in the same order."""
     paths = [str(Path(entry).absolute()) for entry in sys.path if Path(entry).exists()]
     # Last, so that it hides nothing: where this package is, should it have come another way.
-    paths.append(str(Path(__file__).parent.parent))
+    paths.append(str(Path(__file__).parent.parent.parent))
     return (
         f"import sys; sys.path[:] = {paths!r}; "
         "from modelviz_callbacks.jobs.worker_program import attend; "
-        f"sys.exit(attend({os.getpid()}))"
+        f"sys.exit(attend({os.getpid()}, {gives_way}))"
     )
 
 
 # A worker on Windows cannot lower its own priority as one elsewhere does.
 _LOW_PRIORITY: int = getattr(subprocess, "IDLE_PRIORITY_CLASS", 0)
-
-
-def _shown(message: str) -> contextlib.AbstractContextManager[object]:
-    """Shows a message while something is waited for; on a terminal it moves."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        from rich.console import Console
-
-        return Console(stderr=True).status(message)
-    say(message)
-    return contextlib.nullcontext()

@@ -1,9 +1,8 @@
-"""``python -m modelviz_callbacks.jobs.worker_program JOB``: the slow part, in a process of its own.
+"""The program of the worker: waits for jobs, does one after the other, ends with its line.
 
-The training process starts it before there is a job, which it then gets on standard input. It
-lowers a packed recording, writes the files, stages TensorBoard's events and uploads to MLflow.
-The training process only waits for it at its end: when that is gone, killed or not, standard
-input ends, and the worker goes on alone for as long as it may.
+The training process starts it before there is a job; what it is told comes on standard input,
+a line that nobody else has. When that ends, because training did or was killed, it does what it
+was given and ends. Between jobs it starts itself anew, so that what waits is a small process.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ import select
 import signal
 import sys
 import time
+from collections import deque
 from math import inf
 from pathlib import Path
+from typing import Any
 
 # Where a worker says what it did, in the folder of the files.
 LOG = "worker.log"
@@ -27,38 +28,93 @@ PATIENCE_S = 300.0
 # How often a worker without a job looks whether anybody still trains, in seconds.
 _LOOK_EVERY_S = 10.0
 
+# What the worker that starts itself anew still has to know.
+_STATE = "MODELVIZ_WORKER_STATE"
 
-class Deadline:
-    """The time left for uploads: without limit while somebody trains, then `PATIENCE_S`."""
+
+class Line:
+    """What the training process says, one JSON object a line.
+
+    ``{"job": PLACE, "rest_s": S, "uri": URI}``: a job, to begin after some seconds, and the
+    MLflow store it uploads to; ``{"released": PLACE}``: whoever trains waits for that job now.
+
+    Attributes:
+        orders: Jobs that were not looked at yet, in order.
+        released: Places of the jobs that are waited for.
+        has_ended: Whether training has ended, well or not.
+    """
 
     def __init__(self, parent: int) -> None:
-        """Nobody has stopped training yet.
+        """Nothing was said yet.
 
         Args:
             parent: The process that trains.
         """
+        self.orders: deque[dict[str, Any]] = deque()
+        self.released: set[str] = set()
+        self.has_ended = False
         self._parent = parent
-        self._end = inf
+        self._unfinished = b""
+
+    def listen(self, within_s: float) -> None:
+        """Takes what is said, and waits for it.
+
+        Args:
+            within_s: Longest time, in seconds; on Windows it waits for as long as it takes.
+        """
+        if self.has_ended:
+            return
+        if sys.platform != "win32" and not _has_word(within_s):
+            # A process that the training process has forked may hold the line open.
+            self.has_ended = _is_gone(self._parent)
+            return
+        read = b""
+        with contextlib.suppress(OSError):
+            read = os.read(0, 65536)
+        self.has_ended = not read
+        *lines, self._unfinished = (self._unfinished + read).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "job" in message:
+            self.orders.append(message)
+        else:
+            self.released.add(message["released"])
 
     @property
-    def is_orphan(self) -> bool:
-        """Whether the training process is gone."""
-        return _is_gone(self._parent)
+    def is_quiet(self) -> bool:
+        """Whether nothing is left to be looked at."""
+        return not self.orders and not self._unfinished
+
+
+class Deadline:
+    """The time left for a job's uploads: without limit while nobody waits, then `PATIENCE_S`."""
+
+    def __init__(self, line: Line, place: Path) -> None:
+        """Nobody waits yet.
+
+        Args:
+            line: Says when somebody does.
+            place: The job's folder.
+        """
+        self._line = line
+        self._place = str(place)
+        self._end = inf
 
     def remaining_s(self) -> float:
         """Seconds left."""
-        if self._end == inf and (self.is_orphan or _has_word(0.0)):
+        if sys.platform != "win32":
+            self._line.listen(0.0)
+        waited_for = self._line.has_ended or self._place in self._line.released
+        if self._end == inf and (waited_for or sys.platform == "win32"):
             self._end = time.monotonic() + PATIENCE_S
         return self._end - time.monotonic()
 
 
 def _is_gone(parent: int) -> bool:
-    """Whether the training process is gone.
-
-    Its children are given to another one then. Between the two may stand a launcher, so another
-    parent alone says nothing.
-    """
-    if sys.platform == "win32" or os.getppid() == parent:
+    """Whether the training process is gone."""
+    if sys.platform == "win32":
         return False
     try:
         os.kill(parent, 0)
@@ -66,53 +122,95 @@ def _is_gone(parent: int) -> bool:
         return True
     except OSError:
         return False
+    with contextlib.suppress(OSError):
+        return ") Z " in Path(f"/proc/{parent}/stat").read_text(errors="replace")
     return False
 
 
 def _has_word(within_s: float) -> bool:
     """Whether standard input has something to read, or has ended; waits for it so long."""
-    if sys.platform == "win32":  # its standard input cannot be asked
-        time.sleep(within_s)
-        return True
     with contextlib.suppress(OSError, ValueError):
         return bool(select.select([0], [], [], within_s)[0])
     return True
 
 
-def attend(parent: int) -> int:
-    """Waits for a job on standard input and does it.
+def attend(parent: int, gives_way: bool) -> int:
+    """Waits for jobs on standard input and does them.
 
     Args:
         parent: The process that trains.
+        gives_way: Whether to leave the processor to it.
 
     Returns:
-        0: it is done, and what was refused is in the report; or there is none. 2: it is no job.
+        0, when the line has ended and all is done.
     """
-    _step_back()
-    _detach()
-    with contextlib.suppress(OSError):
-        os.write(0, b".")  # ready: the training process has been waiting for this
-    order = _next_order(parent)
-    if not order:
-        return 0
-    place, rest = json.loads(order)
-    _log_to(Path(place).parent / LOG)
-    _has_word(rest)  # the line ends when training does
-    return _do(Path(place))
+    if _STATE in os.environ:  # started anew by itself
+        staged = [Path(place) for place in json.loads(os.environ.pop(_STATE))]
+    else:
+        staged = []
+        _become_nobodys_child()
+        if gives_way:
+            _step_back()
+        _detach()
+        with contextlib.suppress(OSError):
+            os.write(0, str(os.getpid()).encode())  # ready: the training process waits for this
+    line = Line(parent)
+    while not line.orders and not line.has_ended:
+        line.listen(_LOOK_EVERY_S)
+    while line.orders:
+        order = line.orders.popleft()
+        staged.append(Path(order["job"]))
+        _rest(line, order)
+        _do(Path(order["job"]), line, order.get("uri"))
+        line.listen(0.0 if sys.platform != "win32" else inf)
+    if line.has_ended:
+        _deliver(staged)
+    elif line.is_quiet:
+        _start_anew(staged)
+    return 0
 
 
-def _next_order(parent: int) -> bytes:
-    """A line of standard input; empty: it has ended, or who should write it is gone."""
-    # On Windows reading waits, and ends with who writes.
-    while sys.platform != "win32" and not _has_word(_LOOK_EVERY_S):
-        # A process that it has forked may hold the line open.
-        if _is_gone(parent):
-            return b""
-    line = b""
-    with contextlib.suppress(OSError):
-        while not line.endswith(b"\n") and (read := os.read(0, 4096)):
-            line += read
-    return line
+def _rest(line: Line, order: dict[str, Any]) -> None:
+    """Leaves the processor to the rest of the step that was recorded."""
+    end = time.monotonic() + order.get("rest_s", 0.0)
+    while (left := end - time.monotonic()) > 0 and sys.platform != "win32":
+        if line.has_ended or order["job"] in line.released:
+            return
+        line.listen(left)
+
+
+def _become_nobodys_child() -> None:
+    if hasattr(os, "fork") and os.fork():
+        os._exit(0)
+
+
+def _start_anew(staged: list[Path]) -> None:
+    """Gives back the memory that a job took; what is staged is still remembered."""
+    os.environ[_STATE] = json.dumps([str(place) for place in staged if place.exists()])
+    os.execv(sys.executable, sys.orig_argv)
+
+
+def _deliver(places: list[Path]) -> None:
+    """Writes the staged events that nobody has taken: the process that owned the writer is gone."""
+    waiting = [place for place in places if (place / "events").exists()]
+    if not waiting:
+        for place in places:
+            _discard_if_done(place)
+        return
+    from modelviz_callbacks.jobs.run_job import deliver
+
+    for place in waiting:
+        deliver(place)
+    for place in places:
+        _discard_if_done(place)
+
+
+def _discard_if_done(place: Path) -> None:
+    if not (place / "done").exists():
+        return
+    import shutil
+
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _log_to(path: Path) -> None:
@@ -128,36 +226,46 @@ def main(arguments: list[str]) -> int:
         arguments: The job's folder.
 
     Returns:
-        As `attend`.
+        0: it is done, and what was refused is in the report. 2: it is no job.
     """
     if len(arguments) != 1 or not arguments[0]:
-        print("usage: python -m modelviz_callbacks.jobs.worker_program JOB", file=sys.stderr)
+        print("usage: python -m modelviz_callbacks.jobs JOB", file=sys.stderr)
         return 2
-    _step_back()
-    return _do(Path(arguments[0]))
+    line = Line(0)
+    line.has_ended = True
+    place = Path(arguments[0])
+    status = _do(place, line, os.environ.get("MLFLOW_TRACKING_URI"), is_again=True)
+    if status == 0:
+        _deliver([place])
+    return status
 
 
-def _do(place: Path) -> int:
+def _do(place: Path, line: Line, uri: str | None, is_again: bool = False) -> int:
+    """Does a job, unless it was taken back; all that is slow to import comes before that."""
+    from modelviz_callbacks.errors import WorkerError
+
+    if not is_again and not place.exists():
+        return 0
     import torch
 
     torch.set_num_threads(1)  # what nobody misses
-    from modelviz_callbacks.jobs.job_directory import Job
+    from modelviz_callbacks.jobs.job import Job
+    from modelviz_callbacks.jobs.run_job import work
 
     try:
         job = Job.load(place)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, WorkerError) as error:
         print(f"{place} is not a job of this version: {error!r}", file=sys.stderr)
         return 2
+    if not is_again:
+        _log_to(job.folder / LOG)
     sys.path += [entry for entry in job.sys_path if entry not in sys.path]
-    from modelviz_callbacks.jobs.run_job import deliver, work
-
-    deadline = Deadline(job.parent)
-    work(job, deadline.remaining_s)
-    if job.is_left_alone or deadline.is_orphan:
-        deliver(job)
-        job.discard()
-    else:
-        job.done()
+    if not job.begin() and not is_again:
+        return 0  # the training process does it itself
+    work(job, Deadline(line, place).remaining_s, uri)
+    job.finish()
+    if job.is_left_alone:
+        _deliver([place])
     return 0
 
 
@@ -186,7 +294,3 @@ def _detach() -> None:
     for name in ("SIGHUP", "SIGTTIN", "SIGTTOU"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -13,6 +13,7 @@ from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_gr
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.transport.pack import pack, unpack
+from modelviz_callbacks.tracing.transport.timed_steps import pack_timed, unpack_timed
 
 __all__ = [
     "Capture",
@@ -23,12 +24,14 @@ __all__ = [
     "class_of",
     "is_compiled",
     "pack",
+    "pack_timed",
     "record_backward",
     "run",
     "to_backward_graph",
     "to_graph",
     "to_program",
     "unpack",
+    "unpack_timed",
     "unwrapped",
     "warm_up",
     "with_flops",

@@ -331,7 +331,3 @@ def _is_closed(target: object) -> bool:
 
 def _describe(target: object) -> str:
     return f"an object of {type(target).__module__}.{type(target).__qualname__}"
-
-
-# The name that older code has for it.
-TensorBoardSink = TensorBoardTracker

@@ -30,6 +30,8 @@ class Box:
         group: The name of the group around it; ``""`` for none.
         unlike: The module calls that it repeats, where their sizes differ: ``weights`` are
             those of all of them then.
+        is_inner_end: Whether it is a tensor that enters or leaves the module call whose inside is
+            drawn: its name is no node's then.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Box:
     is_shared: bool = False
     group: str = ""
     unlike: tuple[str, ...] = ()
+    is_inner_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

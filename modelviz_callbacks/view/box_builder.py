@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.analysis.weights import NO_WEIGHTS, ModuleWeights, Weights
+from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
@@ -55,22 +56,23 @@ def _pattern_name(step: Step) -> str:
     return f"{step.name}/*"
 
 
-class Builder:
+class BoxBuilder:
     """Makes boxes and groups.
 
     Args:
-        steps: The graph's.
-        weights: The graph's.
+        analysis: The graph's.
         opened: Names of the module calls, and of the patterns, to be opened.
         scope: The module call to draw the inside of; ``""``: the whole graph.
+        sizes: Whether repeats may differ in one size; see `Analysis.folds`.
     """
 
     def __init__(
-        self, steps: Steps, weights: ModuleWeights, opened: frozenset[str], scope: str = ""
+        self, analysis: Analysis, opened: frozenset[str], scope: str = "", *, sizes: bool = True
     ) -> None:
-        self.steps = steps
-        self.graph = steps.graph
-        self.weights = weights
+        self.analysis = analysis
+        self.graph = analysis.graph
+        self.steps = analysis.steps(sizes=sizes)
+        self.weights = analysis.weights
         self.opened = opened
         self.scope = scope
         self._parameters = {parameter.name for parameter in self.graph.parameters}
@@ -118,15 +120,16 @@ class Builder:
         self, kind: Literal["input", "output"], found: list[tuple[str, str, Ref]], drawn: Drawn
     ) -> list[tuple[Ref, str]]:
         """Draws what enters or leaves, and says which tensor is drawn as which box."""
+        is_inner = bool(self.scope)
         if len(found) > _MOST_ENDS:
             words = shortened([words for _, words, _ in found], 3)
             made = shapes_text([self.graph.spec(ref) for _, _, ref in found])
             name, title = found[0][0], f"{len(found)} {kind}s"
-            drawn.boxes.append(Box(name, kind, title, words, made=made))
+            drawn.boxes.append(Box(name, kind, title, words, made=made, is_inner_end=is_inner))
             return [(ref, name) for _, _, ref in found]
         for name, words, ref in found:
             made = shapes_text([self.graph.spec(ref)])
-            drawn.boxes.append(Box(name, kind, words, made=made))
+            drawn.boxes.append(Box(name, kind, words, made=made, is_inner_end=is_inner))
         return [(ref, name) for name, _, ref in found]
 
     def _count_of_held(self, steps: Sequence[Step]) -> int:
@@ -171,36 +174,53 @@ class Builder:
             self._step(step, scope, group, drawn)
 
     def _step(self, step: Step, scope: str, group: str, drawn: Drawn) -> None:
+        """Draws a step.
+
+        Args:
+            step: Any step.
+            scope: The scope that labels are told from.
+            group: The group that it is drawn in; ``""`` for none.
+            drawn: Gets the boxes and groups.
+        """
         call = step.call
         name = _pattern_name(step) if step.inner else step.name
         if call is not None and not any(True for _ in self.steps.outline.calls_in(call)):
             return  # nothing was computed, so nothing leads to it or from it
         drawn.steps[name] = step
         if name in self.opened:
-            drawn.groups.append(
-                Group(
-                    name,
-                    self._title(step),
-                    self._label(step, scope),
-                    self._details(step),
-                    self._made(step),
-                    self._weights(step),
-                    step.times,
-                    self._is_shared(step),
-                    group,
-                    self._unlike(step),
-                )
-            )
-            if call is not None:
-                self._scope(call.name, name, drawn)
-            for inner in step.inner:
-                self._step(inner, scope, name, drawn)
-            return
-        if _is_gradient_at_last(step):
+            self._draw_open(name, step, (scope, group), drawn)
+        elif _is_gradient_at_last(step):
             self._draw_gradient(step.items[0], group, drawn)  # type: ignore[arg-type]
-            return
+        else:
+            self._draw_closed(name, step, (scope, group), drawn)
+
+    def _draw_open(self, name: str, step: Step, place: tuple[str, str], drawn: Drawn) -> None:
+        """Draws a module or a pattern as a group around what is inside; see `_step`."""
+        scope, group = place
+        drawn.groups.append(
+            Group(
+                name,
+                self._title(step),
+                self._label(step, scope),
+                self._details(step),
+                self._made(step),
+                self._weights(step),
+                step.times,
+                self._is_shared(step),
+                group,
+                self._unlike(step),
+            )
+        )
+        if step.call is not None:
+            self._scope(step.call.name, name, drawn)
+        for inner in step.inner:
+            self._step(inner, scope, name, drawn)
+
+    def _draw_closed(self, name: str, step: Step, place: tuple[str, str], drawn: Drawn) -> None:
+        """Draws a step as one box, after the parameters that its ops read directly."""
+        scope, group = place
         kind: BoxKind = "quiet" if step.is_quiet else "op"
-        if call is not None or step.inner:
+        if step.call is not None or step.inner:
             kind = "module"
         for item in step.items:
             for node in self._held(item):
@@ -274,7 +294,7 @@ class Builder:
         found = []
         if step.call is None:
             found.append(key_arguments(self.graph, _nodes(step)))
-        elif step.call.class_name.startswith("torch.nn.") and self.steps.is_leaf(step.call):
+        elif step.call.class_name.startswith("torch.nn.") and self.analysis.is_leaf(step.call):
             nodes = self.steps.outline.calls_in(step.call)
             found.append(key_arguments(self.graph, nodes))
         if step.call is not None and self.weights.tied_to(step.call):

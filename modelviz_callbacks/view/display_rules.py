@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from modelviz_callbacks.analysis.outline import HELD_KINDS, Outline
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Port
 from modelviz_callbacks.graph.names import clean_part
@@ -64,8 +65,8 @@ class Rules:
         return Rules(folded, hidden, pairs)
 
 
-def apply(graph: ModelGraph, rules: Rules) -> ModelGraph:
-    """The graph as the rules want it seen.
+def apply(analysis: Analysis, rules: Rules) -> Analysis:
+    """The graph as the rules want it seen, made once.
 
     Hidden are calls and ops that read at least one tensor. A hidden one that reads several is
     joined to all of them: its readers then have them all in the place of the one. It stays
@@ -75,19 +76,29 @@ def apply(graph: ModelGraph, rules: Rules) -> ModelGraph:
     costed as the whole, that reads what the call read and makes what was read of it.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         rules: What to change.
 
     Returns:
-        A sound graph with the same parameters and notes; the same graph if nothing matches.
+        The analysis of a sound graph with the same parameters and notes; the same analysis if
+        nothing matches.
     """
+    return analysis.once(_applied, rules)
+
+
+def _applied(analysis: Analysis, rules: Rules) -> Analysis:
+    shown = analysis
     if rules.hide:
-        graph = _Hiding(graph, rules.hide).result()
+        shown = _analysis_of(_Hiding(shown, rules.hide).result(), shown)
     if rules.fold:
-        graph = _Folding(graph, rules.fold).result()
+        shown = _analysis_of(_Folding(shown, rules.fold).result(), shown)
     if rules.rename:
-        graph = _renamed(graph, rules.rename)
-    return graph
+        shown = _analysis_of(_renamed(shown.graph, rules.rename), shown)
+    return shown
+
+
+def _analysis_of(graph: ModelGraph, before: Analysis) -> Analysis:
+    return before if graph == before.graph else Analysis(graph)
 
 
 def _patterns(what: str, given: Iterable[str]) -> tuple[str, ...]:
@@ -132,13 +143,13 @@ def _renamed(graph: ModelGraph, rename: tuple[tuple[str, str], ...]) -> ModelGra
 class _Rewriting:
     """What hiding and folding share: a graph from which some things are taken."""
 
-    def __init__(self, graph: ModelGraph) -> None:
-        self.graph = graph
-        self.outline = Outline(graph)
+    def __init__(self, analysis: Analysis) -> None:
+        self.graph = analysis.graph
+        self.outline = analysis.outline
         self.gone_nodes: set[str] = set()
         self.gone_calls: set[str] = set()
         self._ops_of: dict[str, list[str]] = {}
-        for node in graph.ops:
+        for node in self.graph.ops:
             self._ops_of.setdefault(node.scope, []).append(node.name)
         # What stands for a tensor that is gone.
         self.instead: dict[Ref, tuple[Ref, ...]] = {}
@@ -234,8 +245,9 @@ class _Hidden:
 
 
 class _Hiding(_Rewriting):
-    def __init__(self, graph: ModelGraph, patterns: tuple[str, ...]) -> None:
-        super().__init__(graph)
+    def __init__(self, analysis: Analysis, patterns: tuple[str, ...]) -> None:
+        super().__init__(analysis)
+        graph = self.graph
         hidden = [*self._calls(patterns)]
         inside = {name for one in hidden for name in one.ops}
         for node in graph.ops:
@@ -273,8 +285,9 @@ class _Hiding(_Rewriting):
 
 
 class _Folding(_Rewriting):
-    def __init__(self, graph: ModelGraph, patterns: tuple[str, ...]) -> None:
-        super().__init__(graph)
+    def __init__(self, analysis: Analysis, patterns: tuple[str, ...]) -> None:
+        super().__init__(analysis)
+        graph = self.graph
         self._order = {node.name: number for number, node in enumerate(graph.nodes)}
         self._ports_at: dict[Ref, set[str]] = {}  # the calls that a tensor enters or leaves
         for call in graph.modules:

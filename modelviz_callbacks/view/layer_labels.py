@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.analysis.weights import ModuleWeights
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
 from modelviz_callbacks.graph.model import ModelGraph, Node
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, Value
 from modelviz_callbacks.view.formatting import key_arguments, module_label, shape_text, short_count
@@ -16,17 +16,17 @@ RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _LONGEST_LITERAL = 60
 
 
-class LayerWords:
+class LayerLabels:
     """Words for the items of one graph.
 
     Args:
-        outline: The graph's.
+        analysis: The graph's.
     """
 
-    def __init__(self, outline: Outline) -> None:
-        self.outline = outline
-        self.graph = outline.graph
-        self.weights = ModuleWeights(outline.graph)
+    def __init__(self, analysis: Analysis) -> None:
+        self.outline = analysis.outline
+        self.graph = analysis.graph
+        self.weights = analysis.weights
 
     def name(self, item: Item) -> str:
         """What people call it: ``encoder.layer.0.fc``, ``encoder.layer.0.add``."""
@@ -37,19 +37,19 @@ class LayerWords:
         scope = self.graph.module_by_name[item.scope]
         return f"{module_label(self.graph, scope, '')}.{item.label}"
 
-    def words(self, item: Item, *, told: bool = True) -> str:
+    def label(self, item: Item, *, whole: bool = True) -> str:
         """What it is, in a few words.
 
         Args:
             item: A module call or an op.
-            told: Whether it is told as one thing, or only as something with things inside.
+            whole: Whether it is told as one thing, or only as something with things inside.
 
         Returns:
             ``Linear(128 -> 10)``, ``dropout(p 0.1)``, ``Block (85.1 k parameters, 14 ops)``.
         """
         nodes = list(self.outline.calls_in(item))
         title = item.op if isinstance(item, Node) else item.type_name
-        if told:
+        if whole:
             parts = [_sizes(self.graph, node) for node in nodes]
             parts.append(key_arguments(self.graph, nodes))
             inside = ", ".join(dict.fromkeys(part for part in parts if part))

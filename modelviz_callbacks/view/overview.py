@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.analysis.steps import Steps
-from modelviz_callbacks.analysis.weights import ModuleWeights, Weights
+from modelviz_callbacks.analysis.weights import Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
 from modelviz_callbacks.graph.values import (
     Ref,
 )
 from modelviz_callbacks.view.box import Box, Group
-from modelviz_callbacks.view.box_builder import MOST_BOXES, Builder, Drawn
+from modelviz_callbacks.view.box_builder import MOST_BOXES, BoxBuilder, Drawn
 
 # With a depth asked for: more than this nobody can look at, nor Graphviz lay out.
 _MOST_AT_A_DEPTH = 1500
@@ -42,57 +43,40 @@ class Overview:
     weights: Weights
 
 
-def overview(graph: ModelGraph, *, depth: int | None = None) -> Overview:
-    """What to draw of a graph.
+def overview(
+    graph: ModelGraph | Analysis, *, scope: str = "", depth: int | None = None
+) -> Overview:
+    """What to draw of a graph, or of the inside of one of its module calls.
 
     Args:
-        graph: A sound graph.
-        depth: How many levels of modules to open, 1 showing only the outermost boxes;
-            ``None``: as many as stay readable (`MOST_BOXES`).
+        graph: A sound graph, or its analysis, which computes each overview once.
+        scope: A module call that ran; ``""`` for the whole graph.
+        depth: How many levels of modules to open from the scope on, 1 showing only the outermost
+            boxes; ``None``: as many as stay readable (`MOST_BOXES`).
 
     Returns:
-        Boxes, groups and edges. No box is without a title, no edge leads from a box to itself.
+        Boxes, groups and edges; the tensors that enter and leave the scope are boxes, too. No
+        box is without a title, no edge leads from a box to itself.
     """
-    return Overviews(graph).of("", depth=depth)
+    return Analysis.of(graph).once(_overview, scope, depth)
 
 
-class Overviews:
-    """Overviews of a graph and of the inside of its module calls.
-
-    Args:
-        graph: A sound graph.
-    """
-
-    def __init__(self, graph: ModelGraph) -> None:
-        self.graph = graph
-        self.steps = Steps(graph, sizes=True)
-        self.weights = ModuleWeights(graph)
-
-    def of(self, scope: str, *, depth: int | None = None) -> Overview:
-        """What to draw of a scope.
-
-        Args:
-            scope: A module call that ran; ``""`` for the whole graph.
-            depth: As for `overview`, from the scope on.
-
-        Returns:
-            As `overview`; the tensors that enter and leave the scope are boxes, too.
-        """
-        opened = _Chooser(self.steps, self.weights, scope).opened(depth)
-        drawn = Builder(self.steps, self.weights, opened, scope).drawn()
-        edges = tuple(dict.fromkeys(edges_of(self.steps, scope, drawn)))
-        call = self.graph.module_by_name.get(scope)
-        weights = self.weights.of(call) if call else self.weights.total
-        return Overview(self.graph, tuple(drawn.boxes), tuple(drawn.groups), edges, weights)
+def _overview(analysis: Analysis, scope: str, depth: int | None) -> Overview:
+    opened = _Chooser(analysis, scope).opened(depth)
+    drawn = BoxBuilder(analysis, opened, scope).drawn()
+    edges = tuple(dict.fromkeys(edges_of(analysis.steps(sizes=True), scope, drawn)))
+    call = analysis.graph.module_by_name.get(scope)
+    weights = analysis.weights.of(call) if call else analysis.weights.total
+    return Overview(analysis.graph, tuple(drawn.boxes), tuple(drawn.groups), edges, weights)
 
 
 class _Chooser:
     """Chooses which modules and patterns are opened."""
 
-    def __init__(self, steps: Steps, weights: ModuleWeights, scope: str) -> None:
-        self.graph = steps.graph
-        self.steps = steps
-        self.weights = weights
+    def __init__(self, analysis: Analysis, scope: str) -> None:
+        self.analysis = analysis
+        self.graph = analysis.graph
+        self.steps = analysis.steps(sizes=True)
         self.scope = scope
 
     def opened(self, depth: int | None) -> frozenset[str]:
@@ -115,7 +99,7 @@ class _Chooser:
         return opened
 
     def _fits(self, opened: frozenset[str], most: int) -> bool:
-        drawn = Builder(self.steps, self.weights, opened, self.scope).drawn()
+        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
         return len(drawn.boxes) + len(drawn.groups) <= most
 
     def _one_of_each(self, names: Sequence[str]) -> list[str]:
@@ -130,7 +114,7 @@ class _Chooser:
 
     def _closed(self, opened: frozenset[str], refused: set[str]) -> dict[str, str]:
         """What could be opened next, with its class: those alike are opened together."""
-        drawn = Builder(self.steps, self.weights, opened, self.scope).drawn()
+        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
         found = {}
         for name, step in drawn.steps.items():
             call = step.call
@@ -138,7 +122,7 @@ class _Chooser:
                 continue
             if step.inner:
                 found[name] = "pattern"
-            elif call is not None and not self.steps.is_leaf(call):
+            elif call is not None and not self.analysis.is_leaf(call):
                 found[name] = call.class_name
         return found
 

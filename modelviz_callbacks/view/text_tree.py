@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.analysis.weights import ModuleWeights, Weights
+from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.analysis.weights import Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
@@ -27,13 +28,13 @@ _HEAD_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _TreeLine:
     depth: int
     label: str
     what: str = ""
     made: str = ""
     parameters: str = ""
-    remark: str = ""
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ class _Place:
     pattern: Step | None = None
 
 
-def tree_text(graph: ModelGraph, *, width: int | None = None, depth: int | None = None) -> str:
+def tree_text(
+    graph: ModelGraph | Analysis, *, width: int | None = None, depth: int | None = None
+) -> str:
     """A graph as text for a terminal.
 
     One line a module call, in execution order: its name, class, output shapes and parameter
@@ -54,15 +57,15 @@ def tree_text(graph: ModelGraph, *, width: int | None = None, depth: int | None 
     module's first line: the module's first input). Repeats are one line (``x12``).
 
     Args:
-        graph: A sound graph.
+        graph: A sound graph, or its analysis.
         width: Cut lines to this many characters; ``None``: as long as they are.
         depth: How many levels of modules to show; ``None``: all.
 
     Returns:
         Lines joined by newlines, without one at the end.
     """
-    teller = _Teller(graph, depth)
-    lines = [*teller.head(), "", *_columns(list(teller.lines())), *teller.notes()]
+    tree = _TreeText(Analysis.of(graph), depth)
+    lines = [*tree.head(), "", *_columns(list(tree.lines())), *tree.notes()]
     if width is not None:
         lines = [
             line if len(line) <= width else line[: max(width - 3, 0)] + "..." for line in lines
@@ -70,10 +73,10 @@ def tree_text(graph: ModelGraph, *, width: int | None = None, depth: int | None 
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _columns(lines: Sequence[_Line]) -> list[str]:
+def _columns(lines: Sequence[_TreeLine]) -> list[str]:
     """The lines with their fields below each other, numbers to the right."""
     rows = [
-        ("  " * line.depth + line.label, line.what, line.made, line.parameters, line.remark)
+        ("  " * line.depth + line.label, line.what, line.made, line.parameters, line.comment)
         for line in lines
     ]
     rows.insert(0, ("", "", "output", "parameters", ""))
@@ -85,12 +88,13 @@ def _columns(lines: Sequence[_Line]) -> list[str]:
     ]
 
 
-class _Teller:
-    def __init__(self, graph: ModelGraph, depth: int | None) -> None:
-        self.graph = graph
+class _TreeText:
+    def __init__(self, analysis: Analysis, depth: int | None) -> None:
+        self.analysis = analysis
+        self.graph = analysis.graph
         self.most = depth
-        self.steps = Steps(graph)
-        self.weights = ModuleWeights(graph)
+        self.steps = analysis.steps()
+        self.weights = analysis.weights
 
     def head(self) -> Iterator[str]:
         inputs = [
@@ -129,7 +133,7 @@ class _Teller:
         for note in self.graph.notes:
             yield f"note: {note.message}"
 
-    def lines(self) -> Iterator[_Line]:
+    def lines(self) -> Iterator[_TreeLine]:
         yield from self._scope("", 0)
         last = self.steps.of("")[-1:]
         runs: list[tuple[Step | Ref, list[Node]]] = []
@@ -142,17 +146,17 @@ class _Teller:
             if (maker,) != last:
                 yield self._output(nodes)
 
-    def _output(self, nodes: Sequence[Node]) -> _Line:
+    def _output(self, nodes: Sequence[Node]) -> _TreeLine:
         """One line for outputs that come from the same place."""
         labels = [node.path or node.label for node in nodes]
         made = shapes_text([self.graph.spec(node.inputs[0]) for node in nodes])
         source = self._source(nodes[0].inputs[0], _Place("", 0))
         if len(labels) == 1:
-            return _Line(0, labels[0], made=made, remark=f"<- {source}")
+            return _TreeLine(0, labels[0], made=made, comment=f"<- {source}")
         which = label_range(labels)
-        return _Line(0, f"{len(labels)} outputs", made=made, remark=f"<- {source}: {which}")
+        return _TreeLine(0, f"{len(labels)} outputs", made=made, comment=f"<- {source}: {which}")
 
-    def _scope(self, scope: str, depth: int) -> Iterator[_Line]:
+    def _scope(self, scope: str, depth: int) -> Iterator[_TreeLine]:
         main = self._entries(scope)[:1]
         before: Step | Ref | None = main[0] if main else None
         place = _Place(scope, depth)
@@ -160,7 +164,7 @@ class _Teller:
             yield from self._step(step, place, before)
             before = step
 
-    def _step(self, step: Step, place: _Place, before: Step | Ref | None) -> Iterator[_Line]:
+    def _step(self, step: Step, place: _Place, before: Step | Ref | None) -> Iterator[_TreeLine]:
         yield self._line(step, place, before)
         if step.inner:
             within = _Place(place.scope, place.depth + 1, step)
@@ -182,43 +186,43 @@ class _Teller:
         """Whether the steps of a module get lines of their own."""
         if self.most is not None and depth + 1 >= self.most:
             return False
-        return not self.steps.is_leaf(call)
+        return not self.analysis.is_leaf(call)
 
-    def _line(self, step: Step, place: _Place, before: Step | Ref | None) -> _Line:
+    def _line(self, step: Step, place: _Place, before: Step | Ref | None) -> _TreeLine:
         sources = self._sources(step, place, before)
-        remarks = ["<- " + shortened(sources, 4)] if sources else []
+        comments = ["<- " + shortened(sources, 4)] if sources else []
         if self._starts_alone(step):
-            remarks.append("no input")
+            comments.append("no input")
         if step.fold and step.fold.variation:
             variation = step.fold.variation
             values = shortened(variation.values, 8)
-            remarks.append(f"{', '.join(variation.names)} = {values}")
+            comments.append(f"{', '.join(variation.names)} = {values}")
         if step.fold and step.fold.shared:
-            remarks.append("same weights each time")
+            comments.append("same weights each time")
         made = shapes_text(self.steps.makes(step), 2)
         if step.call is None:
-            remarks += self._remarks_on_ops(step)
-            return _Line(
+            comments += self._comments_on_ops(step)
+            return _TreeLine(
                 place.depth,
                 self._ops_label(step, place.scope),
                 self._ops(step),
                 made,
-                remark="; ".join(remarks),
+                comment="; ".join(comments),
             )
         weights = self.weights.of(step.call)
         if self.weights.tied_to(step.call):
-            remarks.append(f"tied to {self.weights.tied_to(step.call)}")
+            comments.append(f"tied to {self.weights.tied_to(step.call)}")
         if weights.training == "frozen" and not self._is_frozen(place.scope):
-            remarks.append("frozen")
+            comments.append("frozen")
         elif weights.training == "mixed":
-            remarks.append(f"{count_text(weights.trainable)} trainable")
-        return _Line(
+            comments.append(f"{count_text(weights.trainable)} trainable")
+        return _TreeLine(
             place.depth,
             self._call_label(step, place.scope),
             self._class(step.call) + (f" x{step.times}" if step.times > 1 else ""),
             made,
             _parameters(step, step.call, weights),
-            "; ".join(remarks),
+            "; ".join(comments),
         )
 
     def _starts_alone(self, step: Step) -> bool:
@@ -265,7 +269,7 @@ class _Teller:
             return ", ".join(names) + times
         return key_arguments(self.graph, _nodes(step)) + times
 
-    def _remarks_on_ops(self, step: Step) -> list[str]:
+    def _comments_on_ops(self, step: Step) -> list[str]:
         found = []
         for node in () if step.inner else _nodes(step):
             if node.kind == "opaque":

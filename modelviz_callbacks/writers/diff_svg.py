@@ -10,7 +10,7 @@ from modelviz_callbacks.diff.diff_view import DiffView, diff_view
 from modelviz_callbacks.writers.diff_text import lines
 from modelviz_callbacks.writers.picture import Arrow, Picture, Rectangle, Text, compose
 from modelviz_callbacks.writers.picture_layout import Place
-from modelviz_callbacks.writers.picture_text import Line, cut
+from modelviz_callbacks.writers.picture_text import TextLine, cut
 from modelviz_callbacks.writers.svg import svg_text
 
 _MARGIN = 18.0
@@ -54,28 +54,31 @@ def render(found: GraphDiff) -> bytes:
 def _coloured(shape: Rectangle | Text | Arrow, view: DiffView) -> Rectangle | Text | Arrow:
     """The shape with what happened to it as its role."""
     if isinstance(shape, Arrow):
-        ends = view.fates[shape.source], view.fates[shape.target]
-        for fate in ("removed", "added"):
-            if fate in ends:
-                return replace(shape, role=fate)
+        ends = view.outcomes[shape.source], view.outcomes[shape.target]
+        for outcome in ("removed", "added"):
+            if outcome in ends:
+                return replace(shape, role=outcome)
         return replace(shape, role="flow")
     owner = shape.name if isinstance(shape, Rectangle) else shape.owner
-    fate = view.fates.get(owner, "same")
+    outcome = view.outcomes.get(owner, "same")
     role = shape.role.rstrip("01")
     if role in ("group", "heading"):
-        if fate == "same" or not isinstance(shape, Rectangle):
+        if outcome == "same" or not isinstance(shape, Rectangle):
             return shape
-        return replace(shape, role=f"{role}-{fate}")
-    if fate == "same" and role in (*_QUIET, "end", ""):
+        return replace(shape, role=f"{role}-{outcome}")
+    if outcome == "same" and role in (*_QUIET, "end", ""):
         return shape
-    return replace(shape, role=fate)
+    return replace(shape, role=outcome)
 
 
 def _framed(drawn: Picture, found: GraphDiff, view: DiffView) -> Picture:
     """The picture with a title above and a legend below."""
     head = [line.text for line in lines(found)[:2]]
-    title = [Line(cut(head[0], 70), 15.0, bold=True), Line(cut(head[1], 90), 10.5, muted=True)]
-    legend = list(_legend(set(view.fates.values())))
+    title = [
+        TextLine(cut(head[0], 70), 15.0, bold=True),
+        TextLine(cut(head[1], 90), 10.5, muted=True),
+    ]
+    legend = list(_legend(set(view.outcomes.values())))
     needed = [line.width for line in title]
     needed += [shape.x + shape.line.width for shape in legend if isinstance(shape, Text)]
     width = max(drawn.width, *needed) + 2 * _MARGIN
@@ -91,13 +94,13 @@ def _framed(drawn: Picture, found: GraphDiff, view: DiffView) -> Picture:
     return Picture(name, width, bottom + _MARGIN, tuple(shapes))
 
 
-def _legend(fates: set[str]) -> Iterator[Rectangle | Text]:
+def _legend(outcomes: set[str]) -> Iterator[Rectangle | Text]:
     """What the colours mean, from the point 0, 0 to the right."""
     x = 0.0
-    for fate, (_, _, meaning) in _LOOKS.items():
-        if fate in fates:
-            yield Rectangle(Place(x, -8.0, 15.0, 9.0), fate, "", 2.0)
-            line = Line(meaning, 9.0, muted=True)
+    for outcome, (_, _, meaning) in _LOOKS.items():
+        if outcome in outcomes:
+            yield Rectangle(Place(x, -8.0, 15.0, 9.0), outcome, "", 2.0)
+            line = TextLine(meaning, 9.0, muted=True)
             yield Text(x + 20, 0.0, line, centred=False)
             x += 36 + line.width
 
@@ -113,12 +116,12 @@ def _moved(shape: Rectangle | Text | Arrow, left: float, top: float) -> Rectangl
 
 def _rules(scheme: int) -> str:
     rules = []
-    for fate, looks in _LOOKS.items():
+    for outcome, looks in _LOOKS.items():
         fill, stroke = looks[scheme][0], looks[scheme][1]
-        rules.append(f".{fate}{{fill:{fill};stroke:{stroke}}}")
-        rules.append(f".group-{fate}{{fill:{fill};fill-opacity:.45;stroke:{stroke}}}")
-        rules.append(f".heading-{fate}{{fill:{fill};stroke:none}}")
-        rules.append(f"polygon.{fate}{{fill:{stroke}}}path.line.{fate}{{fill:none}}")
+        rules.append(f".{outcome}{{fill:{fill};stroke:{stroke}}}")
+        rules.append(f".group-{outcome}{{fill:{fill};fill-opacity:.45;stroke:{stroke}}}")
+        rules.append(f".heading-{outcome}{{fill:{fill};stroke:none}}")
+        rules.append(f"polygon.{outcome}{{fill:{stroke}}}path.line.{outcome}{{fill:none}}")
     return "".join(rules)
 
 

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from modelviz_callbacks.analysis.outline import Outline
-from modelviz_callbacks.analysis.weights import ModuleWeights
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.diff.diff import Change, GraphDiff
-from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.formatting import count_text, shortened
-from modelviz_callbacks.view.layer_labels import LayerWords
+from modelviz_callbacks.view.layer_labels import LayerLabels
 
-Role = Literal["title", "fact", "heading", "added", "removed", "changed", "follows", "remark"]
+Role = Literal["title", "fact", "heading", "added", "removed", "changed", "follows", "ignored"]
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 _HEADINGS = {
@@ -32,7 +30,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DiffLine:
     """One line, and what it tells, for whoever gives it a colour."""
 
     role: Role
@@ -51,7 +49,7 @@ def render(found: GraphDiff) -> bytes:
     return ("\n".join(line.text for line in lines(found)) + "\n").encode()
 
 
-def lines(found: GraphDiff) -> list[Line]:
+def lines(found: GraphDiff) -> list[DiffLine]:
     """What differs, line by line: what was changed by module, op, parameter, input and output.
 
     Args:
@@ -64,20 +62,20 @@ def lines(found: GraphDiff) -> list[Line]:
     for subject, heading in _HEADINGS.items():
         changes = [change for change in found.changes if change.subject == subject]
         if changes:
-            told += [Line("heading", ""), Line("heading", heading)]
+            told += [DiffLine("heading", ""), DiffLine("heading", heading)]
             told += _changes(changes, found)
     if found.follows and found.changes:
         following = list(_changes(found.follows, found))
-        told += [Line("heading", ""), Line("heading", "What follows from it")]
-        told += [Line("follows", line.text) for line in following[:_MOST_FOLLOWING]]
+        told += [DiffLine("heading", ""), DiffLine("heading", "What follows from it")]
+        told += [DiffLine("follows", line.text) for line in following[:_MOST_FOLLOWING]]
         more = len(following) - _MOST_FOLLOWING
         if more > 0:
-            told.append(Line("follows", f"  ... and {more} more of that kind"))
-    remarks = [remark for remark in found.remarks if remark.kind in ("sizes", "names", "devices")]
-    if remarks:
-        told += [Line("remark", ""), Line("remark", "Not counted")]
-        told += [Line("remark", f"  {remark.text}") for remark in remarks]
-    return [Line(line.role, _printable(line.text)) for line in told]
+            told.append(DiffLine("follows", f"  ... and {more} more of that kind"))
+    ignored = [one for one in found.ignored if one.kind in ("sizes", "names", "devices")]
+    if ignored:
+        told += [DiffLine("ignored", ""), DiffLine("ignored", "Not counted")]
+        told += [DiffLine("ignored", f"  {one.text}") for one in ignored]
+    return [DiffLine(line.role, _printable(line.text)) for line in told]
 
 
 def _printable(text: str) -> str:
@@ -85,18 +83,18 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
-def _head(found: GraphDiff) -> Iterator[Line]:
+def _head(found: GraphDiff) -> Iterator[DiffLine]:
     before, after = found.before, found.after
     names = before.name if before.name == after.name else f"{before.name} and {after.name}"
     if found.are_equal:
-        yield Line("title", f"{names}: the same architecture")
+        yield DiffLine("title", f"{names}: the same architecture")
     else:
         counts = [
             f"{count} {kind}"
             for kind in _SIGNS
             if (count := sum(change.kind == kind for change in found.changes))
         ]
-        yield Line("title", f"{names}: {', '.join(counts)}")
+        yield DiffLine("title", f"{names}: {', '.join(counts)}")
     facts = [
         _count("parameters", before.parameter_count, after.parameter_count),
         _count("trainable", before.trainable_count, after.trainable_count),
@@ -106,7 +104,7 @@ def _head(found: GraphDiff) -> Iterator[Line]:
         after.trainable_count
     ):
         del facts[1]
-    yield Line("fact", ", ".join(facts))
+    yield DiffLine("fact", ", ".join(facts))
 
 
 def _count(what: str, before: int, after: int) -> str:
@@ -116,7 +114,7 @@ def _count(what: str, before: int, after: int) -> str:
     return f"{what} {count_text(before)} -> {count_text(after)} ({more})"
 
 
-def _changes(changes: Sequence[Change], found: GraphDiff) -> Iterator[Line]:
+def _changes(changes: Sequence[Change], found: GraphDiff) -> Iterator[DiffLine]:
     """Those that read alike on one line, in the place of the first."""
     alike: dict[tuple[object, ...], list[Change]] = {}
     for change in changes:
@@ -125,7 +123,7 @@ def _changes(changes: Sequence[Change], found: GraphDiff) -> Iterator[Line]:
         alike.setdefault((change.kind, change.subject, words, change.details), []).append(change)
     for group in alike.values():
         text = _one(group[0]) if len(group) == 1 else _several(group, found)
-        yield Line(group[0].kind, f"  {_SIGNS[group[0].kind]} {text}")
+        yield DiffLine(group[0].kind, f"  {_SIGNS[group[0].kind]} {text}")
 
 
 def _one(change: Change) -> str:
@@ -143,13 +141,13 @@ def _several(group: Sequence[Change], found: GraphDiff) -> str:
     what = _what(first)
     if first.kind == "changed" and first.was == first.now and first.subject == "module":
         what = ", ".join(first.details)
-        names = _outermost(group, found.after)
+        names = _outermost(group, found.matching.after)
     return f"{what} ({len(group)}): {', '.join(ranges(names))}"
 
 
-def _outermost(group: Sequence[Change], graph: ModelGraph) -> list[str]:
+def _outermost(group: Sequence[Change], analysis: Analysis) -> list[str]:
     """The modules of a group, whole ones in the place of all that have parameters in them."""
-    weights, words = ModuleWeights(graph), LayerWords(Outline(graph))
+    graph, weights, labels = analysis.graph, analysis.weights, LayerLabels(analysis)
     found = {change.item for change in group}
     for call in reversed(graph.modules):
         inside = [child for child in graph.children[call.name] if weights.of(child).count]
@@ -157,7 +155,7 @@ def _outermost(group: Sequence[Change], graph: ModelGraph) -> list[str]:
         own = weights.of(call).count - sum(weights.of(child).count for child in inside)
         if inside and own == 0 and all(child.name in found for child in inside):
             found = {name for name in found if not name.startswith(f"{call.name}/")} | {call.name}
-    return [words.name(call) for call in graph.modules if call.name in found]
+    return [labels.name(call) for call in graph.modules if call.name in found]
 
 
 def _what(change: Change) -> str:

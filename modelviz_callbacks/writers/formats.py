@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.display_rules import Rules, apply
 
-# Name of the format: name of the file, module of the writer.
-FILES = {
-    "text": ("graph.txt", "text"),
-    "markdown": ("graph.md", "markdown"),
-    "csv": ("graph.csv", "table"),
-    "svg": ("graph.svg", "svg"),
-    "png": ("graph.png", "png"),
-    "html": ("index.html", "html"),
-    "mermaid": ("graph.mmd", "mermaid"),
+# The formats that a run writes unless it is told otherwise.
+Format = Literal["svg", "png", "html", "text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One format.
+
+    Attributes:
+        file: What the file is called.
+        writer: Module in this package with ``render(graph, depth=...) -> bytes``.
+        early: Whether it is quick enough to be written in a training step.
+        backward_file: What the same picture of the backward pass is called; ``""``: none is made.
+    """
+
+    file: str
+    writer: str
+    early: bool = False
+    backward_file: str = ""
+
+
+FORMATS: Mapping[str, FormatRow] = {
+    "text": FormatRow("graph.txt", "text", early=True),
+    "markdown": FormatRow("graph.md", "markdown"),
+    "csv": FormatRow("graph.csv", "table", early=True),
+    "svg": FormatRow("graph.svg", "svg", backward_file="backward.svg"),
+    "png": FormatRow("graph.png", "png"),
+    "html": FormatRow("index.html", "html", backward_file="backward.html"),
+    "mermaid": FormatRow("graph.mmd", "mermaid"),
 }
 
 
 def render(
-    graph: ModelGraph,
+    graph: ModelGraph | Analysis,
     kind: str,
     depth: int | None = None,
     rules: Rules | None = None,
@@ -31,8 +54,8 @@ def render(
     """A graph in one of the formats; only the writer of that format is imported.
 
     Args:
-        graph: A sound graph.
-        kind: One of `FILES`.
+        graph: A sound graph, or its analysis: what several formats need is computed once then.
+        kind: One of `FORMATS`.
         depth: How many levels of modules are opened; ``None``: as the format sees fit.
         rules: What to fold, to hide and to rename; tables are exact in any case.
         times_us: Microseconds by the names of ops; the page can be coloured by them.
@@ -43,10 +66,12 @@ def render(
     Raises:
         WriterError: There is no such format, or the graph cannot be written so.
     """
-    if kind not in FILES:
-        raise WriterError(f"There is no format {kind!r}. Known are {', '.join(FILES)}.")
-    writer = importlib.import_module(f"modelviz_callbacks.writers.{FILES[kind][1]}")
-    shown = graph if rules is None or kind == "csv" else apply(graph, rules)
+    if kind not in FORMATS:
+        raise WriterError(f"There is no format {kind!r}. Known are {', '.join(FORMATS)}.")
+    writer = importlib.import_module(f"modelviz_callbacks.writers.{FORMATS[kind].writer}")
+    shown = Analysis.of(graph)
+    if rules is not None and kind != "csv":
+        shown = apply(shown, rules)
     more = {"times_us": times_us} if kind == "html" and times_us else {}
     data: bytes = writer.render(shown, depth=depth, **more)
     return data

@@ -13,11 +13,12 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
+from modelviz_callbacks.graph.model import ModuleCall
 from modelviz_callbacks.view.box import Box, Group
 from modelviz_callbacks.view.formatting import count_text, module_label
-from modelviz_callbacks.view.overview import Overview, Overviews
+from modelviz_callbacks.view.overview import Overview, overview
 from modelviz_callbacks.writers.html_details import Details
 from modelviz_callbacks.writers.picture import (
     LOOKS,
@@ -28,7 +29,7 @@ from modelviz_callbacks.writers.picture import (
     Picture,
     Rectangle,
     Text,
-    compose,
+    picture,
 )
 from modelviz_callbacks.writers.svg import scheme_rules
 
@@ -37,7 +38,7 @@ MOST_VIEWS = 1000
 
 
 def render(
-    graph: ModelGraph,
+    analysis: Analysis,
     *,
     depth: int | None = None,
     times_us: Mapping[str, float] | None = None,
@@ -46,7 +47,7 @@ def render(
     """Writes the page.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules each picture opens; ``None``: as many as stay readable.
         times_us: Microseconds by the names of its ops, if a step was timed: the page can show
             them as a colour then.
@@ -58,13 +59,13 @@ def render(
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    data = _Page(graph, depth, times_us or {}, most_views).data()
+    data = _Page(analysis, depth, times_us or {}, most_views).data()
     # In a script element only "<" could end it; JSON has another way to write it.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     assets = files("modelviz_callbacks.writers") / "assets"
     parts = {name: (assets / f"page.{name}").read_text("utf-8") for name in ("html", "css", "js")}
     contents = {
-        "TITLE": escape(graph.name),
+        "TITLE": escape(analysis.graph.name),
         "STYLE": parts["css"] + _colours(),
         "SCRIPT": parts["js"],
         "DATA": text,
@@ -91,24 +92,23 @@ def _colours() -> str:
 class _Page:
     def __init__(
         self,
-        graph: ModelGraph,
+        analysis: Analysis,
         depth: int | None,
         times_us: Mapping[str, float],
         most_views: int,
     ) -> None:
-        self.graph = graph
+        self.analysis = analysis
+        self.graph = analysis.graph
+        self.outline = analysis.outline
         self.depth = depth
         self.most_views = most_views
-        self.overviews = Overviews(graph)
-        self.details = Details(graph, self.overviews, times_us)
+        self.details = Details(analysis, times_us)
         self.items: dict[str, Item] = {
-            item.name: item
-            for items in self.overviews.steps.outline.items.values()
-            for item in items
+            item.name: item for items in self.outline.items.values() for item in items
         }
 
     def data(self) -> dict[str, Any]:
-        weights = self.overviews.weights.total
+        weights = self.analysis.weights.total
         return {
             "name": self.graph.name,
             "facts": [
@@ -124,23 +124,23 @@ class _Page:
 
     def _scopes(self) -> list[str]:
         """What can be looked into, outer first, repeats once."""
-        stand_in = self.overviews.steps.stand_in
+        steps = self.analysis.steps(sizes=True)
         found = [""]
         for scope in found:
-            for step in self.overviews.steps.of(scope):
+            for step in steps.of(scope):
                 for item in step.items:
                     if isinstance(item, ModuleCall) and len(found) < self.most_views:
-                        nodes = list(self.overviews.steps.outline.calls_in(item))
-                        if len(nodes) > 1 and nodes[0].name not in stand_in:
+                        nodes = list(self.outline.calls_in(item))
+                        if len(nodes) > 1 and nodes[0].name not in steps.stand_in:
                             found.append(item.name)
         self.opens = frozenset(found)
         return found
 
     def _view(self, scope: str) -> dict[str, Any]:
-        view = self.overviews.of(scope, depth=self.depth)
-        drawn = compose(view, framed=False)
+        view = overview(self.analysis, scope=scope, depth=self.depth)
+        drawn = picture(self.analysis, scope=scope, depth=self.depth, framed=False)
         call = self.graph.module_by_name.get(scope)
-        around = self.overviews.steps.outline.scope_of(call) if call else ""
+        around = self.outline.scope_of(call) if call else ""
         return {
             "parent": around if call else None,
             "label": module_label(self.graph, call, around) if call else self.graph.name,
@@ -155,7 +155,7 @@ class _Page:
     def _boxes(self, view: Overview) -> Iterator[tuple[str, dict[str, Any]]]:
         every: tuple[Box | Group, ...] = (*view.groups, *view.boxes)
         for box in every:
-            item = self.items.get(box.name.removesuffix("/*"))
+            item = self.items.get(box.name)
             about = self._about(box, item)
             if isinstance(item, ModuleCall) and box.name in self.opens:
                 about["open"] = item.name
@@ -168,8 +168,10 @@ class _Page:
             "label": box.label,
             "rows": [],
         }
+        if isinstance(box, Box) and box.is_inner_end:
+            about["inner_end"] = True
         node = self.graph.by_name.get(box.name)
-        if item is not None and not box.name.endswith("/*"):
+        if item is not None:
             about |= self.details.of(item, box.times)
             if box.unlike:
                 every = [self.details.of(self.items[name]) for name in box.unlike]

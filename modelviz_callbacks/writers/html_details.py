@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Items,
     Ref,
@@ -15,31 +16,28 @@ from modelviz_callbacks.graph.values import (
     Value,
 )
 from modelviz_callbacks.view.formatting import count_text, shape_text, short_count, time_text
-from modelviz_callbacks.view.overview import Overviews
 
 # Longer arguments are cut: a table of numbers belongs into the model, not into a panel.
 _LONGEST = 300
 
-Row = list[str]
+PanelRow = list[str]
 
 
 class Details:
     """Rows for the panel, and the values that boxes are coloured by.
 
     Args:
-        graph: A sound graph.
-        overviews: The graph's.
+        analysis: The analysis of a sound graph.
         times_us: Microseconds by the names of its ops; empty: nothing was timed.
     """
 
-    def __init__(
-        self, graph: ModelGraph, overviews: Overviews, times_us: Mapping[str, float]
-    ) -> None:
-        self.graph = graph
-        self.outline = overviews.steps.outline
-        self.weights = overviews.weights
-        self.times_us = _means(times_us, overviews.steps.stand_in)
-        self.parameters: dict[str, list[Row]] = {}
+    def __init__(self, analysis: Analysis, times_us: Mapping[str, float]) -> None:
+        self.graph = graph = analysis.graph
+        self.outline = analysis.outline
+        self.weights = analysis.weights
+        self.costs = analysis.costs
+        self.times_us = _means(times_us, analysis.steps(sizes=True).stand_in)
+        self.parameters: dict[str, list[PanelRow]] = {}
         for parameter in graph.parameters:
             how = "" if parameter.trainable else ", frozen"
             about = f"{_tensor(parameter.spec)}{how}"
@@ -126,8 +124,7 @@ class Details:
         if self.weights.tied_to(call):
             rows.append(["tied to", self.weights.tied_to(call)])
         nodes = list(self.outline.calls_in(call))
-        known = [node.flops for node in nodes if node.flops is not None]
-        flops = sum(known) if known else None
+        flops = self.costs.of(call).flops
         rows += _flops(flops)
         time_us = sum(self.times_us.get(node.name, 0.0) for node in nodes)
         rows += self._time(time_us)
@@ -146,7 +143,7 @@ class Details:
             "training": weights.training,
         }
 
-    def _time(self, time_us: float) -> list[Row]:
+    def _time(self, time_us: float) -> list[PanelRow]:
         return [["time", time_text(time_us)]] if self.times_us else []
 
     def _value(self, value: Value) -> str:
@@ -184,11 +181,11 @@ def _tensor(spec: TensorSpec) -> str:
     return f"{shape_text(spec)} {spec.dtype}{device}"
 
 
-def _flops(flops: int | None) -> list[Row]:
+def _flops(flops: int | None) -> list[PanelRow]:
     return [] if flops is None else [["FLOPs", short_count(flops)]]
 
 
-def _source(node: Node) -> list[Row]:
+def _source(node: Node) -> list[PanelRow]:
     return [["source", f"{node.source}, {node.source.function}"]] if node.source else []
 
 

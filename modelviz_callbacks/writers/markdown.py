@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph, Node
 from modelviz_callbacks.graph.values import (
     TensorSpec,
@@ -11,7 +12,7 @@ from modelviz_callbacks.graph.values import (
 from modelviz_callbacks.view.formatting import count_text, shape_text, short_count, shortened
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers.mermaid import mermaid_text
-from modelviz_callbacks.writers.table import Row, layers
+from modelviz_callbacks.writers.table import LayerRow, layers
 
 # Punctuation that Markdown could take for its own, escaped with a backslash.
 _MEANT = frozenset("\\`*_{}[]<>#|~&!$@")
@@ -20,55 +21,62 @@ _MOST_ROWS = 200
 _MOST_ENDS = 12
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Writes a graph as a page that code-hosting sites show with its diagram.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules the diagram opens; ``None``: as many as stay
             readable. The table has a row a layer in any case, repeats once.
 
     Returns:
         UTF-8, ending in a newline.
     """
+    graph = analysis.graph
     lines = [
-        f"# {escaped(graph.name)}",
+        f"# {escaped_markdown(graph.name)}",
         "",
-        *_facts(graph),
+        *_facts(analysis),
         "",
         "```mermaid",
-        mermaid_text(overview(graph, depth=depth)),
+        mermaid_text(overview(analysis, depth=depth)),
         "```",
         "",
-        *_table(layers(graph, folded=True)),
+        *_table(layers(analysis, folded=True)),
         "",
     ]
     if graph.notes:
-        lines += ["## Notes", "", *(f"- {escaped(note.message)}" for note in graph.notes), ""]
+        lines += [
+            "## Notes",
+            "",
+            *(f"- {escaped_markdown(note.message)}" for note in graph.notes),
+            "",
+        ]
     return "\n".join(lines).encode()
 
 
-def layer_table(graph: ModelGraph) -> str:
+def layer_table(analysis: Analysis) -> str:
     """The table of `render` alone: a row a layer, repeats once."""
-    return "\n".join(_table(layers(graph, folded=True)))
+    return "\n".join(_table(layers(analysis, folded=True)))
 
 
-def escaped(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     """Text in one line that Markdown shows as it is."""
     line = " ".join(text.split())
     return "".join(f"\\{character}" if character in _MEANT else character for character in line)
 
 
-def _facts(graph: ModelGraph) -> Iterator[str]:
+def _facts(analysis: Analysis) -> Iterator[str]:
+    graph = analysis.graph
     total, trainable = graph.parameter_count, graph.trainable_count
-    yield f"- class: {escaped(graph.class_name)}"
+    yield f"- class: {escaped_markdown(graph.class_name)}"
     yield f"- inputs: {_ends(graph.of_kind('input'), graph)}"
     yield f"- outputs: {_ends(graph.of_kind('output'), graph)}"
     yield f"- parameters: {count_text(total)}, of which {count_text(trainable)} trainable"
     yield f"- ops: {count_text(len(graph.ops))}"
-    flops = [node.flops for node in graph.ops if node.flops is not None]
-    if flops:
-        yield f"- FLOPs of one forward: {short_count(sum(flops))}"
+    flops = analysis.costs.total.flops
+    if flops is not None:
+        yield f"- FLOPs of one forward: {short_count(flops)}"
     if graph.partial:
         yield "- partial: the forward ended early; this is what ran until then"
 
@@ -77,11 +85,11 @@ def _ends(nodes: Iterable[Node], graph: ModelGraph) -> str:
     texts = []
     for node in nodes:
         spec = node.outputs[0] if node.outputs else graph.spec(node.inputs[0])
-        texts.append(escaped(f"{node.path or node.label} {shape_text(spec)} {spec.dtype}"))
+        texts.append(escaped_markdown(f"{node.path or node.label} {shape_text(spec)} {spec.dtype}"))
     return shortened(texts, _MOST_ENDS) or "none"
 
 
-def _table(rows: tuple[Row, ...]) -> Iterator[str]:
+def _table(rows: tuple[LayerRow, ...]) -> Iterator[str]:
     yield "| layer | class | input | output | parameters | FLOPs | share of parameters |"
     yield "|---|---|---|---|---:|---:|---:|"
     total = sum(row.parameters * row.times for row in rows)
@@ -89,8 +97,8 @@ def _table(rows: tuple[Row, ...]) -> Iterator[str]:
         times = f" ×{row.times}" if row.times > 1 else ""
         part = row.parameters * row.times / total if total else 0.0
         cells = (
-            escaped(row.name) + times,
-            escaped(row.kind),
+            escaped_markdown(row.name) + times,
+            escaped_markdown(row.kind),
             _shapes(row.inputs),
             _shapes(row.outputs),
             count_text(row.parameters) if row.parameters else "",

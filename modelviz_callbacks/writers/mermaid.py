@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.overview import Overview, overview
 
@@ -35,17 +35,17 @@ classDef part fill:#ede9fe,stroke:#7c5cdb,color:#111827
 classDef end_ fill:#1f2937,stroke:#1f2937,color:#ffffff"""
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Writes a graph as a Mermaid flowchart.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
 
     Returns:
         UTF-8, ending in a newline.
     """
-    return (mermaid_text(overview(graph, depth=depth)) + "\n").encode()
+    return (mermaid_text(overview(analysis, depth=depth)) + "\n").encode()
 
 
 def mermaid_text(view: Overview) -> str:
@@ -79,12 +79,12 @@ def _class(box: Box) -> str:
 
 
 def _heading(group: Group) -> str:
-    return escaped(" · ".join(_facts(group)))
+    return escaped_mermaid(" · ".join(_facts(group)))
 
 
 def _words(box: Box) -> str:
     title, *facts = _facts(box)
-    return "<br>".join(escaped(text) for text in (title, " · ".join(facts)) if text)
+    return "<br>".join(escaped_mermaid(text) for text in (title, " · ".join(facts)) if text)
 
 
 def _facts(box: Box | Group) -> list[str]:
@@ -97,7 +97,7 @@ def _facts(box: Box | Group) -> list[str]:
     return [facts[0], *(fact for fact in facts[1:] if fact)]
 
 
-def escaped(text: str) -> str:
+def escaped_mermaid(text: str) -> str:
     """Text that Mermaid shows as it is, whatever is in it."""
     return "".join(
         f"#{ord(character)};" if character in _MEANT or not character.isprintable() else character

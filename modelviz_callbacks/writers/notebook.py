@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html, svg
 
@@ -19,12 +20,15 @@ _MOST_VIEWS = 40
 
 
 def render(
-    graph: ModelGraph, *, depth: int | None = None, times_us: Mapping[str, float] | None = None
+    graph: ModelGraph | Analysis,
+    *,
+    depth: int | None = None,
+    times_us: Mapping[str, float] | None = None,
 ) -> str:
     """Writes the output of a cell.
 
     Args:
-        graph: A sound graph.
+        graph: A sound graph, or its analysis.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
         times_us: As for `modelviz_callbacks.writers.html.render`.
 
@@ -34,9 +38,10 @@ def render(
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    image = b64encode(svg.render(graph, depth=depth)).decode()
-    page = html.render(graph, depth=depth, times_us=times_us, most_views=_MOST_VIEWS).decode()
-    name = escape(graph.name.encode(errors="replace").decode())
+    analysis = Analysis.of(graph)
+    image = b64encode(svg.render(analysis, depth=depth)).decode()
+    page = html.render(analysis, depth=depth, times_us=times_us, most_views=_MOST_VIEWS).decode()
+    name = escape(analysis.graph.name.encode(errors="replace").decode())
     return (
         f'<img alt="{name}" style="max-width:100%" src="data:image/svg+xml;base64,{image}">\n'
         "<details><summary>Look inside</summary>\n"

@@ -5,15 +5,16 @@ Every shape has a role, and a palette says how a role looks, on light and on dar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.formatting import count_text
 from modelviz_callbacks.view.overview import Edge, Overview, overview
-from modelviz_callbacks.writers.picture_layout import Layout, Place, Size, lay_out
-from modelviz_callbacks.writers.picture_text import Line, cut
+from modelviz_callbacks.writers.picture_layout import Place, Size, lay_out
+from modelviz_callbacks.writers.picture_text import TextLine, cut
 
 _PADDING = 9.0
 _MARGIN = 18.0
@@ -90,7 +91,7 @@ class Text:
 
     x: float
     y: float
-    line: Line
+    line: TextLine
     centred: bool
     role: str = ""
     owner: str = ""
@@ -116,12 +117,18 @@ class Picture:
     shapes: tuple[Rectangle | Text | Arrow, ...]
 
 
-def picture(graph: ModelGraph, *, depth: int | None = None) -> Picture:
-    """What to draw of a graph, and where.
+def picture(
+    analysis: Analysis, *, scope: str = "", depth: int | None = None, framed: bool = True
+) -> Picture:
+    """What to draw of a graph, or of the inside of one of its module calls, and where.
+
+    Graphviz lays out each scope and depth once for all pictures of them.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
+        scope: A module call that ran; ``""`` for the whole graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
+        framed: Whether to add a title above and a legend below.
 
     Returns:
         The shapes.
@@ -129,7 +136,17 @@ def picture(graph: ModelGraph, *, depth: int | None = None) -> Picture:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    return compose(overview(graph, depth=depth))
+    composer = analysis.once(_composed, scope, depth)
+    return composer.framed() if framed else composer.bare()
+
+
+def _composed(analysis: Analysis, scope: str, depth: int | None) -> _Composer:
+    return _Composer(overview(analysis, scope=scope, depth=depth), analysis.once(_layouts))
+
+
+def _layouts(_analysis: Analysis) -> dict[str, Any]:
+    """What Graphviz answered for pictures of this graph; see `lay_out`."""
+    return {}
 
 
 def compose(view: Overview, *, framed: bool = True) -> Picture:
@@ -145,45 +162,37 @@ def compose(view: Overview, *, framed: bool = True) -> Picture:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    texts = {box.name: _box_lines(box) for box in view.boxes}
-    headings = {group.name: _heading(group) for group in view.groups}
-    boxes = {box.name: _box_size(box, texts[box.name]) for box in view.boxes}
-    groups = {
-        group.name: Size(headings[group.name].width, _HEADING_HEIGHT, group.group)
-        for group in view.groups
-    }
-    layout = lay_out(boxes, groups, [(edge.source, edge.target) for edge in view.edges])
-    composer = _Composer(view, layout, texts, headings)
+    composer = _Composer(view, {})
     return composer.framed() if framed else composer.bare()
 
 
-def _box_lines(box: Box) -> list[Line]:
+def _box_lines(box: Box) -> list[TextLine]:
     times = f" ×{box.times}" if box.times > 1 else ""
     title = cut(box.title, 34) + times
     if box.kind == "quiet":
-        return [Line(f"{title}  {box.made}", 9.0, muted=True)]
-    lines = [Line(title, 11.5, bold=True)]
+        return [TextLine(f"{title}  {box.made}", 9.0, muted=True)]
+    lines = [TextLine(title, 11.5, bold=True)]
     about = [text for text in (cut(box.label, 34), cut(box.details, 44)) if text]
     if len(" · ".join(about)) > 44:
-        lines += [Line(text, 9.5, muted=True) for text in about]
+        lines += [TextLine(text, 9.5, muted=True) for text in about]
     elif about:
-        lines.append(Line(" · ".join(about), 9.5, muted=True))
+        lines.append(TextLine(" · ".join(about), 9.5, muted=True))
     facts = [text for text in (cut(box.made, 40), parameters_text(box)) if text]
     if box.kind == "held":
         facts = facts[:1]
     if facts:
-        lines.append(Line(" · ".join(facts), 9.5))
+        lines.append(TextLine(" · ".join(facts), 9.5))
     return lines
 
 
-def _heading(group: Group) -> Line:
+def _heading(group: Group) -> TextLine:
     times = f" ×{group.times}" if group.times > 1 else ""
     parts = [cut(group.label, 34), cut(group.details, 44), parameters_text(group)]
     title = cut(group.title, 34) + times
-    return Line(" · ".join(part for part in (title, *parts) if part), 10.0, bold=True)
+    return TextLine(" · ".join(part for part in (title, *parts) if part), 10.0, bold=True)
 
 
-def _box_size(box: Box, lines: Sequence[Line]) -> Size:
+def _box_size(box: Box, lines: Sequence[TextLine]) -> Size:
     padding = 3.0 if box.kind == "quiet" else _PADDING
     width = max(line.width for line in lines) + 2 * padding
     height = sum(line.size * _LEADING for line in lines) + (4 if box.kind == "quiet" else 9)
@@ -202,17 +211,19 @@ def _role(box: Box) -> str:
 
 
 class _Composer:
-    def __init__(
-        self,
-        view: Overview,
-        layout: Layout,
-        texts: Mapping[str, list[Line]],
-        headings: Mapping[str, Line],
-    ) -> None:
+    """An overview with its layout; makes pictures of it, with a frame and without."""
+
+    def __init__(self, view: Overview, known: dict[str, Any]) -> None:
         self.view = view
-        self.layout = layout
-        self.texts = texts
-        self.headings = headings
+        self.texts = {box.name: _box_lines(box) for box in view.boxes}
+        self.headings = {group.name: _heading(group) for group in view.groups}
+        boxes = {box.name: _box_size(box, self.texts[box.name]) for box in view.boxes}
+        groups = {
+            group.name: Size(self.headings[group.name].width, _HEADING_HEIGHT, group.group)
+            for group in view.groups
+        }
+        edges = [(edge.source, edge.target) for edge in view.edges]
+        self.layout = lay_out(boxes, groups, edges, known)
         self.roles = {box.name: _role(box) for box in view.boxes}
         skipping = skipping_edges(view.edges)
         self.edge_roles = ["skip" if edge in skipping else "flow" for edge in view.edges]
@@ -220,6 +231,7 @@ class _Composer:
 
     def bare(self) -> Picture:
         """The boxes alone."""
+        self.left = self.top = 0.0
         size = self.layout.width, self.layout.height
         return Picture(self.view.graph.name, *size, tuple(self._boxes()))
 
@@ -251,7 +263,7 @@ class _Composer:
         for box in self.view.boxes:
             yield from self._box(box, self.roles[box.name])
 
-    def _title_lines(self) -> list[Line]:
+    def _title_lines(self) -> list[TextLine]:
         graph, weights = self.view.graph, self.view.weights
         facts = [f"{count_text(weights.count)} parameters", f"{count_text(len(graph.ops))} ops"]
         if weights.training in ("frozen", "mixed"):
@@ -259,8 +271,8 @@ class _Composer:
         if graph.partial:
             facts.append("partial: the forward ended early")
         return [
-            Line(cut(graph.name, 60), 15.0, bold=True),
-            Line(" · ".join(facts), 10.5, muted=True),
+            TextLine(cut(graph.name, 60), 15.0, bold=True),
+            TextLine(" · ".join(facts), 10.5, muted=True),
         ]
 
     def _groups(self) -> tuple[list[Rectangle], list[Rectangle | Text]]:
@@ -301,7 +313,7 @@ class _Composer:
                 continue
             height = 2.0 if role == "skip" else 9.0
             yield Rectangle(Place(x, y - 4 - height / 2, 15, height), role, "", 2.0)
-            line = Line(look.meaning, 9.0, muted=True)
+            line = TextLine(look.meaning, 9.0, muted=True)
             yield Text(x + 20, y, line, centred=False)
             x += 36 + line.width
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from modelviz_callbacks.errors import WriterError
 
@@ -35,7 +36,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PictureLayout:
     """Where everything is, in points, y downwards.
 
     Attributes:
@@ -55,14 +56,19 @@ class Layout:
 
 
 def lay_out(
-    boxes: Mapping[str, Size], groups: Mapping[str, Size], edges: Sequence[tuple[str, str]]
-) -> Layout:
+    boxes: Mapping[str, Size],
+    groups: Mapping[str, Size],
+    edges: Sequence[tuple[str, str]],
+    known: dict[str, Any],
+) -> PictureLayout:
     """Places boxes from top to bottom along their edges.
 
     Args:
         boxes: What room each box needs.
         groups: What room each group's heading needs; a group comes before those in it.
         edges: Pairs of names of boxes.
+        known: What Graphviz answered before, by what it was asked; gets the new answer. Modules
+            that look alike need to be laid out once.
 
     Returns:
         Where they are.
@@ -72,12 +78,13 @@ def lay_out(
     """
     box_ids = {name: f"b{number}" for number, name in enumerate(boxes)}
     group_ids = {name: f"cluster{number}" for number, name in enumerate(groups)}
-    described = json.loads(
-        run_graphviz(_dot(boxes, groups, edges, (box_ids, group_ids)), "json", "dot")
-    )
+    dot = _dot(boxes, groups, edges, (box_ids, group_ids))
+    if dot not in known:
+        known[dot] = json.loads(run_graphviz(dot, "json", "dot"))
+    described = known[dot]
     left, bottom, right, top = map(float, described["bb"].split(","))
     found = {thing["name"]: thing for thing in described.get("objects", ())}
-    return Layout(
+    return PictureLayout(
         right - left,
         top - bottom,
         {name: _box_place(found[key], left, top) for name, key in box_ids.items()},

@@ -33,7 +33,7 @@ _BOLD = 1.12  # how much wider bold text is
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextLine:
     """One line of text.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.writers.picture import (
     LOOKS,
     MUTED,
@@ -25,11 +25,11 @@ _MOST_DOTS = 16_000
 _FONT = "sans-serif"
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Draws a graph: the same picture as the SVG in its light colours.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
 
     Returns:
@@ -38,7 +38,7 @@ def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
     Raises:
         WriterError: Graphviz is not there or could not draw it.
     """
-    drawn = picture(graph, depth=depth)
+    drawn = picture(analysis, depth=depth)
     # Everything has its place already: nop2 only draws.
     return run_graphviz("\n".join(_dot(drawn)), "png", "nop2")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from xml.sax.saxutils import escape, quoteattr
 
-from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.writers.picture import (
     LOOKS,
     MUTED,
@@ -26,7 +26,7 @@ _FORBIDDEN = dict.fromkeys(
 )
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Draws a graph.
 
     Nested boxes are modules; boxes carry class, name, arguments, output shapes and parameter
@@ -34,7 +34,7 @@ def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
     ``data-name``. The picture follows the reader's colour scheme.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
 
     Returns:
@@ -43,7 +43,7 @@ def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    return svg_text(picture(graph, depth=depth)).encode()
+    return svg_text(picture(analysis, depth=depth)).encode()
 
 
 def svg_text(drawn: Picture) -> str:

@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from modelviz_callbacks.analysis.steps import Step, Steps
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,
@@ -31,7 +32,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayerRow:
     """One layer: a module call told as one thing, or an op outside of such.
 
     Attributes:
@@ -62,20 +63,20 @@ class Row:
         return sum(spec.size_bytes for spec in self.outputs)
 
 
-def render(graph: ModelGraph, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Writes a row for every layer, in execution order, repeats in full.
 
     The columns are `COLUMNS`. Several shapes in a cell are set apart by semicolons. Shares
     are parts of the sum over all rows, from 0 to 1. ``flops`` is empty where no formula is known.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: Modules at this level are rows, whatever is in them; ``None``: no limit.
 
     Returns:
         CSV with a header, UTF-8.
     """
-    found = layers(graph, depth=depth)
+    found = layers(analysis, depth=depth)
     parameters = sum(row.parameters for row in found)
     flops = sum(row.flops or 0 for row in found)
     out = io.StringIO()
@@ -105,11 +106,13 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole if whole else 0.0:.4f}"
 
 
-def layers(graph: ModelGraph, *, depth: int | None = None, folded: bool = False) -> tuple[Row, ...]:
+def layers(
+    analysis: Analysis, *, depth: int | None = None, folded: bool = False
+) -> tuple[LayerRow, ...]:
     """The rows of the table.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: Modules at this level are rows; ``None``: no limit.
         folded: Whether to give repeats once, with their number.
 
@@ -117,18 +120,23 @@ def layers(graph: ModelGraph, *, depth: int | None = None, folded: bool = False)
         Rows in execution order. Unfolded, their parameters and FLOPs add up to those that
         the graph's nodes have.
     """
-    return tuple(_Rows(graph, depth, folded).of("", 1, 1))
+    return analysis.once(_layers, depth, folded)
+
+
+def _layers(analysis: Analysis, depth: int | None, folded: bool) -> tuple[LayerRow, ...]:
+    return tuple(_Rows(analysis, depth, folded).of("", 1, 1))
 
 
 class _Rows:
-    def __init__(self, graph: ModelGraph, depth: int | None, folded: bool) -> None:
-        self.graph = graph
-        self.steps = Steps(graph)
+    def __init__(self, analysis: Analysis, depth: int | None, folded: bool) -> None:
+        self.analysis = analysis
+        self.graph = analysis.graph
+        self.steps = analysis.steps()
         self.depth = depth
         self.folded = folded
         self.counted: set[str] = set()
 
-    def of(self, scope: str, level: int, times: int) -> Iterator[Row]:
+    def of(self, scope: str, level: int, times: int) -> Iterator[LayerRow]:
         for step in self.steps.of(scope):
             repeats = times * step.times if self.folded else times
             copies = 1 if self.folded or step.fold is None else step.times
@@ -143,14 +151,14 @@ class _Rows:
         modules, nodes = self.graph.module_by_name, self.graph.by_name
         return [modules[name] if name in modules else nodes[name] for name in names]
 
-    def _item(self, item: ModuleCall | Node, level: int, times: int) -> Iterator[Row]:
+    def _item(self, item: ModuleCall | Node, level: int, times: int) -> Iterator[LayerRow]:
         nodes = list(self.steps.outline.calls_in(item))
         if isinstance(item, Node):
             if item.outputs:
                 yield self._row(item, item.op, item.outputs, nodes, times)
             return
         deep_enough = self.depth is not None and level >= self.depth
-        if deep_enough or self.steps.is_leaf(item):
+        if deep_enough or self.analysis.is_leaf(item):
             refs = dict.fromkeys(port.ref for port in item.outputs)
             outputs = tuple(self.graph.spec(ref) for ref in refs)
             yield self._row(item, item.type_name, outputs, nodes, times)
@@ -164,7 +172,7 @@ class _Rows:
         outputs: tuple[TensorSpec, ...],
         nodes: list[Node],
         times: int,
-    ) -> Row:
+    ) -> LayerRow:
         used = [
             self.graph.by_name[ref.node]
             for node in nodes
@@ -173,8 +181,7 @@ class _Rows:
         ]
         new = {node.name: node.outputs[0] for node in used if node.name not in self.counted}
         self.counted.update(new)
-        flops = [node.flops for node in nodes if node.flops is not None]
-        return Row(
+        return LayerRow(
             item.name,
             kind,
             tuple(map(self.graph.spec, self._inputs(item))),
@@ -182,7 +189,7 @@ class _Rows:
             sum(spec.numel for spec in new.values()),
             sum(spec.numel for spec in new.values() if spec.requires_grad),
             sum(spec.size_bytes for spec in new.values()),
-            sum(flops) if flops else None,
+            self.analysis.costs.of(item).flops,
             times,
         )
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.text_tree import tree_text
 
 
-def render(graph: ModelGraph, *, depth: int | None = None, width: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None, width: int | None = None) -> bytes:
     """Writes a graph as lines of text.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
         depth: How many levels of modules to show; ``None``: all.
         width: Cut lines to this many characters; ``None``: as long as they are.
 
     Returns:
         UTF-8, ending in a newline.
     """
-    return (tree_text(graph, width=width, depth=depth) + "\n").encode()
+    return (tree_text(analysis, width=width, depth=depth) + "\n").encode()

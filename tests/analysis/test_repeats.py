@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modelviz_callbacks.analysis.fingerprint import fingerprint, structural_key
-from modelviz_callbacks.analysis.repeats import find_folds
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.box import parameters_text
@@ -32,7 +31,7 @@ def folded_blocks(graph: ModelGraph) -> list[list[str]]:
     """The paths of the modules that fold, of folds of one module each."""
     return [
         [str(graph.module_by_name[items[0]].path) for items in found.copies]
-        for found in find_folds(graph)
+        for found in Analysis(graph).folds()
         if len(found.copies[0]) == 1
     ]
 
@@ -96,7 +95,7 @@ def test_unfolding_gives_any_stack_of_blocks_back(
 @settings(max_examples=40, deadline=None)
 def test_blocks_that_fold_are_the_same_and_follow_each_other(sizes: list[int]) -> None:
     graph = recorded(Stack(*(mlp(size) for size in sizes)), torch.zeros(2, 8))
-    for found in find_folds(graph):
+    for found in Analysis(graph).folds():
         period = len(found.copies[0])
         first = int(str(graph.module_by_name[found.copies[0][0]].path).split(".")[1])
         pattern = sizes[first : first + period]
@@ -122,7 +121,7 @@ def test_a_fold_keeps_one_copy_only() -> None:
 
 @pytest.mark.parametrize("name", ["bert", "gpt"])
 def test_twelve_layers_of_a_transformer_are_one(name: str) -> None:
-    assert [found.times for found in find_folds(graph_of(name))] == [12]
+    assert [found.times for found in Analysis(graph_of(name)).folds()] == [12]
 
 
 def test_126_layers_of_a_llama_are_one() -> None:
@@ -137,7 +136,7 @@ def test_126_layers_of_a_llama_are_one() -> None:
         vocab_size=16,
     )
     graph = recorded(LlamaForCausalLM(config), torch.ones(1, 4, dtype=torch.long))
-    assert [found.times for found in find_folds(graph)] == [126]
+    assert [found.times for found in Analysis(graph).folds()] == [126]
     assert unfold(fold(graph)) == graph
 
 
@@ -150,11 +149,11 @@ def test_nothing_folds_across_the_one_of_twelve_that_differs(odd: int) -> None:
 
 
 def test_equal_blocks_side_by_side_do_not_fold() -> None:
-    assert find_folds(recorded(Parallel(), torch.zeros(2, 8))) == ()
+    assert Analysis(recorded(Parallel(), torch.zeros(2, 8))).folds() == ()
 
 
 def test_blocks_that_are_read_from_elsewhere_do_not_fold() -> None:
-    assert find_folds(recorded(Dense(), torch.zeros(2, 8))) == ()
+    assert Analysis(recorded(Dense(), torch.zeros(2, 8))).folds() == ()
 
 
 def test_frozen_blocks_do_not_fold_with_trained_ones() -> None:
@@ -167,8 +166,8 @@ def test_frozen_blocks_do_not_fold_with_trained_ones() -> None:
 
 def test_shared_weights_are_told_from_own_ones() -> None:
     block = mlp()
-    (shared,) = find_folds(recorded(Stack(block, block, block), torch.zeros(2, 8)))
-    (own,) = find_folds(recorded(Stack(mlp(), mlp(), mlp()), torch.zeros(2, 8)))
+    (shared,) = Analysis(recorded(Stack(block, block, block), torch.zeros(2, 8))).folds()
+    (own,) = Analysis(recorded(Stack(mlp(), mlp(), mlp()), torch.zeros(2, 8))).folds()
     assert (shared.times, shared.shared) == (3, True)
     assert (own.times, own.shared) == (3, False)
 
@@ -176,13 +175,13 @@ def test_shared_weights_are_told_from_own_ones() -> None:
 def test_some_weights_shared_with_a_copy_further_on_end_the_fold() -> None:
     first, second = mlp(), mlp()
     graph = recorded(Stack(first, second, mlp(), second), torch.zeros(2, 8))
-    assert all(found.times < 4 for found in find_folds(graph))
+    assert all(found.times < 4 for found in Analysis(graph).folds())
     assert unfold(fold(graph)) == graph
 
 
 def test_the_one_argument_that_varies_is_reported() -> None:
     graph = recorded(Dilated(1, 2, 4, 8), torch.zeros(1, 8, 40))
-    (found,) = find_folds(graph)
+    (found,) = Analysis(graph).folds()
     assert found.variation is not None
     assert found.variation.names == ("padding", "dilation")
     assert found.variation.values == ("1", "2", "4", "8")
@@ -196,7 +195,7 @@ def test_blocks_in_which_two_things_vary_on_their_own_do_not_fold() -> None:
                 x = nn.functional.softplus(x, beta=scale, threshold=power).roll(int(power), 0)
             return x
 
-    assert find_folds(recorded(Mixed(), torch.zeros(2, 8))) == ()
+    assert Analysis(recorded(Mixed(), torch.zeros(2, 8))).folds() == ()
 
 
 def test_a_loop_of_plain_ops_folds() -> None:
@@ -210,18 +209,20 @@ def test_a_loop_of_plain_ops_folds() -> None:
                 x = torch.tanh(x @ self.w)
             return x
 
-    (found,) = find_folds(recorded(Loop(), torch.zeros(2, 8)))
+    (found,) = Analysis(recorded(Loop(), torch.zeros(2, 8))).folds()
     assert (found.times, len(found.copies[0]), found.shared) == (10, 2, True)
 
 
 def test_equal_calls_have_equal_keys_whatever_their_weights_and_names() -> None:
     graph = recorded(Stack(mlp(), mlp(), mlp(5)), torch.zeros(2, 8))
-    keys = [structural_key(graph, call) for call in graph.modules if call.type_name == "Sequential"]
+    exact = Analysis(graph).exact
+    calls = [call for call in graph.modules if call.type_name == "Sequential"]
+    keys = [exact.body(call.name).digest for call in calls]
     assert keys[0] == keys[1] != keys[2]
 
 
 def fingerprint_of(model: nn.Module, *inputs: torch.Tensor) -> str:
-    return fingerprint(recorded(model, *inputs))
+    return Analysis(recorded(model, *inputs)).fingerprint
 
 
 def test_a_fingerprint_does_not_depend_on_weights_batch_or_names() -> None:
@@ -230,10 +231,10 @@ def test_a_fingerprint_does_not_depend_on_weights_batch_or_names() -> None:
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1)
-    expected = fingerprint(graph_of("article_cnn"))
+    expected = Analysis(graph_of("article_cnn")).fingerprint
     assert fingerprint_of(other, x) == expected
     assert fingerprint_of(model, x[:7]) == expected
-    assert fingerprint(replace(graph_of("article_cnn"), name="another")) == expected
+    assert Analysis(replace(graph_of("article_cnn"), name="another")).fingerprint == expected
 
 
 class Reshaping(nn.Module):
@@ -265,8 +266,8 @@ def test_a_fingerprint_sees_an_argument_a_class_a_wire_and_a_frozen_weight() -> 
 def test_a_fingerprint_is_the_same_in_another_process() -> None:
     program = (
         "from tests.networks import graph_of\n"
-        "from modelviz_callbacks.analysis.fingerprint import fingerprint\n"
-        "print(fingerprint(graph_of('unet')))"
+        "from modelviz_callbacks.analysis import Analysis\n"
+        "print(Analysis(graph_of('unet')).fingerprint)"
     )
     for seed in ("1", "2"):
         done = subprocess.run(
@@ -276,7 +277,7 @@ def test_a_fingerprint_is_the_same_in_another_process() -> None:
             text=True,
             check=True,
         )
-        assert done.stdout.strip() == fingerprint(graph_of("unet"))
+        assert done.stdout.strip() == Analysis(graph_of("unet")).fingerprint
 
 
 class Widening(nn.Module):
@@ -306,29 +307,31 @@ def image() -> torch.Tensor:
 
 def test_blocks_that_differ_in_their_channels_only_fold_and_say_so() -> None:
     graph = recorded(Widening(8, 16, 32), image())
-    (found,) = find_folds(graph, sizes=True)
+    (found,) = Analysis(graph).folds(sizes=True)
     assert found.times == 3
     assert found.variation is not None
     assert (found.variation.names, found.variation.values) == (("channels",), ("8", "16", "32"))
-    assert find_folds(graph) == ()
+    assert Analysis(graph).folds() == ()
     assert unfold(fold(graph, sizes=True)) == graph
 
 
 def test_blocks_whose_kernels_differ_as_well_do_not_fold() -> None:
-    assert find_folds(recorded(Widening(8, 16, 32, kernels=(3, 5, 3)), image()), sizes=True) == ()
+    assert (
+        Analysis(recorded(Widening(8, 16, 32, kernels=(3, 5, 3)), image())).folds(sizes=True) == ()
+    )
 
 
 def test_blocks_whose_images_shrink_as_well_do_not_fold() -> None:
     model = Widening(8, 16, 32)
     model.pools = True
-    assert find_folds(recorded(model, image()), sizes=True) == ()
+    assert Analysis(recorded(model, image())).folds(sizes=True) == ()
 
 
 def test_layers_that_shrink_fold_with_their_features() -> None:
     sizes = (64, 32, 16, 8)
     layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     graph = recorded(nn.Sequential(*layers), torch.zeros(2, 64))
-    (found,) = find_folds(graph, sizes=True)
+    (found,) = Analysis(graph).folds(sizes=True)
     assert (len(found.copies[0]), found.times) == (2, 3)
     assert found.variation is not None
     assert (found.variation.names, found.variation.values) == (("features",), ("32", "16", "8"))
@@ -339,12 +342,12 @@ def test_layers_that_shrink_fold_with_their_features() -> None:
 def test_one_block_of_another_width_is_no_variation(odd: int) -> None:
     blocks = [mlp(5 if number == odd else 4) for number in range(12)]
     graph = recorded(Stack(*blocks), torch.zeros(2, 8))
-    assert find_folds(graph, sizes=True) == find_folds(graph)
+    assert Analysis(graph).folds(sizes=True) == Analysis(graph).folds()
 
 
 def test_equal_blocks_after_varying_ones_fold_as_equal_ones() -> None:
     graph = recorded(Dilated(1, 2, 4, 8, 8, 8, 8), torch.zeros(1, 8, 60))
-    varying, equal = find_folds(graph)
+    varying, equal = Analysis(graph).folds()
     assert varying.variation is not None
     assert varying.variation.values == ("1", "2", "4")
     assert (equal.times, equal.variation) == (4, None)
@@ -352,7 +355,7 @@ def test_equal_blocks_after_varying_ones_fold_as_equal_ones() -> None:
 
 def test_one_block_of_another_dilation_is_no_variation() -> None:
     graph = recorded(Dilated(4, 1, 1, 1, 1), torch.zeros(1, 8, 40))
-    (found,) = find_folds(graph)
+    (found,) = Analysis(graph).folds()
     assert (found.times, found.variation) == (4, None)
 
 
@@ -361,7 +364,7 @@ def test_one_block_of_another_dilation_is_no_variation() -> None:
 def test_unfolding_gives_blocks_of_other_sizes_back(sizes: list[int]) -> None:
     graph = recorded(Stack(*(mlp(size) for size in sizes)), torch.zeros(2, 8))
     assert unfold(fold(graph, sizes=True)) == graph
-    for found in find_folds(graph, sizes=True):
+    for found in Analysis(graph).folds(sizes=True):
         if found.variation is not None:
             assert all(a != b for a, b in pairwise(found.variation.values))
 

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from modelviz_callbacks import GraphHook, ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.errors import TrackerError
@@ -85,10 +86,10 @@ def test_a_file_that_fails_keeps_no_tag_metric_or_description_away(
     hook = train(tmp_path / "graphs", False)
     run_id = store.new_run()
     report = Report("net", str(tmp_path / "graphs"))
-    graph = ModelGraph.load(tmp_path / "graphs/graph.json")
+    analysis = Analysis(ModelGraph.load(tmp_path / "graphs/graph.json"))
     target = MlflowTarget(store.uri, run_id)
     with pytest.raises(TrackerError, match=r"could not upload 1 of \d+ files.*gone\.svg"):
-        publish(target, report, graph, ["gone.svg", *hook.report.files], 60.0)
+        publish(target, report, analysis, ["gone.svg", *hook.report.files], 60.0)
 
     found = contents(store.client, run_id)
     assert len(found["files"]) == len(hook.report.files)

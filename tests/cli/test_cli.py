@@ -25,7 +25,7 @@ from modelviz_callbacks.cli import main
 from modelviz_callbacks.cli.inputs import named, tensor
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.writers.formats import FILES
+from modelviz_callbacks.writers.formats import FORMATS
 from tests.browser import free_port
 from tests.networks import graph_of, recorded
 
@@ -175,7 +175,7 @@ def test_wrong_arguments_end_with_status_2_and_a_usage_line(
 
 def test_trace_writes_every_file_of_a_run(folder: Path) -> None:
     names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
-    assert names == {file for kind, (file, _) in FILES.items() if kind != "mermaid"} | {
+    assert names == {row.file for kind, row in FORMATS.items() if kind != "mermaid"} | {
         "graph.json",
         "graph.onnx",
         "report.json",
@@ -435,18 +435,18 @@ def _eventually(
 # --- export
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_export_writes_each_format_from_the_graph_alone(kind: str, tmp_path: Path) -> None:
     graph_of("article_cnn").save(tmp_path / "graph.json")
     assert main(["export", str(tmp_path), "--format", kind]) == 0
-    assert (tmp_path / FILES[kind][0]).stat().st_size > 200
+    assert (tmp_path / FORMATS[kind].file).stat().st_size > 200
 
 
 def test_export_of_what_trace_wrote_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     kinds = ["svg", "text", "markdown", "csv", "html"]
     assert main(["export", str(folder), "--format", *kinds, "--out", str(tmp_path)]) == 0
     for kind in kinds:
-        name = FILES[kind][0]
+        name = FORMATS[kind].file
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 

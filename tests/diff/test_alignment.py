@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelviz_callbacks.diff import alignment
-from modelviz_callbacks.diff.alignment import Entry, aligned, likeness
+from modelviz_callbacks.diff.alignment import ItemFeatures, aligned, likeness
 
 words = st.lists(st.sampled_from("abcdxyz"), max_size=30)
 
 
-def entries(kinds: list[str]) -> list[Entry]:
+def entries(kinds: list[str]) -> list[ItemFeatures]:
     """Ops of these kinds; x, y and z are the same op with other arguments."""
     return [
-        Entry(kind, f"o {kind if kind < 'x' else 'w'}", str(place), Counter(), True, 1)
+        ItemFeatures(kind, f"o {kind if kind < 'x' else 'w'}", str(place), Counter(), True, 1)
         for place, kind in enumerate(kinds)
     ]
 
@@ -82,16 +82,16 @@ def test_long_lists_with_little_in_common_end_in_pairs_all_the_same() -> None:
 
 
 def test_equal_items_outweigh_names_and_names_outweigh_kinds() -> None:
-    def entry(exact: str, kind: str, label: str) -> Entry:
-        return Entry(exact, kind, label, Counter([kind]), True, 1)
+    def features(exact: str, kind: str, label: str) -> ItemFeatures:
+        return ItemFeatures(exact, kind, label, Counter([kind]), True, 1)
 
-    item = entry("1", "m Linear", "fc")
-    equal = entry("1", "m Linear", "head")
-    named = entry("2", "m Linear", "fc")
-    alike = entry("2", "m Linear", "head")
-    renewed = entry("3", "m Conv2d", "fc")
-    other = entry("3", "m Conv2d", "head")
-    op = entry("3", "o linear", "fc")
+    item = features("1", "m Linear", "fc")
+    equal = features("1", "m Linear", "head")
+    named = features("2", "m Linear", "fc")
+    alike = features("2", "m Linear", "head")
+    renewed = features("3", "m Conv2d", "fc")
+    other = features("3", "m Conv2d", "head")
+    op = features("3", "o linear", "fc")
     weights = [likeness(item, it) for it in (equal, named, alike, renewed, other, op)]
     assert weights == sorted(weights, reverse=True)
     assert len(set(weights)) == len(weights)

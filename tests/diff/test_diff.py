@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modelviz_callbacks.analysis.fingerprint import fingerprint
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.diff.diff import Change, GraphDiff, diff
-from modelviz_callbacks.diff.merged_graph import union
+from modelviz_callbacks.diff.merged_graph import merge
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.view.overview import overview
 from tests.networks import NETWORKS, ArticleCnn, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 
@@ -127,14 +128,14 @@ def _hard(case: object) -> ModelGraph:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_does_not_differ_from_itself(name: str) -> None:
     graph = GRAPHS[name]()
-    found = diff(graph, loads(dumps(graph)), strict=True)
-    assert (found.changes, found.follows, found.remarks) == ((), (), ())
+    found = diff(graph, loads(ModelGraph, dumps(graph)), strict=True)
+    assert (found.changes, found.follows, found.ignored) == ((), (), ())
 
 
 def test_other_weights_and_another_batch_size_are_no_difference() -> None:
     found = diff(bert(), bert(batch=6, length=5))
     assert told(found) == followed(found) == []
-    assert [remark.text for remark in found.remarks] == ["the input input_ids was 2×8, is 6×5"]
+    assert [remark.text for remark in found.ignored] == ["the input input_ids was 2×8, is 6×5"]
 
 
 def test_other_weights_give_no_remark_at_all() -> None:
@@ -163,7 +164,7 @@ def test_a_device_and_source_lines_count_only_in_strict_comparison() -> None:
 
 
 def _rewritten(graph: ModelGraph, old: str, new: str) -> ModelGraph:
-    return loads(dumps(graph).replace(old, new))
+    return loads(ModelGraph, dumps(graph).replace(old, new))
 
 
 def test_other_names_count_only_in_strict_comparison() -> None:
@@ -189,9 +190,9 @@ def test_other_names_count_only_in_strict_comparison() -> None:
     graphs = recorded(Original(), X), recorded(Renamed(), X)
     found = diff(*graphs)
     assert told(found) == []
-    assert found.remarks[0].text == "trunk is body now, fc is head now"
+    assert found.ignored[0].text == "trunk is body now, fc is head now"
     assert not diff(*graphs, strict=True).are_equal
-    assert fingerprint(graphs[0]) == fingerprint(graphs[1])
+    assert Analysis(graphs[0]).fingerprint == Analysis(graphs[1]).fingerprint
 
 
 def test_graphs_recorded_in_two_processes_are_equal(tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_an_inserted_layer_shifts_nothing() -> None:
     )
     found = diff(before, after)
     assert told(found) == ["added 1 Dropout(p 0.2)"]
-    assert found.remarks[0].text == "1 is 2 now, 2 is 3 now, 3 is 4 now, 4 is 5 now"
+    assert found.ignored[0].text == "1 is 2 now, 2 is 3 now, 3 is 4 now, 4 is 5 now"
     assert told(diff(after, before)) == ["removed 1 Dropout(p 0.2)"]
 
 
@@ -450,7 +451,7 @@ def test_differences_turn_round_with_the_graphs(
     for changes, others in ((there.changes, back.changes), (there.follows, back.follows)):
         expected = {turned(change) for change in others}
         assert {replace(change, details=()) for change in changes} == expected
-    assert there.are_equal == (fingerprint(before) == fingerprint(after))
+    assert there.are_equal == (Analysis(before).fingerprint == Analysis(after).fingerprint)
 
 
 @given(layers, layers)
@@ -460,7 +461,7 @@ def test_both_graphs_in_one_are_a_sound_graph_with_nothing_lost(
 ) -> None:
     before, after = stacked(one), stacked(two)
     found = diff(before, after)
-    joined = union(found)
+    joined = merge(found)
     check(joined.graph)
     names = {node.name for node in joined.graph.ops}
     assert {node.name for node in after.ops} <= names
@@ -498,7 +499,7 @@ def test_different_networks_differ_and_turn_round(one: str, two: str) -> None:
     assert {replace(change, details=()) for change in there.changes} == {
         turned(change) for change in back.changes
     }
-    check(union(there).graph)
+    check(merge(there).graph)
 
 
 def test_the_same_difference_reads_the_same_in_any_process(tmp_path: Path) -> None:
@@ -528,4 +529,27 @@ def test_the_same_difference_reads_the_same_in_any_process(tmp_path: Path) -> No
 
 def test_a_graph_and_its_copy_through_json_are_told_apart_by_nothing() -> None:
     graph = graph_of("gpt")
-    assert dumps(union(diff(graph, graph)).graph) == dumps(replace(graph, notes=()))
+    assert dumps(merge(diff(graph, graph)).graph) == dumps(replace(graph, notes=()))
+
+
+class Juggling(nn.Module):
+    """Few ops that compute and many that only change a layout: pictures tell it as one thing."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.reshape(3, 2, 4).transpose(1, 2).contiguous().flatten(1).unsqueeze(0).squeeze(0)
+        x = (x * self.scale).t().contiguous().view(4, 2, 3).permute(2, 0, 1).reshape(3, 8)
+        return x.unsqueeze(2).expand(3, 8, 2).select(2, 0)
+
+
+def test_what_pictures_and_text_tell_as_one_thing_is_compared_as_one_thing() -> None:
+    before, after = (sequential(nn.Linear(8, 8), Juggling(scale)) for scale in (2.0, 3.0))
+    analysis = Analysis(before)
+    (call,) = (call for call in before.modules if call.type_name == "Juggling")
+    assert analysis.is_leaf(call)
+    assert call.name in {box.name for box in overview(analysis).boxes}
+    changes = diff(before, after).changes
+    assert [(change.subject, change.name) for change in changes] == [("module", "1")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
 from modelviz_callbacks.errors import WorkerError
-from modelviz_callbacks.jobs.idle_worker import Standby
+from modelviz_callbacks.jobs.job import Job
+from modelviz_callbacks.jobs.queue import QUEUE, JobQueue
 from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.jobs.worker_program import main as work_on
 from modelviz_callbacks.report import ModelvizWarning
@@ -59,24 +61,26 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def waiting_worker(hook: GraphHook) -> subprocess.Popen[bytes]:
-    """The process that has no job yet."""
-    worker = hook._pipeline._standby._waiting
-    assert worker is not None
-    return worker._process
+def the_worker() -> Worker:
+    """The one worker of this process."""
+    assert QUEUE.worker is not None
+    return QUEUE.worker
 
 
-def only_worker(hook: GraphHook) -> subprocess.Popen[bytes]:
-    worker = hook._pipeline._worker
-    assert worker is not None
-    return worker._process
+def wait_until_done(folder: Path) -> None:
+    """Waits until the worker has made everything of the jobs beside a folder's files."""
+    jobs = list(folder.glob(".job-*"))
+    assert jobs
+    wait_for(lambda: all((job / "done").exists() for job in jobs))
 
 
-def made(folder: Path, name: str, **options: Any) -> dict[str, bytes]:
+def made(folder: Path, name: str, waits: bool = False, **options: Any) -> dict[str, bytes]:
     """The files of one of the small models, without those that tell when they were made."""
     model, args, kwargs = build(name)
     with GraphHook(model, dirpath=folder, mlflow=False, **options) as hook:
         model(*args, **kwargs)
+        if waits:
+            wait_until_done(folder)
     assert hook.report.refused == []
     assert set(hook.report.files) == ALL_FILES
     return {
@@ -92,10 +96,21 @@ def made(folder: Path, name: str, **options: Any) -> dict[str, bytes]:
 )
 def test_the_files_are_those_made_in_place(name: str, weights: bool, tmp_path: Path) -> None:
     here = made(tmp_path / "here", name, background=False, onnx_weights=weights)
-    there = made(tmp_path / "there", name, onnx_weights=weights)
+    there = made(tmp_path / "there", name, waits=True, onnx_weights=weights)
     assert here.keys() == there.keys() == ALL_FILES - {"report.json"}
     for file in sorted(here):
         assert here[file] == there[file], file
+
+
+def test_a_job_that_has_not_begun_when_training_ends_is_done_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = made(tmp_path / "here", "TwoBranches", background=False)
+    rest(10 * WITHIN_S, monkeypatch)
+    back = made(tmp_path / "back", "TwoBranches")
+    assert back == here
+    assert not list((tmp_path / "back").glob(".job-*"))
+    assert QUEUE.worker is None
 
 
 def test_the_weights_of_the_first_batch_go_along_if_asked_for(tmp_path: Path) -> None:
@@ -169,9 +184,9 @@ def test_a_worker_that_is_killed_costs_a_warning_and_leaves_no_part_of_a_file(
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, **FEW)
     model(torch.randn(3, 4))
-    process = only_worker(hook)
-    process.kill()
-    process.wait()
+    (job,) = tmp_path.glob(".job-*")
+    (job / "job.json").rename(job / "begun.json")  # as the worker does when it begins
+    the_worker().kill()
     model(torch.randn(3, 4))
     with pytest.warns(ModelvizWarning, match="ended early") as caught:
         hook.close()
@@ -195,6 +210,10 @@ def test_ctrl_c_while_waiting_ends_the_waiting_and_not_the_worker(tmp_path: Path
         model = torch.nn.Linear(4, 2)
         with GraphHook(model, dirpath="graphs"):
             model(torch.randn(3, 4))
+            import time
+            from pathlib import Path
+            while not list(Path("graphs").glob(".job-*/begun.json")):
+                time.sleep(0.05)
         print("after the loop")
         """,
     )
@@ -287,7 +306,6 @@ def test_output_that_knows_no_letters_or_is_closed_ends_nothing(tmp_path: Path) 
         model = torch.nn.Linear(4, 2)
         hook = GraphHook(model, dirpath="gr\u00e4phs", formats=["text"], onnx=False)
         model(torch.randn(3, 4))
-        hook._pipeline._worker._process.wait()
         CLOSE
         hook.close()
         print("still here", file=sys.stderr)
@@ -359,7 +377,7 @@ def test_a_recording_that_cannot_be_handed_over_is_written_in_place(
     def refuse(*_: Any) -> bytes:
         raise TypeError("cannot pickle 'Thing' object")
 
-    monkeypatch.setattr("modelviz_callbacks.run.pack", refuse)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.pack", refuse)
     model = nn.Linear(4, 2)
     with GraphHook(model, dirpath=tmp_path, **FEW) as hook:
         model(torch.randn(3, 4))
@@ -368,11 +386,14 @@ def test_a_recording_that_cannot_be_handed_over_is_written_in_place(
     assert ModelGraph.load(tmp_path / "graph.json").ops
 
 
-def test_what_a_worker_could_not_make_is_raised_if_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_a_worker_could_not_make_is_raised_if_asked_for(waits: bool, tmp_path: Path) -> None:
     (tmp_path / "graph.txt").mkdir()  # in the way
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, on_error="raise", **FEW)
     model(torch.randn(3, 4))
+    if waits:
+        wait_until_done(tmp_path)
     with pytest.raises(WorkerError, match=r"graph\.txt"), pytest.warns(ModelvizWarning):
         hook.close()
     assert ModelGraph.load(tmp_path / "graph.json").ops
@@ -381,14 +402,16 @@ def test_what_a_worker_could_not_make_is_raised_if_asked_for(tmp_path: Path) -> 
 def test_a_worker_that_takes_too_long_goes_on_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 0.0)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", 0.0)
+    monkeypatch.setattr("modelviz_callbacks.jobs.job.Job.take_back", lambda _: False)
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, **FEW)
     model(torch.randn(3, 4))
+    worker = the_worker()
     with pytest.warns(ModelvizWarning, match="goes on alone") as caught:
         hook.close()
     assert len(caught) == 1
-    only_worker(hook).wait(WITHIN_S)
+    assert worker.wait(WITHIN_S)
     assert ModelGraph.load(tmp_path / "graph.json").ops
     assert not list(tmp_path.glob(".job-*"))
 
@@ -397,23 +420,29 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: dict[str, bytes] = {}
-    started = Standby.begin
+    submit = JobQueue.submit
 
-    def look(self: Standby, *args: Any) -> Any:
-        worker = started(self, *args)
-        kept.update({path.name: path.read_bytes() for path in worker.job.place.iterdir()})
-        return worker
+    def look(self: JobQueue, job: Job, *args: Any, **parts: Any) -> Any:
+        save = job.save
 
-    monkeypatch.setattr(Standby, "begin", look)
-    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 8.0)
+        def saved(*args: Any) -> None:
+            save(*args)
+            kept.update({path.name: path.read_bytes() for path in job.place.iterdir()})
+
+        monkeypatch.setattr(job, "save", saved)
+        return submit(self, job, *args, **parts)
+
+    monkeypatch.setattr(JobQueue, "submit", look)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.UPLOAD_LIMIT_S", 0.5)
     uri = "http://user:hush-hush@127.0.0.1:9"
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, mlflow=uri, **FEW)
     model(torch.randn(3, 4))
+    worker = the_worker()
     with pytest.warns(ModelvizWarning) as caught:
         hook.close()
-    only_worker(hook).kill()
-    assert set(kept) == {"job.json", "recording.pickle"}
+    worker.kill()
+    assert set(kept) == {"job.json", "recording"}
     for path in tmp_path.rglob("*"):
         if path.is_file():
             kept[path.name] = path.read_bytes()
@@ -423,10 +452,15 @@ def test_the_worker_is_told_of_no_credentials_in_a_file(
     assert ModelGraph.load(tmp_path / "graph.json").ops
 
 
+def rest(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets workers rest for so long before they begin, however short the forward was."""
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker._REST_OF_A_STEP", math.inf)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker._LONGEST_REST_S", seconds)
+
+
 def resting(folder: Path, rest_s: float, monkeypatch: pytest.MonkeyPatch) -> GraphHook:
-    """A hook whose worker rests for so long before it begins, however short the forward was."""
-    monkeypatch.setattr("modelviz_callbacks.run._REST_OF_A_STEP", math.inf)
-    monkeypatch.setattr("modelviz_callbacks.run._LONGEST_REST_S", rest_s)
+    """A hook whose worker rests for so long before it begins."""
+    rest(rest_s, monkeypatch)
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=folder, **FEW)
     model(torch.randn(3, 4))
@@ -437,21 +471,20 @@ def test_a_worker_leaves_the_processor_to_the_step_that_called_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = time.monotonic()
-    hook = resting(tmp_path, 20.0, monkeypatch)
-    only_worker(hook).wait(WITHIN_S)
-    assert time.monotonic() - started >= 20.0
+    hook = resting(tmp_path, 5.0, monkeypatch)
+    wait_until_done(tmp_path)
+    assert time.monotonic() - started >= 5.0
     hook.close()
     assert hook.report.refused == []
 
 
-def test_a_worker_rests_no_longer_when_training_has_ended(
+def test_a_worker_rests_no_longer_when_it_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("modelviz_callbacks.jobs.job.Job.take_back", lambda _: False)
     hook = resting(tmp_path, 10 * WITHIN_S, monkeypatch)
-    time.sleep(1.0)  # it may already rest
-    assert only_worker(hook).poll() is None
+    assert not the_worker().has_ended
     hook.close()
-    assert only_worker(hook).returncode == 0
     assert hook.report.refused == []
     assert (tmp_path / "graph.txt").exists()
 
@@ -461,25 +494,43 @@ def test_a_worker_gives_way_until_training_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policies: list[int] = []
-    wait = Worker.wait
+    hurry = Worker.hurry
 
-    def look(self: Worker, limit_s: float) -> bool:
-        policies.append(os.sched_getscheduler(self._process.pid))
-        return wait(self, limit_s)
+    def look(self: Worker) -> bool:
+        hurried = hurry(self)
+        policies.append(os.sched_getscheduler(self.pid))
+        return hurried
 
+    monkeypatch.setattr("modelviz_callbacks.jobs.job.Job.take_back", lambda _: False)
     hook = resting(tmp_path, 10 * WITHIN_S, monkeypatch)
-    process = only_worker(hook)
-    assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+    pid = the_worker().pid
+    assert os.sched_getscheduler(pid) == os.SCHED_IDLE
     try:
-        os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
-        os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
         expected = os.SCHED_OTHER
     except PermissionError:  # only a privileged process may raise another's
         expected = os.SCHED_IDLE
-    monkeypatch.setattr(Worker, "wait", look)
+    monkeypatch.setattr(Worker, "hurry", look)
     hook.close()
     assert policies == [expected]
     assert hook.report.refused == []
+
+
+def test_what_a_slow_worker_has_begun_is_made_in_place_where_others_keep_the_processors_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Worker, "hurry", lambda _: False)  # as for most users
+    monkeypatch.setattr(Worker, "seconds_used", lambda _: 0.0)
+    hook = resting(tmp_path, 10 * WITHIN_S, monkeypatch)
+    (job,) = tmp_path.glob(".job-*")
+    (job / "job.json").rename(job / "begun.json")  # as the worker does when it begins
+    worker = the_worker()
+    hook.close()
+    assert worker.has_ended
+    assert hook.report.refused == []
+    assert (tmp_path / "graph.txt").exists()
+    assert not list(tmp_path.glob(".job-*"))
 
 
 def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,8 +541,8 @@ def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.M
     hook = GraphHook(model, dirpath=tmp_path, **FEW)
     monkeypatch.setattr("modelviz_callbacks.jobs.worker_process.subprocess.Popen", refuse)
     model(torch.randn(3, 4))
+    wait_until_done(tmp_path)
     hook.close()
-    assert only_worker(hook).returncode == 0
     assert hook.report.refused == []
     assert not any("training process" in remark for remark in hook.report.remarks)
 
@@ -499,24 +550,24 @@ def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.skipif(sys.platform == "win32", reason="its priority is given by who starts it")
 def test_a_worker_gives_way_before_the_first_step(tmp_path: Path) -> None:
     hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
-    process = waiting_worker(hook)
+    pid = the_worker().pid
     if sys.platform == "linux":
-        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+        assert os.sched_getscheduler(pid) == os.SCHED_IDLE
     else:
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 19
     # Ctrl-C goes to a group of processes; priority counts within a session.
-    assert os.getpgid(process.pid) == process.pid
-    assert os.getsid(process.pid) == os.getsid(0)
+    assert os.getpgid(pid) == pid
+    assert os.getsid(pid) == os.getsid(0)
     with pytest.warns(ModelvizWarning, match="Nothing was recorded"):
         hook.close()
 
 
 def test_a_hook_that_records_nothing_leaves_no_process(tmp_path: Path) -> None:
     hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
-    process = waiting_worker(hook)
+    worker = the_worker()
     with pytest.warns(ModelvizWarning, match="Nothing was recorded"):
         hook.close()
-    assert process.returncode == 0
+    assert worker.wait(WITHIN_S)
 
 
 def test_a_worker_without_a_job_ends_with_the_process_that_would_train(tmp_path: Path) -> None:
@@ -533,7 +584,8 @@ def test_a_worker_without_a_job_ends_with_the_process_that_would_train(tmp_path:
             os.close(1), os.close(2)
             time.sleep(120)
             os._exit(0)
-        print(hook._pipeline._standby._waiting._process.pid, child, flush=True)
+        from modelviz_callbacks.jobs.queue import QUEUE
+        print(QUEUE.worker.pid, child, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """,
     )
@@ -557,12 +609,11 @@ def is_running(pid: int) -> bool:
 def test_a_worker_that_dies_before_it_has_a_job_is_replaced(tmp_path: Path) -> None:
     model = nn.Linear(4, 2)
     hook = GraphHook(model, dirpath=tmp_path, **FEW)
-    first = waiting_worker(hook)
+    first = the_worker()
     first.kill()
-    first.wait()
     model(torch.randn(3, 4))
+    assert the_worker().pid != first.pid
     hook.close()
-    assert only_worker(hook).pid != first.pid
     assert hook.report.refused == []
     assert (tmp_path / "graph.txt").exists()
 
@@ -570,10 +621,9 @@ def test_a_worker_that_dies_before_it_has_a_job_is_replaced(tmp_path: Path) -> N
 def test_workers_that_cannot_start_leave_the_files_to_the_training_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "modelviz_callbacks.jobs.worker_process._start_code", lambda: "raise SystemExit(3)"
-    )
-    monkeypatch.setattr("modelviz_callbacks.jobs.idle_worker._START_LIMIT_S", WITHIN_S)
+    started = "modelviz_callbacks.jobs.worker_process._start_code"
+    monkeypatch.setattr(started, lambda _: "raise SystemExit(3)")
+    monkeypatch.setattr("modelviz_callbacks.jobs.queue._START_LIMIT_S", WITHIN_S)
     model = nn.Linear(4, 2)
     with GraphHook(model, dirpath=tmp_path, **FEW) as hook:
         model(torch.randn(3, 4))
@@ -586,13 +636,14 @@ def test_workers_that_cannot_start_leave_the_files_to_the_training_process(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_worker_that_asks_the_terminal_is_told_no_and_not_stopped(tmp_path: Path) -> None:
-    hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
-    process = waiting_worker(hook)
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
     for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGHUP):
-        process.send_signal(number)
-    with pytest.warns(ModelvizWarning, match="Nothing was recorded"):
-        hook.close()
-    assert process.returncode == 0
+        os.kill(the_worker().pid, number)
+    model(torch.randn(3, 4))
+    wait_until_done(tmp_path)
+    hook.close()
+    assert hook.report.refused == []
 
 
 def test_a_forked_copy_of_a_hook_leaves_the_worker_to_the_original(tmp_path: Path) -> None:
@@ -604,14 +655,16 @@ def test_a_forked_copy_of_a_hook_leaves_the_worker_to_the_original(tmp_path: Pat
 
         model = torch.nn.Linear(4, 2)
         hook = GraphHook(model, dirpath="graphs", formats=["text"], onnx=False)
-        waiting = hook._pipeline._standby._waiting
+        from modelviz_callbacks.jobs.queue import QUEUE
+        waiting = QUEUE.worker
         child = os.fork()
         if child == 0:
             hook.close()
             os._exit(0)
         os.waitpid(child, 0)
         model(torch.randn(3, 4))
-        assert hook._pipeline._worker is waiting
+        assert QUEUE.worker is waiting
+        assert not waiting.has_ended
         hook.close()
         assert hook.report.refused == [], hook.report
         """,
@@ -626,11 +679,13 @@ def test_a_rank_that_does_not_record_has_no_worker(
 ) -> None:
     late = nn.Linear(4, 2)
     hook = GraphHook(late, dirpath=tmp_path, **FEW)
-    process = waiting_worker(hook)
+    worker = the_worker()
     monkeypatch.setenv("RANK", "1")
     late(torch.randn(3, 4))  # only now it is known
-    assert process.wait(WITHIN_S) == 0
-    assert GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)._pipeline._standby._waiting is None
+    hook.close()
+    assert worker.wait(WITHIN_S)
+    GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)
+    assert QUEUE.worker is None
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["here", "there"]])
@@ -639,3 +694,93 @@ def test_wrong_arguments_for_a_worker_end_with_status_2_and_a_usage_line(
 ) -> None:
     assert work_on(arguments) == 2
     assert "usage: python -m modelviz_callbacks.jobs.worker_program JOB" in capsys.readouterr().err
+
+
+def test_a_loop_over_children_of_the_users_own_never_meets_the_worker(tmp_path: Path) -> None:
+    run = script(
+        tmp_path,
+        """
+        import os, torch
+        from modelviz_callbacks import GraphHook
+
+        model = torch.nn.Linear(4, 2)
+        with GraphHook(model, dirpath="graphs", formats=["text"], onnx=False):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            met = []
+            try:
+                while True:
+                    met.append(os.wait()[0])
+            except ChildProcessError:
+                pass
+            assert met == [child], met
+            model(torch.randn(3, 4))
+        """,
+    )
+    _, err = run.communicate(timeout=WITHIN_S)
+    assert run.returncode == 0, err
+    assert (tmp_path / "graphs" / "graph.txt").exists()
+
+
+def test_many_hooks_share_one_worker_which_ends_with_the_last(tmp_path: Path) -> None:
+    models = [nn.Linear(4, 2) for _ in range(6)]
+    hooks = [GraphHook(model, dirpath=tmp_path / str(n), **FEW) for n, model in enumerate(models)]
+    worker = the_worker()
+    for model in models:
+        model(torch.randn(3, 4))
+    for hook in hooks[:-1]:
+        hook.close()
+    assert the_worker() is worker
+    hooks[-1].close()
+    assert QUEUE.worker is None
+    assert worker.wait(WITHIN_S)
+    assert all(hook.report.refused == [] for hook in hooks)
+    assert all((tmp_path / str(n) / "graph.txt").exists() for n in range(6))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such modes")
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o777])
+def test_nobody_else_may_read_or_write_a_job_whatever_the_umask(mask: int, tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    before = os.umask(mask)
+    try:
+        model(torch.randn(3, 4))
+    finally:
+        os.umask(before)
+    jobs = list(tmp_path.glob(".job-*"))
+    for path in [*jobs, *(file for job in jobs for file in job.iterdir())]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    hook.close()
+    assert hook.report.refused == []
+
+
+def test_a_folder_of_jobs_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    model(torch.randn(3, 4))
+    (job,) = tmp_path.glob(".job-*")
+    copy = tmp_path / "copy"
+    shutil.copytree(job, copy)
+    link = tmp_path / "link"
+    link.symlink_to(job)
+    copy.chmod(0o770)
+    for place in (copy, link):
+        with pytest.raises(WorkerError, match="this user alone"):
+            Job.load(place)
+    assert Job.load(job).folder == tmp_path
+    hook.close()
+
+
+def test_where_others_could_rename_the_job_it_is_kept_elsewhere(tmp_path: Path) -> None:
+    shared = tmp_path / "lab"
+    shared.mkdir()
+    shared.chmod(0o777)
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=shared / "run", **FEW)
+    model(torch.randn(3, 4))
+    assert not list(shared.rglob(".job-*"))
+    hook.close()
+    assert hook.report.refused == []
+    assert (shared / "run" / "graph.txt").exists()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph import ModelGraph, Ref, problems
 from modelviz_callbacks.view.display_rules import Rules, apply
@@ -19,11 +20,11 @@ PATTERNS = ("Linear", "Dropout", "ReLU", "BatchNorm2d", "LayerNorm", "view", "Bl
 
 
 def hidden(graph: ModelGraph, *patterns: str) -> ModelGraph:
-    return apply(graph, Rules.of(hide=patterns))
+    return apply(Analysis(graph), Rules.of(hide=patterns)).graph
 
 
 def folded(graph: ModelGraph, *patterns: str) -> ModelGraph:
-    return apply(graph, Rules.of(fold=patterns))
+    return apply(Analysis(graph), Rules.of(fold=patterns)).graph
 
 
 def reached_from(graph: ModelGraph, start: str) -> set[str]:
@@ -137,10 +138,10 @@ def test_a_folded_class_is_one_op_as_costly_as_the_whole() -> None:
 
 
 def test_a_folded_class_cannot_be_opened_in_the_page() -> None:
-    page = html.render(folded(graph_of("bert"), "BertLayer")).decode()
+    page = html.render(Analysis(folded(graph_of("bert"), "BertLayer"))).decode()
     assert "BertLayer" in page
     assert "BertSelfAttention" not in page
-    assert "BertSelfAttention" in html.render(graph_of("bert")).decode()
+    assert "BertSelfAttention" in html.render(Analysis(graph_of("bert"))).decode()
 
 
 def test_a_folded_call_keeps_who_depends_on_whom() -> None:
@@ -156,9 +157,9 @@ def test_a_folded_call_keeps_who_depends_on_whom() -> None:
 def test_renaming_changes_what_is_shown_and_no_name() -> None:
     before = graph_of("bert")
     rules = Rules.of(rename={"Bert*Attention": "Attention", "scaled_dot*": "attend"})
-    after = apply(before, rules)
+    after = apply(Analysis(before), rules).graph
     assert [node.name for node in after.nodes] == [node.name for node in before.nodes]
-    shown = svg.render(after).decode()
+    shown = svg.render(Analysis(after)).decode()
     assert ">Attention" in shown
     assert ">attend<" in shown
     assert "BertSelfAttention" not in shown
@@ -169,7 +170,7 @@ def test_renaming_changes_what_is_shown_and_no_name() -> None:
 
 
 def test_a_renamed_class_of_torch_is_still_told_as_one_thing() -> None:
-    after = apply(graph_of("article_cnn"), Rules.of(rename={"Conv2d": "Convolution"}))
+    after = apply(Analysis(graph_of("article_cnn")), Rules.of(rename={"Conv2d": "Convolution"}))
     assert sum(box.title == "Convolution" for box in overview(after).boxes) == 2
 
 
@@ -179,7 +180,8 @@ def test_classes_can_be_named_with_their_module() -> None:
 
 @pytest.mark.parametrize("rules", [Rules(), Rules.of("Nothing", "Nothing", {"Nothing": "Else"})])
 def test_rules_that_match_nothing_change_nothing(rules: Rules) -> None:
-    assert apply(graph_of("gan"), rules) == graph_of("gan")
+    analysis = Analysis(graph_of("gan"))
+    assert apply(analysis, rules) is analysis
 
 
 @pytest.mark.parametrize(

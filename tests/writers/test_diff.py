@@ -128,10 +128,10 @@ def test_a_repeat_folds_only_where_all_copies_fared_alike() -> None:
     twelve = recorded(Stack(*(mlp() for _ in range(12))), X)
     fifteen = recorded(Stack(*(mlp() for _ in range(15))), X)
     view = diff_view(diff(twelve, fifteen))
-    drawn = [(box.times, box.label, view.fates[box.name]) for box in view.overview.boxes]
+    drawn = [(box.times, box.label, view.outcomes[box.name]) for box in view.overview.boxes]
     assert drawn[1:-1] == [(12, "blocks.0-11", "same"), (3, "blocks.12-14", "added")]
     view = diff_view(diff(fifteen, twelve))
-    drawn = [(box.times, box.label, view.fates[box.name]) for box in view.overview.boxes]
+    drawn = [(box.times, box.label, view.outcomes[box.name]) for box in view.overview.boxes]
     assert drawn[1:-1] == [(12, "blocks.0-11", "same"), (3, "blocks.12-14", "removed")]
 
 
@@ -139,7 +139,9 @@ def test_modules_are_opened_only_where_something_differs() -> None:
     model, inputs = NETWORKS["resnet18"]()
     model.get_submodule("layer3")[1].conv2 = nn.Conv2d(256, 256, 5, padding=2, bias=False)
     view = diff_view(diff(graph_of("resnet18"), recorded(model, *inputs)))
-    assert [name for name, fate in view.fates.items() if fate != "same"] == ["layer3/1_Block/conv2"]
+    assert [name for name, outcome in view.outcomes.items() if outcome != "same"] == [
+        "layer3/1_Block/conv2"
+    ]
     assert [group.name for group in view.overview.groups] == ["layer3", "layer3/1_Block"]
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph import (
     Argument,
@@ -20,29 +21,26 @@ from modelviz_callbacks.graph import (
     SliceValue,
     TensorSpec,
 )
-from modelviz_callbacks.writers.graphdef import (
-    graph_def,
-    run_metadata,
-)
-from tests.writers.graphdef_reading import by_name, texts_of
+from modelviz_callbacks.writers.graphdef import graph_def
+from tests.writers.graphdef_reading import by_name, run_metadata, texts_of
 from tests.writers.graphdef_rules import model_name, violations
 from tests.writers.graphs_by_hand import GRAPHS, GraphByHand, chain, layers, two_branches
 
 
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_every_graph_keeps_the_rules_of_the_page_and_shows_all_of_it(graph: ModelGraph) -> None:
-    assert violations(graph_def(graph), graph) == []
+    assert violations(graph_def(Analysis(graph)), graph) == []
 
 
 def test_nodes_are_named_as_in_the_model_graph_where_no_box_is_too_full() -> None:
     graph = two_branches()
 
     names = {node.name for node in graph.nodes}
-    assert set(by_name(graph_def(graph))) == names - {"x"} | {"x/Input"}
+    assert set(by_name(graph_def(Analysis(graph)))) == names - {"x"} | {"x/Input"}
 
 
 def test_both_branches_enter_the_concatenation_and_it_enters_the_classifier() -> None:
-    nodes = by_name(graph_def(two_branches()))
+    nodes = by_name(graph_def(Analysis(two_branches())))
 
     assert list(nodes["cat"].input) == ["mlp1/linear", "mlp2/linear"]
     assert nodes["fc/linear"].input[0] == "cat"
@@ -50,7 +48,7 @@ def test_both_branches_enter_the_concatenation_and_it_enters_the_classifier() ->
 
 
 def test_arguments_are_told_by_name_and_tensors_by_who_made_them() -> None:
-    texts = texts_of(by_name(graph_def(two_branches()))["cnn/0_Conv2d/conv2d"])
+    texts = texts_of(by_name(graph_def(Analysis(two_branches())))["cnn/0_Conv2d/conv2d"])
 
     assert texts["input"] == "x"
     assert texts["weight"] == "cnn/0_Conv2d/weight"
@@ -62,7 +60,7 @@ def test_arguments_are_told_by_name_and_tensors_by_who_made_them() -> None:
 
 
 def test_parameters_are_circles_that_tell_shape_dtype_and_whether_they_are_trained() -> None:
-    nodes = by_name(graph_def(two_branches()))
+    nodes = by_name(graph_def(Analysis(two_branches())))
 
     weight = nodes["mlp1/weight"]
     assert weight.op == "Parameter(Const)"
@@ -73,7 +71,7 @@ def test_parameters_are_circles_that_tell_shape_dtype_and_whether_they_are_train
 
 
 def test_what_trains_and_what_is_frozen_can_be_coloured() -> None:
-    nodes = by_name(graph_def(two_branches()))
+    nodes = by_name(graph_def(Analysis(two_branches())))
     clusters = {name: texts_of(node).get("_XlaCluster") for name, node in nodes.items()}
 
     assert clusters["mlp1/linear"] == clusters["mlp1/weight"] == "frozen"
@@ -85,7 +83,7 @@ def test_shapes_label_the_edges() -> None:
     def shape(node: NodeDef) -> list[int]:
         return [dim.size for dim in node.attr["_output_shapes"].list.shape[0].dim]
 
-    nodes = by_name(graph_def(two_branches()))
+    nodes = by_name(graph_def(Analysis(two_branches())))
 
     assert shape(nodes["x/Input"]) == [8, 1, 28, 28]
     assert shape(nodes["cat"]) == [8, 128]
@@ -96,7 +94,7 @@ def test_a_tensor_without_one_shape_has_no_edge_label() -> None:
     build = GraphByHand()
     build.output(build.op("", "nested", build.leaf("input", "x"), shape=None))
 
-    shapes = by_name(graph_def(build.graph()))["nested"].attr["_output_shapes"].list.shape
+    shapes = by_name(graph_def(Analysis(build.graph())))["nested"].attr["_output_shapes"].list.shape
 
     assert [shape.unknown_rank for shape in shapes] == [True]
 
@@ -113,10 +111,10 @@ def test_a_tensor_without_one_shape_has_no_edge_label() -> None:
 def test_devices_are_real_and_in_the_form_that_the_page_lists(device: str, shown: str) -> None:
     build = GraphByHand()
     build.output(build.op("", "relu", build.leaf("input", "x", device=device), device=device))
-    written = graph_def(build.graph())
+    written = graph_def(Analysis(build.graph()))
 
     assert {node.device for node in written.node} == {shown}
-    (stats,) = run_metadata(build.graph()).step_stats.dev_stats
+    (stats,) = run_metadata(Analysis(build.graph())).step_stats.dev_stats
     assert stats.device == shown
 
 
@@ -125,7 +123,7 @@ def test_further_outputs_are_read_by_their_number() -> None:
     pair = (TensorSpec((2, 4), "float32"), TensorSpec((2, 9), "int64"))
     build.op("", "split", build.leaf("input", "x"), outputs=pair)
     build.output(build.op("", "add", Ref("split", 0), Ref("split", 1)))
-    nodes = by_name(graph_def(build.graph()))
+    nodes = by_name(graph_def(Analysis(build.graph())))
 
     assert list(nodes["add"].input) == ["split", "split:1"]
     assert texts_of(nodes["add"])["weight"] == "split:1"
@@ -139,7 +137,7 @@ def test_a_module_that_is_called_twice_says_so_in_both_places() -> None:
         fc = build.module("", "fc", "fc", "linear.Linear", call_index=index)
         x = build.op(fc, "linear", x)
     build.output(x)
-    nodes = by_name(graph_def(build.graph()))
+    nodes = by_name(graph_def(Analysis(build.graph())))
 
     assert texts_of(nodes["fc/linear"])["module reused"] == "call 1 of 2 of this module"
     assert texts_of(nodes["fc_1/linear"])["module reused"] == "call 2 of 2 of this module"
@@ -150,7 +148,7 @@ def test_what_cannot_be_seen_and_what_python_looked_at_is_marked() -> None:
     hidden = build.op("", "ScriptedBlock", build.leaf("input", "x"), kind="opaque")
     build.op("", "item", hidden, outputs=(), reads_value=True)
     build.output(build.op("", "relu_", hidden, writes=(0,)))
-    nodes = by_name(graph_def(build.graph()))
+    nodes = by_name(graph_def(Analysis(build.graph())))
 
     assert nodes["ScriptedBlock"].op == "opaque ScriptedBlock"
     assert "not recorded" in texts_of(nodes["ScriptedBlock"])["opaque call"]
@@ -171,7 +169,7 @@ def test_every_kind_of_argument_is_put_into_short_words() -> None:
         "text": 'a\nb "ü" ' + "z" * 500,
     }
     build.output(build.op("", "op", arguments=arguments))
-    texts = texts_of(by_name(graph_def(build.graph()))["op"])
+    texts = texts_of(by_name(graph_def(Analysis(build.graph())))["op"])
 
     assert texts["none"] == "None"
     assert texts["nan"] == "nan"
@@ -189,12 +187,16 @@ def test_an_op_with_a_name_that_the_page_gives_a_meaning_stays_an_ordinary_node(
     build.output(build.op("", op, build.leaf("input", "x")))
     graph = build.graph()
 
-    assert violations(graph_def(graph), graph) == []
-    assert by_name(graph_def(graph))[op].op.lower() == op.lower()
+    assert violations(graph_def(Analysis(graph)), graph) == []
+    assert by_name(graph_def(Analysis(graph)))[op].op.lower() == op.lower()
 
 
 def test_numbered_ops_of_one_type_are_not_folded_into_a_stack() -> None:
-    types = [node.op for node in graph_def(chain(30, ["relu"])).node if node.name[:5] == "relu_"]
+    types = [
+        node.op
+        for node in graph_def(Analysis(chain(30, ["relu"]))).node
+        if node.name[:5] == "relu_"
+    ]
 
     assert all(a != b for a, b in itertools.pairwise(types))
     assert {kind.strip() for kind in types} == {"relu"}
@@ -233,7 +235,7 @@ def test_a_nasty_name_breaks_no_rule_wherever_it_stands(label: str) -> None:
         ),
         Node("out", "output", "output", "", (), (Argument("value", Ref(f"{label}/{label}")),)),
     )
-    written = graph_def(ModelGraph(label, label, nodes))
+    written = graph_def(Analysis(ModelGraph(label, label, nodes)))
 
     assert violations(written) == []
     assert len(written.node) == 4
@@ -245,7 +247,7 @@ def test_a_label_with_a_slash_makes_no_box_of_its_own() -> None:
         Node("a/b", "constant", "constant", outputs=(spec,)),
         Node("a/b/c", "op", "relu", "", (spec,), (Argument("input", Ref("a/b")),), "torch.relu"),
     )
-    written = graph_def(ModelGraph("M", "M", nodes))
+    written = graph_def(Analysis(ModelGraph("M", "M", nodes)))
 
     assert violations(written) == []
     assert sorted(node.name for node in written.node) == ["a_b", "a_b_c"]
@@ -263,12 +265,12 @@ def test_any_names_at_all_give_a_page_that_works(labels: list[str], data: st.Dat
     build.output(x)
     graph = build.graph()
 
-    assert [text for text in violations(graph_def(graph)) if "one box" not in text] == []
-    assert len(graph_def(graph).node) == len(graph.nodes)
+    assert [text for text in violations(graph_def(Analysis(graph))) if "one box" not in text] == []
+    assert len(graph_def(Analysis(graph)).node) == len(graph.nodes)
 
 
 def test_a_full_box_is_gathered_by_the_numbers_of_its_blocks() -> None:
-    names = [node.name for node in graph_def(layers(130)).node]
+    names = [node.name for node in graph_def(Analysis(layers(130))).node]
     boxes = list(dict.fromkeys(name.split("/")[1] for name in names if name[:7] == "layers/"))
 
     assert boxes[0] == "Block 0-14"
@@ -278,7 +280,7 @@ def test_a_full_box_is_gathered_by_the_numbers_of_its_blocks() -> None:
 
 def test_gathering_changes_no_edge() -> None:
     graph = chain(3000)
-    written = graph_def(graph)
+    written = graph_def(Analysis(graph))
     edges = {
         model_name(node.name): [model_name(entry) for entry in node.input] for node in written.node
     }
@@ -290,7 +292,7 @@ def test_many_inputs_are_gathered_apart_from_the_steps() -> None:
     build = GraphByHand()
     inputs = [build.leaf("input", f"x_{index}") for index in range(80)]
     build.output(build.op("", "cat", tuple(inputs)))
-    names = [node.name for node in graph_def(build.graph()).node]
+    names = [node.name for node in graph_def(Analysis(build.graph())).node]
 
     assert "inputs 0-9/x_3/Input" in names
     assert {"cat", "output"} <= set(names)
@@ -298,4 +300,4 @@ def test_many_inputs_are_gathered_apart_from_the_steps() -> None:
 
 def test_an_empty_graph_is_refused_with_the_reason() -> None:
     with pytest.raises(WriterError, match="cannot show an empty graph"):
-        graph_def(ModelGraph("Nothing", "m.Nothing"))
+        graph_def(Analysis(ModelGraph("Nothing", "m.Nothing")))

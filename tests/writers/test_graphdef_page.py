@@ -11,9 +11,10 @@ from urllib.error import HTTPError
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
-from modelviz_callbacks.writers.graphdef import run_graphs
+from modelviz_callbacks.writers.graphdef import graph_def, named_graphs
 from tests.browser import open_browser
 from tests.tensorboard_browser import GraphPage, ask, running_tensorboard
 from tests.writers.graphs_by_hand import GraphByHand, chain, two_branches
@@ -31,10 +32,10 @@ def browser() -> Iterator[Browser]:
 
 
 def _store(graph: ModelGraph, target: object) -> None:
-    written = run_graphs(graph)
+    analysis = Analysis(graph)
     with TensorBoardTracker(target) as sink:
-        sink.add_graph(written.graph_def)
-        for named in written.named:
+        sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
+        for named in named_graphs(analysis):
             sink.add_named_graph(named.tag, named.metadata)
 
 

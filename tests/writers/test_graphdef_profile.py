@@ -9,26 +9,18 @@ from collections import Counter
 
 import pytest
 from tensorboard.compat.proto.config_pb2 import RunMetadata
-from tensorboard.compat.proto.graph_pb2 import GraphDef
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
-from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers import graphdef
-from modelviz_callbacks.writers.graphdef import (
-    graph_def,
-    named_graphs,
-    profile_metadata,
-    run_graphs,
-    run_metadata,
-    timed_graph,
-)
-from tests.writers.graphdef_reading import stats_of
+from modelviz_callbacks.writers.graphdef import graph_def, named_graphs, timed_graph
+from tests.writers.graphdef_reading import profile_metadata, run_metadata, stats_of
 from tests.writers.graphdef_rules import model_name
-from tests.writers.graphs_by_hand import GRAPHS, GraphByHand, chain, layers, two_branches
+from tests.writers.graphs_by_hand import GraphByHand, chain, layers, two_branches
 
 
 def test_costs_are_laid_end_to_end_so_that_spans_of_boxes_are_sums() -> None:
-    stats = stats_of(run_metadata(two_branches()))
+    stats = stats_of(run_metadata(Analysis(two_branches())))
     cnn = [row for name, row in stats.items() if name.startswith("cnn/")]
 
     assert min(start for start, _, _ in stats.values()) >= 1
@@ -47,16 +39,16 @@ def test_a_box_stands_together_even_if_it_is_left_and_entered_again() -> None:
     x = build.op(inner, "relu", x, flops=10)
     x = build.op("", "sin", x, flops=1000)
     build.output(build.op(inner, "tanh", x, flops=10))
-    stats = stats_of(run_metadata(build.graph()))
+    stats = stats_of(run_metadata(Analysis(build.graph())))
 
     assert stats["inner/relu"][0] + stats["inner/relu"][1] == stats["inner/tanh"][0]
 
 
 def test_one_second_of_the_scale_is_what_the_tag_says() -> None:
     graph = two_branches()
-    stats = stats_of(run_metadata(graph))
+    stats = stats_of(run_metadata(Analysis(graph)))
 
-    assert [named.tag for named in run_graphs(graph).named] == [
+    assert [named.tag for named in named_graphs(Analysis(graph))] == [
         "forward, cost: 1 s = 1 MFLOP",
         "modules, cost: 1 s = 1 MFLOP",
     ]
@@ -79,8 +71,8 @@ def test_the_unit_of_costs_stays_below_a_minute(flops: int, unit: str) -> None:
     build.output(build.op("", "matmul", build.leaf("input", "x"), flops=flops))
     graph = build.graph()
 
-    assert run_graphs(graph).named[0].tag.endswith(unit)
-    assert stats_of(run_metadata(graph))["matmul"][1] < 62 * 10**6
+    assert named_graphs(Analysis(graph))[0].tag.endswith(unit)
+    assert stats_of(run_metadata(Analysis(graph)))["matmul"][1] < 62 * 10**6
 
 
 def test_a_shared_parameter_counts_once_at_its_first_reader() -> None:
@@ -88,7 +80,7 @@ def test_a_shared_parameter_counts_once_at_its_first_reader() -> None:
     weight = build.parameter("", "weight", shape=(10, 10))
     x = build.op("", "linear", build.leaf("input", "x"), weight)
     build.output(build.op("", "linear", x, weight))
-    stats = stats_of(run_metadata(build.graph()))
+    stats = stats_of(run_metadata(Analysis(build.graph())))
 
     assert stats["linear"][2] == 400
     assert stats["linear_1"][2] == 0
@@ -96,15 +88,15 @@ def test_a_shared_parameter_counts_once_at_its_first_reader() -> None:
 
 def test_circles_have_no_row_and_everything_else_has_one() -> None:
     graph = two_branches()
-    drawn = [node.name for node in graph_def(graph).node if "Const" not in node.op]
+    drawn = [node.name for node in graph_def(Analysis(graph)).node if "Const" not in node.op]
 
-    assert list(stats_of(run_metadata(graph))) == drawn
+    assert list(stats_of(run_metadata(Analysis(graph)))) == drawn
 
 
 def test_measured_times_keep_their_sum_though_the_format_has_whole_microseconds() -> None:
     graph = chain(100)
     times = {node.name: 10.4 for node in graph.ops}
-    stats = stats_of(profile_metadata(graph, times))
+    stats = stats_of(profile_metadata(Analysis(graph), times))
     ops = [row for name, row in stats.items() if model_name(name) in times]
 
     assert sum(length for _, length, _ in ops) == pytest.approx(1040, abs=2)
@@ -115,11 +107,11 @@ def test_measured_times_come_with_the_bytes_that_ops_made_anew() -> None:
     x = build.op("", "add", build.leaf("input", "x"), shape=(5, 5))
     build.output(build.op("", "relu_", x, shape=(5, 5), writes=(0,)))
     graph = build.graph()
-    stats = stats_of(profile_metadata(graph, {"add": 7.0, "relu_": 3.0}))
+    stats = stats_of(profile_metadata(Analysis(graph), {"add": 7.0, "relu_": 3.0}))
 
     assert stats["add"][1:] == (7, 100)
     assert stats["relu_"][1:] == (3, 0)
-    named = timed_graph(graph, {"add": 7.0}, "time of step 10")
+    named = timed_graph(Analysis(graph), {"add": 7.0}, "time of step 10")
     assert (named.tag, named.has_graph) == ("time of step 10", True)
     assert stats_of(RunMetadata.FromString(named.metadata))["add"][1] == 7
 
@@ -135,22 +127,22 @@ def test_measured_times_come_with_the_bytes_that_ops_made_anew() -> None:
 )
 def test_impossible_times_are_refused(times: dict[str, float], complaint: str) -> None:
     with pytest.raises(WriterError, match=complaint):
-        profile_metadata(two_branches(), times)
+        profile_metadata(Analysis(two_branches()), times)
 
 
 def test_named_graphs_hold_the_graph_and_its_profile() -> None:
     graph = two_branches()
-    written = run_graphs(graph)
+    analysis = Analysis(graph)
+    named = named_graphs(analysis)
 
-    (function_graph,) = RunMetadata.FromString(written.named[0].metadata).function_graphs
-    assert function_graph.pre_optimization_graph == graph_def(graph)
-    assert GraphDef.FromString(written.graph_def) == graph_def(graph)
-    assert [named.has_graph for named in written.named] == [True, True]
+    (function_graph,) = RunMetadata.FromString(named[0].metadata).function_graphs
+    assert function_graph.pre_optimization_graph == graph_def(Analysis(graph))
+    assert [one.has_graph for one in named] == [True, True]
 
 
 def test_a_huge_graph_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphdef, "MOST_NODES_TWICE", 10)
-    (named,) = run_graphs(chain(20)).named
+    (named,) = named_graphs(Analysis(chain(20)))
     metadata = RunMetadata.FromString(named.metadata)
 
     assert not named.has_graph
@@ -160,34 +152,34 @@ def test_a_huge_graph_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_backward_pass_is_a_named_graph_without_a_scale() -> None:
     graph, backward = two_branches(), chain(7)
-    *others, last = run_graphs(graph, backward).named
+    *others, last = named_graphs(Analysis(graph), Analysis(backward))
     metadata = RunMetadata.FromString(last.metadata)
 
-    assert others == list(run_graphs(graph).named)
+    assert others == list(named_graphs(Analysis(graph)))
     assert (last.tag, last.has_graph) == ("backward", True)
-    assert metadata.function_graphs[0].pre_optimization_graph == graph_def(backward)
+    assert metadata.function_graphs[0].pre_optimization_graph == graph_def(Analysis(backward))
     assert not metadata.HasField("step_stats")
 
 
 def test_a_huge_backward_pass_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphdef, "MOST_NODES_TWICE", 20)
 
-    assert "backward" not in [n.tag for n in named_graphs(chain(5), chain(20))]
-    assert "backward" in [n.tag for n in named_graphs(chain(5), chain(10))]
-
-
-@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
-def test_the_named_graphs_can_be_had_without_the_op_graph(graph: ModelGraph) -> None:
-    assert named_graphs(graph) == run_graphs(graph).named
+    assert "backward" not in [n.tag for n in named_graphs(Analysis(chain(5)), Analysis(chain(20)))]
+    assert "backward" in [n.tag for n in named_graphs(Analysis(chain(5)), Analysis(chain(10)))]
 
 
 _DIGEST = """
 import hashlib
-from modelviz_callbacks.writers.graphdef import run_graphs
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.writers.graphdef import graph_def, named_graphs
 from tests.writers.graphs_by_hand import layers, two_branches
 for graph in (layers(130), two_branches()):
-    written = run_graphs(graph)
-    for data in (written.graph_def, *(named.metadata for named in written.named)):
+    analysis = Analysis(graph)
+    named = named_graphs(analysis)
+    for data in (
+        graph_def(analysis).SerializeToString(deterministic=True),
+        *(one.metadata for one in named),
+    ):
         print(hashlib.sha256(data).hexdigest())
 """
 
@@ -210,8 +202,10 @@ def test_the_bytes_are_the_same_in_any_process() -> None:
 
 def test_writing_needs_no_torch() -> None:
     script = (
-        "import sys; from modelviz_callbacks.writers.graphdef import run_graphs;"
-        "from tests.writers.graphs_by_hand import two_branches; run_graphs(two_branches());"
+        "import sys; from modelviz_callbacks.writers.graphdef import named_graphs;"
+        "from modelviz_callbacks.analysis import Analysis;"
+        "from tests.writers.graphs_by_hand import two_branches;"
+        "named_graphs(Analysis(two_branches()));"
         "print('torch' in sys.modules)"
     )
     answer = subprocess.run(
@@ -223,6 +217,6 @@ def test_writing_needs_no_torch() -> None:
 
 def test_every_executed_op_is_there_once_in_a_graph_of_many_boxes() -> None:
     graph = layers(130)
-    shown = Counter(model_name(node.name) for node in graph_def(graph).node)
+    shown = Counter(model_name(node.name) for node in graph_def(Analysis(graph)).node)
 
     assert all(shown[node.name] == 1 for node in graph.ops)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers.graphdef import graph_def
 from tests.writers.graphdef_rules import model_name, violations
@@ -66,7 +67,7 @@ def test_a_device_that_the_page_does_not_list_is_named() -> None:
 @pytest.mark.parametrize("lost", ["cat", "cnn/0_Conv2d/conv2d", "fc/weight", "x"])
 def test_a_node_that_is_not_shown_is_named(lost: str) -> None:
     graph = two_branches()
-    written = graph_def(graph)
+    written = graph_def(Analysis(graph))
     kept = [node for node in written.node if model_name(node.name) != lost]
     del written.node[:]
     written.node.extend(kept)
@@ -76,13 +77,13 @@ def test_a_node_that_is_not_shown_is_named(lost: str) -> None:
 
 def test_an_op_drawn_as_a_circle_is_named() -> None:
     graph = two_branches()
-    written = graph_def(graph)
+    written = graph_def(Analysis(graph))
     next(node for node in written.node if node.name == "cat").op = "ConstCat"
 
     assert any("'cat' is a op" in text for text in violations(written, graph))
 
 
 def test_a_node_that_is_not_in_the_model_is_named() -> None:
-    written = graph_def(two_branches())
+    written = graph_def(Analysis(two_branches()))
 
     assert any("the graph has 0" in text for text in violations(written, ModelGraph("M", "M")))

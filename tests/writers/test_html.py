@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html
 from tests.browser import open_browser
@@ -40,7 +41,7 @@ class Visit:
         **options: object,
     ) -> None:
         path = folder / "index.html"
-        path.write_bytes(html.render(graph, times_us=times_us))
+        path.write_bytes(html.render(Analysis(graph), times_us=times_us))
         self.page: Page = browser.new_page(**options)  # type: ignore[arg-type]
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -229,7 +230,7 @@ def test_it_works_in_a_sandboxed_frame_without_an_origin(browser: Browser, tmp_p
     page.evaluate(
         """text => { document.querySelector('iframe').src =
              URL.createObjectURL(new Blob([text], {type: 'text/html'})) }""",
-        html.render(graph_of("bert")).decode(),
+        html.render(Analysis(graph_of("bert"))).decode(),
     )
     frame = page.frame_locator("iframe")
     frame.locator(f'g.heading[data-name="{LAYER}"]').click()
@@ -265,6 +266,8 @@ def test_every_module_with_an_inside_can_be_reached(browser: Browser, tmp_path: 
 def test_repeats_are_in_the_page_once() -> None:
     def page(layers: int) -> bytes:
         block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        return html.render(recorded(nn.TransformerEncoder(block, layers), torch.zeros(1, 3, 8)))
+        return html.render(
+            Analysis(recorded(nn.TransformerEncoder(block, layers), torch.zeros(1, 3, 8)))
+        )
 
     assert len(page(24)) < 1.01 * len(page(12))

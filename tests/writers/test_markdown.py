@@ -10,6 +10,7 @@ import torch
 from markdown_it import MarkdownIt
 from torch import nn
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph, Note
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import markdown, mermaid
@@ -31,7 +32,7 @@ def parsed(graph: ModelGraph) -> tuple[str, str]:
     html = (
         MarkdownIt("commonmark", {"html": True})
         .enable("table")
-        .render(markdown.render(graph).decode())
+        .render(markdown.render(Analysis(graph)).decode())
     )
     without_code = re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
     words = re.sub(r"<[^>]+>", "", without_code)
@@ -69,7 +70,9 @@ def test_names_are_shown_as_they_are_and_mean_nothing_to_markdown() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_diagram_has_a_node_a_box_and_a_line_an_edge(name: str) -> None:
     view = overview(graph_of(name))
-    lines = [line.strip() for line in mermaid.render(graph_of(name)).decode().splitlines()]
+    lines = [
+        line.strip() for line in mermaid.render(Analysis(graph_of(name))).decode().splitlines()
+    ]
     ids = [line.split("(")[0].split("[")[0] for line in lines if ":::" in line]
     assert sorted(ids) == sorted(f"n{number}" for number in range(len(view.boxes)))
     arrows = [line.split(" --> ") for line in lines if " --> " in line]
@@ -80,7 +83,7 @@ def test_a_diagram_has_a_node_a_box_and_a_line_an_edge(name: str) -> None:
 
 
 def test_nothing_in_a_name_can_end_a_label_of_the_diagram() -> None:
-    text = mermaid.render(hostile_graph()).decode()
+    text = mermaid.render(Analysis(hostile_graph())).decode()
     labels = re.findall(r'\["(.*)"\]|\("(.*)"\)', text)
     for label in ("".join(found) for found in labels):
         bare = label.replace("<br>", "")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks import trace
-from modelviz_callbacks.artifacts.outputs import onnx_source
+from modelviz_callbacks.artifacts.onnx_files import onnx_source
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.onnx import Names, write_trained
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import nn
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import png, svg
@@ -70,7 +71,7 @@ def backward_of(name: str) -> ModelGraph:
 
 
 def elements(graph: ModelGraph, depth: int | None = None) -> ElementTree.Element:
-    return ElementTree.fromstring(svg.render(graph, depth=depth))
+    return ElementTree.fromstring(svg.render(Analysis(graph), depth=depth))
 
 
 def rectangles(root: ElementTree.Element, kind: str) -> dict[str, tuple[float, ...]]:
@@ -243,9 +244,11 @@ def test_pictures_need_no_graphviz_on_the_path(tmp_path: Path) -> None:
         "from tests.networks import graph_of\n"
         "from modelviz_callbacks.writers import html, notebook, png, svg\n"
         "assert shutil.which('dot') is None\n"
-        "assert svg.render(graph_of('unet')).startswith(b'<svg')\n"
-        "assert png.render(graph_of('unet')).startswith(b'\\x89PNG')\n"
-        "assert html.render(graph_of('unet')).startswith(b'<!doctype html>')\n"
+        "from modelviz_callbacks.analysis import Analysis\n"
+        "analysis = Analysis(graph_of('unet'))\n"
+        "assert svg.render(analysis).startswith(b'<svg')\n"
+        "assert png.render(analysis).startswith(b'\\x89PNG')\n"
+        "assert html.render(analysis).startswith(b'<!doctype html>')\n"
         "assert '<img' in notebook.render(graph_of('unet'))\n"
     )
     subprocess.run([sys.executable, "-c", program], env=os.environ | {"PATH": ""}, check=True)
@@ -253,7 +256,7 @@ def test_pictures_need_no_graphviz_on_the_path(tmp_path: Path) -> None:
 
 def test_the_png_is_the_picture_at_twice_its_size_on_white() -> None:
     graph = graph_of("article_cnn")
-    made = png.render(graph)
+    made = png.render(Analysis(graph))
     assert made[:8] == b"\x89PNG\r\n\x1a\n"
     width, height, bits, colour = struct.unpack(">IIBB", made[16:26])
     root = elements(graph)
@@ -279,7 +282,7 @@ def browser() -> Iterator[Browser]:
 
 def opened(browser: Browser, graph: ModelGraph, tmp_path: Path, scheme: str = "light") -> Page:
     path = tmp_path / "graph.svg"
-    path.write_bytes(svg.render(graph))
+    path.write_bytes(svg.render(Analysis(graph)))
     page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
     page.goto(path.as_uri())
     return page

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.text_tree import tree_text
 from modelviz_callbacks.writers import table, text
@@ -24,7 +25,7 @@ WRITERS = ["text", "table", "markdown", "mermaid", "svg", "png", "html"]
 
 def render(writer: str, graph: ModelGraph, depth: int | None = None) -> bytes:
     made = importlib.import_module(f"modelviz_callbacks.writers.{writer}").render(
-        graph, depth=depth
+        Analysis(graph), depth=depth
     )
     assert isinstance(made, bytes)
     return made
@@ -34,9 +35,10 @@ def test_every_writer_gives_the_same_bytes_in_any_process() -> None:
     program = (
         "import hashlib, importlib\n"
         "from tests.networks import graph_of\n"
+        "from modelviz_callbacks.analysis import Analysis\n"
         f"for writer in {WRITERS}:\n"
         "    module = importlib.import_module(f'modelviz_callbacks.writers.{writer}')\n"
-        "    print(hashlib.sha256(module.render(graph_of('unet'))).hexdigest())"
+        "    print(hashlib.sha256(module.render(Analysis(graph_of('unet')))).hexdigest())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -66,11 +68,13 @@ def test_every_still_picture_and_text_opens_deeper_modules_on_request(writer: st
 
 
 def test_the_text_file_is_the_tree() -> None:
-    assert text.render(graph_of("bert")).decode() == tree_text(graph_of("bert")) + "\n"
+    assert text.render(Analysis(graph_of("bert"))).decode() == tree_text(graph_of("bert")) + "\n"
 
 
 def rows_of(graph: ModelGraph, depth: int | None = None) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(table.render(graph, depth=depth).decode(), newline="")))
+    return list(
+        csv.DictReader(io.StringIO(table.render(Analysis(graph), depth=depth).decode(), newline=""))
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -109,7 +113,7 @@ def test_frozen_parameters_are_counted_but_not_as_trainable() -> None:
 
 def test_a_folded_table_has_repeats_once_and_adds_up_to_the_same() -> None:
     graph = graph_of("bert")
-    whole, folded = table.layers(graph), table.layers(graph, folded=True)
+    whole, folded = table.layers(Analysis(graph)), table.layers(Analysis(graph), folded=True)
     assert len(folded) < len(whole) / 4
     assert sum(row.parameters * row.times for row in folded) == sum(row.parameters for row in whole)
 

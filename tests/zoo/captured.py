@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks import ModelGraph, trace
-from modelviz_callbacks.artifacts.outputs import graph_of
+from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.tracing import Recording, pack, unpack

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 
 from modelviz_callbacks import Trace, trace
-from modelviz_callbacks.artifacts.outputs import onnx_source, view_of
+from modelviz_callbacks.artifacts.onnx_files import onnx_source, view_of
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.onnx import View
 from tests.zoo.cases import Case, seed_everything

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modelviz_callbacks import trace
-from modelviz_callbacks.artifacts.outputs import graph_of
+from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.tracing import Capture, Recording, pack, unpack
 from modelviz_callbacks.tracing.lowering.networks import units

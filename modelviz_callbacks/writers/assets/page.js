@@ -262,7 +262,8 @@
   const index = [];
   for (const [at, view] of Object.entries(data.views))
     for (const [name, box] of Object.entries(view.boxes))
-      if (!name.includes("/:")) index.push({ at, name, box });
+      // A tensor that enters or leaves a module is a box of its own elsewhere.
+      if (!box.inner_end) index.push({ at, name, box });
   const words = (entry) => `${entry.name} ${entry.box.title} ${entry.box.label}`.toLowerCase();
 
   function look() {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS, place
@@ -26,13 +27,8 @@ from modelviz_callbacks.writers.graphdef.protos import GraphDef, RunMetadata
 
 __all__ = [
     "NamedGraph",
-    "RunGraphs",
     "graph_def",
-    "modules_graph_def",
     "named_graphs",
-    "profile_metadata",
-    "run_graphs",
-    "run_metadata",
     "timed_graph",
 ]
 
@@ -53,24 +49,11 @@ class NamedGraph:
     has_graph: bool = True
 
 
-@dataclass(frozen=True)
-class RunGraphs:
-    """What goes into a run when its graph is known.
-
-    Attributes:
-        graph_def: The op graph, a serialized ``GraphDef``: the run's own graph.
-        named: The same with its costs, and the overview of modules with theirs.
-    """
-
-    graph_def: bytes
-    named: tuple[NamedGraph, ...]
-
-
-def graph_def(graph: ModelGraph) -> GraphDef:
+def graph_def(analysis: Analysis) -> GraphDef:
     """The op graph: a box a module call, a node an op, parameters as small circles.
 
     Args:
-        graph: Any graph that keeps its rules.
+        analysis: The analysis of any graph that keeps its rules.
 
     Returns:
         Nodes named as in the graph wherever that works on the page (see ``layout``).
@@ -78,71 +61,15 @@ def graph_def(graph: ModelGraph) -> GraphDef:
     Raises:
         WriterError: Nothing in it can be drawn; the page would break.
     """
-    return _OpDrawing(graph).graph_def
+    return analysis.once(_op_drawing).graph_def
 
 
-def run_metadata(graph: ModelGraph) -> RunMetadata:
-    """The costs of `graph_def`'s nodes: FLOPs as "compute time", parameter bytes as "memory".
-
-    How many FLOPs a second of that scale stands for is said by the tag of `run_graphs`.
-
-    Args:
-        graph: Any graph that keeps its rules.
-
-    Raises:
-        WriterError: Nothing in it can be drawn.
-    """
-    return _OpDrawing(graph).costs()
-
-
-def profile_metadata(graph: ModelGraph, times_us: Mapping[str, float]) -> RunMetadata:
-    """Measured times of `graph_def`'s nodes, and the bytes of what they made as "memory".
-
-    Args:
-        graph: Any graph that keeps its rules.
-        times_us: Microseconds by the names of its ops; ops that are missing took none.
-
-    Raises:
-        WriterError: A time belongs to no op, is negative or not finite; or nothing can be drawn.
-    """
-    return _OpDrawing(graph).times(times_us)
-
-
-def modules_graph_def(graph: ModelGraph) -> GraphDef:
-    """The overview: one node a module call, and the ops where branches meet between them.
-
-    Args:
-        graph: Any graph that keeps its rules.
-
-    Raises:
-        WriterError: Nothing in it can be drawn.
-    """
-    return _OpDrawing(graph).modules().graph_def()
-
-
-def run_graphs(graph: ModelGraph, backward: ModelGraph | None = None) -> RunGraphs:
-    """Everything that a run shows of a graph, ready to be stored.
-
-    Args:
-        graph: Any graph that keeps its rules.
-        backward: See `named_graphs`.
-
-    Returns:
-        The op graph, and `named_graphs`.
-
-    Raises:
-        WriterError: Nothing in it can be drawn.
-    """
-    drawing = _OpDrawing(graph)
-    return RunGraphs(_serialize(drawing.graph_def), _named_graphs(drawing, backward))
-
-
-def named_graphs(graph: ModelGraph, backward: ModelGraph | None = None) -> tuple[NamedGraph, ...]:
+def named_graphs(analysis: Analysis, backward: Analysis | None = None) -> tuple[NamedGraph, ...]:
     """What a run shows of a graph beside the op graph itself.
 
     Args:
-        graph: Any graph that keeps its rules.
-        backward: The graph of its backward pass, if there is one.
+        analysis: The analysis of any graph that keeps its rules.
+        backward: The analysis of the graph of its backward pass, if there is one.
 
     Returns:
         ``forward``; ``modules``, if the model has some; ``backward``, if it is given. Of more
@@ -153,41 +80,47 @@ def named_graphs(graph: ModelGraph, backward: ModelGraph | None = None) -> tuple
     Raises:
         WriterError: Nothing in it can be drawn.
     """
-    return _named_graphs(_OpDrawing(graph), backward)
-
-
-def _named_graphs(drawing: _OpDrawing, backward: ModelGraph | None) -> tuple[NamedGraph, ...]:
+    drawing = analysis.once(_op_drawing)
     scale = f"cost: {scale_text(drawing.graph)}"
     named = [drawing.named(f"forward, {scale}", drawing.costs())]
-    modules = drawing.modules()
+    modules = drawing.modules
     if modules.is_useful:
         costs = step_stats(modules.cost_loads())
         named.append(_named(f"modules, {scale}", modules.graph_def(), costs))
-    if backward is not None and len(backward.nodes) <= MOST_NODES_TWICE:
+    if backward is not None and len(backward.graph.nodes) <= MOST_NODES_TWICE:
         # Nobody has measured it: without a profile the page offers no scale for it.
-        named.append(_named("backward", _OpDrawing(backward).graph_def, RunMetadata()))
+        named.append(_named("backward", backward.once(_op_drawing).graph_def, RunMetadata()))
     return tuple(named)
 
 
-def timed_graph(graph: ModelGraph, times_us: Mapping[str, float], tag: str) -> NamedGraph:
+def timed_graph(analysis: Analysis, times_us: Mapping[str, float], tag: str) -> NamedGraph:
     """The op graph with measured times.
 
     Args:
-        graph: Any graph that keeps its rules.
+        analysis: The analysis of any graph that keeps its rules.
         times_us: Microseconds by the names of its ops; ops that are missing took none.
         tag: What the dashboard calls it, for example ``time of step 10``.
 
     Raises:
         WriterError: A time belongs to no op, is negative or not finite; or nothing can be drawn.
     """
-    drawing = _OpDrawing(graph)
+    drawing = analysis.once(_op_drawing)
     return drawing.named(tag, drawing.times(times_us))
+
+
+def _op_drawing(analysis: Analysis) -> _OpDrawing:
+    return _OpDrawing(analysis.graph)
 
 
 class _OpDrawing:
     """The op graph, placed once for all that is written about it."""
 
     def __init__(self, graph: ModelGraph) -> None:
+        """Places the nodes.
+
+        Raises:
+            WriterError: Nothing in the graph can be drawn.
+        """
         if all(node.kind in EMBEDDED_KINDS for node in graph.nodes):
             raise WriterError(
                 f"The graph {graph.name!r} has no op, input or output, and TensorBoard cannot "
@@ -220,6 +153,7 @@ class _OpDrawing:
     def times(self, times_us: Mapping[str, float]) -> RunMetadata:
         return step_stats(time_loads(self.graph, self._names, self._devices, times_us))
 
+    @cached_property
     def modules(self) -> ModulesDrawing:
         return ModulesDrawing(self.graph, self._node_defs)
 

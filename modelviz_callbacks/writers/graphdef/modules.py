@@ -20,7 +20,7 @@ from modelviz_callbacks.writers.graphdef.nodedefs import (
 from modelviz_callbacks.writers.graphdef.overview import (
     OverviewNode,
     innermost_calls,
-    overview,
+    module_overview,
 )
 from modelviz_callbacks.writers.graphdef.profile import Load, flops_a_microsecond, parameter_bytes
 from modelviz_callbacks.writers.graphdef.protos import GraphDef
@@ -44,7 +44,7 @@ class ModulesDrawing:
 
     @cached_property
     def _nodes(self) -> Mapping[str, OverviewNode]:
-        return overview(self._graph)
+        return module_overview(self._graph)
 
     @cached_property
     def _owned(self) -> Mapping[str, int]:

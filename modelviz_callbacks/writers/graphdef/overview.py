@@ -39,7 +39,7 @@ class OverviewNode:
     inputs: dict[Ref, None] = field(default_factory=dict)
 
 
-def overview(graph: ModelGraph) -> dict[str, OverviewNode]:
+def module_overview(graph: ModelGraph) -> dict[str, OverviewNode]:
     """The nodes of the overview by name, in order of execution; edges follow the tensors."""
     builder = _Builder(graph)
     for node in graph.nodes:

@@ -20,6 +20,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
 from modelviz_callbacks.tracing.capture import step_timer
@@ -151,7 +152,7 @@ def test_the_times_make_a_named_graph_whose_boxes_are_sums() -> None:
     graph = recorded(model, *args, **kwargs)
     times = timed(model, *args, **kwargs).times(graph)
 
-    assert timed_graph(graph, times.times_us, "time of step 3").has_graph
+    assert timed_graph(Analysis(graph), times.times_us, "time of step 3").has_graph
 
 
 def test_what_was_timed_can_go_to_another_process() -> None:

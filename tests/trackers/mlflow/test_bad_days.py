@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.tracking import log_recording
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.graph import ModelGraph
@@ -108,7 +109,7 @@ def test_whatever_a_server_does_a_recording_costs_a_bounded_time_and_one_error(
     target = MlflowTarget(uri, run_id)
     with nothing_changes():
         trackers = MultiTracker([MlflowTracker(target, deadline_s=3, timeout_s=1, tries=2)])
-        log_recording(trackers, files, ModelGraph("net", "Net"))
+        log_recording(trackers, files, Analysis(ModelGraph("net", "Net")))
     error = trackers.error()
 
     assert time.monotonic() - began < BOUND_S

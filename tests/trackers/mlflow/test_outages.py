@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from modelviz_callbacks import GraphHook, ModelGraph
+from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.report import ModelvizWarning
 from tests.mlflow_server import MlflowServer, Proxy
 
@@ -37,16 +38,17 @@ def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[list[to
             onnx=False,
             tensorboard=False,
         )
-        target = hook._pipeline._mlflow_target
+        target = hook._run._mlflow_target
         assert target is not None
         object.__setattr__(target, "run_id", run_id)
     for _ in range(50):
         optimizer.zero_grad()
         model(torch.randn(6, 4)).square().mean().backward()
         optimizer.step()
+    worker = QUEUE.worker
     if hook is not None:
         hook.close()
-    return [parameter.detach().clone() for parameter in model.parameters()], hook
+    return [parameter.detach().clone() for parameter in model.parameters()], worker
 
 
 def new_run(server: MlflowServer) -> str:
@@ -66,7 +68,7 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 12.0)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", 12.0)
     run_id = new_run(server)
     undisturbed, _ = train(None)
     if how == "refuses":
@@ -76,8 +78,8 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     else:
         proxy.behaviour = how
     with pytest.warns(ModelvizWarning) as caught:
-        weights, hook = train(tmp_path / "graphs", proxy.uri, run_id)
-    hook._pipeline._worker._process.kill()
+        weights, worker = train(tmp_path / "graphs", proxy.uri, run_id)
+    worker.kill()
     assert all(torch.equal(a, b) for a, b in zip(weights, undisturbed, strict=True))
     assert len(caught) == 1
     assert "MLflow" in str(caught[0].message)
@@ -89,17 +91,17 @@ def test_a_bad_server_costs_one_warning_and_no_file(
 def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
     proxy: Proxy, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.run.WAIT_LIMIT_S", 5.0)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", 5.0)
     run_id = new_run(server)
     proxy.refuse()
     began = time.monotonic()
     with pytest.warns(ModelvizWarning) as caught:
-        _, hook = train(tmp_path / "graphs", proxy.uri, run_id)
+        _, worker = train(tmp_path / "graphs", proxy.uri, run_id)
     assert len(caught) == 1
     time.sleep(max(0.0, began + A_MINUTE_S - time.monotonic()))
     assert arrived(server, run_id) == set()
     proxy.accept()
-    assert hook._pipeline._worker._process.wait(WITHIN_S) == 0
+    assert worker.wait(WITHIN_S)
     assert arrived(server, run_id) == {*FILES, "report.json"}
     tags = MlflowClient(server.uri).get_run(run_id).data.tags
     assert "modelviz.fingerprint" in tags

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
-from modelviz_callbacks.analysis.fingerprint import fingerprint
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.report import Report
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.mlflow_server import MlflowServer
@@ -61,7 +61,7 @@ def assert_shown(client: MlflowClient, run_id: str, report: Report | None) -> No
     assert found == {f"model_graph/{name}" for name in STORED}
     run = client.get_run(run_id)
     graph = ModelGraph.load(Path(report.folder) / "graph.json")
-    assert run.data.tags["modelviz.fingerprint"] == fingerprint(graph)
+    assert run.data.tags["modelviz.fingerprint"] == Analysis(graph).fingerprint
     assert run.data.metrics["modelviz.parameters"] == graph.parameter_count
     assert run.data.metrics["modelviz.parameters_trainable"] == graph.trainable_count
     assert run.data.metrics["modelviz.ops"] == len(graph.ops)

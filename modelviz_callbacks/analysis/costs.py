@@ -1,0 +1,66 @@
+"""What each module call and each op of a graph costs in one forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelviz_callbacks.analysis.outline import Item, Outline
+from modelviz_callbacks.graph.model import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What something costs; a new cost is a field here, its place in a sum, and `_cost_of_op`.
+
+    Attributes:
+        ops: How many ops ran.
+        flops: Floating point operations, a multiply-add counted as two; ``None``: no op of it
+            has a formula.
+        made_bytes: Bytes of the tensors it made, those left out that are new versions of
+            memory there already was.
+    """
+
+    ops: int = 0
+    flops: int | None = None
+    made_bytes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        known = [flops for flops in (self.flops, other.flops) if flops is not None]
+        return Cost(
+            self.ops + other.ops,
+            sum(known) if known else None,
+            self.made_bytes + other.made_bytes,
+        )
+
+
+class Costs:
+    """The costs of every item of a graph.
+
+    Args:
+        outline: The graph's.
+    """
+
+    def __init__(self, outline: Outline) -> None:
+        self._found: dict[str, Cost] = {}
+        # Scopes come parents first, so what is inside of one has its sum before it.
+        for scope in reversed(outline.items):
+            total = Cost()
+            for item in outline.items[scope]:
+                if isinstance(item, Node):
+                    self._found[item.name] = _cost_of_op(item)
+                total += self._found[item.name]
+            self._found[scope] = total
+
+    def of(self, item: Item) -> Cost:
+        """Those of a module call that ran, or of an op, all that is inside together."""
+        return self._found[item.name]
+
+    @property
+    def total(self) -> Cost:
+        """Those of the whole forward."""
+        return self._found[""]
+
+
+def _cost_of_op(node: Node) -> Cost:
+    made = [spec.size_bytes for n, spec in enumerate(node.outputs) if n not in node.writes]
+    return Cost(1, node.flops, sum(made))

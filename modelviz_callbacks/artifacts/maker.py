@@ -1,0 +1,192 @@
+"""Makes artifacts, wherever that happens; what fails is a line of the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelviz_callbacks.artifacts.directory import Directory
+from modelviz_callbacks.artifacts.products import Products
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.options import Options
+from modelviz_callbacks.report import Report
+
+
+@dataclass(frozen=True)
+class Events:
+    """Where TensorBoard's events go.
+
+    Attributes:
+        target: A directory, or a writer, which stays open.
+        is_staged: Whether another process will take them to where they belong.
+        has_run_graph: Whether the run's own graph is written here, or by somebody else.
+    """
+
+    target: Any
+    is_staged: bool = False
+    has_run_graph: bool = True
+
+
+class Artifact(Protocol):
+    """What a maker needs to know of an artifact; see ``artifacts.table``."""
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the products it is made from."""
+        ...
+
+    def is_wanted(self, maker: Maker) -> bool:
+        """Whether the options ask for it."""
+        ...
+
+    def make(self, maker: Maker, products: Products) -> None:
+        """Makes it."""
+        ...
+
+
+class Maker:
+    """Makes the artifacts of one recording and keeps the report.
+
+    Attributes:
+        options: What to make.
+        folder: Where the files go.
+        report: Gets a line for each file and each failure.
+        events: Where TensorBoard's events go; ``None``: nowhere.
+        failed: What failed first.
+    """
+
+    def __init__(
+        self, options: Options, folder: Path, report: Report, events: Events | None = None
+    ) -> None:
+        """Nothing is made yet.
+
+        Args:
+            options: What to make.
+            folder: Where the files go.
+            report: Gets a line for each file and each failure.
+            events: Where TensorBoard's events go; ``None``: nowhere.
+        """
+        self.options = options
+        self.folder = folder
+        self.report = report
+        self.events = events
+        self.failed: Exception | None = None
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Turns any failure into a line of the report: nothing here ends a run."""
+        try:
+            yield
+        except Exception as error:
+            self.refuse(what, error)
+
+    def refuse(self, what: str, error: Exception) -> None:
+        """Notes a failure."""
+        self.report.refuse(what, error)
+        if self.failed is None:
+            self.failed = error
+
+    def make(self, artifacts: Iterable[Artifact], products: Products) -> None:
+        """Makes artifacts in their order, each that is wanted and whose needs are there.
+
+        Args:
+            artifacts: Rows of the table.
+            products: What they are made from.
+        """
+        for artifact in artifacts:
+            if not artifact.is_wanted(self):
+                continue
+            if all(getattr(products, need) is not None for need in artifact.needs):
+                with self.guarded(artifact.name):
+                    artifact.make(self, products)
+
+    def describe(self, graph: ModelGraph | None) -> None:
+        """Puts the figures and the notes of a graph into the report."""
+        if graph is None:
+            return
+        figures = {
+            "parameters": graph.parameter_count,
+            "trainable": graph.trainable_count,
+            "ops": len(graph.ops),
+            "modules": sum(call.called for call in graph.modules),
+        }
+        if any(node.flops is not None for node in graph.ops):
+            figures["flops"] = sum(node.flops or 0 for node in graph.ops)
+        self.report.figures |= figures
+        for note in graph.notes:
+            self.add_remark(note.message)
+
+    def describe_times(self, products: Products) -> None:
+        """Puts what is known of a timed step into the report."""
+        times = products.times
+        if times is None:
+            return
+        for remark in times.remarks:
+            self.add_remark(remark)
+        if times.times_us:
+            self.report.figures["step_us"] = times.total_us
+
+    def add_remark(self, remark: str) -> None:
+        """Puts a sentence into the report, once."""
+        if remark not in self.report.remarks:
+            self.report.remarks.append(remark)
+
+    # --- files
+
+    def write(self, name: str, data: bytes | Callable[[Path], object]) -> None:
+        """Writes one file, whole or not at all, and lists it.
+
+        Args:
+            name: What it is called in the folder.
+            data: As `Directory.write` takes it.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        Directory(self.folder).write(name, data)
+        self.add_file(name)
+
+    def add_file(self, name: str) -> None:
+        """Lists a file."""
+        if name not in self.report.files:
+            self.report.files.append(name)
+
+    def write_report(self) -> None:
+        """Writes the report, which lists itself."""
+        self.add_file("report.json")
+        with self.guarded("report.json"):
+            try:
+                Directory(self.folder).write("report.json", self.report.to_json().encode())
+            except Exception:
+                self.report.files.remove("report.json")
+                raise
+
+    def find_files(self, since: float) -> None:
+        """Lists what is in the folder since a moment: who wrote it cannot tell any more.
+
+        Args:
+            since: In seconds since 1970.
+        """
+        for path in sorted(self.folder.glob("*")):
+            if path.name[0] != "." and path.is_file() and path.stat().st_mtime >= since:
+                self.add_file(path.name)
+
+
+# Shorter than what any file system takes, so that an ending fits behind it.
+_LONGEST_NAME_BYTES = 100
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes: letters, digits, ``-``, ``_`` and ``.``."""
+    plain = re.sub(r"[^\w.-]", "_", name)
+    short = plain.strip(".").encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore")
+    return short or "model"

@@ -1,0 +1,66 @@
+"""One file at a time, when somebody asks for it: what a `Trace` saves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.artifacts.directory import Directory
+from modelviz_callbacks.artifacts.onnx_files import view_of
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.tracing import Recording
+from modelviz_callbacks.tracing.lowering.networks import Unit
+from modelviz_callbacks.writers.formats import render
+
+
+def save(
+    graph: ModelGraph | Analysis, kind: str, path: str | Path, depth: int | None = None
+) -> Path:
+    """Writes one file of a graph, whole or not at all.
+
+    Args:
+        graph: Any graph, or its analysis.
+        kind: As for `render`.
+        path: The file.
+        depth: How many levels of modules are opened.
+
+    Returns:
+        The path.
+
+    Raises:
+        WriterError: The graph cannot be written so.
+        SinkError: The file cannot be written.
+    """
+    path = Path(path)
+    return Directory(path.parent).write(path.name, render(graph, kind, depth))
+
+
+def save_onnx(
+    recording: Recording,
+    graph: ModelGraph,
+    path: str | Path,
+    weights: bool = False,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Path:
+    """Writes the ONNX view of a recorded forward; see `modelviz_callbacks.Trace.save_onnx`.
+
+    Args:
+        recording: The forward.
+        graph: Its graph.
+        path: The file.
+        weights: Whether the weights go along.
+        input_names: Names for its inputs.
+        output_names: Names for its outputs.
+
+    Returns:
+        The path.
+
+    Raises:
+        WriterError: It cannot be written so.
+        SinkError: The file cannot be written.
+    """
+    view = view_of(Unit.whole(recording), graph, input_names, output_names, weights)
+    path = Path(path)
+    return Directory(path.parent).write(path.name, view.data)

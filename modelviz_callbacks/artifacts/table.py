@@ -1,0 +1,151 @@
+"""The one table of artifacts: what each needs, where it is made, who makes it, and the order.
+
+The training process and the job run this same table, each the rows that are its own. A new
+format is a writer and a row of ``writers.formats.FORMATS``; anything else is a row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from modelviz_callbacks.artifacts import events, onnx_files
+from modelviz_callbacks.artifacts.maker import Maker
+from modelviz_callbacks.artifacts.products import Products
+from modelviz_callbacks.graph.json_format import dumps
+from modelviz_callbacks.writers.formats import FORMATS, FormatRow, render
+
+
+class Place(Enum):
+    """Where an artifact is made."""
+
+    JOB = "from the recording alone: in a job, or where there is no worker in place"
+    TRAINING = "needs the live model: in the training process, when training has ended"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact.
+
+    Attributes:
+        name: What the report calls it if it fails; of a file its name.
+        needs: Names of the attributes of `Products` without which it cannot be made.
+        maker: Makes it.
+        wanted: Whether the options ask for it.
+        place: Where it is made.
+        early: Whether it is quick enough for a training step; it is made again, in full, later.
+        timed: Whether it shows the times of a step that was timed, and is made anew with them.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    maker: Callable[[Maker, Products], None]
+    wanted: Callable[[Maker], bool]
+    place: Place = Place.JOB
+    early: bool = False
+    timed: bool = False
+
+    def is_wanted(self, maker: Maker) -> bool:
+        """Whether the options ask for it."""
+        return self.wanted(maker)
+
+    def make(self, maker: Maker, products: Products) -> None:
+        """Makes it.
+
+        Args:
+            maker: Where it goes.
+            products: Has all its needs.
+
+        Raises:
+            ModelvizError: It cannot be made, or not be written.
+        """
+        self.maker(maker, products)
+
+
+def _always(_: Maker) -> bool:
+    return True
+
+
+def _write_json(maker: Maker, products: Products) -> None:
+    assert products.graph is not None
+    maker.write("graph.json", dumps(products.graph).encode())
+
+
+def _format_row(kind: str, row: FormatRow) -> Row:
+    def make(maker: Maker, products: Products) -> None:
+        assert products.analysis is not None
+        options = maker.options
+        times_us = products.times_us if kind == "html" else None
+        maker.write(
+            row.file, render(products.analysis, kind, options.depth, options.rules, times_us)
+        )
+
+    return Row(
+        row.file,
+        ("analysis",),
+        make,
+        lambda maker: kind in maker.options.formats,
+        early=row.early,
+        timed=kind == "html",
+    )
+
+
+def _backward_row(kind: str, file: str) -> Row:
+    def make(maker: Maker, products: Products) -> None:
+        assert products.backward_analysis is not None
+        options = maker.options
+        maker.write(file, render(products.backward_analysis, kind, options.depth, options.rules))
+
+    return Row(file, ("backward_analysis",), make, lambda maker: kind in maker.options.formats)
+
+
+def _wants_events(maker: Maker) -> bool:
+    return maker.events is not None
+
+
+def _wants_run_graph(maker: Maker) -> bool:
+    return maker.events is not None and maker.events.has_run_graph
+
+
+TABLE: tuple[Row, ...] = (
+    Row("graph.json", ("graph",), _write_json, _always, early=True),
+    *(_format_row(kind, row) for kind, row in FORMATS.items()),
+    *(_backward_row(kind, row.backward_file) for kind, row in FORMATS.items() if row.backward_file),
+    Row("the TensorBoard graph", ("analysis",), events.add_run_graph, _wants_run_graph, early=True),
+    Row("the TensorBoard extras", ("analysis",), events.add_extras, _wants_events),
+    Row("the times", ("analysis", "times_us"), events.add_times, _wants_events, timed=True),
+    Row(
+        "the ONNX files",
+        ("graph", "networks"),
+        onnx_files.write_views,
+        lambda maker: maker.options.onnx,
+    ),
+    Row(
+        "the ONNX files",
+        ("networks",),
+        onnx_files.write_trained_models,
+        lambda maker: maker.options.trained_onnx,
+        place=Place.TRAINING,
+    ),
+)
+
+
+def rows(place: Place) -> tuple[Row, ...]:
+    """All artifacts that are made in one place, in order."""
+    return tuple(row for row in TABLE if row.place is place)
+
+
+def early_rows() -> tuple[Row, ...]:
+    """What is quick enough to be made in a training step."""
+    return tuple(row for row in TABLE if row.early)
+
+
+def late_rows() -> tuple[Row, ...]:
+    """All that is made from a recording where `early_rows` were made: the run has its graph."""
+    return tuple(row for row in rows(Place.JOB) if row.maker is not events.add_run_graph)
+
+
+def timed_rows() -> tuple[Row, ...]:
+    """What shows the times of a step."""
+    return tuple(row for row in TABLE if row.timed)

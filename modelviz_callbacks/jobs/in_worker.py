@@ -1,0 +1,335 @@
+"""A recording's artifacts made by the worker, as the training process sees it.
+
+The recording is packed, handed over and forgotten. When training ends, whoever is faster makes
+what is missing: a job that has not begun is taken back and done here.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelviz_callbacks.artifacts.maker import Maker
+from modelviz_callbacks.artifacts.products import Products
+from modelviz_callbacks.artifacts.table import Place, rows
+from modelviz_callbacks.errors import WorkerError
+from modelviz_callbacks.jobs.job import STAGED, Job
+from modelviz_callbacks.jobs.queue import QUEUE
+from modelviz_callbacks.jobs.run_job import make, take_events
+from modelviz_callbacks.jobs.waiting import shown
+from modelviz_callbacks.jobs.worker_process import Worker
+from modelviz_callbacks.jobs.worker_program import LOG, PATIENCE_S
+from modelviz_callbacks.report import Report, say
+from modelviz_callbacks.tracing import Recording, TimedStep, pack, pack_timed
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
+
+# How long the end of training waits for files, in seconds; after that the worker goes on alone.
+WAIT_LIMIT_S = 60.0
+
+# How long it waits where only uploads are missing, in seconds.
+UPLOAD_LIMIT_S = 5.0
+
+# A worker that starts takes memory and caches from the step that has just called it, on whatever
+# core: it waits for what the backward and the optimizer take, in times of the forward's.
+_REST_OF_A_STEP = 3.0
+_LONGEST_REST_S = 10.0
+
+# A worker that keeps its low priority is left if it gets less than this share of a processor.
+_LEAST_SHARE = 0.5
+_LOOK_AT_SHARE_S = 0.2
+
+# How often a wait looks, in seconds.
+_LOOK_EVERY_S = 0.02
+
+
+@dataclass
+class _Handed:
+    """A job and who has it.
+
+    Attributes:
+        job: The job.
+        worker: Who has it; ``None``: it was done here.
+        started: When it was handed over, in seconds since 1970.
+        recording: Whether it makes files of a recording.
+    """
+
+    job: Job
+    worker: Worker | None
+    started: float
+    recording: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes of it, for better or worse."""
+        return self.job.is_done or self.worker is None or self.worker.has_ended
+
+    @property
+    def has_files(self) -> bool:
+        """Whether all files are made, so that only uploads are missing."""
+        return self.job.published_report() is not None
+
+
+class InWorker:
+    """One recording with ``background=True``."""
+
+    def __init__(
+        self, maker: Maker, target: MlflowTarget | None, has_own_writer: bool, polls: bool
+    ) -> None:
+        """Nothing is handed over yet.
+
+        Args:
+            maker: Where everything goes.
+            target: The MLflow run, if there is one.
+            has_own_writer: Whether the events belong into a writer of this process.
+            polls: Whether `poll` will be called while training goes on.
+        """
+        self._maker = maker
+        self._target = target
+        self._has_own_writer = has_own_writer
+        self._polls = polls
+        self._handed: list[_Handed] = []
+        self._live: Products | None = None
+        self._only_uploads_since = math.inf
+
+    # --- while training goes on
+
+    def begin(self, recording: Recording) -> None:
+        """Hands a recording to the worker.
+
+        Args:
+            recording: What a capture gave.
+
+        Raises:
+            Exception: It cannot be packed, or no worker can be had.
+        """
+        options = self._maker.options
+        packed = pack(recording, options.onnx_weights)
+        rest_s = min(_REST_OF_A_STEP * recording.seconds, _LONGEST_REST_S)
+        self._hand_over(self._job(), recording=packed, rest_s=rest_s)
+        if options.trained_onnx:
+            self._live = Products(recording, options.name, self._maker.refuse)
+
+    def add_times(self, step: TimedStep) -> None:
+        """Hands over a step that was timed.
+
+        Args:
+            step: The step.
+
+        Raises:
+            Exception: No worker can be had.
+        """
+        self._hand_over(self._job(), timed=pack_timed(step))
+
+    def _hand_over(self, job: Job, **parts: Any) -> _Handed:
+        uri = self._target.tracking_uri if self._target is not None else None
+        worker = QUEUE.submit(job, uri=uri, **parts)
+        handed = _Handed(job, worker, time.time(), "recording" in parts)
+        self._handed.append(handed)
+        return handed
+
+    def _job(self) -> Job:
+        maker, target = self._maker, self._target
+        kind, event_folder = "", ""
+        if maker.events is not None:
+            kind = "folder"
+            event_folder = str(maker.events.target)
+            if self._has_own_writer:
+                kind = "staged" if self._polls else "extras"
+                event_folder = log_dir_of(maker.events.target)
+        return Job(
+            maker.folder,
+            maker.options,
+            Report(maker.report.name, maker.report.folder),
+            kind,
+            event_folder,
+            run=replace(target, tracking_uri=None) if target is not None else None,
+            sys_path=[entry for entry in sys.path if isinstance(entry, str)],
+        )
+
+    def poll(self) -> bool:
+        """Adds what the worker has left for the run's own TensorBoard writer, if it is there.
+
+        Returns:
+            Whether nothing more is to be expected.
+        """
+        waiting = [one for one in self._handed if one.job.tensorboard in STAGED]
+        for handed in waiting:
+            self._take_events(handed)
+        return all(one.is_over and not one.job.has_staged_events for one in waiting)
+
+    def _take_events(self, handed: _Handed) -> None:
+        maker, job = self._maker, handed.job
+        if job.tensorboard not in STAGED or not job.has_staged_events or maker.events is None:
+            return
+        with maker.guarded("the TensorBoard graph"):
+            take_events(job, maker.events.target)
+            maker.report.stored += [
+                place for place in job.report.stored if place not in maker.report.stored
+            ]
+
+    # --- the end
+
+    def finish(self, is_patient: bool) -> None:
+        """Waits for the worker or does what it has not begun, and makes what only this process can.
+
+        Args:
+            is_patient: Whether there is time to wait for anything.
+        """
+        end = time.monotonic() + (WAIT_LIMIT_S if is_patient else 0.0)
+        if is_patient:
+            self._take_back()
+        self._wait(end)
+        for handed in self._handed:
+            self._collect(handed)
+        if is_patient and self._live is not None:
+            self._make_the_rest()
+        self._live = None
+        self._say_what_is_left()
+
+    def _take_back(self) -> None:
+        """Does here what has not begun."""
+        for handed in [*self._handed]:
+            if handed.worker is not None and handed.job.take_back():
+                self._do_here(handed)
+
+    def _do_here(self, handed: _Handed) -> None:
+        job = handed.job
+        handed.worker = None
+        make(job)
+        job.finish()
+        if job.run is not None and job.report.files:
+            self._upload([*job.report.files])
+
+    def _upload(self, names: list[str]) -> None:
+        """Lets a worker send files: nothing here waits on the network for long."""
+        worker = QUEUE.worker
+        if worker is not None and not worker.hurry():
+            QUEUE.replace_worker(worker)
+        upload = self._job()
+        upload.tensorboard = ""
+        upload.upload = names
+        with self._maker.guarded("the MLflow run"):
+            self._hand_over(upload)
+
+    def _wait(self, end: float) -> None:
+        """Waits until all is done or time is up; only uploads are not waited for so long."""
+        waiting = [one for one in self._handed if not one.is_over]
+        if not waiting or end <= time.monotonic():
+            return
+        for handed in waiting:
+            self._hurry(handed)
+        try:
+            with shown(self._maker.folder, end) as progress:
+                while not self._is_enough(end):
+                    progress(self._progress())
+                    time.sleep(_LOOK_EVERY_S)
+        except KeyboardInterrupt:
+            say("modelviz: not waited for; the files will be finished alone.")
+
+    def _is_enough(self, end: float) -> bool:
+        now = time.monotonic()
+        open_jobs = [one for one in self._handed if not one.is_over]
+        if not open_jobs or now >= end:
+            return True
+        if all(one.has_files or one.job.upload for one in open_jobs):
+            self._only_uploads_since = min(self._only_uploads_since, now)
+            return now >= self._only_uploads_since + UPLOAD_LIMIT_S
+        return False
+
+    def _progress(self) -> str:
+        found = [one.job.published_report() for one in self._handed]
+        made = sum(len(report.files) for report in found if report is not None)
+        return f"{made} files made"
+
+    def _hurry(self, handed: _Handed) -> None:
+        """Lets a job go on at a normal priority, or does it here where that may not be."""
+        worker, job = handed.worker, handed.job
+        if worker is None:
+            return
+        try:
+            worker.send(released=str(job.place))
+        except (OSError, WorkerError):
+            return
+        if worker.hurry() or handed.has_files or QUEUE.has_others:
+            return
+        before = worker.seconds_used()
+        time.sleep(_LOOK_AT_SHARE_S)
+        after = worker.seconds_used()
+        if before is None or after is None or after - before >= _LEAST_SHARE * _LOOK_AT_SHARE_S:
+            return
+        # Others keep the processors busy, and what has the lowest priority waits for them.
+        worker.kill()
+        if handed.recording and not handed.job.is_done:
+            self._do_here(handed)
+
+    def _collect(self, handed: _Handed) -> None:
+        """Takes over what a job made."""
+        maker, job = self._maker, handed.job
+        self._take_events(handed)
+        found = job.report if handed.worker is None else job.published_report()
+        if found is not None:
+            maker.report.add(found)
+            if found.refused and maker.failed is None:
+                first = found.refused[0]
+                maker.failed = WorkerError(f"{first.what}: {first.why}")
+        if handed.worker is None or job.is_done:
+            job.discard()
+        elif handed.worker.has_ended:
+            maker.refuse("what the worker makes", self._ended_early(job))
+            if found is None:
+                maker.find_files(handed.started)
+        else:
+            job.leave_alone()
+            # Not yet: no reason to raise.
+            maker.report.refuse("what the worker makes", self._unfinished(job))
+
+    def _make_the_rest(self) -> None:
+        """Makes what only this process can, and lets the worker upload it."""
+        maker, before = self._maker, set(self._maker.report.files)
+        assert self._live is not None
+        maker.make(rows(Place.TRAINING), self._live)
+        made = [name for name in maker.report.files if name not in before]
+        if not made or self._target is None:
+            return
+        maker.write_report()
+        first_upload = len(self._handed)
+        self._upload([*made, "report.json"])
+        for handed in self._handed[first_upload:]:
+            self._wait(time.monotonic() + UPLOAD_LIMIT_S)
+            self._collect(handed)
+
+    def _say_what_is_left(self) -> None:
+        """Ends the report, unless the worker is still to write it."""
+        if all(handed.worker is None or handed.is_over for handed in self._handed):
+            self._maker.write_report()
+
+    def _ended_early(self, job: Job) -> WorkerError:
+        return WorkerError(
+            f"The process that makes the files ended early. See {job.folder / LOG}; to do its "
+            f"work again: {shlex.quote(sys.executable)} -m modelviz_callbacks.jobs "
+            f"{shlex.quote(str(job.place))}"
+        )
+
+    def _unfinished(self, job: Job) -> WorkerError:
+        report, run = job.published_report(), job.run
+        if report is None or run is None:
+            return WorkerError(
+                "The process that makes the files is still at work and goes on alone; its report "
+                f"will be {job.folder / 'report.json'}. What it says is in {job.folder / LOG}."
+            )
+        run_id = report.mlflow_run_id or run.run_id or "RUN"
+        return WorkerError(
+            "The files are made, but the MLflow run has not got them all yet. The process that "
+            f"sends them goes on alone for up to {PATIENCE_S:.0f} s; should it fail: "
+            f"modelviz upload {shlex.quote(str(job.folder))} --run {run_id}"
+        )
+
+
+def log_dir_of(writer: Any) -> str:
+    """The folder of a TensorBoard writer; ``""`` if it does not tell."""
+    get_logdir = getattr(writer, "get_logdir", None)
+    return str(get_logdir()) if callable(get_logdir) else ""

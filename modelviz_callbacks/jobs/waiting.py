@@ -1,0 +1,41 @@
+"""What a person sees while something is waited for: a line that moves, or one that stays."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from modelviz_callbacks.report import say
+
+
+@contextlib.contextmanager
+def shown(folder: Path, end: float) -> Iterator[Callable[[str], None]]:
+    """Shows what is waited for, once.
+
+    Args:
+        folder: Where the files go.
+        end: Until when at most, in seconds of `time.monotonic`.
+
+    Yields:
+        A function to be told how far it is.
+    """
+    limit_s = max(0.0, end - time.monotonic())
+    message = f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s)"
+    if not _is_terminal():
+        say(message)
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(message) as status:
+        yield lambda progress: status.update(f"{message}: {progress}")
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except Exception:  # somebody has put something else in its place
+        return False
