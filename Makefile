@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 # pip takes a CPU build of torch where it finds one for this exact version.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format bench browser clean
+.PHONY: demo test test-fast check format bench browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/lightning_cnn.py demo
 
+# All tests; ARGS chooses and adds: make test ARGS="tests/writers -k svg".
 test: $(VENV)/.installed-test browser
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# What a change is tried with: no zoo, no browser, no server, no process of its own.
+test-fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -m "not (zoo or browser or server or process or slow)" $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -32,10 +32,10 @@ class GraphHook:
     are written by `close`, or at the end of the ``with`` block.
 
     Example:
-        >>> with GraphHook(model):  # doctest: +SKIP
+        >>> with GraphHook(model):
         ...     for features, labels in loader:
         ...         loss = criterion(model(features), labels)
-        ...         ...
+        modelviz: ...
     """
 
     def __init__(self, model: torch.nn.Module, **options: Unpack[OptionFields]) -> None:
@@ -86,11 +86,26 @@ class GraphHook:
 
     @property
     def report(self) -> Report:
-        """What was written where, what was refused and why."""
+        """What was written where, what was refused and why.
+
+        Example:
+            >>> with GraphHook(model) as hook:
+            ...     logits = model(features)
+            modelviz: ...
+            >>> "graph.svg" in hook.report.files
+            True
+        """
         return self._run.report
 
     def close(self) -> None:
-        """Disarms the hook and writes what is slow to make; safe to call again."""
+        """Disarms the hook and writes what is slow to make; safe to call again.
+
+        Example:
+            >>> hook = GraphHook(model)
+            >>> logits = model(features)
+            >>> hook.close()
+            modelviz: ...
+        """
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:

@@ -30,6 +30,11 @@ class GraphLogger(pl.Callback):
     What is recorded is one ``training_step``: every module it calls, its own ops and the loss.
     Nothing needs ``example_input_array`` or a ``forward``. A TensorBoardLogger's run and an
     MLFlowLogger's run get the graph; the files are in ``<log dir>/model_graph/`` in any case.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[GraphLogger()])
+        >>> trainer.fit(lightning_module, loader)
+        modelviz: ...
     """
 
     def __init__(
@@ -86,7 +91,15 @@ class GraphLogger(pl.Callback):
 
     @property
     def report(self) -> Report | None:
-        """What was written where, what was refused and why; ``None`` before a fit."""
+        """What was written where, what was refused and why; ``None`` before a fit.
+
+        Example:
+            >>> graph_logger = GraphLogger(formats=["text"])
+            >>> Trainer(callbacks=[graph_logger]).fit(lightning_module, loader)
+            modelviz: ...
+            >>> "graph.txt" in graph_logger.report.files
+            True
+        """
         return self._run.report if self._run is not None else None
 
     # --- the trainer's events

@@ -31,6 +31,13 @@ class Trace:
 
     Attributes:
         outputs: What the model returned, untouched.
+
+    Example:
+        >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+        >>> t
+        <Trace <ModelGraph Linear: 1 ops, 10 parameters>>
+        >>> t.outputs.shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, recording: Recording, outputs: Any) -> None:
@@ -40,7 +47,13 @@ class Trace:
 
     @cached_property
     def graph(self) -> ModelGraph:
-        """The model graph of this forward."""
+        """The model graph of this forward.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> [node.name for node in t.graph.nodes]
+            ['input', 'weight', 'bias', 'linear', 'output']
+        """
         return graph_of(self._recording)
 
     @cached_property
@@ -54,6 +67,11 @@ class Trace:
         Its nodes have the names of the forward's, and its ends are the parameters. ``None``
         where no output takes part in autograd. Look at it before ``backward`` frees it, with
         `outputs` still at hand.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> len(t.backward_graph.ops)
+            4
         """
         record = record_backward(self._recording, saved=True)
         if record is None:
@@ -75,6 +93,12 @@ class Trace:
         It takes the input tensors one by one, in the order of ``graph``'s input nodes, and gives
         a tuple of the output tensors; `replay` takes and gives what the model does. Its
         parameters are the model's own, as they are when it runs.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> x = torch.ones(3, 4)
+            >>> torch.equal(t.program(x)[0], t.outputs)
+            True
         """
         return self._program.module
 
@@ -99,6 +123,11 @@ class Trace:
         Raises:
             ReplayError: A part of the forward could not be seen and cannot be repeated, or the
                 arguments hold another number of tensors than the recorded ones.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> torch.equal(t.replay(torch.ones(3, 4)), t.outputs)
+            True
         """
         tensors = self._recording.tensors_of(args, kwargs)
         expected = len(self._program.inputs)
@@ -123,6 +152,11 @@ class Trace:
         Raises:
             WriterError: The graph cannot be turned into ONNX.
             SinkError: The file cannot be written.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_onnx("graph.onnx", input_names=["features"]).name
+            'graph.onnx'
         """
         return on_demand.save_onnx(self._recording, self.graph, path, **options)
 
@@ -139,15 +173,32 @@ class Trace:
         Raises:
             WriterError: The graph cannot be drawn.
             SinkError: The file cannot be written.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_svg("graph.svg").name
+            'graph.svg'
         """
         return on_demand.save(self._analysis, "svg", path, depth)
 
     def save_png(self, path: str | Path, depth: int | None = None) -> Path:
-        """Draws the graph as PNG; arguments and errors as for `save_svg`."""
+        """Draws the graph as PNG; arguments and errors as for `save_svg`.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_png("graph.png").name
+            'graph.png'
+        """
         return on_demand.save(self._analysis, "png", path, depth)
 
     def save_html(self, path: str | Path, depth: int | None = None) -> Path:
-        """Writes the interactive page; arguments and errors as for `save_svg`."""
+        """Writes the interactive page; arguments and errors as for `save_svg`.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_html("index.html").name
+            'index.html'
+        """
         return on_demand.save(self._analysis, "html", path, depth)
 
     def save_backward_svg(self, path: str | Path, depth: int | None = None) -> Path:
@@ -155,11 +206,22 @@ class Trace:
 
         Raises:
             CaptureError: No output takes part in autograd.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_backward_svg("backward.svg").name
+            'backward.svg'
         """
         return on_demand.save(self._backward_analysis, "svg", path, depth)
 
     def save_backward_html(self, path: str | Path, depth: int | None = None) -> Path:
-        """Writes the backward pass as an interactive page; see `save_backward_svg`."""
+        """Writes the backward pass as an interactive page; see `save_backward_svg`.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_backward_html("backward.html").name
+            'backward.html'
+        """
         return on_demand.save(self._backward_analysis, "html", path, depth)
 
     @cached_property
@@ -173,11 +235,23 @@ class Trace:
         return Analysis(graph)
 
     def save_text(self, path: str | Path, depth: int | None = None) -> Path:
-        """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`."""
+        """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_text("graph.txt").name
+            'graph.txt'
+        """
         return on_demand.save(self._analysis, "text", path, depth)
 
     def save_mermaid(self, path: str | Path, depth: int | None = None) -> Path:
-        """Writes a mermaid diagram; arguments and errors as for `save_svg`."""
+        """Writes a mermaid diagram; arguments and errors as for `save_svg`.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.save_mermaid("graph.mmd").name
+            'graph.mmd'
+        """
         return on_demand.save(self._analysis, "mermaid", path, depth)
 
     def write_tensorboard(self, log_dir: Any) -> None:
@@ -188,6 +262,10 @@ class Trace:
 
         Raises:
             SinkError: It cannot be written there.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.write_tensorboard("runs/linear")
         """
         write_graph(self._analysis, log_dir)
 
@@ -206,6 +284,11 @@ def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:
     Raises:
         CaptureError: ``model`` is not a module.
         Exception: Whatever the forward raises goes on untouched.
+
+    Example:
+        >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+        >>> t.graph.parameter_count
+        10
     """
     if not isinstance(model, torch.nn.Module):
         raise CaptureError(

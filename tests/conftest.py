@@ -1,13 +1,16 @@
-"""What holds for every test."""
+"""What holds for every test: its marks, and what it may leave behind."""
 
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modelviz_callbacks.jobs.queue import JobQueue
-from modelviz_callbacks.run import Run
+from tests.waiting import PATIENCE_S
 from tests.zoo.switches import disregard_threads
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would be the programs that
@@ -15,11 +18,85 @@ from tests.zoo.switches import disregard_threads
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_HERE = Path(__file__).parent
+
+# The mark of every test in a folder or file, and of every test that uses a fixture. What else
+# starts a Python is marked ``process`` where it stands; `says_if_it_starts_a_process` finds it.
+_MARK_OF_PLACE = {
+    "zoo": "zoo",
+    "jobs": "process",
+    "test_examples.py": "process",
+    "test_determinism.py": "process",
+}
+_MARK_OF_FIXTURE = {
+    "browser": "browser",
+    "server": "server",
+    "proxy": "server",
+    "folder": "process",  # what the installed program writes
+}
+_MAY_START_A_PROCESS = {"process", "browser", "server", "zoo"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that ``make test-fast`` leaves out."""
+    for item in items:
+        path = item.path.relative_to(_HERE)
+        marks = {_MARK_OF_PLACE.get(place) for place in (path.parts[0], path.name)}
+        marks |= {_MARK_OF_FIXTURE.get(name) for name in getattr(item, "fixturenames", ())}
+        for mark in marks - {None}:
+            item.add_marker(str(mark))
+
+
+_pythons_started: list[str] = []
+
+
+def _note_process(event: str, args: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen" and Path(str(args[0])).name.startswith(("python", "modelviz")):
+        _pythons_started.append(str(args[1]))
+
+
+sys.addaudithook(_note_process)
+
 
 @pytest.fixture(autouse=True)
-def without_worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the files in place but for tests marked ``worker``: a process takes seconds."""
+def says_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that starts a Python takes seconds: it is marked, or asks for the files in place."""
     disregard_threads()
-    if request.node.get_closest_marker("worker") is None:
-        monkeypatch.setattr(Run, "_hand_over", lambda self, recording: False)
-        monkeypatch.setattr(JobQueue, "hold", lambda self, holder: None)
+    _pythons_started.clear()
+    yield
+    started = _pythons_started[:1]
+    if started and not any(request.node.get_closest_marker(m) for m in _MAY_START_A_PROCESS):
+        pytest.fail(
+            f"This test starts a process ({started[0][:200]}). Mark it with pytest.mark.process, "
+            "or pass background=False where it only looks at what is in the files.",
+            pytrace=False,
+        )
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of training waits as long as it takes: other programs may keep the cores busy."""
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", PATIENCE_S)
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers compete like any program: at idle priority one beside busy cores never ends."""
+    if request.node.get_closest_marker("gives_way") is None:
+        monkeypatch.setattr("modelviz_callbacks.jobs.queue.JobQueue.gives_way", False)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param({}, id="default", marks=pytest.mark.process),
+        pytest.param({"background": False}, id="in place"),
+    ]
+)
+def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options for a hook or callback: the product's default, and the files made in place.
+
+    For what a user sees either way. A test without it takes the default way if it passes no
+    ``background=False``.
+    """
+    options: dict[str, Any] = request.param
+    return options

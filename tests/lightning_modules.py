@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from modelviz_callbacks import GraphLogger, ModelGraph
 from tests.zoo.untouched import switches
 
-# Only what is written at once, so that most tests take milliseconds.
 QUICK: dict[str, Any] = {"onnx": False, "formats": ["text"]}
+# For what is in a graph, and for faults that are put into this process.
+IN_PLACE: dict[str, Any] = QUICK | {"background": False}
 
 
 class Classifier(pl.LightningModule):
@@ -61,7 +62,7 @@ def recorded(
     folder: Path, module: pl.LightningModule, loader: Any = None, **options: Any
 ) -> ModelGraph:
     """The graph of a short fit of a module."""
-    callback = GraphLogger(dirpath=folder / "graphs", **QUICK)
+    callback = GraphLogger(dirpath=folder / "graphs", **IN_PLACE)
     trainer_for(folder, callback, **options).fit(module, loader or data())
     assert callback.report is not None
     assert callback.report.refused == []

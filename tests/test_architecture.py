@@ -332,10 +332,12 @@ def loaded_by(statement: str) -> set[str]:
 SLOW = {"torch", "lightning", "mlflow", "onnx", "onnxscript", "tensorboard", "pygraphviz", "numpy"}
 
 
+@pytest.mark.process
 def test_importing_the_package_loads_no_library() -> None:
     assert loaded_by(f"import {PACKAGE}") & SLOW == set()
 
 
+@pytest.mark.process
 def test_importing_the_graph_and_reading_one_loads_no_library(tmp_path: Path) -> None:
     statement = (
         f"from {PACKAGE} import ModelGraph\n"
@@ -347,6 +349,7 @@ def test_importing_the_graph_and_reading_one_loads_no_library(tmp_path: Path) ->
     assert loaded_by(statement) & SLOW == set()
 
 
+@pytest.mark.process
 def test_a_plain_loop_loads_neither_lightning_nor_mlflow_nor_onnx(tmp_path: Path) -> None:
     statement = (
         f"from {PACKAGE} import GraphHook, trace\nimport torch\nmodel = torch.nn.Linear(2, 2)\n"
@@ -356,5 +359,6 @@ def test_a_plain_loop_loads_neither_lightning_nor_mlflow_nor_onnx(tmp_path: Path
     assert loaded_by(statement) & SLOW <= {"torch", "numpy"}
 
 
+@pytest.mark.process
 def test_what_is_loaded_is_seen() -> None:
     assert "torch" in loaded_by(f"from {PACKAGE} import trace") & SLOW

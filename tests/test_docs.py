@@ -16,7 +16,13 @@ from modelviz_callbacks.cli import main
 from modelviz_callbacks.options import FORMATS, Options
 
 HOME = Path(__file__).parent.parent
-PAGES = [HOME / "README.md", HOME / "CHANGELOG.md", *sorted((HOME / "docs").glob("*.md"))]
+FOR_CONTRIBUTORS = [HOME / "CONTRIBUTING.md", HOME / "RELEASING.md", HOME / "docs/architecture.md"]
+PAGES = [
+    HOME / "README.md",
+    HOME / "CHANGELOG.md",
+    *FOR_CONTRIBUTORS[:2],
+    *sorted((HOME / "docs").glob("*.md")),
+]
 README = PAGES[0].read_text(encoding="utf-8")
 TAKE_OPTIONS = {GraphLogger.__name__, GraphHook.__name__}
 OPTIONS = {field.name: field.default for field in dataclasses.fields(Options)}
@@ -108,10 +114,47 @@ def test_the_shell_names_commands_and_options_that_exist(
             assert re.search(rf"{option}\b", known), line
 
 
-def test_the_makefile_has_the_targets_that_the_readme_names() -> None:
+@pytest.mark.parametrize("page", FOR_CONTRIBUTORS, ids=lambda page: page.name)
+def test_every_file_and_folder_that_contributors_are_sent_to_is_there(page: Path) -> None:
+    named = re.findall(r"(?<![\w/.-])[\w./-]+", page.read_text(encoding="utf-8"))
+    places = [word.rstrip(".") for word in named if "//" not in word]
+    paths = {
+        place
+        for place in places
+        if re.search(r"\.(py|toml|yaml)$", place)
+        or re.match(r"(modelviz_callbacks|tests|docs|benchmarks|examples)/", place)
+    }
+    assert paths
+    assert [path for path in sorted(paths) if not _is_there(path)] == []
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is such a path, from the top, or a module of the package that ends so."""
+    package = HOME / "modelviz_callbacks"
+    return (HOME / path).exists() or any(package.rglob(path.rstrip("/")))
+
+
+@pytest.mark.parametrize("page", FOR_CONTRIBUTORS, ids=lambda page: page.name)
+def test_every_name_of_the_code_that_contributors_are_told_of_is_in_it(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    named = set(re.findall(r"`([A-Za-z_]\w+(?:\.\w+)*)(?:\(\))?`", text))
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("modelviz_callbacks", "tests", "benchmarks", "examples")
+        for path in (HOME / folder).rglob("*.py")
+        if path != Path(__file__)
+    )
+    words = set(re.findall(r"\w+", code)) | {"conv2d"}
+    unknown = {name for name in named if not name.endswith((".py", ".md", ".toml"))}
+    unknown = {name for name in unknown if name.rpartition(".")[2] not in words}
+    assert unknown == set()
+
+
+def test_the_makefile_has_the_targets_that_the_pages_name() -> None:
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
-    named = re.findall(r"`make (\w+)`", README)
-    assert named
+    texts = [README, *(page.read_text(encoding="utf-8") for page in FOR_CONTRIBUTORS)]
+    named = [name for text in texts for name in re.findall(r"(?:^|`)make ([\w-]+)", text, re.M)]
+    assert {"demo", "test", "test-fast", "check"} <= set(named)
     assert [name for name in named if f"\n{name}:" not in makefile] == []
 
 

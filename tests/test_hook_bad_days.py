@@ -16,7 +16,8 @@ from modelviz_callbacks.errors import CaptureError, SinkError
 from modelviz_callbacks.report import ModelvizWarning
 from tests.faults import FAULTS, break_at
 from tests.mlflow_server import free_port
-from tests.test_hook import QUICK, graph_in, hooks_of, small
+from tests.test_hook import IN_PLACE, QUICK, graph_in, hooks_of, small
+from tests.waiting import wait_for
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.untouched import switches
 
@@ -35,17 +36,41 @@ class Failing(nn.Module):
         return y * 2
 
 
-@pytest.mark.parametrize(
-    "kind", [ValueError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit]
-)
+@pytest.mark.parametrize("kind", [ValueError, torch.OutOfMemoryError])
 @pytest.mark.parametrize("on_error", ["warn", "raise"])
 def test_a_forward_that_raises_leaves_its_graph_and_its_exception_as_it_was(
+    kind: type[BaseException], on_error: Any, tmp_path: Path, way: dict[str, Any]
+) -> None:
+    assert_graph_and_exception_are_left(kind, tmp_path, QUICK | way | {"on_error": on_error})
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_an_interrupted_forward_leaves_its_graph_and_its_exception_as_it_was(
     kind: type[BaseException], on_error: Any, tmp_path: Path
+) -> None:
+    assert_graph_and_exception_are_left(kind, tmp_path, IN_PLACE | {"on_error": on_error})
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore::modelviz_callbacks.report.ModelvizWarning")
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_who_interrupts_the_training_is_not_made_to_wait_and_the_graph_comes_later(
+    kind: type[BaseException], tmp_path: Path
+) -> None:
+    with pytest.raises(kind), GraphHook(Failing(kind("mine")), dirpath=tmp_path, **QUICK) as hook:
+        hook._model(torch.randn(3, 4))
+    wait_for((tmp_path / "graph.json").exists)
+    assert graph_in(tmp_path).partial
+
+
+def assert_graph_and_exception_are_left(
+    kind: type[BaseException], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     error, before = kind("mine"), switches()
     with (
         pytest.raises(kind) as raised,
-        GraphHook(Failing(error), dirpath=tmp_path, on_error=on_error, **QUICK) as hook,
+        GraphHook(Failing(error), dirpath=tmp_path, **options) as hook,
     ):
         hook._model(torch.randn(3, 4))
     assert raised.value is error
@@ -63,10 +88,10 @@ def test_a_forward_that_raises_leaves_its_graph_and_its_exception_as_it_was(
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_a_loop_that_goes_on_after_an_interrupted_forward_is_not_watched_any_more(
-    kind: type[BaseException], tmp_path: Path
+    kind: type[BaseException], tmp_path: Path, way: dict[str, Any]
 ) -> None:
     model, before = Failing(kind("mine")), switches()
-    with GraphHook(model, dirpath=tmp_path, **QUICK):
+    with GraphHook(model, dirpath=tmp_path, **QUICK, **way):
         with pytest.raises(kind):
             model(torch.randn(3, 4))
         model(torch.randn(3, 4))
@@ -76,67 +101,75 @@ def test_a_loop_that_goes_on_after_an_interrupted_forward_is_not_watched_any_mor
     assert graph_in(tmp_path).ops
 
 
-def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(tmp_path: Path) -> None:
+def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     error = ValueError("mine")
     with (
         pytest.warns(ModelvizWarning),
         pytest.raises(ValueError, match="mine") as raised,
-        GraphHook(Failing(error), dirpath=in_the_way / "graphs", on_error="raise", **QUICK) as hook,
+        GraphHook(
+            Failing(error), dirpath=in_the_way / "graphs", on_error="raise", **QUICK, **way
+        ) as hook,
     ):
         hook._model(torch.randn(3, 4))
     assert raised.value is error
 
 
-def test_a_folder_that_cannot_be_made_ends_in_one_warning(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_ends_in_one_warning(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with GraphHook(small(), dirpath=in_the_way / "graphs") as hook:
+        with GraphHook(small(), dirpath=in_the_way / "graphs", **way) as hook:
             hook._model(torch.randn(3, 4))
     (ours,) = [str(item.message) for item in caught if item.category is ModelvizWarning]
     assert "a part of the path is a file, not a folder: pass another dirpath=" in ours
     assert not hook.report.files
 
 
-def test_errors_can_be_raised_at_the_end_instead(tmp_path: Path) -> None:
+def test_errors_can_be_raised_at_the_end_instead(tmp_path: Path, way: dict[str, Any]) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     model = small()
-    hook = GraphHook(model, dirpath=in_the_way / "graphs", on_error="raise", **QUICK)
+    hook = GraphHook(model, dirpath=in_the_way / "graphs", on_error="raise", **QUICK, **way)
     model(torch.randn(3, 4))
     with pytest.warns(ModelvizWarning), pytest.raises(SinkError, match=r"graph\.json"):
         hook.close()
     hook.close()
 
 
-def test_with_errors_raised_a_model_never_called_is_one(tmp_path: Path) -> None:
+def test_with_errors_raised_a_model_never_called_is_one(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     with (
         pytest.warns(ModelvizWarning),
         pytest.raises(CaptureError, match="Nothing was recorded"),
-        GraphHook(small(), dirpath=tmp_path, on_error="raise", **QUICK),
+        GraphHook(small(), dirpath=tmp_path, on_error="raise", **QUICK, **way),
     ):
         pass
 
 
 def test_warnings_turned_into_errors_do_not_end_the_loop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], way: dict[str, Any]
 ) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with GraphHook(small(), dirpath=in_the_way / "graphs", **QUICK) as hook:
+        with GraphHook(small(), dirpath=in_the_way / "graphs", **QUICK, **way) as hook:
             hook._model(torch.randn(3, 4))
     assert "part(s) are missing" in capsys.readouterr().err
 
 
-def test_warnings_turned_into_errors_cost_no_file(tmp_path: Path) -> None:
+def test_warnings_turned_into_errors_cost_no_file(tmp_path: Path, way: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with GraphHook(small(), dirpath=tmp_path, trained_onnx=True) as hook:
+        with GraphHook(small(), dirpath=tmp_path, trained_onnx=True, **way) as hook:
             hook._model(torch.randn(3, 4))
     assert hook.report.refused == []
     assert {"graph.svg", "graph.onnx", "model.onnx"} <= {path.name for path in tmp_path.iterdir()}
@@ -146,12 +179,14 @@ def test_a_tracking_server_that_is_not_there_costs_a_warning_and_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modelviz_callbacks.run._MLFLOW_LIMIT_S", 3)  # ten times as patient
+    monkeypatch.setattr(
+        "modelviz_callbacks.jobs.in_place.MLFLOW_LIMIT_S", 3
+    )  # ten times as patient
     model = small()
     uri = f"http://user:secret@127.0.0.1:{free_port()}"
     with (
         pytest.warns(ModelvizWarning, match="MLflow") as caught,
-        GraphHook(model, dirpath=tmp_path / "graphs", mlflow=uri, **QUICK) as hook,
+        GraphHook(model, dirpath=tmp_path / "graphs", mlflow=uri, **IN_PLACE) as hook,
     ):
         model(torch.randn(3, 4))
     assert "at most 3 s" in capsys.readouterr().out
@@ -169,7 +204,7 @@ def test_a_fault_of_ours_costs_the_graph_and_leaves_nothing_behind(
     plain, model = small(), small()
     torch.manual_seed(1)
     wanted = [plain(x), plain(x)]
-    hook = GraphHook(model, dirpath=tmp_path, **QUICK)
+    hook = GraphHook(model, dirpath=tmp_path, **IN_PLACE)
     with monkeypatch.context() as broken:
         break_at(place, broken)
         torch.manual_seed(1)

@@ -15,6 +15,7 @@ from modelviz_callbacks.report import ModelvizWarning
 from tests.faults import FAULTS, break_at
 from tests.lightning_modules import (
     HEAD_OPS,
+    IN_PLACE,
     QUICK,
     Classifier,
     Watcher,
@@ -37,10 +38,10 @@ class Fails(Classifier):
 
 @pytest.mark.parametrize("on_error", ["warn", "raise"])
 def test_a_step_that_raises_leaves_its_graph_and_its_exception(
-    on_error: Any, tmp_path: Path
+    on_error: Any, tmp_path: Path, way: dict[str, Any]
 ) -> None:
     before = switches()
-    callback = GraphLogger(dirpath=tmp_path / "graphs", on_error=on_error, **QUICK)
+    callback = GraphLogger(dirpath=tmp_path / "graphs", on_error=on_error, **QUICK, **way)
     module = Fails()
     with pytest.raises(RuntimeError, match="of the user") as raised:
         trainer_for(tmp_path, callback).fit(module, data())
@@ -54,25 +55,31 @@ def test_a_step_that_raises_leaves_its_graph_and_its_exception(
     assert "training_step" not in vars(module)
 
 
-def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(tmp_path: Path) -> None:
+def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     (tmp_path / "file").touch()
-    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK)
+    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK, **way)
     with pytest.warns(ModelvizWarning), pytest.raises(RuntimeError, match="of the user"):
         trainer_for(tmp_path, callback).fit(Fails(), data())
 
 
-def test_a_folder_that_cannot_be_made_does_not_end_the_training(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_does_not_end_the_training(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     (tmp_path / "file").touch()
-    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", **QUICK)
+    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", **QUICK, **way)
     trainer = trainer_for(tmp_path, callback)
     with pytest.warns(ModelvizWarning, match="pass another dirpath="):
         trainer.fit(Classifier(), data())
     assert trainer.global_step == 3
 
 
-def test_errors_can_be_raised_at_the_end_of_the_training_instead(tmp_path: Path) -> None:
+def test_errors_can_be_raised_at_the_end_of_the_training_instead(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     (tmp_path / "file").touch()
-    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK)
+    callback = GraphLogger(dirpath=tmp_path / "file" / "graphs", on_error="raise", **QUICK, **way)
     trainer = trainer_for(tmp_path, callback)
     with pytest.warns(ModelvizWarning), pytest.raises(Exception, match=r"graph\.json"):
         trainer.fit(Classifier(), data())
@@ -84,7 +91,7 @@ def test_a_fault_of_ours_costs_the_graph_and_not_the_training(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_at(place, monkeypatch)
-    callback, watcher = GraphLogger(dirpath=tmp_path / "graphs", **QUICK), Watcher()
+    callback, watcher = GraphLogger(dirpath=tmp_path / "graphs", **IN_PLACE), Watcher()
     module, before = Classifier(), switches()
     trainer = trainer_for(tmp_path, callback, watcher)
     with pytest.warns(ModelvizWarning, match="injected into"):
@@ -109,10 +116,12 @@ def test_a_skipped_epoch_is_waited_for(tmp_path: Path) -> None:
     assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
 
 
-def test_a_fit_that_skips_everything_says_that_nothing_was_recorded(tmp_path: Path) -> None:
+def test_a_fit_that_skips_everything_says_that_nothing_was_recorded(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     module = Skips()
     module.epochs_to_skip = 9
-    callback = GraphLogger(**QUICK)
+    callback = GraphLogger(**QUICK, **way)
     with pytest.warns(ModelvizWarning, match="on_train_batch_start skips every batch"):
         trainer_for(tmp_path, callback, max_steps=-1, max_epochs=2).fit(module, data())
     assert "training_step" not in vars(module)

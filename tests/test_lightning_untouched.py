@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from modelviz_callbacks import GraphLogger
 from tests.lightning_modules import (
-    QUICK,
+    IN_PLACE,
     Classifier,
     Gan,
     Watcher,
@@ -62,10 +62,10 @@ def state_after_fit(
 
 @pytest.mark.parametrize("make", [Classifier, WithForward, Gan])
 def test_training_goes_the_same_to_the_bit_with_and_without_it(
-    make: Callable[[], pl.LightningModule], tmp_path: Path
+    make: Callable[[], pl.LightningModule], tmp_path: Path, way: dict[str, Any]
 ) -> None:
     plain = state_after_fit(tmp_path, make)
-    callback = GraphLogger(dirpath=tmp_path / "graphs", trained_onnx=True)
+    callback = GraphLogger(dirpath=tmp_path / "graphs", trained_onnx=True, **way)
     watched = state_after_fit(tmp_path, make, callback)
     assert callback.report is not None
     assert callback.report.refused == []
@@ -76,7 +76,7 @@ def test_training_goes_the_same_to_the_bit_with_and_without_it(
 def test_from_the_second_batch_on_nothing_of_it_is_left(tmp_path: Path) -> None:
     plain, watched = Watcher(), Watcher()
     trainer_for(tmp_path, plain).fit(Classifier(), data())
-    callback = GraphLogger(dirpath=tmp_path, **QUICK)
+    callback = GraphLogger(dirpath=tmp_path, **IN_PLACE)
     trainer_for(tmp_path, callback, watched).fit(Classifier(), data())
     assert len(watched.seen) == 3
     for one, other in zip(plain.seen[1:], watched.seen[1:], strict=True):

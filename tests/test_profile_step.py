@@ -43,12 +43,11 @@ def tags(folder: Path) -> list[str]:
     return list(events.Tags()["tensors"])
 
 
-@pytest.mark.parametrize("worker", [False, pytest.param(True, marks=pytest.mark.worker)])
-def test_a_later_step_of_a_plain_loop_is_timed(worker: bool, tmp_path: Path) -> None:
+def test_a_later_step_of_a_plain_loop_is_timed(way: dict[str, Any], tmp_path: Path) -> None:
     model, args, _ = build("TwoBranches")
     plain, plain_args, _ = build("TwoBranches")
     before = switches()
-    with GraphHook(model, dirpath=tmp_path, profile_step=2, background=worker, **FEW) as hook:
+    with GraphHook(model, dirpath=tmp_path, profile_step=2, **way, **FEW) as hook:
         weights = train(model, args, 4)
         assert difference(before, switches()) == ""
         assert not model._forward_hooks
@@ -60,9 +59,9 @@ def test_a_later_step_of_a_plain_loop_is_timed(worker: bool, tmp_path: Path) -> 
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
 
 
-def test_a_later_training_step_of_lightning_is_timed(tmp_path: Path) -> None:
+def test_a_later_training_step_of_lightning_is_timed(way: dict[str, Any], tmp_path: Path) -> None:
     module = Classifier()
-    callback = GraphLogger(dirpath=tmp_path, profile_step=1, **FEW)
+    callback = GraphLogger(dirpath=tmp_path, profile_step=1, **way, **FEW)
     trainer_for(tmp_path, callback).fit(module, data())
     assert callback.report is not None
     assert callback.report.refused == []
@@ -72,20 +71,20 @@ def test_a_later_training_step_of_lightning_is_timed(tmp_path: Path) -> None:
 
 
 def test_where_something_was_compiled_the_report_says_so_and_no_hook_is_left(
-    tmp_path: Path,
+    way: dict[str, Any], tmp_path: Path
 ) -> None:
     torch._dynamo.utils.counters["frames"]["total"] = 1
     model, args, _ = build("TwoBranches")
-    with GraphHook(model, dirpath=tmp_path, profile_step=1, **FEW) as hook:
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, **way, **FEW) as hook:
         train(model, args, 3)
         assert not model._forward_hooks
     assert hook.report.refused == []
     assert any("torch.compile" in remark for remark in hook.report.remarks)
 
 
-def test_training_that_ends_before_the_step_says_so(tmp_path: Path) -> None:
+def test_training_that_ends_before_the_step_says_so(way: dict[str, Any], tmp_path: Path) -> None:
     model, args, _ = build("TwoBranches")
-    with GraphHook(model, dirpath=tmp_path, profile_step=9, **FEW) as hook:
+    with GraphHook(model, dirpath=tmp_path, profile_step=9, **way, **FEW) as hook:
         train(model, args, 2)
     assert hook.report.refused == []
     assert any("Step 9 was not timed" in remark for remark in hook.report.remarks)

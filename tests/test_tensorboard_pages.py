@@ -156,7 +156,10 @@ def gan(folder: Path) -> Drawn:
                 timer.stop()
 
     with patch.object(Run, "captured", lambda _, recording: recordings.append(recording)):
-        callbacks = GraphLogger(dirpath=folder, on_error="raise"), TimesTheSecondStep()
+        callbacks = (
+            GraphLogger(dirpath=folder, on_error="raise", background=False),
+            TimesTheSecondStep(),
+        )
         with suppress(CaptureError):  # the files are missing, since nothing was handed over
             trainer_for(folder, *callbacks, max_steps=4).fit(Gan(), data())
     assert timer is not None

@@ -199,8 +199,10 @@ class Whole(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_callback_hook_and_trace_give_the_same_graph_byte_for_byte(tmp_path: Path) -> None:
-    quick: dict[str, Any] = {"onnx": False, "formats": ["text"], "tensorboard": False}
+def test_callback_hook_and_trace_give_the_same_graph_byte_for_byte(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
+    quick: dict[str, Any] = {"onnx": False, "formats": ["text"], "tensorboard": False, **way}
     x = torch.randn(3, 4)
     trainer = pl.Trainer(
         callbacks=[GraphLogger(dirpath=tmp_path / "callback", **quick)],

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.model import ModuleCall, Node
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
     Items,
     Ref,
@@ -67,36 +68,11 @@ def architecture_fingerprinter(outline: Outline) -> Fingerprinter:
 
     def literal(node: Node, position: int, value: Value) -> Key:
         counts = type(value) is int and value > 0 and batch and value % batch == 0
-        if counts and position == 0 and node.op in TAKES_SHAPE:
+        if counts and position == 0 and OpFact.TAKES_SHAPE in facts_of(node.target):
             return ("batch", value // batch)  # type: ignore[operator]
         return exact_literal(node, position, value)
 
     return Fingerprinter(outline, literal, lambda spec: (spec.dtype, spec.layout))
-
-
-# Ops whose integers are a shape; the place of the first one is the batch's.
-TAKES_SHAPE = frozenset(
-    {
-        "arange",
-        "broadcast_to",
-        "empty",
-        "expand",
-        "full",
-        "new_empty",
-        "new_full",
-        "new_ones",
-        "new_zeros",
-        "ones",
-        "rand",
-        "randn",
-        "repeat",
-        "reshape",
-        "resize",
-        "tile",
-        "view",
-        "zeros",
-    }
-)
 
 
 class Fingerprinter:

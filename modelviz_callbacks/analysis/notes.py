@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from modelviz_callbacks.graph.model import ModelGraph, Node, Note
+from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
 from modelviz_callbacks.graph.values import (
     Ref,
 )
@@ -39,7 +40,7 @@ def notes(graph: ModelGraph, modules: Iterable[tuple[str, bool]]) -> tuple[Note,
 
 def _opaque(graph: ModelGraph) -> Iterator[Note]:
     for node in graph.of_kind("opaque"):
-        if node.op == "view":
+        if node.target == UNSEEN_VIEW:
             continue  # another view of memory that the graph shows
         yield Note(
             "opaque",

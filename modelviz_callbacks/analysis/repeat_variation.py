@@ -17,6 +17,7 @@ from typing import TypeAlias
 from modelviz_callbacks.analysis.fingerprint import Key
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.model import Node
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
     Items,
     SliceValue,
@@ -213,7 +214,7 @@ def _sizes(outline: Outline, node: Node) -> Iterator[_Fact]:
             for part in value if isinstance(value, tuple) else (value,):
                 number = part if type(part) is int else str(part)
                 yield _Fact(argument.name.replace("_", " "), number)
-    word = "channels" if "conv" in node.op or node.op == "batch_norm" else "features"
+    word = "channels" if OpFact.CHANNELS in facts_of(node.target) else "features"
     for ref in node.inputs:
         if outline.graph.by_name[ref.node].kind in HELD_KINDS:
             for place, size in enumerate(outline.graph.spec(ref).shape or ()):

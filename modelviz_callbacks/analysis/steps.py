@@ -1,7 +1,7 @@
 """The steps of a scope as a person would tell them: repeats once, shape juggling in one breath.
 
-Ops that only change how a tensor is laid out (`QUIET_OPS`) are quiet; a chain of them is one
-step. Copies that fold (see ``modelviz_callbacks.analysis.repeats``) are one step.
+Ops that only change how a tensor is laid out (`OpFact.LAYOUT`) are quiet; a chain of them is
+one step. Copies that fold (see ``modelviz_callbacks.analysis.repeats``) are one step.
 """
 
 from __future__ import annotations
@@ -13,71 +13,10 @@ from functools import cached_property
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.analysis.repeats import Fold
 from modelviz_callbacks.graph.model import ModuleCall, Node
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,
-)
-
-QUIET_OPS = frozenset(
-    {
-        "T",
-        "alias",
-        "as_strided",
-        "chunk",
-        "clone",
-        "contiguous",
-        "cpu",
-        "cuda",
-        "double",
-        "expand",
-        "expand_as",
-        "flatten",
-        "float",
-        "getattr",
-        "getitem",
-        "half",
-        "identity",
-        "mT",
-        "movedim",
-        "narrow",
-        "permute",
-        "requires_grad",
-        "reshape",
-        "reshape_as",
-        "select",
-        "split",
-        "squeeze",
-        "swapaxes",
-        "t",
-        "to",
-        "transpose",
-        "type",
-        "type_as",
-        "unbind",
-        "unflatten",
-        "unsqueeze",
-        "view",
-        "view_as",
-        # autograd's, in the graph of a backward pass
-        "AliasBackward",
-        "AsStridedBackward",
-        "CloneBackward",
-        "ExpandBackward",
-        "PermuteBackward",
-        "ReshapeAliasBackward",
-        "SelectBackward",
-        "SliceBackward",
-        "SplitBackward",
-        "SqueezeBackward",
-        "TBackward",
-        "ToCopyBackward",
-        "TransposeBackward",
-        "UnbindBackward",
-        "UnsafeSplitBackward",
-        "UnsafeViewBackward",
-        "UnsqueezeBackward",
-        "ViewBackward",
-    }
 )
 
 
@@ -115,9 +54,7 @@ class Step:
     @property
     def is_quiet(self) -> bool:
         """Whether it only changes the layout of a tensor."""
-        return not self.inner and all(
-            isinstance(item, Node) and item.op in QUIET_OPS for item in self.items
-        )
+        return not self.inner and all(map(_is_quiet, self.items))
 
 
 class Steps:
@@ -264,4 +201,4 @@ class Steps:
 
 
 def _is_quiet(item: Item) -> bool:
-    return isinstance(item, Node) and item.op in QUIET_OPS
+    return isinstance(item, Node) and OpFact.LAYOUT in facts_of(item.target)

@@ -194,7 +194,7 @@ class _Finder:
 
     def _follows(self, found: _Found, difference: OpDifference, causes: set[ValuePair]) -> bool:
         # A tensor made from nothing (zeros, arange) has no input that could explain its sizes.
-        made = isinstance(found.old, Node) and takes_sizes(found.old.op)
+        made = isinstance(found.old, Node) and takes_sizes(found.old)
         return difference.follows or (made and explained_by(difference, causes))
 
     def _changed(self, found: _Found, causes: set[ValuePair]) -> Change:

@@ -12,20 +12,13 @@ from dataclasses import dataclass, field, replace
 from math import isclose, prod
 from typing import Literal
 
-from modelviz_callbacks.analysis.fingerprint import TAKES_SHAPE
 from modelviz_callbacks.analysis.outline import HELD_KINDS
-from modelviz_callbacks.analysis.steps import QUIET_OPS
 from modelviz_callbacks.diff.matching import Matching
 from modelviz_callbacks.graph.model import Node
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, TensorSpec, Value
 from modelviz_callbacks.view.formatting import shape_text
-from modelviz_callbacks.view.layer_labels import (
-    CONVOLUTIONS,
-    RECURRENT,
-    TRANSPOSED,
-    literal_text,
-    literal_texts,
-)
+from modelviz_callbacks.view.layer_labels import literal_text, literal_texts
 
 OpDifferenceKind = Literal["shape", "literal", "wiring", "trainable", "dtype", "sharing", "op"]
 
@@ -34,8 +27,8 @@ ValuePair = tuple[object, object]
 
 # Arguments that may be made of the root of a size.
 _SCALES = ("scale", "other")
-# Ops whose numbers are sizes of tensors, so that they may differ because the data does.
-_TAKES_SIZES = TAKES_SHAPE | QUIET_OPS | {"interpolate", "slice", "pad", "scatter", "roll"}
+# Of ops whose numbers are sizes of tensors, so that they may differ because the data does.
+_TAKES_SIZES = OpFact.TAKES_SHAPE | OpFact.TAKES_SIZES | OpFact.LAYOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +243,7 @@ class _Comparison:
 
     def _judged(self) -> Iterator[OpDifference]:
         """The differences with their answers; without those that only the data accounts for."""
-        takes = takes_sizes(self.node.op)
+        takes = takes_sizes(self.node)
         for difference in self.found:
             is_held = difference.kind in ("shape", "dtype")
             varies = not self._is_parameter(difference.name) if is_held else takes
@@ -288,21 +281,24 @@ def explained_by(difference: OpDifference, pairs: set[ValuePair], *, parts: bool
 
 def _is_chosen(node: Node, name: str, place: int) -> bool:
     """Whether a size of a parameter is its layer's own, whatever comes in."""
-    if node.op == "embedding" or node.op in RECURRENT:
-        return not (node.op in RECURRENT and place == 1)
-    if node.op in TRANSPOSED:
+    facts = facts_of(node.target)
+    if OpFact.EMBEDDING in facts:
+        return True
+    if OpFact.RECURRENT in facts:
+        return place != 1
+    if OpFact.TRANSPOSED in facts:
         return name == "bias" or place == 1
-    if node.op == "linear":
+    if OpFact.LINEAR in facts:
         return place == 0
-    if node.op in CONVOLUTIONS:
+    if OpFact.CONVOLUTION in facts:
         # A depthwise convolution makes as many channels as it gets.
         return place == 0 and all(a.value == 1 for a in node.arguments if a.name == "groups")
     return False
 
 
-def takes_sizes(op: str) -> bool:
+def takes_sizes(node: Node) -> bool:
     """Whether the numbers among an op's arguments are sizes of tensors."""
-    return op in _TAKES_SIZES
+    return bool(facts_of(node.target) & _TAKES_SIZES)
 
 
 def _is_multiple(pair: ValuePair, known: ValuePair, parts: bool) -> bool:

@@ -224,6 +224,11 @@ class ModelGraph:
         notes: What is worth knowing about it.
         partial: Whether the forward ended early, by an exception; the graph holds what ran.
         torch_version: The torch that ran it.
+
+    Example:
+        >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+        >>> graph
+        <ModelGraph Linear: 1 ops, 10 parameters>
     """
 
     name: str
@@ -237,17 +242,36 @@ class ModelGraph:
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
-        """Nodes by their names."""
+        """Nodes by their names.
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> graph.by_name["weight"].kind
+            'parameter'
+        """
         return {node.name: node for node in self.nodes}
 
     @cached_property
     def module_by_name(self) -> Mapping[str, ModuleCall]:
-        """Module calls by their names."""
+        """Module calls by their names.
+
+        Example:
+            >>> graph = trace(nn.Sequential(nn.Linear(4, 2)), torch.ones(3, 4)).graph
+            >>> graph.module_by_name["0_Linear"].path
+            '0'
+        """
         return {call.name: call for call in self.modules}
 
     @cached_property
     def consumers(self) -> Mapping[Ref, tuple[Node, ...]]:
-        """The nodes that read each tensor, in execution order, each once."""
+        """The nodes that read each tensor, in execution order, each once.
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> from modelviz_callbacks.graph import Ref
+            >>> [node.name for node in graph.consumers[Ref("weight", 0)]]
+            ['linear']
+        """
         found: dict[Ref, dict[str, Node]] = {}
         for node in self.nodes:
             for ref in node.inputs:
@@ -256,7 +280,13 @@ class ModelGraph:
 
     @cached_property
     def children(self) -> Mapping[str, tuple[ModuleCall, ...]]:
-        """The module calls directly below each scope, in order of entry."""
+        """The module calls directly below each scope, in order of entry.
+
+        Example:
+            >>> graph = trace(nn.Sequential(nn.Linear(4, 2)), torch.ones(3, 4)).graph
+            >>> [call.name for call in graph.children[""]]
+            ['0_Linear']
+        """
         found: dict[str, list[ModuleCall]] = {"": []}
         for call in self.modules:
             found.setdefault(call.name, [])
@@ -264,32 +294,71 @@ class ModelGraph:
         return {name: tuple(calls) for name, calls in found.items()}
 
     def spec(self, ref: Ref) -> TensorSpec:
-        """The tensor a reference stands for."""
+        """The tensor a reference stands for.
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> from modelviz_callbacks.graph import Ref
+            >>> graph.spec(Ref("weight", 0)).shape
+            (2, 4)
+        """
         return self.by_name[ref.node].outputs[ref.index]
 
     def of_kind(self, *kinds: NodeKind) -> tuple[Node, ...]:
-        """The nodes of these kinds, in order."""
+        """The nodes of these kinds, in order.
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> [node.name for node in graph.of_kind("parameter")]
+            ['weight', 'bias']
+        """
         return tuple(node for node in self.nodes if node.kind in kinds)
 
     @property
     def ops(self) -> tuple[Node, ...]:
-        """The nodes where something was computed (kinds ``op`` and ``opaque``)."""
+        """The nodes where something was computed (kinds ``op`` and ``opaque``).
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> [node.name for node in graph.ops]
+            ['linear']
+        """
         return self.of_kind("op", "opaque")
 
     def scopes_of(self, scope: str) -> Iterator[str]:
-        """``scope`` and the scopes around it, innermost first, without the root ``""``."""
+        """``scope`` and the scopes around it, innermost first, without the root ``""``.
+
+        Example:
+            >>> model = nn.Sequential(nn.Sequential(nn.Linear(4, 2)))
+            >>> graph = trace(model, torch.ones(3, 4)).graph
+            >>> list(graph.scopes_of("0_Sequential/0_Linear"))
+            ['0_Sequential/0_Linear', '0_Sequential']
+        """
         while scope:
             yield scope
             scope = self.module_by_name[scope].parent
 
     @property
     def parameter_count(self) -> int:
-        """Number of parameter elements, tied ones counted once."""
+        """Number of parameter elements, tied ones counted once.
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> graph.parameter_count
+            10
+        """
         return sum(parameter.spec.numel for parameter in self.parameters)
 
     @property
     def trainable_count(self) -> int:
-        """Number of parameter elements that are trained, tied ones counted once."""
+        """Number of parameter elements that are trained, tied ones counted once.
+
+        Example:
+            >>> model = nn.Linear(4, 2)
+            >>> _ = model.bias.requires_grad_(False)
+            >>> trace(model, torch.ones(3, 4)).graph.trainable_count
+            8
+        """
         return sum(parameter.spec.numel for parameter in self.parameters if parameter.trainable)
 
     def save(self, path: str | Path) -> None:
@@ -300,6 +369,12 @@ class ModelGraph:
 
         Raises:
             OSError: The file cannot be written.
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> graph.save("graph.json")
+            >>> ModelGraph.load("graph.json") == graph
+            True
         """
         Path(path).write_text(dumps(self), encoding="utf-8")
 
@@ -316,6 +391,12 @@ class ModelGraph:
         Raises:
             OSError: The file cannot be read.
             GraphFormatError: It holds something else, or a newer schema.
+
+        Example:
+            >>> graph = trace(nn.Linear(4, 2), torch.ones(3, 4)).graph
+            >>> graph.save("graph.json")
+            >>> ModelGraph.load("graph.json").parameter_count
+            10
         """
         return loads(ModelGraph, Path(path).read_text(encoding="utf-8"), origin=str(path))
 

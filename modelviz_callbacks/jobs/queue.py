@@ -22,7 +22,10 @@ class JobQueue:
 
     Attributes:
         worker: The worker that was started last, if it was not ended.
+        gives_way: Whether workers leave the processor to whoever trains.
     """
+
+    gives_way = True
 
     def __init__(self) -> None:
         """There is no worker yet."""
@@ -116,7 +119,7 @@ class JobQueue:
             self.worker, self._process = None, os.getpid()
             self._holders, self._jobs = set(), []
         if self.worker is None or self.worker.has_ended:
-            self.worker = self._started(gives_way=True)
+            self.worker = self._started(self.gives_way)
         return self.worker
 
     def _started(self, gives_way: bool) -> Worker:

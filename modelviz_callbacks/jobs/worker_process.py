@@ -206,7 +206,7 @@ def _start_code(gives_way: bool) -> str:
     """What the new interpreter runs: it imports from where this one does, in the same order."""
     paths = [str(Path(entry).absolute()) for entry in sys.path if Path(entry).exists()]
     # Last, so that it hides nothing: where this package is, should it have come another way.
-    paths.append(str(Path(__file__).parent.parent.parent))
+    paths.append(str(Path(__file__).parents[2]))
     return (
         f"import sys; sys.path[:] = {paths!r}; "
         "from modelviz_callbacks.jobs.worker_program import attend; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
     TensorSpec,
     Value,
@@ -27,10 +28,6 @@ _TELLING: dict[str, object] = {
     "negative_slope": None,
     "bidirectional": False,
 }
-
-# Ops whose weight is their kernel: all but its first two sizes.
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 def shape_text(spec: TensorSpec) -> str:
@@ -128,7 +125,7 @@ def key_arguments(graph: ModelGraph, nodes: Iterable[Node]) -> str:
 
 
 def _kernel(graph: ModelGraph, node: Node) -> str:
-    if node.op not in _CONVOLUTIONS + _TRANSPOSED or len(node.inputs) < 2:
+    if OpFact.CONVOLUTION not in facts_of(node.target) or len(node.inputs) < 2:
         return ""
     shape = graph.spec(node.inputs[1]).shape
     return "×".join(map(str, shape[2:])) if shape else ""

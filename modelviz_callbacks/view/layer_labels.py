@@ -5,13 +5,10 @@ from __future__ import annotations
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
 from modelviz_callbacks.graph.model import ModelGraph, Node
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, Value
 from modelviz_callbacks.view.formatting import key_arguments, module_label, shape_text, short_count
 
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", *TRANSPOSED)
-_SIZED = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "instance_norm", "prelu")
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # Longer texts of a literal are cut: a table of numbers belongs into the model.
 _LONGEST_LITERAL = 60
 
@@ -102,20 +99,21 @@ def _sizes(graph: ModelGraph, node: Node) -> str:
         if isinstance(argument.value, Ref) and graph.by_name[argument.value.node].kind in HELD_KINDS
     }
     weight = held.get("weight", ())
-    if node.op == "linear" and len(weight) == 2:
+    facts = facts_of(node.target)
+    if OpFact.LINEAR in facts and len(weight) == 2:
         return f"{weight[1]} -> {weight[0]}{_bias(node)}"
-    if node.op in CONVOLUTIONS and len(weight) > 2:
+    if OpFact.CONVOLUTION in facts and len(weight) > 2:
         groups = _number(node, "groups")
-        turned = node.op in TRANSPOSED
+        turned = OpFact.TRANSPOSED in facts
         ends = (weight[0], weight[1] * groups) if turned else (weight[1] * groups, weight[0])
         return f"{ends[0]} -> {ends[1]}{_bias(node)}"
-    if node.op == "embedding" and len(weight) == 2:
+    if OpFact.EMBEDDING in facts and len(weight) == 2:
         return f"{weight[0]} × {weight[1]}"
-    if node.op in _SIZED and weight:
+    if OpFact.SIZED in facts and weight:
         return "×".join(map(str, weight))
-    if node.op in RECURRENT:
+    if OpFact.RECURRENT in facts:
         return _recurrent(graph, node)
-    if node.op == "multi_head_attention_forward":
+    if OpFact.ATTENTION_LAYER in facts:
         return str(held.get("in_proj_weight", ("",))[-1])
     return ""
 

@@ -117,6 +117,7 @@ def test_a_folder_with_the_name_of_the_file_says_what_to_do(tmp_path: Path) -> N
     assert everything_in(tmp_path) == ["graph.txt"]
 
 
+@pytest.mark.process
 def test_a_disk_that_takes_only_half_of_it_leaves_the_old_file_and_nothing_else(
     tmp_path: Path,
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_disk_that_takes_only_half_of_it_leaves_the_old_file_and_nothing_else(
     assert (tmp_path / "graph.onnx").read_bytes() == b"old"
 
 
+@pytest.mark.process
 def test_an_unwritable_folder_says_what_to_do(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
@@ -182,6 +184,7 @@ def test_several_writers_of_one_name_leave_one_whole_file(tmp_path: Path) -> Non
     assert everything_in(tmp_path) == ["graph.svg"]
 
 
+@pytest.mark.process
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) -> None:
     script = """
         import os, signal, sys

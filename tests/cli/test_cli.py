@@ -123,6 +123,7 @@ def _environment(**more: str) -> dict[str, str]:
 # --- the program
 
 
+@pytest.mark.process
 def test_the_program_is_installed_and_says_its_version() -> None:
     done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"modelviz {modelviz_callbacks.__version__}\n"
@@ -393,6 +394,7 @@ def test_show_says_how_to_get_netron_where_it_is_not(
     assert "pip install netron" in capsys.readouterr().err
 
 
+@pytest.mark.server
 def test_show_serves_the_run_in_a_real_tensorboard_until_it_is_interrupted(folder: Path) -> None:
     port = free_port()
     command = [PROGRAM, "show", folder, "--tensorboard", "--port", str(port), "--no-browser"]
@@ -464,6 +466,7 @@ def test_export_writes_one_format_to_standard_output(
     assert main(["export", str(folder), "--format", "svg", "text", "--out", "-"]) == 2
 
 
+@pytest.mark.process
 def test_export_and_diff_and_show_load_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     graph_of("article_cnn").save(tmp_path / "graph.json")
     formats = "html text markdown csv mermaid svg"
@@ -487,6 +490,7 @@ def test_export_and_diff_and_show_load_neither_torch_nor_mlflow(tmp_path: Path) 
     )
 
 
+@pytest.mark.process
 def test_a_reader_that_stops_early_is_no_error(folder: Path) -> None:
     done = subprocess.run(
         f"{PROGRAM} export {folder} --format html --out - | head -c 10 >/dev/null; "
@@ -508,6 +512,7 @@ def graph_file(path: Path, *layers: nn.Module) -> str:
     return str(path)
 
 
+@pytest.mark.process
 def test_diff_names_the_layer_that_two_runs_differ_in(folder: Path) -> None:
     command = [str(PROGRAM), "trace", "cli_models:Net", "--input", "5x20", "--out", "wide", *QUICK]
     command += ["--factory-kwarg", "classes=20"]
@@ -527,6 +532,7 @@ def test_diff_names_the_layer_that_two_runs_differ_in(folder: Path) -> None:
     assert b"head" in (folder.parent / "pictures/diff.svg").read_bytes()
 
 
+@pytest.mark.process
 def test_diff_of_one_architecture_from_two_processes_ends_with_status_0(folder: Path) -> None:
     command = [str(PROGRAM), "trace", "cli_models:Net", "--input", "7x20", "--out", "again"]
     command += [*QUICK, "--seed", "5"]
@@ -537,6 +543,7 @@ def test_diff_of_one_architecture_from_two_processes_ends_with_status_0(folder: 
     assert main(["diff", str(folder), again, "--strict"]) == 1
 
 
+@pytest.mark.process
 def test_diff_prints_colours_on_a_terminal(tmp_path: Path) -> None:
     one = graph_file(tmp_path / "a.json", nn.Linear(8, 8))
     two = graph_file(tmp_path / "b.json", nn.Linear(8, 8), nn.ReLU())
@@ -546,6 +553,7 @@ def test_diff_prints_colours_on_a_terminal(tmp_path: Path) -> None:
     assert "\x1b[31m  - 1: ReLU" in said, "red"
 
 
+@pytest.mark.process
 def test_show_prints_colours_on_a_terminal(tmp_path: Path) -> None:
     graph_of("gpt").save(tmp_path / "graph.json")
     said = _on_a_terminal([str(PROGRAM), "show", str(tmp_path), "--text"])

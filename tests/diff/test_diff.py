@@ -195,6 +195,7 @@ def test_other_names_count_only_in_strict_comparison() -> None:
     assert Analysis(graphs[0]).fingerprint == Analysis(graphs[1]).fingerprint
 
 
+@pytest.mark.process
 def test_graphs_recorded_in_two_processes_are_equal(tmp_path: Path) -> None:
     code = "from tests.networks import graph_of; import sys;graph_of('resnet18').save(sys.argv[1])"
     for seed in ("1", "2"):
@@ -502,6 +503,7 @@ def test_different_networks_differ_and_turn_round(one: str, two: str) -> None:
     check(merge(there).graph)
 
 
+@pytest.mark.process
 def test_the_same_difference_reads_the_same_in_any_process(tmp_path: Path) -> None:
     for name in ("resnet18", "unet"):
         graph_of(name).save(tmp_path / f"{name}.json")

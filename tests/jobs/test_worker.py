@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,9 @@ from modelviz_callbacks.jobs.worker_program import main as work_on
 from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
+from tests.waiting import PATIENCE_S, wait_for
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
-
-pytestmark = pytest.mark.worker
 
 ALL_FILES = {
     "graph.json",
@@ -51,14 +49,7 @@ ALL_FILES = {
     "report.json",
 }
 FEW: dict[str, Any] = {"formats": ["text"], "onnx": False, "tensorboard": False}
-WITHIN_S = 120
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < end, f"not within {WITHIN_S} s"
-        time.sleep(0.05)
+WITHIN_S = PATIENCE_S
 
 
 def the_worker() -> Worker:
@@ -489,6 +480,7 @@ def test_a_worker_rests_no_longer_when_it_is_waited_for(
     assert (tmp_path / "graph.txt").exists()
 
 
+@pytest.mark.gives_way
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere its priority is its niceness")
 def test_a_worker_gives_way_until_training_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -547,6 +539,7 @@ def test_no_training_step_starts_a_process(tmp_path: Path, monkeypatch: pytest.M
     assert not any("training process" in remark for remark in hook.report.remarks)
 
 
+@pytest.mark.gives_way
 @pytest.mark.skipif(sys.platform == "win32", reason="its priority is given by who starts it")
 def test_a_worker_gives_way_before_the_first_step(tmp_path: Path) -> None:
     hook = GraphHook(nn.Linear(4, 2), dirpath=tmp_path, **FEW)

@@ -167,6 +167,7 @@ def test_hostile_names_stay_text() -> None:
     assert any("alert(1)" in (node.text or "") for node in root.iter(f"{_SVG}text"))
 
 
+@pytest.mark.browser
 def test_a_browser_shows_the_colours_on_light_and_on_dark_ground() -> None:
     svg = diff_svg.render(diff(before(), after())).decode()
     found: dict[str, dict[str, str]] = {}

@@ -184,6 +184,7 @@ for graph in (layers(130), two_branches()):
 """
 
 
+@pytest.mark.process
 def test_the_bytes_are_the_same_in_any_process() -> None:
     digests = [
         subprocess.run(
@@ -200,6 +201,7 @@ def test_the_bytes_are_the_same_in_any_process() -> None:
     assert len(digests[0].split()) == 6
 
 
+@pytest.mark.process
 def test_writing_needs_no_torch() -> None:
     script = (
         "import sys; from modelviz_callbacks.writers.graphdef import named_graphs;"

@@ -150,9 +150,10 @@ def test_a_wrong_number_of_names_is_refused_with_what_there_is(
 
 def test_a_wrong_number_of_names_costs_the_onnx_file_only(tmp_path: Path) -> None:
     model, args, _ = build("TwoBranches")
+    options: dict[str, Any] = {"formats": ["text"], "background": False}
     with (
         pytest.warns(ModelvizWarning, match="input_names has 2"),
-        GraphHook(model, dirpath=tmp_path, formats=["text"], input_names=["a", "b"]) as hook,
+        GraphHook(model, dirpath=tmp_path, input_names=["a", "b"], **options) as hook,
     ):
         model(*args)
     assert [refusal.what for refusal in hook.report.refused] == ["graph.onnx"]
@@ -415,9 +416,8 @@ def test_a_model_without_data_has_a_view(tmp_path: Path) -> None:
 
 def trained(model: nn.Module, folder: Path, *args: Any, **options: Any) -> GraphHook:
     """A recorded forward, a change of the weights, then the end."""
-    with GraphHook(
-        model, dirpath=folder, formats=["text"], tensorboard=False, trained_onnx=True, **options
-    ) as hook:
+    options |= {"formats": ["text"], "tensorboard": False, "background": False}
+    with GraphHook(model, dirpath=folder, trained_onnx=True, **options) as hook:
         model(*args)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -469,7 +469,8 @@ def test_the_trained_model_has_the_weights_of_the_end_not_of_the_recording(tmp_p
 def test_exporting_leaves_flags_weights_gradients_and_random_state_alone(tmp_path: Path) -> None:
     model, args, _ = build("TwoBranches")
     model.mlp1.eval()
-    hook = GraphHook(model, dirpath=tmp_path, formats=["text"], trained_onnx=True)
+    options: dict[str, Any] = {"formats": ["text"], "background": False}
+    hook = GraphHook(model, dirpath=tmp_path, trained_onnx=True, **options)
     model(*args).sum().backward()
     gradients = [parameter.grad for parameter in model.parameters()]
 
@@ -509,7 +510,7 @@ class DrawsNumbers(nn.Module):
 
 def test_a_model_that_draws_random_numbers_loses_none_to_the_export(tmp_path: Path) -> None:
     model = DrawsNumbers()
-    options: dict[str, Any] = {"formats": ["text"], "trained_onnx": True}
+    options: dict[str, Any] = {"formats": ["text"], "trained_onnx": True, "background": False}
     hook = GraphHook(model, dirpath=tmp_path, tensorboard=False, **options)
     model(torch.randn(3, 4))
     before = random.getstate(), frozen([numpy.random.get_state()[1:3], torch.get_rng_state()])

@@ -15,7 +15,7 @@ import torch
 from modelviz_callbacks.graph import Source
 
 _TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 - a prefix for strings
-_HERE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120
+_HERE: Final = str(Path(__file__).parents[2]) + os.sep  # all of modelviz_callbacks
 
 # Code that only passes calls on: whoever called it is meant.
 _PASSES_ON: Final = (

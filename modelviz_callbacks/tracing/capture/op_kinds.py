@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import torch
-from torch.nn import functional
+
+from modelviz_callbacks.graph.op_facts import OpFact
+from modelviz_callbacks.tracing.op_facts import facts_of, parameters_of, torch_name
 
 
 class CallKind(IntEnum):
@@ -24,182 +27,48 @@ class CallKind(IntEnum):
     BACKWARD = 5  # runs the autograd engine: nothing in it belongs to the forward
 
 
-# Properties that give a tensor, or that give a value.
-_TENSOR_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
-_WRITABLE_PROPERTIES = frozenset({"data", "real", "imag"})
-
-_INPLACE_OPERATORS = frozenset(
-    f"__{name}__"
-    for name in [
-        "iadd",
-        "isub",
-        "imul",
-        "imatmul",
-        "itruediv",
-        "ifloordiv",
-        "imod",
-        "ipow",
-        "ilshift",
-        "irshift",
-        "iand",
-        "ixor",
-        "ior",
-        "idiv",
-        "setitem",
-    ]
+_KINDS = (
+    (OpFact.BACKWARD, CallKind.BACKWARD),
+    (OpFact.GRADIENT, CallKind.GRADIENT),
+    (OpFact.READS_VALUE, CallKind.READ),
+    (OpFact.DUAL, CallKind.DUAL),
+    (OpFact.ASKS, CallKind.SKIP),
+    (OpFact.WRITES, CallKind.WRITE),
 )
 
-_READS = frozenset(
-    [
-        "item",
-        "tolist",
-        "numpy",
-        "__bool__",
-        "__nonzero__",
-        "__int__",
-        "__float__",
-        "__complex__",
-        "__index__",
-        "__long__",
-        "__array__",
-        "__contains__",
-        "__format__",
-        "__repr__",
-        "__dlpack__",
-        "is_nonzero",
-        "equal",
-        "allclose",
-    ]
-)
 
-# Ask about a tensor and return no tensor; called so often that encoding would be waste.
-_QUESTIONS = frozenset(
-    [
-        "size",
-        "dim",
-        "stride",
-        "numel",
-        "nelement",
-        "ndimension",
-        "storage_offset",
-        "is_contiguous",
-        "is_floating_point",
-        "is_complex",
-        "is_signed",
-        "is_conj",
-        "is_neg",
-        "is_inference",
-        "is_same_size",
-        "is_set_to",
-        "element_size",
-        "data_ptr",
-        "storage",
-        "untyped_storage",
-        "get_device",
-        "__len__",
-        "__hash__",
-        "__dir__",
-        "__sizeof__",
-        "type_as_",
-        "has_names",
-        "is_shared",
-        "is_pinned",
-        "result_type",
-        "can_cast",
-        "promote_types",
-        "finfo",
-        "iinfo",
-        "sym_size",
-        "_is_view",
-        "is_distributed",
-        "register_hook",
-        "register_post_accumulate_grad_hook",
-        "retain_grad",
-        "is_tensor",
-        "is_storage",
-        "_assert",
-        "_assert_async",
-        "is_coalesced",
-        "sparse_dim",
-        "dense_dim",
-        "_nnz",
-        "_indices_",
-        "device",
-        "get_default_dtype",
-        "names",
-    ]
-)
-
-# Names that end in an underscore and write nothing.
-_NOT_WRITES = frozenset({"_", "is_set_to_"})
-
-# In-place in name, but the values stay as they are: no need to keep the old ones.
-VALUE_KEEPING = frozenset(
-    [
-        "requires_grad_",
-        "detach_",
-        "share_memory_",
-        "rename_",
-        "squeeze_",
-        "unsqueeze_",
-        "t_",
-        "transpose_",
-        "swapaxes_",
-        "swapdims_",
-        "as_strided_",
-    ]
-)
-
-_BACKWARD = frozenset({"backward"})
-
-_DUALS = frozenset({"_make_dual", "_unpack_dual"})
-
-
+@cache
 def classify(func: Any) -> CallKind:
-    """How to treat a torch function; only depends on the function."""
-    name = getattr(func, "__name__", "")
-    if name in ("__get__", "__set__"):
-        return _classify_property(func, name)
+    """How to treat a function; only depends on the function."""
     if func is torch._C._set_grad_enabled:
         return CallKind.SKIP  # each op says whether it ran with gradients
-    if name in _BACKWARD:
-        return CallKind.BACKWARD
-    if name == "requires_grad_":
-        return CallKind.GRADIENT
-    if name in _READS:
-        return CallKind.READ
-    if name in _DUALS:
-        return CallKind.DUAL
-    if name in _QUESTIONS:
+    name, facts = torch_name(func), facts_of(func)
+    if not name:
+        return CallKind.CHECK  # somebody's own, which may do anything, whatever it is called
+    for fact, kind in _KINDS:
+        if fact in facts:
+            return kind
+    if name.endswith(".__get__"):
+        is_tensor = facts & (OpFact.GIVES_TENSOR | OpFact.LAYOUT)
+        return CallKind.PURE if is_tensor else CallKind.SKIP
+    if name.endswith(".__set__"):
         return CallKind.SKIP
-    if name in _INPLACE_OPERATORS:
-        return CallKind.WRITE
-    if name.endswith("_") and not name.endswith("__") and name not in _NOT_WRITES:
+    if isinstance(func, torch._ops.OpOverload):
+        return CallKind.CHECK
+    if name.endswith("_") and not name.endswith("__"):
         return CallKind.WRITE
     # torch's own compiled functions write only where their names say so. Those written in
-    # Python (`F.relu(x, inplace=True)`, batch norm's running statistics), and custom ops, may.
-    if inspect.isfunction(func) or isinstance(
-        func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._ops.HigherOrderOperator)
-    ):
+    # Python (`F.relu(x, inplace=True)`, batch norm's running statistics), and what is called
+    # by its ATen name, may.
+    if inspect.isfunction(func) or isinstance(func, torch._ops.OpOverloadPacket):
         return CallKind.CHECK
-    if name in ("batch_norm", "instance_norm", "native_batch_norm", "embedding_renorm"):
-        return CallKind.CHECK
-    return CallKind.PURE
+    return CallKind.CHECK if OpFact.MAY_WRITE in facts else CallKind.PURE
 
 
-def _classify_property(func: Any, name: str) -> CallKind:
-    prop = property_name(func)
-    if (prop == "requires_grad" and name == "__set__") or (prop == "grad" and name == "__get__"):
-        return CallKind.GRADIENT
-    if name == "__get__":
-        return CallKind.PURE if prop in _TENSOR_PROPERTIES else CallKind.SKIP
-    return CallKind.WRITE if prop in _WRITABLE_PROPERTIES else CallKind.SKIP
-
-
-def property_name(func: Any) -> str:
-    """The property that a ``__get__`` or ``__set__`` descriptor belongs to (``data``)."""
-    owner = getattr(func, "__self__", None)
-    return str(getattr(owner, "__name__", getattr(getattr(owner, "fget", None), "__name__", "")))
+@cache
+def keeps_values(func: Any) -> bool:
+    """Whether a function of the kind `CallKind.WRITE` leaves the values as they are."""
+    return OpFact.KEEPS_VALUES in facts_of(func)
 
 
 def written_state(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
@@ -213,20 +82,36 @@ def written_state(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         args: Its positional arguments, encoded or not.
         kwargs: Its keyword arguments, likewise.
     """
-    if func is functional.batch_norm or func is functional.instance_norm:
-        return [*args[1:3], *_named(kwargs, "running_mean", "running_var")]
-    if func in (functional.embedding, functional.embedding_bag):
-        renormalises = _argument(args, kwargs, 3, "max_norm") is not None
-        return [*args[:2], *_named(kwargs, "weight")] if renormalises else ()
+    if _declares_writes(func):
+        return (*args, *kwargs.values())
+    places = _state_places(func)
+    if _MAX_NORM in places and _argument(args, kwargs, places[_MAX_NORM], _MAX_NORM) is None:
+        return ()
+    return [_argument(args, kwargs, place, name) for name, place in places.items()]
+
+
+# Given this, functions that look embeddings up scale the rows of their weight down.
+_MAX_NORM = "max_norm"
+
+
+@cache
+def _declares_writes(func: Any) -> bool:
     if isinstance(func, torch._ops.OpOverloadPacket):
         func = getattr(func, "default", None)
-    if isinstance(func, torch._ops.OpOverload) and func._schema.is_mutable:
-        return (*args, *kwargs.values())
-    return ()
+    return isinstance(func, torch._ops.OpOverload) and bool(func._schema.is_mutable)
 
 
-def _named(kwargs: Mapping[str, Any], *names: str) -> list[Any]:
-    return [kwargs[name] for name in names if name in kwargs]
+@cache
+def _state_places(func: Any) -> Mapping[str, int]:
+    """The parameters of a function that may be state it writes to, with their positions."""
+    facts = facts_of(func)
+    if OpFact.STATISTICS in facts:
+        wanted = ("running_mean", "running_var")
+    elif OpFact.RENORMALISES in facts and _MAX_NORM in parameters_of(func):
+        wanted = ("weight", _MAX_NORM)
+    else:
+        return {}
+    return {name: place for place, name in enumerate(parameters_of(func)) if name in wanted}
 
 
 def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str) -> Any:

@@ -21,9 +21,9 @@ from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_fil
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.mutation import Version, tensors_in, versions_in
 from modelviz_callbacks.tracing.capture.op_kinds import (
-    VALUE_KEEPING,
     CallKind,
     classify,
+    keeps_values,
     written_state,
 )
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
@@ -224,7 +224,7 @@ class Recorder(Encoder, TorchFunctionMode):
             if kind is _CHECK:
                 watched = versions_in(taken, named)
                 self._keep_state((*written, *written_state(func, taken, named or {})))
-            elif written and getattr(func, "__name__", "") not in VALUE_KEEPING:
+            elif written and not keeps_values(func):
                 self._keep_state(written)
         except Exception as error:
             self.give_up(error)

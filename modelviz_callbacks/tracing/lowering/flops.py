@@ -15,25 +15,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.graph.op_facts import OpFact
 from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot
-from modelviz_callbacks.tracing.lowering.signatures import op_name
-
-# The calls that torch has formulas for, in whatever they come down to. Others are not made
-# again: their count would be zero.
-_COUNTED = frozenset(
-    {
-        *(f"conv{n}d" for n in (1, 2, 3)),
-        *(f"conv_transpose{n}d" for n in (1, 2, 3)),
-        "convolution",
-        *("linear", "bilinear", "matmul", "rmatmul", "mm", "bmm", "addmm", "baddbmm", "addbmm"),
-        *("einsum", "tensordot", "inner", "chain_matmul", "multi_dot"),
-        *("scaled_dot_product_attention", "multi_head_attention_forward"),
-        *("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"),
-        *("rnn_tanh_cell", "rnn_relu_cell", "grouped_mm", "scaled_mm"),
-    }
-)
+from modelviz_callbacks.tracing.op_facts import facts_of
 
 
 def with_flops(graph: ModelGraph, recording: Recording) -> ModelGraph:
@@ -50,7 +36,8 @@ def with_flops(graph: ModelGraph, recording: Recording) -> ModelGraph:
     flops: dict[str, int] = {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for entry in recording.tape:
-            if isinstance(entry, OpEntry) and op_name(entry.func).strip("_") in _COUNTED:
+            # Others are not made again: their count would be zero, or nobody knows what they do.
+            if isinstance(entry, OpEntry) and OpFact.COUNTED in facts_of(entry.func):
                 name, count = recording.node_names.get(id(entry)), counter.count(entry)
                 if name is not None and count:
                     flops[name] = count

@@ -7,49 +7,25 @@ setting of the training, and the exporters cannot take it.
 
 from __future__ import annotations
 
-import inspect
 import operator
 from typing import Any
 
 import torch
 from torch import fx
-from torch.nn import functional
 
+from modelviz_callbacks.graph.op_facts import OpFact
 from modelviz_callbacks.tracing.lowering.program_calls import fresh
+from modelviz_callbacks.tracing.op_facts import facts_of, parameters_of
 
-
-def _place(func: Any, name: str) -> int:
-    return list(inspect.signature(func).parameters).index(name)
-
-
-# Function -> the argument that says "training": its name, its position, what it is in eval.
-_SWITCHES: dict[Any, tuple[str, int, Any]] = {
-    **{
-        func: ("training", _place(func, "training"), False)
-        for func in (
-            functional.dropout,
-            functional.dropout1d,
-            functional.dropout2d,
-            functional.dropout3d,
-            functional.alpha_dropout,
-            functional.feature_alpha_dropout,
-            functional.batch_norm,
-            functional.rrelu,
-            functional.multi_head_attention_forward,
-        )
-    },
-    functional.instance_norm: ("use_input_stats", 5, False),
-    functional.scaled_dot_product_attention: ("dropout_p", 4, 0.0),
-    torch.batch_norm: ("training", 5, False),
-    torch.rrelu: ("training", 3, False),
-    **dict.fromkeys(
-        (torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout),
-        ("train", 2, False),
-    ),
+# What torch's functions call the argument that says "training", and what it is in eval mode;
+# of several the first.
+_SWITCHES: dict[str, Any] = {
+    "training": False,
+    "train": False,
+    "use_input_stats": False,
+    "dropout_p": 0.0,
 }
-_NORMS = (functional.batch_norm, functional.instance_norm, torch.batch_norm)
 _PRECISION = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
-_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 def to_inference(program: fx.GraphModule) -> fx.GraphModule:
@@ -79,24 +55,27 @@ def to_inference(program: fx.GraphModule) -> fx.GraphModule:
 
 
 def _switch_off(node: fx.Node) -> None:
-    if node.target in _RECURRENT:
+    facts = facts_of(node.target)
+    if OpFact.TRAINING not in facts:
+        return
+    if OpFact.RECURRENT in facts:
         # The dropout rate is the only float among the arguments; the flag comes after it.
         rate = next(i for i, value in enumerate(node.args) if isinstance(value, float))
         node.update_arg(rate + 1, False)
         return
-    switch = _SWITCHES.get(node.target)
-    if switch is None:
-        return
-    name, position, value = switch
-    if node.target in _NORMS and _argument(node, "running_mean", 1) is None:
+    if OpFact.STATISTICS in facts and _argument(node, "running_mean") is None:
         return  # without running statistics the batch's own are used in eval mode too
+    names = parameters_of(node.target)
+    name = next(name for name in _SWITCHES if name in names)
+    position = names.index(name)
     if len(node.args) > position:
-        node.update_arg(position, value)
+        node.update_arg(position, _SWITCHES[name])
     else:
-        node.update_kwarg(name, value)
+        node.update_kwarg(name, _SWITCHES[name])
 
 
-def _argument(node: fx.Node, name: str, position: int) -> Any:
+def _argument(node: fx.Node, name: str) -> Any:
+    position = parameters_of(node.target).index(name)
     return node.args[position] if len(node.args) > position else node.kwargs.get(name)
 
 

@@ -8,13 +8,15 @@ is also what the documentation uses. Where neither is known the arguments are ``
 from __future__ import annotations
 
 import inspect
+import types
 from functools import cache
 from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.capture.op_kinds import property_name
+from modelviz_callbacks.graph.op_facts import OP_FACTS, OpFact
 from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.op_facts import home_of, property_name, torch_name
 
 _OPERATORS = {
     "__getitem__": ("input", "index"),
@@ -24,6 +26,13 @@ _OPERATORS = {
 }
 _NUMBERS = (int, float, complex, bool)
 
+# Operators that have an in-place form: ``add`` of ``__iadd__``.
+_INPLACE = frozenset(
+    name[3:-2]
+    for name, facts in OP_FACTS.items()
+    if OpFact.WRITES in facts and name.startswith("__i")
+)
+
 
 @cache
 def qualified_name(func: Any) -> str:
@@ -32,7 +41,7 @@ def qualified_name(func: Any) -> str:
     if name:
         return name if name.startswith("torch.") else f"torch.ops.{name}"
     name = getattr(func, "__qualname__", getattr(func, "__name__", type(func).__name__))
-    module = getattr(func, "__module__", None)
+    module = home_of(func)
     if isinstance(getattr(func, "__self__", None), type):
         return f"torch.{func.__name__}"
     return f"{module}.{name}" if module else str(name)
@@ -52,26 +61,6 @@ def op_name(func: Any) -> str:
         bare = name[2:-2]
         return f"{bare[1:]}_" if bare.startswith("i") and bare[1:] in _INPLACE else bare
     return name.strip("_") + ("_" if name.endswith("_") else "") or name
-
-
-_INPLACE = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "matmul",
-        "truediv",
-        "floordiv",
-        "mod",
-        "pow",
-        "lshift",
-        "rshift",
-        "and",
-        "xor",
-        "or",
-        "div",
-    ]
-)
 
 
 def named_arguments(
@@ -104,7 +93,8 @@ def _rest(values: tuple[Any, ...]) -> Any:
 
 
 def _positional_names(func: Any, args: tuple[Any, ...]) -> tuple[tuple[str, ...], bool]:
-    name = getattr(func, "__name__", "")
+    is_accessor = isinstance(func, types.MethodWrapperType)
+    name = func.__name__ if is_accessor else torch_name(func)
     if name in _OPERATORS:
         return _OPERATORS[name], False
     if inspect.isfunction(func):
@@ -205,7 +195,9 @@ def _schemas(func: Any) -> list[Any]:
         return [func._schema]
     if isinstance(func, torch._ops.OpOverloadPacket):
         return list(torch._C._jit_get_schemas_for_operator(func._qualified_op_name))
-    name = getattr(func, "__name__", "")
+    name = torch_name(func)
+    if not name:
+        return []  # somebody's own, which the schema of torch's function of that name does not fit
     bare = name[2:-2] if name.startswith("__") and name.endswith("__") else name
     found: list[Any] = list(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
     if not found and bare != name:

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
-from modelviz_callbacks.analysis.steps import QUIET_OPS
 from modelviz_callbacks.graph import (
     Argument,
     ModelGraph,
@@ -33,6 +32,7 @@ from modelviz_callbacks.graph import (
     TensorSpec,
     check,
 )
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.tracing.capture.autograd_record import (
     MOST_NODES,
     BackwardRecord,
@@ -212,7 +212,7 @@ class _Lowering:
                 self._scopes[place],
                 outputs=tuple(specs),
                 arguments=tuple(arguments),
-                target=node.name if "::" in node.name else f"torch.autograd.{node.name}",
+                target=_target(node),
                 path=node.leaf[1] if node.leaf else "",
                 source=forward.source if forward else None,
             )
@@ -351,8 +351,13 @@ def _op_name(node: GradNode) -> str:
     return node.name.rpartition("::")[2].rstrip(_DIGITS) or node.name
 
 
+def _target(node: GradNode) -> str:
+    """Its qualified name."""
+    return node.name if "::" in node.name else f"torch.autograd.{node.name}"
+
+
 def _loudness(node: GradNode) -> tuple[bool, int]:
-    return _op_name(node) not in QUIET_OPS, node.sequence
+    return OpFact.LAYOUT not in facts_of(_target(node)), node.sequence
 
 
 def _spec(spec: GradSpec) -> TensorSpec:

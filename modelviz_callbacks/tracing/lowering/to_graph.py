@@ -21,6 +21,7 @@ from modelviz_callbacks.graph import (
     Source,
     check,
 )
+from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
 from modelviz_callbacks.tracing.capture.call_site import source_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import as_walked
@@ -270,7 +271,7 @@ class _Lowering:
             self._memory.add_result(slot, [origin.alias_of])
             ref = self._read(origin.alias_of)
         elif ref is None and origin is not None and origin.alias_of is not None:
-            ref = self._opaque("view", [origin.alias_of], slot)
+            ref = self._opaque(UNSEEN_VIEW, [origin.alias_of], slot)
             self._memory.add_result(slot, [origin.alias_of])
         elif ref is None and origin is not None and origin.sources:
             ref = self._opaque(origin.made_by, list(origin.sources), slot)

@@ -24,7 +24,7 @@ from modelviz_callbacks.tracing.capture.functorch_levels import (
     as_strided,
     requires_grad_,
 )
-from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify, property_name
+from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
@@ -39,6 +39,7 @@ from modelviz_callbacks.tracing.lowering.program_calls import (
     unreplayable,
 )
 from modelviz_callbacks.tracing.lowering.signatures import qualified_name
+from modelviz_callbacks.tracing.op_facts import property_name, torch_name
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
 STATE = "state"
@@ -230,6 +231,7 @@ class _Lowering:
             return self._graph.call_function(getattr, (args[0], property_name(func)))
         if name == "__set__":
             return self._graph.call_function(setattr, (args[0], property_name(func), args[1]))
+        name = torch_name(func)
         if name == "__setitem__":
             return self._graph.call_function(operator.setitem, args, kwargs)
         if name == "__getitem__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.errors import ReplayError
-from modelviz_callbacks.tracing.capture.op_kinds import property_name
+from modelviz_callbacks.tracing.op_facts import property_name
 
 _COMPILED = (
     types.BuiltinFunctionType,

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
+import modelviz_callbacks
 from modelviz_callbacks import trace
 from modelviz_callbacks.graph import Source
+from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
 
 X = torch.ones(2, 4)
 
@@ -56,7 +58,7 @@ class Own(nn.Module):
 def test_an_op_of_the_models_own_names_its_line_and_function() -> None:
     source = sources(Own(), X)["tanh"]
     assert source is not None
-    assert source.file == "tests/tracing/test_frames.py"
+    assert source.file == "tests/tracing/capture/test_call_site.py"
     assert source.function == "forward"
     assert source.line == line_of(Own.forward, "torch.tanh(h)")
 
@@ -67,6 +69,12 @@ def test_an_op_of_a_layer_names_the_line_that_calls_the_layer() -> None:
         source = found[op]
         assert source is not None
         assert (source.line, source.function) == (line_of(Own.forward, "self.layer(x)"), "forward")
+
+
+def test_no_file_of_this_package_is_taken_for_the_users_code() -> None:
+    ours = list(Path(modelviz_callbacks.__file__).parent.rglob("*.py"))
+    assert len(ours) > 50
+    assert [path for path in ours if classify_file(str(path)) is FrameKind.USER] == []
 
 
 def test_what_only_passes_a_call_on_is_not_meant() -> None:

@@ -38,7 +38,12 @@ from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
 
 # Only what is written at once, so that a test takes milliseconds.
-QUICK: dict[str, Any] = {"onnx": False, "formats": ["text"], "tensorboard": False}
+IN_PLACE: dict[str, Any] = {
+    "onnx": False,
+    "formats": ["text"],
+    "tensorboard": False,
+    "background": False,  # the faults are put into this process
+}
 MESSAGE = "injected by the test"
 
 
@@ -358,14 +363,14 @@ def _through_hook(folder: Path, options: dict[str, Any]) -> tuple[Any, Report]:
     made: list[GraphHook] = []
 
     def watch(model: nn.Module) -> GraphHook:
-        made.append(GraphHook(model, dirpath=folder, **QUICK | options))
+        made.append(GraphHook(model, dirpath=folder, **IN_PLACE | options))
         return made[0]
 
     return trained(watch), made[0].report
 
 
 def _through_logger(folder: Path, options: dict[str, Any]) -> tuple[Any, Report]:
-    callback = GraphLogger(dirpath=folder, **QUICK | options)
+    callback = GraphLogger(dirpath=folder, **IN_PLACE | options)
     state = fitted(folder, callback)
     assert callback.report is not None
     return state, callback.report

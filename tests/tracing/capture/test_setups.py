@@ -23,7 +23,12 @@ from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
 
 # Only what is written at once, so that a test takes milliseconds.
-QUICK: dict[str, Any] = {"onnx": False, "formats": ["text"], "tensorboard": False}
+IN_PLACE: dict[str, Any] = {
+    "onnx": False,
+    "formats": ["text"],
+    "tensorboard": False,
+    "background": False,
+}
 Watch = Callable[[nn.Module], GraphHook]
 Loop = Callable[[nn.Module, torch.optim.Optimizer], list[Any]]
 
@@ -173,7 +178,7 @@ def watched(
     made: list[GraphHook] = []
 
     def watch(model: nn.Module) -> GraphHook:
-        made.append(GraphHook(model, dirpath=folder, **QUICK))
+        made.append(GraphHook(model, dirpath=folder, **IN_PLACE))
         return made[0]
 
     with_it = trained(make, loop, watch)
@@ -332,7 +337,7 @@ def test_from_the_second_batch_on_it_is_compiled_as_often_as_without(
             seen.append(with_it.compilations)
         return []
 
-    trained(lambda: make(with_it), loop, lambda m: GraphHook(m, dirpath=tmp_path, **QUICK))
+    trained(lambda: make(with_it), loop, lambda m: GraphHook(m, dirpath=tmp_path, **IN_PLACE))
     assert without.compilations > 0
     assert seen == [0] + [without.compilations] * 3
 
@@ -348,7 +353,7 @@ def test_a_model_inside_a_compiled_function_is_left_to_the_compiler(tmp_path: Pa
         torch.manual_seed(0)
         model, backend = Network(), CountingBackend()
         step = torch.compile(lambda x, m=model: m(x).square().mean(), backend=backend)
-        hook = GraphHook(model, dirpath=tmp_path, **QUICK) if watch else None
+        hook = GraphHook(model, dirpath=tmp_path, **IN_PLACE) if watch else None
         losses.append([step(batch).item() for batch in batches()] + [backend.compilations])
         if hook is not None:
             with pytest.warns(UserWarning, match="compile the model instead"):
@@ -378,7 +383,7 @@ def _train_in_threads(folder: Path | None, makers: list[Callable[[], nn.Module]]
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         with ExitStack() as stack:
             if folder is not None:
-                stack.enter_context(GraphHook(model, dirpath=folder / str(index), **QUICK))
+                stack.enter_context(GraphHook(model, dirpath=folder / str(index), **IN_PLACE))
             results[index] = [plain_loop(model, optimizer), frozen(model.state_dict())]
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(makers))]
@@ -432,7 +437,7 @@ def test_hooks_on_a_model_on_its_part_and_on_another_model_do_not_disturb(tmp_pa
         with ExitStack() as stack:
             if watching:
                 for name, module in (("part", part), ("other", other)):
-                    stack.enter_context(GraphHook(module, dirpath=tmp_path / name, **QUICK))
+                    stack.enter_context(GraphHook(module, dirpath=tmp_path / name, **IN_PLACE))
             seen = plain_loop(model, optimizer)
             return [*seen, frozen(other(torch.ones(1, 2)))]
 
@@ -440,7 +445,7 @@ def test_hooks_on_a_model_on_its_part_and_on_another_model_do_not_disturb(tmp_pa
     plain = trained(Network, loop)
     watching = True
     whole = tmp_path / "whole"
-    with_it = trained(Network, loop, lambda m: GraphHook(m, dirpath=whole, **QUICK))
+    with_it = trained(Network, loop, lambda m: GraphHook(m, dirpath=whole, **IN_PLACE))
     assert difference(plain, with_it) == ""
     assert calls(ModelGraph.load(whole / "graph.json")) == calls(alone(tmp_path))
     part = ModelGraph.load(tmp_path / "part" / "graph.json")
@@ -503,6 +508,7 @@ def test_data_parallel_on_one_machine_without_devices_is_the_model(tmp_path: Pat
     assert parameters(graph) == parameters(alone(tmp_path))
 
 
+@pytest.mark.process
 def test_real_processes_train_the_same_and_rank_zero_alone_writes(tmp_path: Path) -> None:
     script = Path(__file__).parent.parent.parent / "distributed_training.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from modelviz_callbacks import GraphHook, ModelGraph
 from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.report import ModelvizWarning
 from tests.mlflow_server import MlflowServer, Proxy
-
-pytestmark = pytest.mark.worker
+from tests.waiting import PATIENCE_S, wait_for
 
 FILES = {"graph.json", "graph.svg", "graph.txt", "backward.svg"}
-WITHIN_S = 120
+WITHIN_S = PATIENCE_S
 A_MINUTE_S = 60
 
 
-def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[list[torch.Tensor], Any]:
+def train(
+    folder: Path | None,
+    uri: str = "",
+    run_id: str = "",
+    before_the_end: Callable[[], None] = lambda: None,
+) -> tuple[list[torch.Tensor], Any]:
     """A training whose weights tell whether anything disturbed it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2))
@@ -46,6 +51,7 @@ def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[list[to
         model(torch.randn(6, 4)).square().mean().backward()
         optimizer.step()
     worker = QUEUE.worker
+    before_the_end()
     if hook is not None:
         hook.close()
     return [parameter.detach().clone() for parameter in model.parameters()], worker
@@ -68,7 +74,7 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", 12.0)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.UPLOAD_LIMIT_S", 0.5)
     run_id = new_run(server)
     undisturbed, _ = train(None)
     if how == "refuses":
@@ -77,8 +83,16 @@ def test_a_bad_server_costs_one_warning_and_no_file(
         proxy.dies_after_uploads = 1
     else:
         proxy.behaviour = how
+
+    def tried() -> None:
+        wait_for((tmp_path / "graphs" / "report.json").exists)
+        if how in ("500", "hang"):
+            wait_for(lambda: proxy.requests)
+        elif how == "dies half-way":
+            wait_for(lambda: len(proxy.uploads()) > 1)
+
     with pytest.warns(ModelvizWarning) as caught:
-        weights, worker = train(tmp_path / "graphs", proxy.uri, run_id)
+        weights, worker = train(tmp_path / "graphs", proxy.uri, run_id, tried)
     worker.kill()
     assert all(torch.equal(a, b) for a, b in zip(weights, undisturbed, strict=True))
     assert len(caught) == 1

@@ -24,6 +24,8 @@ from tests.lightning_modules import Classifier, data, trainer_for
 from tests.mlflow_server import MlflowServer
 from tests.trackers.conftest import Store
 
+pytestmark = pytest.mark.process
+
 FILES: dict[str, Any] = {"formats": ["svg", "text"], "onnx": False, "tensorboard": False}
 STORED = {"graph.json", "graph.svg", "graph.txt", "backward.svg", "report.json"}
 
@@ -69,7 +71,6 @@ def assert_shown(client: MlflowClient, run_id: str, report: Report | None) -> No
     assert f"get-artifact?path=model_graph%2Fgraph.svg&run_uuid={run_id}" in note
 
 
-@pytest.mark.worker
 def test_a_plain_loop_in_start_run(fluent: Store, tmp_path: Path) -> None:
     with mlflow.start_run() as run:
         hook = train(tmp_path)
@@ -77,7 +78,6 @@ def test_a_plain_loop_in_start_run(fluent: Store, tmp_path: Path) -> None:
     assert fluent.client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
-@pytest.mark.worker
 def test_a_tracking_server_that_passes_artifacts_on(server: MlflowServer, tmp_path: Path) -> None:
     client = MlflowClient(server.uri)
     run_id = client.create_run("0").info.run_id
@@ -152,7 +152,7 @@ def test_what_the_user_wrote_stays_and_the_section_is_not_doubled(
     run_id = fluent.new_run()
     fluent.client.set_tag(run_id, "mlflow.note.content", "Mine, all mine.")
     for width in (8, 16):
-        train(tmp_path, Net(width), mlflow=run_id)
+        train(tmp_path, Net(width), mlflow=run_id, background=False)
     note = fluent.client.get_run(run_id).data.tags["mlflow.note.content"]
     assert note.startswith("Mine, all mine.")
     assert note.count("![Net]") == 1
@@ -165,7 +165,7 @@ def test_runs_of_one_architecture_are_found_by_their_fingerprint(
     runs = []
     for model, batch in ((Net(), 5), (Net(), 7), (Net(activation=nn.Tanh), 5)):
         run_id = fluent.new_run()
-        train(tmp_path, model, batch, mlflow=run_id)
+        train(tmp_path, model, batch, mlflow=run_id, background=False)
         runs.append(run_id)
     print_of = fluent.client.get_run(runs[0]).data.tags["modelviz.fingerprint"]
     found = mlflow.search_runs(
@@ -193,7 +193,6 @@ def test_of_several_ranks_only_the_first_makes_a_run(store: Store, tmp_path: Pat
     assert stored == {f"model_graph/{name}" for name in first.files}
 
 
-@pytest.mark.worker
 def test_the_trained_model_is_logged_and_predicts_in_a_fresh_process(
     fluent: Store, tmp_path: Path
 ) -> None:

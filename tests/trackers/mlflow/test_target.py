@@ -104,6 +104,7 @@ def test_a_target_is_shown_without_credentials() -> None:
     assert "abc" in repr(target)
 
 
+@pytest.mark.process
 def test_mlflow_is_not_imported_to_find_out_that_it_has_no_active_run() -> None:
     script = """
         import sys

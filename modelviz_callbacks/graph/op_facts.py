@@ -1,0 +1,216 @@
+"""What is known about torch's ops: the one table of it.
+
+A row belongs to a function of torch's own and to nothing else that has its name. Whoever asks
+about an op of a graph asks with its target: ``torch.Tensor.view`` is in the table,
+``torch.ops.mylib.view.default`` is not. `modelviz_callbacks.tracing.op_facts` binds the same rows
+to the function objects.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Flag, auto
+from functools import lru_cache
+
+
+class OpFact(Flag):
+    """Something that is true of an op; an op may have several."""
+
+    NONE = 0
+
+    # What it is, for whoever looks at a graph.
+    LAYOUT = auto()  # only changes how a tensor is laid out: shape, strides, dtype, device
+    TAKES_SHAPE = auto()  # its integers are a shape; the first one is the batch's size
+    TAKES_SIZES = auto()  # its integers are sizes or places in a tensor
+    LINEAR = auto()
+    CONVOLUTION = auto()  # its weight is channels by channels by kernel
+    TRANSPOSED = auto()  # of a convolution: the weight's first size is that of the input
+    CHANNELS = auto()  # the first two sizes of its weight are channels
+    RECURRENT = auto()  # a whole layer over a sequence, with a list of weights
+    ATTENTION_LAYER = auto()  # with the projections around it
+    EMBEDDING = auto()  # looks rows of its weight up
+    SIZED = auto()  # its weight has the size of what it works on: norms
+
+    # What it costs.
+    COUNTED = auto()  # torch has a formula for its FLOPs, in whatever it comes down to
+
+    # What the recorder must know before it calls it.
+    ASKS = auto()  # tells something about a tensor (shape, dtype) and gives none
+    GIVES_TENSOR = auto()  # of a property: a tensor, not something about one
+    READS_VALUE = auto()  # hands a tensor's values to Python
+    WRITES = auto()  # to its first argument, though its name does not end in an underscore
+    MAY_WRITE = auto()  # compiled, and may write though its name does not say so
+    KEEPS_VALUES = auto()  # in-place by its name, but the values stay as they are
+    GRADIENT = auto()  # reads ``.grad`` or switches ``requires_grad``
+    DUAL = auto()  # makes a dual number of forward-mode differentiation, or takes one apart
+    BACKWARD = auto()  # runs the autograd engine
+
+    # What else runs in training than in evaluation.
+    TRAINING = auto()  # an argument says whether this is training
+    STATISTICS = auto()  # keeps running statistics, if it is given any
+    RENORMALISES = auto()  # scales rows of its weight down, if it is given a largest norm
+
+
+_F = OpFact
+
+# Facts and the names of the functions that they hold for, each name in one row. A property is
+# named with its accessor (``T.__get__``), a node of autograd without the number of its version.
+_ROWS: tuple[tuple[OpFact, str], ...] = (
+    (
+        _F.LAYOUT,
+        """
+        T.__get__ __getitem__ alias as_strided chunk clone contiguous cpu cuda double expand_as
+        flatten float half mT.__get__ movedim narrow permute reshape_as select split squeeze
+        swapaxes t to transpose type type_as unbind unflatten unsqueeze view_as
+        AliasBackward AsStridedBackward CloneBackward ExpandBackward PermuteBackward
+        ReshapeAliasBackward SelectBackward SliceBackward SplitBackward SqueezeBackward TBackward
+        ToCopyBackward TransposeBackward UnbindBackward UnsafeSplitBackward UnsafeViewBackward
+        UnsqueezeBackward ViewBackward
+        """,
+    ),
+    (_F.LAYOUT | _F.TAKES_SHAPE, "expand reshape view"),
+    (
+        _F.TAKES_SHAPE,
+        """
+        arange broadcast_to empty full new_empty new_full new_ones new_zeros ones rand randn
+        repeat resize tile zeros
+        """,
+    ),
+    (_F.TAKES_SIZES, "interpolate pad roll scatter slice"),
+    (_F.LINEAR | _F.COUNTED, "linear"),
+    (_F.CONVOLUTION | _F.CHANNELS | _F.COUNTED, "conv1d conv2d conv3d"),
+    (
+        _F.CONVOLUTION | _F.TRANSPOSED | _F.CHANNELS | _F.COUNTED,
+        "conv_transpose1d conv_transpose2d conv_transpose3d",
+    ),
+    (_F.CHANNELS | _F.COUNTED, "convolution _convolution"),
+    (
+        _F.CHANNELS,
+        """
+        conv_depthwise3d conv_tbc convolution_overrideable cudnn_convolution
+        cudnn_convolution_transpose miopen_convolution miopen_convolution_transpose
+        miopen_depthwise_convolution mkldnn_convolution slow_conv3d slow_conv_dilated2d
+        slow_conv_dilated3d slow_conv_transpose2d slow_conv_transpose3d thnn_conv2d
+        """,
+    ),
+    (_F.RECURRENT | _F.COUNTED | _F.TRAINING, "gru lstm rnn_relu rnn_tanh"),
+    (_F.ATTENTION_LAYER | _F.COUNTED | _F.TRAINING, "multi_head_attention_forward"),
+    (_F.COUNTED | _F.TRAINING, "scaled_dot_product_attention"),
+    (
+        _F.COUNTED,
+        """
+        __matmul__ __rmatmul__ _grouped_mm _scaled_mm addbmm addbmm_ addmm addmm_
+        baddbmm baddbmm_ bilinear bmm chain_matmul einsum gru_cell grouped_mm inner lstm_cell
+        matmul mm rnn_relu_cell rnn_tanh_cell scaled_mm tensordot
+        """,
+    ),
+    (_F.EMBEDDING | _F.RENORMALISES, "embedding"),
+    (_F.RENORMALISES, "embedding_bag"),
+    (_F.CHANNELS | _F.SIZED | _F.MAY_WRITE | _F.TRAINING | _F.STATISTICS, "batch_norm"),
+    (_F.SIZED | _F.MAY_WRITE | _F.TRAINING | _F.STATISTICS, "instance_norm"),
+    (_F.SIZED, "group_norm layer_norm prelu rms_norm"),
+    (_F.MAY_WRITE | _F.TRAINING | _F.STATISTICS, "native_batch_norm"),
+    (
+        _F.TRAINING,
+        """
+        alpha_dropout dropout dropout1d dropout2d dropout3d feature_alpha_dropout
+        feature_dropout rrelu
+        """,
+    ),
+    (
+        _F.READS_VALUE,
+        """
+        __array__ __bool__ __complex__ __contains__ __dlpack__ __float__ __format__ __index__
+        __int__ __long__ __nonzero__ __repr__ allclose equal is_nonzero item numpy tolist
+        """,
+    ),
+    (
+        _F.ASKS,
+        """
+        __dir__ __hash__ __len__ __sizeof__ _assert _assert_async _is_view _nnz can_cast data_ptr
+        dense_dim dim element_size get_default_dtype get_device has_names
+        is_coalesced is_complex is_conj is_contiguous is_distributed is_floating_point
+        is_inference is_neg is_pinned is_same_size is_set_to is_shared is_signed is_storage
+        is_tensor ndimension nelement numel promote_types register_hook
+        register_post_accumulate_grad_hook result_type retain_grad size sparse_dim storage
+        storage_offset stride sym_size untyped_storage
+        """,
+    ),
+    (_F.GIVES_TENSOR, "H.__get__ data.__get__ imag.__get__ mH.__get__ real.__get__"),
+    (
+        _F.WRITES,
+        """
+        __iadd__ __iand__ __idiv__ __ifloordiv__ __ilshift__ __imod__ __imul__ __ior__ __ipow__
+        __irshift__ __isub__ __itruediv__ __ixor__ __setitem__ data.__set__ imag.__set__
+        real.__set__
+        """,
+    ),
+    (
+        _F.KEEPS_VALUES,
+        """
+        as_strided_ detach_ rename_ share_memory_ squeeze_ swapaxes_ swapdims_ t_ transpose_
+        unsqueeze_
+        """,
+    ),
+    (_F.KEEPS_VALUES | _F.GRADIENT, "requires_grad_"),
+    (_F.GRADIENT, "grad.__get__ requires_grad.__set__"),
+    (_F.DUAL, "_make_dual _unpack_dual"),
+    (_F.BACKWARD, "backward"),
+)
+
+OP_FACTS: dict[str, OpFact] = {name: facts for facts, names in _ROWS for name in names.split()}
+
+# Of the functions that not every supported torch has: which have them.
+VERSIONS: dict[str, str] = {
+    "grouped_mm": "2.10 and later",
+    "has_names": "before 2.13",
+    "rename_": "before 2.13",
+    "scaled_mm": "2.10 and later",
+}
+
+# What the recorder calls another view of known memory, made out of its sight.
+UNSEEN_VIEW = "view"
+
+# The libraries of ``torch.ops`` that are torch's own vocabulary. A name in another one may be
+# the name of anything.
+TORCH_LIBRARIES = frozenset({"aten", "prim", "prims"})
+
+_OURS = "modelviz_callbacks."
+_AUTOGRAD_NODE = re.compile(r"torch\.autograd\.(\w+Backward)\d+")
+_ACCESSORS = ("__get__", "__set__")
+
+
+def torch_name(target: str) -> str:
+    """The name under which torch's own function is in the table.
+
+    Args:
+        target: The target of an op: the qualified name of what was called.
+
+    Returns:
+        ``view`` for ``torch.Tensor.view`` and for ``torch.ops.aten.view.default``, ``T.__get__``
+        for a property; ``""`` for what is not torch's, such as ``torch.ops.mylib.view.default``.
+    """
+    if target == UNSEEN_VIEW:
+        return target
+    first, _, rest = target.partition(".")
+    # This package's own functions are torch's below a transform, and have their names.
+    if first != "torch" and not target.startswith(_OURS):
+        return ""
+    if rest.startswith("ops."):
+        library, _, op = rest.removeprefix("ops.").partition(".")
+        return op.partition(".")[0] if library in TORCH_LIBRARIES else ""
+    if rest.startswith("autograd.") and "Backward" in rest:
+        node = _AUTOGRAD_NODE.fullmatch(target)
+        return node[1] if node is not None else ""  # a user's own node has no number
+    home, _, name = target.rpartition(".")
+    return f"{home.rpartition('.')[2]}.{name}" if name in _ACCESSORS else name
+
+
+@lru_cache(maxsize=4096)
+def facts_of(target: str) -> OpFact:
+    """What is known about an op of a graph; nothing if it is not torch's own.
+
+    Args:
+        target: As for `torch_name`.
+    """
+    return OP_FACTS.get(torch_name(target), OpFact.NONE)
