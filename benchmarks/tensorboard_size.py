@@ -22,7 +22,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers.graphdef import NamedGraph, graph_def, named_graphs
 
 _OPS_A_LAYER = 3
@@ -60,7 +60,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def store(folder: str, drawn: bytes, named: tuple[NamedGraph, ...]) -> None:
-    with TensorBoardSink(folder) as sink:
+    with TensorBoardTracker(folder) as sink:
         sink.add_graph(drawn)
         for one in named:
             add = sink.add_named_graph if one.has_graph else sink.add_profile

@@ -38,5 +38,17 @@ class SinkError(ModelvizError):
     """A file was made but could not be stored where it was asked for."""
 
 
+class TrackerError(SinkError):
+    """Something could not be put into a tracker's run.
+
+    Attributes:
+        reason: Why, in a few words; ``""``: the message says it.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class WorkerError(ModelvizError):
     """The process that makes the files ended early, or is not done yet."""

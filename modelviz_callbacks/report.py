@@ -9,7 +9,7 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modelviz_callbacks.trackers.credentials import without_credentials
+from modelviz_callbacks.credentials import without_credentials
 
 
 class ModelvizWarning(UserWarning):
@@ -82,15 +82,19 @@ class Report:
         self.refused.append(Refusal(what, without_credentials(why)))
 
     def to_json(self) -> str:
-        """The report as JSON text, ending in a newline."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """The report as JSON text, without credentials, ending in a newline."""
+        told = asdict(self)
+        for name in ("stored", "remarks"):
+            told[name] = [without_credentials(line) for line in told[name]]
+        return json.dumps(told, indent=2) + "\n"
 
     def summary(self) -> str:
-        """One line: what it is, how large, and where it was put."""
+        """One line, without credentials: what it is, how large, and where it was put."""
         figures = self.figures
         counts = f"{figures.get('ops', 0):,.0f} ops, {figures.get('parameters', 0):,.0f} parameters"
         places = "".join(f"; {place}" for place in self.stored)
-        return f"modelviz: {self.name} ({counts}) is in {self.folder}{places}"
+        line = f"modelviz: {self.name} ({counts}) is in {self.folder}{places}"
+        return without_credentials(line)
 
     def warn(self) -> None:
         """One warning for all that was refused; none if nothing was."""

@@ -28,7 +28,7 @@ from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.tracing import Recording, StepTimer, record_backward, warm_up
-from modelviz_callbacks.trackers.mlflow_target import MlflowTarget, find_target
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget, find_target
 
 # What TensorBoard's event files are written with; slow to import.
 _EVENT_RECORDS = (

@@ -92,14 +92,30 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
     raise RuntimeError(f"mlflow server did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 
+# What a server may do to a request, besides refusing connections.
+MISBEHAVIOURS = (
+    *("401", "403", "413", "500", "busy", "hang", "drops", "garbage", "no json"),
+    *("slow", "slow answers", "redirects", "redirects away", "no uploads"),
+)
+
+# A page of an error as a proxy in front of a server may send it, with an address in it.
+_PAGE = b"<html>no entry for http://ann:s3cret-pw@host/ " + b"token-" * 10_000 + b"</html>"
+_JUNK = b"\x00\xff\x16\x03 this is no HTTP at all \r\n\r\n" * 20
+
+
 class Proxy:
     """Stands in front of a server and passes on what it is told to.
 
     Attributes:
         uri: The tracking URI to give to a client.
-        behaviour: What it does with a request now: ``"pass"``, ``"500"`` (answers so),
-            ``"busy"`` (answers 503, come back in an hour), ``"no uploads"`` (answers uploads with
-            500, passes the rest) or ``"hang"`` (accepts, never answers).
+        behaviour: What it does with a request now: ``"pass"``, or one of `MISBEHAVIOURS`:
+            ``"401"``, ``"403"``, ``"413"`` (uploads only) and ``"500"`` answer so, the first
+            three with a page of 60 kB; ``"busy"`` answers 503, come back in an hour; ``"hang"``
+            accepts and never answers; ``"drops"`` cuts the connection half-way through each
+            answer; ``"garbage"`` answers what is no HTTP; ``"no json"`` answers 200 with a page;
+            ``"slow"`` answers one byte a second; ``"slow answers"`` does so with a good answer's
+            body; ``"redirects"`` sends everybody round in a circle, ``"redirects away"`` to a
+            port where nobody is; ``"no uploads"`` answers uploads with 500, passes the rest.
         dies_after_uploads: So many uploads pass; the next is cut off half-way and from then on
             connections are refused. None: it does not die.
         requests: Method and path of every request that came in.
@@ -147,9 +163,9 @@ class Proxy:
         self._released.set()
         self.refuse()
 
-    def wait_for_end(self) -> None:
-        """Hold a request until the proxy is closed."""
-        self._released.wait()
+    def wait_for_end(self, seconds: float | None = None) -> bool:
+        """Hold a request until the proxy is closed, or for so long; whether it is closed."""
+        return self._released.wait(seconds)
 
     def uploads(self) -> list[str]:
         """Paths of the uploads that were tried, in order."""
@@ -195,14 +211,56 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = self.rfile.read(length)
-        if proxy.behaviour == "busy":
-            self._answer(503, {"Retry-After": "3600"}, b"come back in an hour")
-        elif proxy.behaviour == "500" or (
-            proxy.behaviour == "no uploads" and self.command == "PUT"
-        ):
-            self._answer(500, {}, b"the server has a bad day")
+        answer = self._bad_answer(proxy.behaviour)
+        if proxy.behaviour in ("garbage", "drops", "slow", "slow answers"):
+            self._break_off(proxy, body)
+        elif answer is not None:
+            self._answer(*answer)
         else:
             self._answer(*proxy.forward(self.command, self.path, self.headers, body))
+
+    def _bad_answer(self, behaviour: str) -> tuple[int, dict[str, str], bytes] | None:
+        """An answer that is well-formed and of no use; None: the server's own."""
+        is_upload = self.command == "PUT"
+        if behaviour == "413":
+            return (413, {}, _PAGE) if is_upload else None
+        if behaviour == "no uploads":
+            return (500, {}, b"the server has a bad day") if is_upload else None
+        here = f"http://127.0.0.1:{self.server.server_address[1]}{self.path}"
+        answers: dict[str, tuple[int, dict[str, str], bytes]] = {
+            "401": (401, {"WWW-Authenticate": "Basic"}, _PAGE),
+            "403": (403, {}, _PAGE),
+            "500": (500, {}, b"the server has a bad day"),
+            "busy": (503, {"Retry-After": "3600"}, b"come back in an hour"),
+            "no json": (200, {"Content-Type": "text/html"}, _PAGE),
+            "redirects": (307, {"Location": here}, b""),
+            "redirects away": (307, {"Location": f"http://127.0.0.1:9{self.path}"}, b""),
+        }
+        return answers.get(behaviour)
+
+    def _break_off(self, proxy: Proxy, body: bytes) -> None:
+        """Answers what is no whole answer, or takes for ever to do so."""
+        self.close_connection = True
+        if proxy.behaviour == "garbage":
+            self.wfile.write(_JUNK)
+            return
+        status, headers, content = proxy.forward(self.command, self.path, self.headers, body)
+        kind = headers.get("Content-Type", "application/json")
+        head = (
+            f"HTTP/1.1 {status} OK\r\nContent-Type: {kind}\r\n"
+            f"Content-Length: {len(content) + (proxy.behaviour == 'drops')}\r\n\r\n"
+        ).encode()
+        if proxy.behaviour == "drops":
+            self.wfile.write(head + content[: len(content) // 2])
+            return
+        if proxy.behaviour == "slow answers":
+            self.wfile.write(head)
+            head = b""
+        for byte in head + content:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            if proxy.wait_for_end(1.0):
+                return
 
     def _answer(self, status: int, headers: Any, body: bytes) -> None:
         self.send_response(status)
@@ -212,6 +270,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def handle(self) -> None:
+        """As ever, but for clients that go away: that is what they should do here."""
+        with contextlib.suppress(OSError):
+            super().handle()
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
 

@@ -22,7 +22,7 @@ from modelviz_callbacks.tracing import Capture, Recording, op_times, to_graph, w
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers.graphdef import graph_def, named_graphs, timed_graph
 from tests.browser import open_browser
 from tests.lightning_modules import Gan, data, trainer_for
@@ -187,7 +187,7 @@ def store(drawn: Drawn, folder: Path) -> list[str]:
         *named_graphs(analysis, None if backward is None else Analysis(backward)),
         timed_graph(analysis, times_us, TIMES),
     ]
-    with TensorBoardSink(folder) as sink:
+    with TensorBoardTracker(folder) as sink:
         sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
         for one in named:
             sink.add_named_graph(one.tag, one.metadata)
@@ -287,7 +287,7 @@ def test_50_000_ops_open_in_the_browser_with_few_boxes_at_the_top(
     graph = layers(25_000)
     analysis = Analysis(graph)
     named = named_graphs(analysis)
-    with TensorBoardSink(tmp_path / "runs") as sink:
+    with TensorBoardTracker(tmp_path / "runs") as sink:
         sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
         for one in named:
             sink.add_profile(one.tag, one.metadata)

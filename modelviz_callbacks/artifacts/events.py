@@ -9,7 +9,8 @@ from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.interface import Tracker
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.view.text_tree import tree_text
 
 
@@ -21,11 +22,11 @@ def write_graph(analysis: Analysis, target: Any) -> None:
         target: A ``SummaryWriter``, or a directory for a new event file.
 
     Raises:
-        SinkError: It cannot be written there.
+        TrackerError: It cannot be written there.
     """
-    with TensorBoardSink(target) as sink:
-        sink.add_graph(_graph_event(analysis))
-        _add_named_graphs(sink, analysis, None)
+    with TensorBoardTracker(target) as tracker:
+        tracker.add_graph(_graph_event(analysis))
+        _add_named_graphs(tracker, analysis, None)
 
 
 def add_run_graph(maker: Maker, products: Products) -> None:
@@ -36,17 +37,17 @@ def add_run_graph(maker: Maker, products: Products) -> None:
         products: Has a graph.
 
     Raises:
-        SinkError: It cannot be written there.
+        TrackerError: It cannot be written there.
         WriterError: It cannot be drawn.
     """
     events = maker.events
     assert events is not None
     assert products.analysis is not None
-    with TensorBoardSink(events.target) as sink:
-        sink.add_graph(_graph_event(products.analysis))
-        sink.flush()
+    with TensorBoardTracker(events.target) as tracker:
+        tracker.add_graph(_graph_event(products.analysis))
+        tracker.flush()
         if not events.is_staged:
-            mention(maker.report, sink.log_dir)
+            mention(maker.report, tracker)
 
 
 def add_extras(maker: Maker, products: Products) -> None:
@@ -57,7 +58,7 @@ def add_extras(maker: Maker, products: Products) -> None:
         products: Has a graph.
 
     Raises:
-        SinkError: They cannot be written there.
+        TrackerError: They cannot be written there.
         WriterError: They cannot be drawn.
     """
     from modelviz_callbacks.writers.markdown import layer_table
@@ -66,14 +67,14 @@ def add_extras(maker: Maker, products: Products) -> None:
     analysis = products.analysis
     assert analysis is not None
     name = analysis.graph.name
-    with TensorBoardSink(maker.events.target) as sink:
-        _add_named_graphs(sink, analysis, products.backward_analysis)
+    with TensorBoardTracker(maker.events.target) as tracker:
+        _add_named_graphs(tracker, analysis, products.backward_analysis)
         # Each under a tag of its own: of two kinds under one, TensorBoard shows the first.
         if "graph.png" in maker.report.files:
-            sink.add_image(f"{name}/picture", (maker.folder / "graph.png").read_bytes())
-        sink.add_text(f"{name}/layers", layer_table(analysis))
-        sink.add_text(f"{name}/modules", f"```\n{tree_text(analysis)}\n```")
-        sink.flush()
+            tracker.add_image(f"{name}/picture", (maker.folder / "graph.png").read_bytes())
+        tracker.add_text(f"{name}/layers", layer_table(analysis))
+        tracker.add_text(f"{name}/modules", f"```\n{tree_text(analysis)}\n```")
+        tracker.flush()
 
 
 def add_times(maker: Maker, products: Products) -> None:
@@ -84,7 +85,7 @@ def add_times(maker: Maker, products: Products) -> None:
         products: Has a graph and times.
 
     Raises:
-        SinkError: They cannot be written there.
+        TrackerError: They cannot be written there.
         WriterError: A time belongs to no op.
     """
     from modelviz_callbacks.writers.graphdef import timed_graph
@@ -93,16 +94,16 @@ def add_times(maker: Maker, products: Products) -> None:
     assert products.analysis is not None
     assert products.times_us is not None
     tag = f"time of step {maker.options.profile_step}"
-    with TensorBoardSink(maker.events.target) as sink:
+    with TensorBoardTracker(maker.events.target) as tracker:
         named = timed_graph(products.analysis, products.times_us, tag)
-        add = sink.add_named_graph if named.has_graph else sink.add_profile
+        add = tracker.add_named_graph if named.has_graph else tracker.add_profile
         add(named.tag, named.metadata)
-        sink.flush()
+        tracker.flush()
 
 
-def mention(report: Report, log_dir: str) -> None:
-    """Notes where TensorBoard finds the graph."""
-    line = f"TensorBoard: tensorboard --logdir {log_dir}"
+def mention(report: Report, tracker: Tracker) -> None:
+    """Notes where a tracker has the graph."""
+    line = f"{tracker.name}: {tracker.place}"
     if line not in report.stored:
         report.stored.append(line)
 
@@ -115,10 +116,12 @@ def _graph_event(analysis: Analysis) -> bytes:
     return event
 
 
-def _add_named_graphs(sink: TensorBoardSink, analysis: Analysis, backward: Analysis | None) -> None:
+def _add_named_graphs(
+    tracker: TensorBoardTracker, analysis: Analysis, backward: Analysis | None
+) -> None:
     """Adds the graphs that TensorBoard offers by a tag: with costs, of modules, the backward."""
     from modelviz_callbacks.writers.graphdef import named_graphs
 
     for named in named_graphs(analysis, backward):
-        add = sink.add_named_graph if named.has_graph else sink.add_profile
+        add = tracker.add_named_graph if named.has_graph else tracker.add_profile
         add(named.tag, named.metadata)

@@ -1,17 +1,23 @@
-"""The MLflow run's page: files, what makes runs comparable, a section in the description."""
+"""A recording in a tracker's run: files, what runs are found and compared by, a description.
+
+The training process, the job and ``modelviz upload`` make the same calls here, so that a run
+that got its files later has the same as one that got them at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget
+from modelviz_callbacks.trackers.interface import ARTIFACT_SCHEME, FOLDER, MultiTracker
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
+from modelviz_callbacks.trackers.registry import make_tracker
 
-# The artifact folder, see `MlflowSink.store`.
-_HOME = "model_graph"
+# The end of the name of an ONNX file that is for running.
+_TRAINED = "model.onnx"
 
 
 def publish(
@@ -20,36 +26,57 @@ def publish(
     analysis: Analysis | None,
     names: list[str],
     deadline_s: float | Callable[[], float],
+    tries: int | None = None,
 ) -> None:
     """Stores everything of one recording in an MLflow run.
 
     Args:
         target: The run.
         report: Of the recording; learns where the files are, and of a new run its id.
-        analysis: That of the graph; ``None``: only the files.
+        analysis: That of the graph; ``None``: only the files, and the models among them.
         names: The files, in the report's folder.
         deadline_s: Seconds for all of it, or a function that says how many are left.
+        tries: How often a call is made that fails for the moment; ``None``: until time is up.
 
     Raises:
-        SinkError: Something did not arrive; the rest did.
+        TrackerError: Something did not arrive; the rest did.
     """
-    sink = MlflowSink(target, run_name=report.name, deadline_s=deadline_s)
+    tracker = make_tracker("mlflow", target, report.name, deadline_s, tries)
+    trackers = MultiTracker([tracker])
     folder = Path(report.folder)
+    log_recording(trackers, {name: folder / name for name in names}, analysis)
+    if not any(what == "everything" for what, _ in trackers.errors):
+        report.mlflow_run_id = tracker.run_id
+    error = trackers.error()
+    if error is not None:
+        raise error
+    line = f"{tracker.name}: {tracker.place}"
+    if line not in report.stored:
+        report.stored.append(line)
+
+
+def log_recording(
+    trackers: MultiTracker, files: Mapping[str, Path], analysis: Analysis | None
+) -> None:
+    """Logs everything of one recording: whatever does not fail arrives.
+
+    Args:
+        trackers: Not opened yet; they are closed afterwards, and have the errors.
+        files: Name below the run's artifact folder to the file on disk.
+        analysis: That of the graph; ``None``: only the files, and the models among them.
+    """
+    trackers.open()
     try:
-        report.mlflow_run_id = sink.run_id
-        place = sink.store({name: folder / name for name in names}, _HOME)
+        trackers.log_files(files)
         if analysis is not None:
-            sink.set_tags(tags_of(analysis))
-            sink.log_metrics(metrics_of(analysis.graph))
-            sink.describe(_section(sink, report, analysis.graph))
-        for name in names:
-            if name.endswith("model.onnx"):
-                _log_model(sink, folder / name)
-        line = f"MLflow: {place}"
-        if line not in report.stored:
-            report.stored.append(line)
+            trackers.log_tags(tags_of(analysis))
+            trackers.log_metrics(metrics_of(analysis.graph))
+            trackers.log_description(_section(analysis.graph, files))
+        for name, path in files.items():
+            if name.endswith(_TRAINED):
+                trackers.log_model(path, path.name.removesuffix(".onnx"))
     finally:
-        sink.close()
+        trackers.close()
 
 
 def tags_of(analysis: Analysis) -> dict[str, object]:
@@ -76,11 +103,11 @@ def _batch(graph: ModelGraph) -> int:
     return max(1, shape[0]) if shape else 1
 
 
-def _section(sink: MlflowSink, report: Report, graph: ModelGraph) -> str:
+def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
     """Markdown: the picture and the figures."""
     metrics = metrics_of(graph)
-    picture = next((name for name in ("graph.svg", "graph.png") if name in report.files), None)
-    # The figures first: of a long description MLflow shows the beginning.
+    picture = next((name for name in ("graph.svg", "graph.png") if name in files), None)
+    # The figures first: of a long description trackers show the beginning.
     lines = [
         f"**{graph.name}** as recorded in the first training batch",
         "",
@@ -89,13 +116,7 @@ def _section(sink: MlflowSink, report: Report, graph: ModelGraph) -> str:
         "| " + " | ".join(f"{value:,.0f}" for value in metrics.values()) + " |",
     ]
     if picture is not None:
-        lines += ["", f"![{graph.name}]({sink.artifact_link(f'{_HOME}/{picture}')})"]
-    if "index.html" in report.files:
-        lines += ["", f"Interactive: `{_HOME}/index.html` among the artifacts."]
+        lines += ["", f"![{graph.name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})"]
+    if "index.html" in files:
+        lines += ["", f"Interactive: `{FOLDER}/index.html` among the artifacts."]
     return "\n".join(lines)
-
-
-def _log_model(sink: MlflowSink, path: Path) -> None:
-    from modelviz_callbacks.trackers.mlflow_model import log_onnx_model
-
-    log_onnx_model(sink, path, path.name.removesuffix(".onnx"))

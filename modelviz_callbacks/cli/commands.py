@@ -90,7 +90,7 @@ def read_graph(source: str, tracking_uri: str | None = None) -> ModelGraph:
     Raises:
         OptionError: There is nothing of that name.
         GraphFormatError: The file is not a graph.
-        SinkError: The run cannot be read.
+        TrackerError: The run cannot be read.
     """
     path = Path(source)
     if path.is_file():
@@ -106,8 +106,8 @@ def read_graph(source: str, tracking_uri: str | None = None) -> ModelGraph:
             f"There is no file or folder {source!r}, and it is no MLflow run id (32 hexadecimal "
             "digits) either. Give a graph.json, a folder with one, or a run id."
         )
-    from modelviz_callbacks.trackers.mlflow_download import download
-    from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
+    from modelviz_callbacks.trackers.mlflow.download import download
+    from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
     with tempfile.TemporaryDirectory(prefix="modelviz-") as scratch:
         target = MlflowTarget(tracking_uri, run_id)

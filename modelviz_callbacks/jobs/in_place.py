@@ -5,10 +5,10 @@ from __future__ import annotations
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.artifacts.table import Place, early_rows, late_rows, rows
-from modelviz_callbacks.artifacts.tracking import publish
+from modelviz_callbacks.jobs.upload_process import upload
 from modelviz_callbacks.report import say
 from modelviz_callbacks.tracing import Recording, TimedStep, pack, unpack
-from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 # How long the end of training may wait for an MLflow server, in seconds.
 MLFLOW_LIMIT_S = 30.0
@@ -81,5 +81,5 @@ class InPlace:
             say(f"modelviz: sending the files to MLflow (at most {MLFLOW_LIMIT_S:.0f} s)")
             names = list(maker.report.files)
             with maker.guarded("the MLflow run"):
-                publish(self._target, maker.report, products.analysis, names, MLFLOW_LIMIT_S)
+                upload(self._target, maker.report, names, MLFLOW_LIMIT_S)
             maker.write_report()

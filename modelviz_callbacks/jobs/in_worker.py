@@ -25,7 +25,7 @@ from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.jobs.worker_program import LOG, PATIENCE_S
 from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.tracing import Recording, TimedStep, pack, pack_timed
-from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 # How long the end of training waits for files, in seconds; after that the worker goes on alone.
 WAIT_LIMIT_S = 60.0

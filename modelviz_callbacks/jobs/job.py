@@ -16,7 +16,7 @@ from typing import Any
 from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.trackers.mlflow_target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 # Files of a job. Who renames the first one has the job: the worker to begin it, the training
 # process to take it back.

@@ -15,7 +15,7 @@ from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.jobs.job import Job
 from modelviz_callbacks.tracing import unpack, unpack_timed
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink, staged
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker, staged
 
 
 def work(job: Job, remaining_s: Callable[[], float], uri: str | None = None) -> None:
@@ -120,15 +120,13 @@ def take_events(job: Job, target: object) -> str | None:
         The run's folder; ``None``: there are no such events any more.
 
     Raises:
-        SinkError: They cannot be written there.
+        TrackerError: They cannot be written there.
     """
     events = job.take_events()
     if events is None:
         return None
-    with TensorBoardSink(target) as sink:
-        for event in staged(events):
-            sink.add_event(event)
-        sink.flush()
+    with TensorBoardTracker(target) as tracker:
+        tracker.log_events(staged(events))
         if job.tensorboard == "staged":
-            mention(job.report, sink.log_dir)
-        return sink.log_dir
+            mention(job.report, tracker)
+        return tracker.log_dir

@@ -1,52 +1,22 @@
-"""Destinations: named files in, stored somewhere. Nothing here knows what a graph is.
+"""Trackers: files, tags, metrics, descriptions in, kept with a run. None knows what a graph is.
 
-``directory`` writes files on disk, whole or not at all; ``tensorboard`` writes into a run's event
-file; ``mlflow`` uploads to a run. Importing this package imports none of their libraries.
+`interface` says what a tracker is, `registry` which there are: ``tensorboard`` writes into a
+run's event file, ``mlflow`` uploads to a run. Importing this package imports none of their
+libraries.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from modelviz_callbacks.errors import SinkError
 
-__all__ = ["Sink", "checked_name"]
+__all__ = ["checked_name"]
 
 # Control characters, halves of characters, what some file system refuses in a name, and what
 # changes the meaning of the URL that an artifact's name becomes part of.
 _ODD = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*\\#%]')
 _LONGEST_PART_BYTES = 200
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """A place where finished files are put."""
-
-    def store(self, files: Mapping[str, Path]) -> str:
-        """Put files there, each under its name.
-
-        Args:
-            files: Name in the destination (``"graph.svg"``, ``"pictures/a.png"``) to the file on
-                disk that holds its content.
-
-        Returns:
-            Where the files are now, for people.
-
-        Raises:
-            SinkError: Something did not arrive; the message says what, why and what to do.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of whatever the sink opened.
-
-        Raises:
-            SinkError: What the sink opened could not be ended.
-        """
-        ...
 
 
 def checked_name(name: str) -> str:

@@ -1,60 +1,74 @@
-"""An event file of our own: written as it comes, by no thread, and one a folder and process.
+"""An event file of our own: written by no thread, one a folder and process, whole or not at all.
 
-The format is TensorBoard's (``tensorboard.summary.writer``): records of ``Event`` messages, the
-first of which tells the version. A record is its length in eight bytes, their checksum, the
-message, its checksum; numbers with the lowest byte first. A URL goes through TensorBoard's own
-writer, whose file system layer knows remote stores.
+The records are TensorBoard's (``tensorboard.summary.writer.record_writer``). They are collected
+in memory and appended at each flush; what could not be appended whole is taken away again, so a
+full disk or a limit on the size of files leaves no cut record behind. A URL goes through
+TensorBoard's own writer, whose file system layer knows remote stores.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import Any
 
-from modelviz_callbacks.trackers.checksum import masked_crc32c
-
-# The file that this process began in a folder: a run that gets more later gets it there, since
-# TensorBoard without its data server follows one file a run.
-_BEGUN: dict[str, Path] = {}
+# The file that a process began in a folder: a run that gets more later gets it there, since
+# TensorBoard without its data server follows one file a run. A forked process begins its own.
+_BEGUN: dict[tuple[int, str], Path] = {}
 
 
 class EventFile:
     """Takes events for one folder.
 
     Args:
-        folder: A local folder, made if missing.
+        folder: A local folder, made if missing. The file in it is made with the first flush.
 
     Raises:
-        OSError: It cannot be made or written to.
+        OSError: It cannot be made.
     """
 
     def __init__(self, folder: str) -> None:
         place = Path(folder).absolute()
         place.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        path = _BEGUN.setdefault(str(place), place / name)
-        is_new = not path.exists()
-        self._file = path.open("ab")
-        if is_new:
-            self.add_event(_version())
+        self._path = _BEGUN.setdefault((os.getpid(), str(place)), place / name)
+        self._waiting: list[Any] = []
+        self._made = time.time()
 
     def add_event(self, event: Any) -> None:
-        """Appends an ``Event``."""
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        self._file.write(length + _checksum(length) + data + _checksum(data))
+        """Keeps an ``Event`` for the next flush."""
+        self._waiting.append(event)
 
     def flush(self) -> None:
-        """Hands everything to the operating system."""
-        self._file.flush()
+        """Appends what was added since the last time, whole or not at all.
+
+        Raises:
+            OSError: It cannot be written; it is not tried again.
+        """
+        events, self._waiting = self._waiting, []
+        if not events and self._path.exists():
+            return
+        with self._path.open("ab", buffering=0) as file:
+            length = file.seek(0, os.SEEK_END)
+            rest = _records(events if length else [_version(self._made), *events])
+            try:
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+            except BaseException:
+                _cut(self._path, length)
+                raise
 
     def close(self) -> None:
-        """Closes the file; a later `EventFile` of the folder goes on with it."""
-        self._file.close()
+        """Flushes; a later `EventFile` of the folder goes on with the file.
+
+        Raises:
+            OSError: As `flush`.
+        """
+        self.flush()
 
 
 def open_events(folder: str) -> Any:
@@ -67,7 +81,7 @@ def open_events(folder: str) -> Any:
         The writer.
 
     Raises:
-        OSError: The folder cannot be written to.
+        OSError: The folder cannot be made.
     """
     if "://" not in folder:
         return EventFile(folder)
@@ -76,11 +90,27 @@ def open_events(folder: str) -> Any:
     return EventFileWriter(folder)
 
 
-def _checksum(data: bytes) -> bytes:
-    return struct.pack("<I", masked_crc32c(data))
+def _records(events: list[Any]) -> memoryview:
+    """Events as they stand in a file."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    content = io.BytesIO()
+    writer = RecordWriter(content)
+    for event in events:
+        writer.write(event.SerializeToString())
+    return content.getbuffer()
 
 
-def _version() -> Any:
+def _cut(path: Path, length: int) -> None:
+    """Makes a file as long as it was, in bytes; a file that was not there goes."""
+    with contextlib.suppress(OSError):
+        if length:
+            os.truncate(path, length)
+        else:
+            path.unlink()
+
+
+def _version(made: float) -> Any:
     from tensorboard.compat.proto import event_pb2
 
-    return event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2")
+    return event_pb2.Event(wall_time=made, file_version="brain.Event:2")

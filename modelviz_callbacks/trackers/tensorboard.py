@@ -10,50 +10,64 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from modelviz_callbacks.errors import SinkError
+from modelviz_callbacks.credentials import without_credentials
+from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers.event_file import open_events
+from modelviz_callbacks.trackers.interface import Tracker
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Colour type of a PNG's header to the number of channels (PNG specification, 11.2.2).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
-class TensorBoardSink:
+class TensorBoardTracker(Tracker):
     """Writes into one TensorBoard run.
 
     A writer that is handed in stays the user's: everything goes into its own event file (with
     a second file in a run, TensorBoard without its data server stops following the first), and
     it is flushed but never closed. For a path a new writer is made, and closed by `close`.
+    TensorBoard keeps events alone: what else a tracker may be given has no place here.
 
     Args:
         target: A ``torch.utils.tensorboard.SummaryWriter`` (also Lightning's
             ``TensorBoardLogger.experiment``), anything with its FileWriter's ``add_event`` and
             ``flush``, or the run's folder: a local path, or a URL that fsspec knows. No running
             writer may have its event file in that folder.
+        run_name: Not used: a run is called as its folder is.
+        deadline_s: Not used: nothing here waits for anybody.
+        tries: Likewise.
 
     Raises:
-        SinkError: The target is none of these, or the folder cannot be written to.
+        TrackerError: The target is none of these.
     """
 
-    def __init__(self, target: object) -> None:
+    name = "TensorBoard"
+
+    def __init__(
+        self,
+        target: object,
+        *,
+        run_name: str | None = None,
+        deadline_s: float | Callable[[], float] = 0.0,
+        tries: int | None = None,
+    ) -> None:
         self._writer: Any = None
         self._owned = isinstance(target, (str, os.PathLike))
         self._target = target
         self._closed = False
-        if isinstance(target, (str, os.PathLike)):
-            self._writer = _new_writer(os.fspath(target))
-        elif not _is_summary_writer(target) and not _is_file_writer(target):
-            raise SinkError(
+        if not self._owned and not _is_summary_writer(target) and not _is_file_writer(target):
+            raise TrackerError(
                 f"Cannot write TensorBoard events to {_describe(target)}: it has no 'add_event' "
                 "and no file writer. Give a SummaryWriter of torch.utils.tensorboard or a folder."
             )
 
-    def __enter__(self) -> TensorBoardSink:
+    def __enter__(self) -> TensorBoardTracker:
+        self.open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -67,6 +81,33 @@ class TensorBoardSink:
         get_logdir = getattr(self._target, "get_logdir", None)
         return str(get_logdir()) if callable(get_logdir) else ""
 
+    @property
+    def place(self) -> str:
+        """How to look at the run; an address in it is without credentials."""
+        return f"tensorboard --logdir {without_credentials(self.log_dir)}"
+
+    def open(self) -> None:
+        """Makes the writer for a folder.
+
+        Raises:
+            TrackerError: The folder cannot be made.
+        """
+        if self._owned and self._writer is None and not self._closed:
+            self._writer = _new_writer(os.fspath(self._target))  # type: ignore[call-overload]
+
+    def log_events(self, events: Iterable[Any]) -> None:
+        """Writes events and makes them visible to a TensorBoard that is already running.
+
+        Args:
+            events: ``Event`` messages, for example those of `staged`.
+
+        Raises:
+            TrackerError: They cannot be written.
+        """
+        for event in events:
+            self.add_event(event)
+        self.flush()
+
     def add_graph(self, graph_def: bytes) -> None:
         """Writes the run's graph. Of several in a run, which one is shown is not defined.
 
@@ -74,7 +115,7 @@ class TensorBoardSink:
             graph_def: A serialized ``GraphDef``.
 
         Raises:
-            SinkError: It cannot be written.
+            TrackerError: It cannot be written.
         """
         self._write("the graph", _protos().Event(graph_def=graph_def))
 
@@ -85,7 +126,7 @@ class TensorBoardSink:
             event: An ``Event`` message.
 
         Raises:
-            SinkError: It cannot be written.
+            TrackerError: It cannot be written.
         """
         self._write("a staged event", event)
 
@@ -97,7 +138,7 @@ class TensorBoardSink:
             run_metadata: A serialized ``RunMetadata`` with one function graph and its profile.
 
         Raises:
-            SinkError: It cannot be written.
+            TrackerError: It cannot be written.
         """
         event = _tensor_event(tag, run_metadata, "graph_run_metadata", b"1")
         self._write(f"the graph {tag!r}", event)
@@ -110,7 +151,7 @@ class TensorBoardSink:
             run_metadata: A serialized ``RunMetadata`` with step statistics.
 
         Raises:
-            SinkError: It cannot be written.
+            TrackerError: It cannot be written.
         """
         protos = _protos()
         tagged = protos.TaggedRunMetadata(tag=tag, run_metadata=run_metadata)
@@ -125,7 +166,7 @@ class TensorBoardSink:
             step: The training step it belongs to.
 
         Raises:
-            SinkError: It cannot be written.
+            TrackerError: It cannot be written.
         """
         event = _tensor_event(tag, markdown.encode(), "text", b"")
         event.step = step
@@ -140,10 +181,10 @@ class TensorBoardSink:
             step: The training step it belongs to.
 
         Raises:
-            SinkError: It is no PNG, or cannot be written.
+            TrackerError: It is no PNG, or cannot be written.
         """
         if png[:8] != _PNG_START or png[12:16] != b"IHDR" or len(png) < 29:
-            raise SinkError(
+            raise TrackerError(
                 f"Cannot write the image {tag!r} to TensorBoard: expected a PNG file, found "
                 f"{len(png)} bytes that start with {png[:8]!r}."
             )
@@ -162,7 +203,7 @@ class TensorBoardSink:
         """Makes everything written visible to a TensorBoard that is already running.
 
         Raises:
-            SinkError: It cannot be written.
+            TrackerError: It cannot be written.
         """
         if not self._closed:
             self._try("flush the event file", lambda: self._file_writer().flush())
@@ -171,22 +212,22 @@ class TensorBoardSink:
         """Flushes, and closes the writer if it was made here; again, does nothing.
 
         Raises:
-            SinkError: What is still to be written cannot be.
+            TrackerError: What is still to be written cannot be.
         """
         if self._closed:
             return
         try:
-            if not _is_closed(self._target):
+            if self._writer is not None or not (self._owned or _is_closed(self._target)):
                 self.flush()
         finally:
             self._closed = True
-            if self._owned:
+            if self._writer is not None:
                 self._try("close the event file", self._writer.close)
 
     def _write(self, what: str, event: Any) -> None:
         if self._closed:
-            raise SinkError(
-                f"Cannot write {what} to TensorBoard in {self.log_dir!r}: this sink is closed. "
+            raise TrackerError(
+                f"Cannot write {what} to TensorBoard ({self.place}): this tracker is closed. "
                 "Write before closing it."
             )
         event.wall_time = time.time()
@@ -195,6 +236,7 @@ class TensorBoardSink:
     def _file_writer(self) -> Any:
         """What events go to, looked up each time: a SummaryWriter may have been closed."""
         if self._owned:
+            self.open()
             return self._writer
         if _is_closed(self._target):
             raise ValueError(
@@ -209,14 +251,15 @@ class TensorBoardSink:
             act()
         except Exception as error:  # the writer's own, the file system's, a remote store's
             where = self.log_dir or _describe(self._target)
-            raise SinkError(
-                f"Could not {what} to TensorBoard in {where}: {error}. Check that the writer is "
-                "open and that its folder can be written to."
+            said = without_credentials(f"{where}: {error}")
+            raise TrackerError(
+                f"Could not {what} to TensorBoard in {said}. Check that the writer is open and "
+                "that its folder can be written to."
             ) from error
 
 
 def staged(folder: os.PathLike[str]) -> Iterator[Any]:
-    """The events that a sink of another process wrote into a folder of their own.
+    """The events that a tracker of another process wrote into a folder of their own.
 
     Args:
         folder: With complete event files only.
@@ -266,9 +309,10 @@ def _new_writer(path: str) -> Any:
     try:
         return open_events(path)
     except Exception as error:  # the file system's, or a remote store's own
-        raise SinkError(
-            f"Cannot begin a TensorBoard event file in {path!r}: {error}. "
-            "Give a folder that can be created and written to."
+        said = without_credentials(f"{path!r}: {error}")
+        raise TrackerError(
+            f"Cannot begin a TensorBoard event file in {said}. Give a folder that can be created "
+            "and written to."
         ) from error
 
 

@@ -17,8 +17,8 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.errors import TrackerError
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 
 GRAPH = GraphDef()
 GRAPH.node.add(name="x", op="Input", device="/device:CPU:0")
@@ -63,12 +63,12 @@ def _event_files(folder: Path) -> list[Path]:
 
 
 def test_a_folder_gets_an_event_file_with_everything_in_it(tmp_path: Path) -> None:
-    with TensorBoardSink(tmp_path / "run") as sink:
-        sink.add_graph(GRAPH.SerializeToString())
-        sink.add_named_graph("forward", _named())
-        sink.add_profile("costs", _profile().SerializeToString())
-        sink.add_text("summary", "| a | b |\n|---|---|\n| 1 | größer |", step=3)
-        sink.add_image("picture", _png(7, 5), step=4)
+    with TensorBoardTracker(tmp_path / "run") as tracker:
+        tracker.add_graph(GRAPH.SerializeToString())
+        tracker.add_named_graph("forward", _named())
+        tracker.add_profile("costs", _profile().SerializeToString())
+        tracker.add_text("summary", "| a | b |\n|---|---|\n| 1 | größer |", step=3)
+        tracker.add_image("picture", _png(7, 5), step=4)
     run = _read(tmp_path / "run")
 
     assert run.Graph() == GRAPH
@@ -95,9 +95,9 @@ def test_a_users_writer_keeps_its_one_file_and_stays_open(tmp_path: Path, kind: 
         "EventFileWriter": writer._get_file_writer().event_writer,
     }
     writer.add_scalar("loss", 2.0, 0)
-    with TensorBoardSink(targets[kind]) as sink:
-        sink.add_graph(GRAPH.SerializeToString())
-        sink.add_text("summary", "text", step=1)
+    with TensorBoardTracker(targets[kind]) as tracker:
+        tracker.add_graph(GRAPH.SerializeToString())
+        tracker.add_text("summary", "text", step=1)
     writer.add_scalar("loss", 1.0, 1)
     writer.close()
     run = _read(tmp_path)
@@ -110,17 +110,17 @@ def test_a_users_writer_keeps_its_one_file_and_stays_open(tmp_path: Path, kind: 
 
 def test_what_is_written_is_on_disk_after_a_flush_though_nothing_was_closed(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
-    sink = TensorBoardSink(writer)
-    sink.add_graph(GRAPH.SerializeToString())
-    sink.flush()
+    tracker = TensorBoardTracker(writer)
+    tracker.add_graph(GRAPH.SerializeToString())
+    tracker.flush()
 
     assert _read(tmp_path).Graph() is not None
     writer.close()
 
 
 def test_events_carry_the_time_at_which_they_were_written(tmp_path: Path) -> None:
-    with TensorBoardSink(tmp_path) as sink:
-        sink.add_graph(GRAPH.SerializeToString())
+    with TensorBoardTracker(tmp_path) as tracker:
+        tracker.add_graph(GRAPH.SerializeToString())
     version, graph = LegacyEventFileLoader(str(_event_files(tmp_path)[0])).Load()
 
     assert graph.wall_time >= version.wall_time > 0
@@ -129,8 +129,8 @@ def test_events_carry_the_time_at_which_they_were_written(tmp_path: Path) -> Non
 def test_a_graph_of_the_users_own_is_no_obstacle(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     writer._get_file_writer().add_graph((GRAPH, RunMetadata()))
-    with TensorBoardSink(writer) as sink:
-        sink.add_named_graph("forward", _named())
+    with TensorBoardTracker(writer) as tracker:
+        tracker.add_named_graph("forward", _named())
     writer.close()
     run = _read(tmp_path)
 
@@ -140,28 +140,28 @@ def test_a_graph_of_the_users_own_is_no_obstacle(tmp_path: Path) -> None:
 
 def test_a_closed_writer_is_refused_and_no_second_file_begins(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
-    sink = TensorBoardSink(writer)
+    tracker = TensorBoardTracker(writer)
     writer.close()
 
-    with pytest.raises(SinkError, match="would begin a second event file"):
-        sink.add_text("summary", "text")
-    sink.close()
+    with pytest.raises(TrackerError, match="would begin a second event file"):
+        tracker.add_text("summary", "text")
+    tracker.close()
     assert len(_event_files(tmp_path)) == 1
 
 
 def test_a_closed_file_writer_is_refused(tmp_path: Path) -> None:
     writer = EventFileWriter(str(tmp_path))
-    sink = TensorBoardSink(writer)
+    tracker = TensorBoardTracker(writer)
     writer.close()
 
-    with pytest.raises(SinkError, match="Could not write the text 'summary'"):
-        sink.add_text("summary", "text")
+    with pytest.raises(TrackerError, match="Could not write the text 'summary'"):
+        tracker.add_text("summary", "text")
 
 
 def test_a_folder_that_only_a_remote_file_system_knows_works() -> None:
     folder = f"memory://{uuid.uuid4().hex}"
-    with TensorBoardSink(folder) as sink:
-        sink.add_graph(GRAPH.SerializeToString())
+    with TensorBoardTracker(folder) as tracker:
+        tracker.add_graph(GRAPH.SerializeToString())
     (file,) = fsspec.filesystem("memory").ls(folder, detail=False)
 
     events = list(LegacyEventFileLoader(f"memory:/{file}").Load())
@@ -169,30 +169,33 @@ def test_a_folder_that_only_a_remote_file_system_knows_works() -> None:
 
 
 def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
-    sink.close()
-    sink.close()
+    tracker = TensorBoardTracker(tmp_path)
+    tracker.close()
+    tracker.close()
 
-    with pytest.raises(SinkError, match="this sink is closed"):
-        sink.add_text("summary", "text")
+    with pytest.raises(TrackerError, match="this tracker is closed"):
+        tracker.add_text("summary", "text")
 
 
 def test_a_path_that_is_a_file_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(SinkError, match="file"):
-        TensorBoardSink(tmp_path / "file")
+    with pytest.raises(TrackerError, match="file"):
+        TensorBoardTracker(tmp_path / "file").open()
 
 
 @pytest.mark.parametrize("target", [None, 7, SimpleNamespace(add_scalar=print)])
 def test_something_that_is_no_writer_is_refused_with_its_type(target: object) -> None:
-    with pytest.raises(SinkError, match=type(target).__qualname__):
-        TensorBoardSink(target)
+    with pytest.raises(TrackerError, match=type(target).__qualname__):
+        TensorBoardTracker(target)
 
 
 def test_a_picture_that_is_no_png_is_refused(tmp_path: Path) -> None:
-    with TensorBoardSink(tmp_path) as sink, pytest.raises(SinkError, match="expected a PNG"):
-        sink.add_image("picture", b"<svg/>")
+    with (
+        TensorBoardTracker(tmp_path) as tracker,
+        pytest.raises(TrackerError, match="expected a PNG"),
+    ):
+        tracker.add_image("picture", b"<svg/>")
 
 
 def test_a_writer_that_fails_in_its_own_way_gives_our_error(tmp_path: Path) -> None:
@@ -203,11 +206,11 @@ def test_a_writer_that_fails_in_its_own_way_gives_our_error(tmp_path: Path) -> N
         def flush(self) -> None:
             raise ConnectionError("the store is gone")
 
-    sink = TensorBoardSink(Failing())
+    tracker = TensorBoardTracker(Failing())
 
-    with pytest.raises(SinkError, match="the store is gone") as caught:
-        sink.add_graph(GRAPH.SerializeToString())
+    with pytest.raises(TrackerError, match="the store is gone") as caught:
+        tracker.add_graph(GRAPH.SerializeToString())
     assert isinstance(caught.value.__cause__, ConnectionError)
-    with pytest.raises(SinkError, match="flush"):
-        sink.close()
-    sink.close()
+    with pytest.raises(TrackerError, match="flush"):
+        tracker.close()
+    tracker.close()

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers.graphdef import graph_def, named_graphs
 from tests.browser import open_browser
 from tests.tensorboard_browser import GraphPage, ask, running_tensorboard
@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 def _store(graph: ModelGraph, target: object) -> None:
     analysis = Analysis(graph)
-    with TensorBoardSink(target) as sink:
+    with TensorBoardTracker(target) as sink:
         sink.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
         for named in named_graphs(analysis):
             sink.add_named_graph(named.tag, named.metadata)

@@ -14,6 +14,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
+from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.gc_pause import slowed_collector
 from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, read_backward
@@ -36,6 +37,9 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     is_compiled,
     missing_parts,
 )
+
+# Letters of the user's error that are kept: they stand in every file.
+_LONGEST_ERROR = 1000
 
 
 class Capture:
@@ -156,7 +160,8 @@ class Capture:
         """Ends the recording of code that raised; what ran until then is kept."""
         self.stop()
         self._raise_fault()
-        return self._recording(Leaf(None), f"{type(error).__name__}: {error}")
+        text = without_credentials(f"{type(error).__name__}: {error}", _LONGEST_ERROR)
+        return self._recording(Leaf(None), text)
 
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""

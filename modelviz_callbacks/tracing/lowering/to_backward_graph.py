@@ -17,7 +17,6 @@ to the gradients of the parameters, in the order in which autograd runs:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
@@ -46,7 +45,7 @@ from modelviz_callbacks.tracing.lowering.backward_ties import Ties
 
 ADD = "AddGradients"
 
-_VERSION = re.compile(r"\d+\Z")
+_DIGITS = "0123456789"
 
 
 def to_backward_graph(
@@ -349,7 +348,7 @@ def _ports(word: str, found: dict[Ref, None]) -> tuple[Port, ...]:
 
 def _op_name(node: GradNode) -> str:
     """What people call it: without the number of its version and the namespace."""
-    return _VERSION.sub("", node.name.rpartition("::")[2]) or node.name
+    return node.name.rpartition("::")[2].rstrip(_DIGITS) or node.name
 
 
 def _target(node: GradNode) -> str:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from modelviz_callbacks.analysis.notes import notes
+from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.graph import (
     Argument,
     ModelGraph,
@@ -191,7 +192,8 @@ class _Lowering:
 
     def _notes(self) -> tuple[Note, ...]:
         recording = self._recording
-        notes = [Note("remark", "", remark) for remark in recording.remarks]
+        # They may hold the text of somebody's error, and stand in every file.
+        notes = [Note("remark", "", without_credentials(said)) for said in recording.remarks]
         if recording.error:
             message = f"The forward ended early with {recording.error}; this is what ran before."
             notes.append(Note("partial", "", message))

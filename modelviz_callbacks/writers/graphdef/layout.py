@@ -26,7 +26,7 @@ _MOST_ENDS = 10  # inputs, and likewise outputs, beside the other children of a 
 # Drawn as circles at the ops that read them, so they take no room in their box.
 EMBEDDED_KINDS = frozenset({"parameter", "buffer", "constant"})
 
-_NUMBERED = re.compile(r"(\d+)_(\D.*?)(?:_\d+)?$")
+_NUMBERED = re.compile(r"^(\d+)_(\D.*?)(?:_\d+)?$")
 
 
 @dataclass(eq=False, slots=True)

@@ -32,7 +32,7 @@ from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.trackers.tensorboard import TensorBoardSink
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers import graphdef
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
@@ -136,9 +136,9 @@ WRITING: list[tuple[Step, str, dict[str, Any]]] = [
     (Step(products, "render"), "graph.txt", {}),
     (Step(products, "with_flops"), "the FLOPs", {}),
     (Step(Directory, "write"), "graph.json", {}),
-    (Step(TensorBoardSink, "__init__"), "the TensorBoard graph", {"tensorboard": True}),
+    (Step(TensorBoardTracker, "__init__"), "the TensorBoard graph", {"tensorboard": True}),
     (Step(graphdef, "graph_def"), "the TensorBoard graph", {"tensorboard": True}),
-    (Step(TensorBoardSink, "add_graph"), "the TensorBoard graph", {"tensorboard": True}),
+    (Step(TensorBoardTracker, "add_graph"), "the TensorBoard graph", {"tensorboard": True}),
     (Step(products, "add_named_graphs"), "the TensorBoard extras", {"tensorboard": True}),
     (Step(products, "units"), "the ONNX files", {"onnx": True}),
     (Step(products, "view_of"), "graph.onnx", {"onnx": True}),

@@ -20,9 +20,10 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from onnx import TensorProto, helper, numpy_helper
 
-from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget
-from modelviz_callbacks.trackers.mlflow_model import log_onnx_model
+from modelviz_callbacks.errors import TrackerError
+from modelviz_callbacks.trackers.mlflow.model import log_onnx_model
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 from tests.mlflow_server import MlflowServer, Proxy
 from tests.trackers.conftest import Store
 
@@ -88,8 +89,8 @@ def test_a_logged_model_predicts_in_a_fresh_process_what_the_file_predicts(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with mlflow.start_run() as run, nothing_changes():
-        sink = MlflowSink(MlflowTarget(fluent.uri, run.info.run_id))
-        model_uri = log_onnx_model(sink, trained, "net", input_example={"features": FEATURES})
+        tracker = MlflowTracker(MlflowTarget(fluent.uri, run.info.run_id))
+        model_uri = log_onnx_model(tracker, trained, "net", input_example={"features": FEATURES})
     printed = capfd.readouterr()
 
     found = predicted_in_a_fresh_process(fluent.uri, model_uri, tmp_path)
@@ -101,7 +102,7 @@ def test_a_logged_model_is_linked_to_its_run_and_ready_with_its_signature(
     fluent: Store, trained: Path
 ) -> None:
     run_id = fluent.new_run()
-    model_uri = log_onnx_model(MlflowSink(MlflowTarget(fluent.uri, run_id)), trained, "net")
+    model_uri = log_onnx_model(MlflowTracker(MlflowTarget(fluent.uri, run_id)), trained, "net")
 
     model = fluent.client.get_logged_model(model_uri.removeprefix("models:/"))
     outputs = fluent.client.get_run(run_id).outputs.model_outputs
@@ -119,12 +120,36 @@ def test_a_logged_model_is_linked_to_its_run_and_ready_with_its_signature(
     assert info.signature.outputs.input_names() == ["logits"]
 
 
+def test_the_same_file_twice_is_one_model_and_a_changed_one_another(
+    fluent: Store, trained: Path
+) -> None:
+    tracker = MlflowTracker(MlflowTarget(fluent.uri, fluent.new_run()))
+    first = log_onnx_model(tracker, trained, "net")
+    again = log_onnx_model(tracker, trained, "net")
+    model = onnx.load(trained)
+    model.doc_string = "trained for longer"
+    onnx.save(model, trained)
+    longer = log_onnx_model(tracker, trained, "net")
+
+    assert again == first
+    found = fluent.client.search_logged_models([fluent.experiment_id])
+    assert {f"models:/{model.model_id}" for model in found} == {first, longer}
+
+
+def test_a_name_that_mlflow_forbids_is_changed(fluent: Store, trained: Path) -> None:
+    tracker = MlflowTracker(MlflowTarget(fluent.uri, fluent.new_run()))
+    log_onnx_model(tracker, trained, "generator.model")
+
+    (model,) = fluent.client.search_logged_models([fluent.experiment_id])
+    assert model.name == "generator_model"
+
+
 def test_a_server_with_proxied_artifacts_takes_a_model(
     server: MlflowServer, trained: Path, tmp_path: Path
 ) -> None:
-    sink = MlflowSink(MlflowTarget(server.uri), deadline_s=120)
-    model_uri = log_onnx_model(sink, trained)
-    sink.close()
+    tracker = MlflowTracker(MlflowTarget(server.uri), deadline_s=120)
+    model_uri = log_onnx_model(tracker, trained)
+    tracker.close()
 
     found = predicted_in_a_fresh_process(server.uri, model_uri, tmp_path)
     np.testing.assert_array_equal(found, predicted_by_the_file(trained))
@@ -133,11 +158,11 @@ def test_a_server_with_proxied_artifacts_takes_a_model(
 def test_a_model_whose_upload_fails_is_marked_as_failed(
     server: MlflowServer, proxy: Proxy, trained: Path
 ) -> None:
-    sink = MlflowSink(MlflowTarget(proxy.uri), deadline_s=5)
-    run_id, experiment_id = sink.run_id, sink.experiment_id
+    tracker = MlflowTracker(MlflowTarget(proxy.uri), deadline_s=5)
+    run_id, experiment_id = tracker.run_id, tracker.experiment_id
     proxy.behaviour = "no uploads"
-    with pytest.raises(SinkError, match="could not upload model 'net' to MLflow run"):
-        log_onnx_model(sink, trained, "net")
+    with pytest.raises(TrackerError, match="could not upload model 'net' to MLflow run"):
+        log_onnx_model(tracker, trained, "net")
 
     client = MlflowClient(server.uri)
     found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
@@ -149,8 +174,8 @@ def test_a_file_that_is_no_model_is_refused_before_anything_is_begun(
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     run_id = store.new_run()
-    with pytest.raises(SinkError, match=r"model\.onnx as an ONNX model.*onnx\.load"):
-        log_onnx_model(MlflowSink(MlflowTarget(store.uri, run_id)), tmp_path / "model.onnx")
+    with pytest.raises(TrackerError, match=r"model\.onnx as an ONNX model.*onnx\.load"):
+        log_onnx_model(MlflowTracker(MlflowTarget(store.uri, run_id)), tmp_path / "model.onnx")
 
     assert store.client.search_logged_models([store.experiment_id]) == []
 
@@ -164,8 +189,8 @@ def test_a_model_with_an_input_that_numpy_has_no_type_for_is_logged_without_sign
     graph = helper.make_graph([node], "joins", [sequence], [joined])
     onnx.save(helper.make_model(graph, ir_version=9), tmp_path / "model.onnx")
 
-    sink = MlflowSink(MlflowTarget(fluent.uri, fluent.new_run()))
-    model_uri = log_onnx_model(sink, tmp_path / "model.onnx")
+    tracker = MlflowTracker(MlflowTarget(fluent.uri, fluent.new_run()))
+    model_uri = log_onnx_model(tracker, tmp_path / "model.onnx")
 
     model = fluent.client.get_logged_model(model_uri.removeprefix("models:/"))
     assert model.status == "READY"

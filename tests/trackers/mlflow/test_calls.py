@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import threading
 
@@ -7,7 +8,7 @@ import pytest
 from mlflow.exceptions import MlflowException, RestException
 from requests import ConnectionError as NoConnection
 
-from modelviz_callbacks.trackers.mlflow_calls import Caller, CallFailed, bounded
+from modelviz_callbacks.trackers.mlflow.calls import Caller, CallFailed, bounded
 
 
 def test_the_environment_is_bounded_inside_the_block_and_restored_after_it(
@@ -30,6 +31,55 @@ def test_the_environment_is_bounded_inside_the_block_and_restored_after_it(
     assert inside["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
     assert inside["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] == "false"
     assert dict(os.environ) == before
+
+
+def test_two_threads_that_are_in_it_at_once_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    before = dict(os.environ)
+    entered, leaves = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with bounded(timeout_s=4.0):
+            entered.set()
+            leaves.wait()
+
+    thread = threading.Thread(target=stay)
+    with bounded(timeout_s=3.0):
+        thread.start()
+        entered.wait()
+    # The first to come is the first to leave: what was there before is not its to put back.
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "4"
+    leaves.set()
+    thread.join()
+    assert dict(os.environ) == before
+
+
+def test_time_that_becomes_little_while_a_call_is_made_ends_it() -> None:
+    never, asked = threading.Event(), []
+
+    def remaining_s() -> float:
+        asked.append(None)
+        return math.inf if len(asked) < 3 else 0.0
+
+    with pytest.raises(CallFailed, match="no answer before time was up"):
+        Caller(remaining_s, timeout_s=10).once(never.wait)
+    never.set()
+
+    assert len(asked) == 3
+
+
+def test_a_call_is_made_as_often_as_there_are_tries() -> None:
+    made: list[None] = []
+
+    def call() -> None:
+        made.append(None)
+        raise NoConnection("down")
+
+    with pytest.raises(CallFailed, match="down"):
+        Caller(deadline_s=60, timeout_s=10, tries=2).until_done(call)
+    assert len(made) == 2
 
 
 def test_a_call_that_never_ends_is_left_alone_when_time_is_up() -> None:

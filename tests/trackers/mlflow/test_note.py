@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelviz_callbacks.trackers.mlflow_note import merged_note
+from modelviz_callbacks.trackers.mlflow.note import merged_note
 
 plain = st.text(max_size=200).filter(lambda text: "modelviz" not in text)
 

@@ -7,82 +7,142 @@ The same steps are made here one by one with a client, so the user's state stays
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.trackers.mlflow import MlflowSink
+from modelviz_callbacks.errors import TrackerError
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
     from mlflow.types import TensorSpec
 
 __all__ = ["log_onnx_model"]
 
+T = TypeVar("T")
+
 _RUNS_WITH = ("onnx", "onnxruntime")
+# What MLflow allows in no model's name.
+_FORBIDDEN = re.compile(r"""[/:.%"']""")
+# Tag of a logged model: the digest of the file that it was made of.
+_DIGEST = "modelviz.sha256"
 # A protobuf message holds 2 GiB at most; with room for what is not weights.
 _LARGEST_IN_ONE_FILE_BYTES = 1_800_000_000
 
 
+class RunCalls(Protocol):
+    """Calls on the store of one run, under its deadline; see `MlflowTracker`, which makes them."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        ...
+
+    @property
+    def experiment_id(self) -> str:
+        """Its experiment."""
+        ...
+
+    def ask(self, what: str, action: Callable[[MlflowClient], T]) -> T:
+        """Makes a call again and again until it works or time is up."""
+        ...
+
+    def ask_once(self, what: str, action: Callable[[MlflowClient], T]) -> T:
+        """Makes a call that must not be made twice."""
+        ...
+
+
 def log_onnx_model(
-    sink: MlflowSink,
+    tracker: RunCalls,
     path: Path,
     name: str = "model",
     *,
     input_example: Mapping[str, np.ndarray[Any, Any]] | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
 ) -> str:
-    """Log an ONNX file as a model of the sink's run.
+    """Log an ONNX file as a model of the tracker's run.
 
     The signature is read from the file: an axis of fixed size stays fixed, a named one is free.
 
     Args:
-        sink: The run, with its deadline.
+        tracker: The run, with its deadline.
         path: The ONNX file, weights inside or in files beside it.
-        name: Name of the model in MLflow.
+        name: Name of the model in MLflow, which takes some characters for ``_``.
         input_example: Input name to array; kept with the model, shown by MLflow.
         providers: Where onnxruntime runs the model when MLflow loads it, first choice first.
 
     Returns:
-        The model's address, ``models:/<id>``, for ``mlflow.pyfunc.load_model``.
+        The model's address, ``models:/<id>``, for ``mlflow.pyfunc.load_model``. A run that has this
+        file as a model of this name already gets no second one.
 
     Raises:
-        SinkError: The file is no ONNX model, or MLflow did not take it; a model that was begun is
-            marked as failed then.
+        TrackerError: The file is no ONNX model, or MLflow did not take it; a model that was begun
+            is marked as failed then.
     """
-    from mlflow.entities import LoggedModelOutput
-
-    model = _read(path)
-    run_id, experiment_id = sink.run_id, sink.experiment_id
-    logged = sink.ask_once(
+    model, name = _read(path), _FORBIDDEN.sub("_", name)
+    run_id, experiment_id = tracker.run_id, tracker.experiment_id
+    tags = {_DIGEST: _digest(path, model)}
+    known = _known(tracker, name, tags[_DIGEST])
+    if known is not None:
+        return f"models:/{known}"
+    logged = tracker.ask_once(
         f"begin model {name!r} in",
-        lambda client: client.create_logged_model(experiment_id, name, source_run_id=run_id),
+        lambda client: client.create_logged_model(experiment_id, name, run_id, tags),
     )
     model_id = str(logged.model_id)
     try:
         with tempfile.TemporaryDirectory(prefix="modelviz-") as scratch:
             folder = Path(scratch, "model")
             _save(model, folder, logged, input_example, list(providers))
-            sink.ask(
-                f"upload model {name!r} to",
-                lambda client: client.log_model_artifacts(model_id, str(folder)),
-            )
-        sink.ask(
-            f"link model {name!r} to",
-            lambda client: client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)]),
-        )
+            _upload(tracker, folder, name, model_id)
     except Exception:
-        with contextlib.suppress(SinkError):
-            _finish(sink, model_id, "FAILED")
+        with contextlib.suppress(TrackerError):
+            _finish(tracker, model_id, "FAILED")
         raise
-    _finish(sink, model_id, "READY")
+    _finish(tracker, model_id, "READY")
     return f"models:/{model_id}"
+
+
+def _upload(tracker: RunCalls, folder: Path, name: str, model_id: str) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    run_id = tracker.run_id
+    tracker.ask(
+        f"upload model {name!r} to",
+        lambda client: client.log_model_artifacts(model_id, str(folder)),
+    )
+    tracker.ask(
+        f"link model {name!r} to",
+        lambda client: client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)]),
+    )
+
+
+def _digest(path: Path, model: onnx.ModelProto) -> str:
+    """What tells a file's content from another's, weights in files beside it included."""
+    digest = hashlib.sha256(path.read_bytes())
+    for tensor in model.graph.initializer:
+        digest.update(tensor.raw_data)
+    return digest.hexdigest()
+
+
+def _known(tracker: RunCalls, name: str, digest: str) -> str | None:
+    """The id of the run's model of this name and content, if it has one."""
+    run_id, experiment_id = tracker.run_id, tracker.experiment_id
+    wanted = f"source_run_id = '{run_id}' AND name = '{name}'"
+    found = tracker.ask(
+        f"look for model {name!r} in",
+        lambda client: client.search_logged_models([experiment_id], wanted),
+    )
+    ready = (model for model in found if model.status.name == "READY")
+    return next((str(m.model_id) for m in ready if m.tags.get(_DIGEST) == digest), None)
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -92,7 +152,7 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(str(path))
     except Exception as error:
-        raise SinkError(
+        raise TrackerError(
             f"could not read {path} as an ONNX model: {error}. Nothing was logged; give a file "
             "that onnx.load() reads."
         ) from error
@@ -127,7 +187,7 @@ def _save(
             save_as_external_data=weights_bytes > _LARGEST_IN_ONE_FILE_BYTES,
         )
     except Exception as error:
-        raise SinkError(
+        raise TrackerError(
             f"could not make an MLflow model of {logged.name!r}: {error}. The ONNX file itself is "
             "unharmed; try without input_example, or with free space in the temporary folder."
         ) from error
@@ -160,8 +220,8 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(dtype, shape, value.name)
 
 
-def _finish(sink: MlflowSink, model_id: str, status: Literal["READY", "FAILED"]) -> None:
-    sink.ask_once(
+def _finish(tracker: RunCalls, model_id: str, status: Literal["READY", "FAILED"]) -> None:
+    tracker.ask_once(
         f"finish model {model_id} in",
         lambda client: client.finalize_logged_model(model_id, status),
     )

@@ -17,51 +17,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
-from modelviz_callbacks.errors import SinkError
+from modelviz_callbacks.errors import SinkError, TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.credentials import without_credentials
-from modelviz_callbacks.trackers.mlflow_calls import Caller, CallFailed, bounded
-from modelviz_callbacks.trackers.mlflow_note import LONGEST_TAG, NOTE_TAG, merged_note
-from modelviz_callbacks.trackers.mlflow_target import MlflowTarget, find_target
+from modelviz_callbacks.trackers.interface import FOLDER, Tracker, UploadError, linked
+from modelviz_callbacks.trackers.mlflow.calls import Caller, CallFailed
+from modelviz_callbacks.trackers.mlflow.note import LONGEST_TAG, NOTE_TAG, merged_note
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = [
-    "MlflowSink",
-    "MlflowTarget",
-    "UploadError",
-    "bounded",
-    "find_target",
-    "merged_note",
-    "without_credentials",
-]
+__all__ = ["MlflowTracker"]
 
 T = TypeVar("T")
 
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 
 
-class UploadError(SinkError):
-    """Some files did not arrive in the run.
-
-    Attributes:
-        arrived: Names of the files that are in the run.
-        missing: Names of the files that are not; pass only these to try again.
-    """
-
-    def __init__(self, message: str, arrived: tuple[str, ...], missing: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.arrived = arrived
-        self.missing = missing
-
-
-class MlflowSink:
+class MlflowTracker(Tracker):
     """Stores into one MLflow run, whatever its state: running, nested or finished.
 
     What fails for the moment (no connection, a server's error) is tried again with growing pauses
-    until the deadline; what cannot work is not. One deadline covers all that a sink does and its
-    clock starts with the first call, so make a new sink for each occasion.
+    until the deadline; what cannot work is not. One deadline covers all that a tracker does and its
+    clock starts with the first call, so make a new tracker for each occasion.
 
     Args:
         target: The run, or the store for a new one (which ``close`` ends).
@@ -69,9 +47,12 @@ class MlflowSink:
             many seconds are left.
         timeout_s: Longest silence of the server in one request, in seconds.
         max_retries: How often MLflow itself repeats a request; each repetition is logged by
-            urllib3, the sink's own are not.
+            urllib3, the tracker's own are not.
         run_name: Name of a new run; None lets MLflow choose.
+        tries: How often a call is made that fails for the moment; None: until the deadline.
     """
+
+    name = "MLflow"
 
     def __init__(
         self,
@@ -81,9 +62,10 @@ class MlflowSink:
         timeout_s: float = 10.0,
         max_retries: int = 0,
         run_name: str | None = None,
+        tries: int | None = None,
     ) -> None:
         self.target = target
-        self._caller = Caller(deadline_s, timeout_s, max_retries)
+        self._caller = Caller(deadline_s, timeout_s, max_retries, tries)
         self._run_name = run_name
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
@@ -95,7 +77,7 @@ class MlflowSink:
         """The run that is written to; a new one is started here where none was given.
 
         Raises:
-            SinkError: The store cannot be reached, or has no such run.
+            TrackerError: The store cannot be reached, or has no such run.
         """
         if self._run_id is None:
             opening = self._start_run if self.target.run_id is None else self._find_run
@@ -107,40 +89,54 @@ class MlflowSink:
         """The experiment of the run.
 
         Raises:
-            SinkError: The store cannot be reached, or has no such run.
+            TrackerError: The store cannot be reached, or has no such run.
         """
         _ = self.run_id
         return self._experiment_id
 
-    def store(self, files: Mapping[str, Path], artifact_path: str = "model_graph") -> str:
-        """Upload files as artifacts of the run.
+    @property
+    def place(self) -> str:
+        """Where a person looks for the artifacts.
+
+        Raises:
+            TrackerError: The store cannot be reached, or has no such run.
+        """
+        run_id, uri = self.run_id, self.target.public_uri
+        if uri.startswith(("http://", "https://")):
+            page = f"{uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{run_id}"
+            return f"{page}/artifacts/{FOLDER}"
+        return f"MLflow run {run_id} in {uri}, artifacts under {FOLDER}/"
+
+    def open(self) -> None:
+        """Finds the run, or starts it.
+
+        Raises:
+            TrackerError: The store cannot be reached, or has no such run.
+        """
+        _ = self.run_id
+
+    def log_files(self, files: Mapping[str, Path]) -> None:
+        """Uploads files as artifacts of the run.
 
         Every file is tried. After a failure the others get a short try each, and what is missing
         is tried again until all of it arrived, cannot arrive, or time is up.
 
         Args:
-            files: Name below ``artifact_path`` to the file on disk.
-            artifact_path: Folder among the run's artifacts.
-
-        Returns:
-            Where the files are now, for people.
+            files: Name below ``model_graph`` to the file on disk.
 
         Raises:
             UploadError: Not all arrived; it names those that did and those that did not.
-            SinkError: A name is not plain.
         """
-        for name in (artifact_path, *files):
-            checked_name(name)
         names = tuple(files)
         try:
             run_id = self.run_id
-        except SinkError as error:
+        except TrackerError as error:
             raise UploadError(
                 f"{error} Nothing was uploaded: {', '.join(names)}.", (), names
             ) from None
-        failed = self._upload(run_id, files, artifact_path)
+        failed = self._upload(run_id, files)
         if not failed:
-            return self._place(artifact_path)
+            return
         arrived = tuple(name for name in names if name not in failed)
         reasons = "; ".join(f"{name}: {error.reason}" for name, error in failed.items())
         raise UploadError(
@@ -151,14 +147,14 @@ class MlflowSink:
             tuple(failed),
         )
 
-    def set_tags(self, tags: Mapping[str, object]) -> None:
+    def log_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags of the run, all in one request.
 
         Args:
             tags: Name to value; written as text, cut at MLflow's limit of 8000 characters.
 
         Raises:
-            SinkError: They could not be set.
+            TrackerError: They could not be set.
         """
         run_id = self.run_id
         from mlflow.entities import RunTag
@@ -173,7 +169,7 @@ class MlflowSink:
             metrics: Name to value, in the unit that the name says.
 
         Raises:
-            SinkError: They could not be logged.
+            TrackerError: They could not be logged.
         """
         run_id = self.run_id
         from mlflow.entities import Metric
@@ -182,30 +178,39 @@ class MlflowSink:
         batch = [Metric(name, float(value), now_ms, 0) for name, value in metrics.items()]
         self.ask("log metrics of", lambda client: client.log_batch(run_id, metrics=batch))
 
-    def describe(self, section: str, key: str = "model_graph") -> bool:
-        """Put a section into the run's description, beside what the user wrote.
+    def log_description(self, section: str) -> None:
+        """Puts our section into the run's description, beside what the user wrote.
 
         Args:
-            section: Markdown. ``artifact_link`` makes the address of a picture.
-            key: Which of our sections this is; an older one of this key is replaced.
-
-        Returns:
-            Whether the description has the section now. It has not where there is no room for it
-            (8000 characters in all), or where the user took away one of the section's two markers.
+            section: Markdown; see `Tracker.log_description`. An older section is replaced.
 
         Raises:
-            SinkError: The description could not be read or written.
+            TrackerError: The description could not be read or written, has no room for the section
+                (8000 characters in all), or lacks one of the section's two markers.
         """
-        run_id = self.run_id
+        self.open()
+        text = linked(section, self.artifact_link)
+        if not self.ask("describe", lambda client: self._merge(client, text)):
+            raise TrackerError(
+                f"could not describe {self._described()}: its description has no room for the "
+                f"model's section ({LONGEST_TAG} characters in all), or lacks one of the section's "
+                "two markers. Shorten it, or take the other marker away, then upload again.",
+                "the run's description has no room for it",
+            )
 
-        def merge(client: MlflowClient) -> bool:
-            before = client.get_run(run_id).data.tags.get(NOTE_TAG, "")
-            after = merged_note(before, section, key)
-            if after is not None and after != before:
-                client.set_tag(run_id, NOTE_TAG, after)
-            return after is not None
+    def log_model(self, path: Path, name: str) -> None:
+        """Registers an ONNX file as a model of the run, unless the run has it already.
 
-        return self.ask("describe", merge)
+        Args:
+            path: The ONNX file.
+            name: What the model is called.
+
+        Raises:
+            TrackerError: It is no ONNX model, or MLflow did not take it.
+        """
+        from modelviz_callbacks.trackers.mlflow.model import log_onnx_model
+
+        log_onnx_model(self, path, name)
 
     def artifact_link(self, path: str) -> str:
         """The address of an artifact of this run, as MLflow's description understands it.
@@ -214,15 +219,15 @@ class MlflowSink:
             path: The artifact, for example ``"model_graph/graph.svg"``.
 
         Raises:
-            SinkError: The run could not be opened.
+            TrackerError: The run could not be opened.
         """
         return f"get-artifact?path={quote(path, safe='')}&run_uuid={self.run_id}"
 
     def close(self) -> None:
-        """End the run if this sink started it; a run of the user is left as it is.
+        """End the run if this tracker started it; a run of the user is left as it is.
 
         Raises:
-            SinkError: The run could not be ended.
+            TrackerError: The run could not be ended.
         """
         if not self._started or self._run_id is None:
             return
@@ -231,7 +236,7 @@ class MlflowSink:
             client = self.client
             self._caller.once(lambda: client.set_terminated(run_id), last=True)
         except CallFailed as error:
-            raise self._refusal("end", error) from None
+            raise self._failed("end", error) from None
 
     @property
     def client(self) -> MlflowClient:
@@ -243,9 +248,9 @@ class MlflowSink:
 
                 self._client = self._caller.once(lambda: MlflowClient(self.target.tracking_uri))
             except ImportError as error:
-                raise self._refusal("open", CallFailed(str(error), lasting=True)) from error
+                raise self._failed("open", CallFailed(str(error), lasting=True)) from error
             except CallFailed as error:
-                raise self._refusal("open", error) from None
+                raise self._failed("open", error) from None
         return self._client
 
     def ask_once(self, what: str, action: Callable[[MlflowClient], T]) -> T:
@@ -259,13 +264,13 @@ class MlflowSink:
             What the call returns.
 
         Raises:
-            SinkError: It failed.
+            TrackerError: It failed.
         """
         client = self.client
         try:
             return self._caller.once(lambda: action(client), last=True)
         except CallFailed as error:
-            raise self._refusal(what, error) from None
+            raise self._failed(what, error) from None
 
     def ask(self, what: str, action: Callable[[MlflowClient], T]) -> T:
         """Make a call on the store, again and again until it works or time is up.
@@ -278,49 +283,58 @@ class MlflowSink:
             What the call returns.
 
         Raises:
-            SinkError: It cannot work, or did not in time.
+            TrackerError: It cannot work, or did not in time.
         """
         client = self.client
         try:
             return self._caller.until_done(lambda: action(client))
         except CallFailed as error:
-            raise self._refusal(what, error) from None
+            raise self._failed(what, error) from None
 
-    def _refusal(self, what: str, error: CallFailed) -> SinkError:
-        return SinkError(
-            f"could not {what} {self._described()}: {error.reason}. {_advice([error])}"
+    def _failed(self, what: str, error: CallFailed) -> TrackerError:
+        return TrackerError(
+            f"could not {what} {self._described()}: {error.reason}. {_advice([error])}",
+            error.reason,
         )
 
-    def _upload(
-        self, run_id: str, files: Mapping[str, Path], artifact_path: str
-    ) -> dict[str, CallFailed]:
-        """Upload all files, in rounds; what is returned did not arrive, with the last reason."""
-        refused: dict[str, CallFailed] = {}
+    def _merge(self, client: MlflowClient, section: str) -> bool:
+        """Puts the section into the description; whether it is there now."""
+        run_id = self.run_id
+        before = client.get_run(run_id).data.tags.get(NOTE_TAG, "")
+        after = merged_note(before, section)
+        if after is not None and after != before:
+            client.set_tag(run_id, NOTE_TAG, after)
+        return after is not None
+
+    def _upload(self, run_id: str, files: Mapping[str, Path]) -> dict[str, CallFailed]:
+        """Uploads all files, in rounds; what is returned did not arrive, with the last reason."""
+        lasting: dict[str, CallFailed] = {}
         waiting: dict[str, CallFailed | None] = dict.fromkeys(files)
         for _ in self._caller.rounds():
             down = False
             for name in tuple(waiting):
                 try:
-                    self._upload_one(run_id, name, files[name], artifact_path, quick=down)
+                    self._upload_one(run_id, name, files[name], quick=down)
                 except CallFailed as error:
                     down = not error.lasting
                     waiting[name] = error
                     if error.lasting:
-                        refused[name] = error
+                        lasting[name] = error
                         del waiting[name]
                 else:
                     down = False
                     del waiting[name]
             if not waiting:
                 break
-        refused.update({name: error for name, error in waiting.items() if error is not None})
-        return {name: refused[name] for name in files if name in refused}
+        lasting.update({name: error for name, error in waiting.items() if error is not None})
+        return {name: lasting[name] for name in files if name in lasting}
 
-    def _upload_one(
-        self, run_id: str, name: str, path: Path, artifact_path: str, *, quick: bool
-    ) -> None:
-        """Upload one file under its name, which need not be the one it has on disk."""
-        folder, base = posixpath.split(posixpath.join(artifact_path, name))
+    def _upload_one(self, run_id: str, name: str, path: Path, *, quick: bool) -> None:
+        """Uploads one file under its name, which need not be the one it has on disk."""
+        try:
+            folder, base = posixpath.split(posixpath.join(FOLDER, checked_name(name)))
+        except SinkError as error:
+            raise CallFailed(str(error), lasting=True) from error
         client = self.client
         with tempfile.TemporaryDirectory(prefix="modelviz-") as scratch:
             source = path
@@ -362,14 +376,6 @@ class MlflowSink:
     def _described(self) -> str:
         run = self._run_id or self.target.run_id
         return f"{f'MLflow run {run}' if run else 'a new MLflow run'} in {self.target.public_uri}"
-
-    def _place(self, artifact_path: str) -> str:
-        """Where a person looks for the artifacts."""
-        uri = self.target.public_uri
-        if uri.startswith(("http://", "https://")):
-            page = f"{uri.rstrip('/')}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
-            return f"{page}/artifacts/{artifact_path}"
-        return f"MLflow run {self._run_id} in {uri}, artifacts under {artifact_path}/"
 
 
 def _advice(failures: list[CallFailed]) -> str:

@@ -7,8 +7,8 @@ import re
 import sys
 from dataclasses import dataclass, field
 
+from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import OptionError
-from modelviz_callbacks.trackers.credentials import without_credentials
 
 __all__ = ["MlflowTarget", "find_target"]
 

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from modelviz_callbacks.errors import OptionError
-from modelviz_callbacks.trackers.mlflow_target import MlflowTarget, find_target
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget, find_target
 from tests.trackers.conftest import Store
 
 
@@ -108,7 +108,8 @@ def test_a_target_is_shown_without_credentials() -> None:
 def test_mlflow_is_not_imported_to_find_out_that_it_has_no_active_run() -> None:
     script = """
         import sys
-        from modelviz_callbacks.trackers.mlflow import MlflowSink, find_target
+        from modelviz_callbacks.trackers.mlflow.target import find_target
+        from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
         assert find_target(None) is None
         assert find_target(True).run_id is None
         assert find_target("http://127.0.0.1:1").tracking_uri == "http://127.0.0.1:1"

@@ -11,15 +11,21 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget, UploadError
-from tests.mlflow_server import MlflowServer, Proxy
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.artifacts.tracking import log_recording
+from modelviz_callbacks.errors import TrackerError
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.trackers.interface import MultiTracker, UploadError
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
+from tests.mlflow_server import MISBEHAVIOURS, MlflowServer, Proxy
 
 NothingChanges = Callable[[], AbstractContextManager[None]]
 
 # Far above what the deadlines below ask for, far below the minutes that MLflow takes by itself.
 BOUND_S = 180
 BAD = ["refuse", "500", "busy", "hang"]
+ALL_BAD = ["refuse", "bad TLS", "deleted run", *MISBEHAVIOURS]
 
 
 @pytest.fixture
@@ -66,14 +72,14 @@ def test_a_bad_server_costs_a_bounded_time_and_one_error(
     uri = proxy.uri.replace("://", "://ann:secret-pw@")
     began = time.monotonic()
     with nothing_changes():
-        sink = MlflowSink(MlflowTarget(uri, run_id), deadline_s=3, timeout_s=1)
+        tracker = MlflowTracker(MlflowTarget(uri, run_id), deadline_s=3, timeout_s=1)
         with pytest.raises(UploadError, match="then upload again") as raised:
-            sink.store(files)
-        with pytest.raises(SinkError, match="could not open MLflow run"):
-            sink.set_tags({"a": "b"})
-        with pytest.raises(SinkError, match="could not open MLflow run"):
-            sink.describe("text")
-        sink.close()
+            tracker.log_files(files)
+        with pytest.raises(TrackerError, match="could not open MLflow run"):
+            tracker.log_tags({"a": "b"})
+        with pytest.raises(TrackerError, match="could not open MLflow run"):
+            tracker.log_description("text")
+        tracker.close()
 
     assert time.monotonic() - began < BOUND_S
     assert raised.value.missing == tuple(files)
@@ -82,17 +88,61 @@ def test_a_bad_server_costs_a_bounded_time_and_one_error(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("how", ALL_BAD)
+def test_whatever_a_server_does_a_recording_costs_a_bounded_time_and_one_error(
+    proxy: Proxy,
+    server: MlflowServer,
+    run_id: str,
+    files: dict[str, Path],
+    how: str,
+    nothing_changes: NothingChanges,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    uri = proxy.uri.replace("://", "://ann:s3cret-pw@")
+    if how == "deleted run":
+        MlflowClient(server.uri).delete_run(run_id)
+    elif how == "bad TLS":
+        uri = uri.replace("http:", "https:")
+    else:
+        misbehave(proxy, how)
+    began = time.monotonic()
+    target = MlflowTarget(uri, run_id)
+    with nothing_changes():
+        trackers = MultiTracker([MlflowTracker(target, deadline_s=3, timeout_s=1, tries=2)])
+        log_recording(trackers, files, Analysis(ModelGraph("net", "Net")))
+    error = trackers.error()
+
+    assert time.monotonic() - began < BOUND_S
+    assert error is not None
+    assert run_id in str(error)
+    assert len(str(error)) < 3000
+    assert "s3cret-pw" not in "".join(traceback.format_exception(error))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("how", ["refuse", "500", "busy"])
+def test_a_bad_server_is_given_up_after_two_tries_where_no_more_are_asked_for(
+    proxy: Proxy, run_id: str, how: str
+) -> None:
+    misbehave(proxy, how)
+    tracker = MlflowTracker(MlflowTarget(proxy.uri, run_id), deadline_s=60, timeout_s=2, tries=2)
+    with pytest.raises(TrackerError, match="could not open"):
+        tracker.open()
+
+    assert len(proxy.requests) == (0 if how == "refuse" else 2)
+
+
 @pytest.mark.parametrize("how", ["refuse", "500", "busy"])
 def test_a_server_that_goes_bad_is_tried_with_every_file(
     proxy: Proxy, run_id: str, files: dict[str, Path], how: str
 ) -> None:
     began = time.monotonic()
-    sink = MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=5, timeout_s=1)
-    sink.store({"first.svg": files["a.svg"]})
+    tracker = MlflowTracker(MlflowTarget(proxy.uri, run_id), deadline_s=5, timeout_s=1)
+    tracker.log_files({"first.svg": files["a.svg"]})
     proxy.requests.clear()
     misbehave(proxy, how)
     with pytest.raises(UploadError) as raised:
-        sink.store(files)
+        tracker.log_files(files)
 
     assert time.monotonic() - began < BOUND_S
     assert raised.value.missing == tuple(files)
@@ -104,12 +154,12 @@ def test_a_server_that_goes_bad_is_tried_with_every_file(
 def test_a_server_that_begins_to_hang_is_given_its_full_time_only_once_a_round(
     proxy: Proxy, run_id: str, files: dict[str, Path]
 ) -> None:
-    sink = MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=8, timeout_s=4)
-    sink.store({"first.svg": files["a.svg"]})
+    tracker = MlflowTracker(MlflowTarget(proxy.uri, run_id), deadline_s=8, timeout_s=4)
+    tracker.log_files({"first.svg": files["a.svg"]})
     proxy.requests.clear()
     proxy.behaviour = "hang"
     with pytest.raises(UploadError) as raised:
-        sink.store(files)
+        tracker.log_files(files)
 
     assert raised.value.missing == tuple(files)
     assert {Path(path).name for path in proxy.uploads()} == set(files)
@@ -119,9 +169,11 @@ def test_a_server_that_asks_to_be_left_alone_for_an_hour_is_not_waited_for(
     proxy: Proxy, run_id: str
 ) -> None:
     proxy.behaviour = "busy"
-    sink = MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=4, timeout_s=2, max_retries=1)
-    with pytest.raises(SinkError, match="503"):
-        sink.set_tags({"a": "b"})
+    tracker = MlflowTracker(
+        MlflowTarget(proxy.uri, run_id), deadline_s=4, timeout_s=2, max_retries=1
+    )
+    with pytest.raises(TrackerError, match="503"):
+        tracker.log_tags({"a": "b"})
 
     assert len(proxy.requests) >= 2
 
@@ -132,14 +184,14 @@ def test_a_server_that_dies_half_way_leaves_the_rest_to_be_uploaded_later(
     proxy.dies_after_uploads = 1
     target = MlflowTarget(proxy.uri, run_id)
     with pytest.raises(UploadError, match=r"could not upload 2 of 3.*Arrived: a\.svg\.") as raised:
-        MlflowSink(target, deadline_s=3).store(files)
+        MlflowTracker(target, deadline_s=3).log_files(files)
 
     assert raised.value.arrived == ("a.svg",)
     assert raised.value.missing == ("b.txt", "c.onnx")
     assert arrived(server, run_id) == {"a.svg": files["a.svg"].read_bytes()}
 
     proxy.recover_after(0)
-    MlflowSink(target).store({name: files[name] for name in raised.value.missing})
+    MlflowTracker(target).log_files({name: files[name] for name in raised.value.missing})
     assert arrived(server, run_id) == contents(files)
 
 
@@ -152,7 +204,7 @@ def test_everything_arrives_by_itself_when_the_server_comes_back_in_time(
     else:
         misbehave(proxy, how)
     proxy.recover_after(3)
-    MlflowSink(MlflowTarget(proxy.uri, run_id), deadline_s=120).store(files)
+    MlflowTracker(MlflowTarget(proxy.uri, run_id), deadline_s=120).log_files(files)
 
     assert arrived(server, run_id) == contents(files)
 
@@ -163,30 +215,30 @@ def test_a_new_run_is_started_once_however_long_the_server_takes_to_come_back(
     proxy.behaviour = "500"
     proxy.recover_after(3)
     target = MlflowTarget(proxy.uri, experiment_name="comes back")
-    sink = MlflowSink(target, deadline_s=120)
-    sink.store(files)
-    sink.close()
+    tracker = MlflowTracker(target, deadline_s=120)
+    tracker.log_files(files)
+    tracker.close()
 
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name("comes back")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
-    assert [run.info.run_id for run in found] == [sink.run_id]
+    assert [run.info.run_id for run in found] == [tracker.run_id]
 
 
 def test_a_run_that_a_server_does_not_have_is_asked_for_once(
     proxy: Proxy, files: dict[str, Path]
 ) -> None:
     with pytest.raises(UploadError, match="Check the run id"):
-        MlflowSink(MlflowTarget(proxy.uri, "0" * 32)).store(files)
+        MlflowTracker(MlflowTarget(proxy.uri, "0" * 32)).log_files(files)
 
     assert len(proxy.requests) == 1
 
 
 def test_a_new_run_that_cannot_be_ended_is_said_so(proxy: Proxy) -> None:
-    sink = MlflowSink(MlflowTarget(proxy.uri), deadline_s=30, timeout_s=2)
-    run_id = sink.run_id
+    tracker = MlflowTracker(MlflowTarget(proxy.uri), deadline_s=30, timeout_s=2)
+    run_id = tracker.run_id
     proxy.refuse()
 
-    with pytest.raises(SinkError, match=f"could not end MLflow run {run_id}"):
-        sink.close()
+    with pytest.raises(TrackerError, match=f"could not end MLflow run {run_id}"):
+        tracker.close()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from modelviz_callbacks.trackers.credentials import without_credentials
+from modelviz_callbacks.credentials import without_credentials
 
 __all__ = ["CallFailed", "Caller", "bounded"]
 
@@ -21,9 +21,11 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 _GRACE_S = 2.0
 _LONGEST_CALL_S = 300.0
+_LOOK_EVERY_S = 1.0
 _LONGEST_REASON = 300
+_LONGEST_LINE = 50_000
 _NO_TIME = "no answer before time was up"
-_CAUSE = re.compile(r"""\(Caused by \w+\(["'](.*?)["']\)\)""")
+_CAUSE = re.compile(r"""\(Caused by \w+\(["'](.{0,500}?)["']\)\)""")
 _TOO_MANY_REQUESTS, _REQUEST_TIMEOUT, _SERVER_ERRORS = 429, 408, 500
 
 
@@ -43,13 +45,54 @@ class CallFailed(Exception):
         self.status = status
 
 
+class _Settings:
+    """MLflow's settings in this process's environment, shared by all who need them at once.
+
+    MLflow takes them from nowhere else. The first who comes keeps what was there, the last who
+    leaves puts it back: two threads that are here at one time leave nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: dict[str, str | None] = {}
+
+    @contextmanager
+    def apply(self, wanted: dict[str, str]) -> Iterator[None]:
+        """Sets variables for a block; of several blocks at once the latest one's values count."""
+        with self._lock:
+            if not self._users:
+                self._before = {name: os.environ.get(name) for name in wanted}
+            self._users += 1
+            os.environ.update(wanted)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    _restore(self._before)
+
+
+def _restore(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+_SETTINGS = _Settings()
+
+
 @contextmanager
 def bounded(max_retries: int = 0, timeout_s: float = 10.0) -> Iterator[None]:
     """Bound the time of MLflow's HTTP requests in this block, and let it print nothing.
 
     MLflow reads its bounds from the environment at each request. Left alone, one request to a
-    server that is down takes four minutes, to one that hangs twenty. Only one thread at a time
-    should be in such a block: the environment belongs to the process.
+    server that is down takes four minutes, to one that hangs twenty. The environment belongs to
+    the process, so the process that trains never comes here: what it uploads in place goes
+    through one of its own (`modelviz_callbacks.jobs.upload_process`).
 
     Args:
         max_retries: How often MLflow itself repeats a failed request.
@@ -66,16 +109,8 @@ def bounded(max_retries: int = 0, timeout_s: float = 10.0) -> Iterator[None]:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
+    with _SETTINGS.apply(wanted):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class Caller:
@@ -90,6 +125,7 @@ class Caller:
             many are left, which may be ``math.inf`` until it is known.
         timeout_s: Longest silence of a server in one request, in seconds.
         max_retries: How often MLflow itself repeats a failed request.
+        tries: How often a call is made that fails for the moment; ``None``: until time is up.
     """
 
     def __init__(
@@ -97,7 +133,9 @@ class Caller:
         deadline_s: float | Callable[[], float],
         timeout_s: float,
         max_retries: int = 0,
+        tries: int | None = None,
     ) -> None:
+        self._tries = tries
         self._deadline_s = deadline_s
         self._timeout_s = timeout_s
         self._max_retries = max_retries
@@ -132,7 +170,9 @@ class Caller:
             raise CallFailed(_NO_TIME, lasting=False)
         timeout_s = min(self._timeout_s, left, _GRACE_S if quick else left)
         with bounded(0 if quick else self._max_retries, timeout_s):
-            return _in_time(action, min(left, _LONGEST_CALL_S))
+            limit_s = min(left, _LONGEST_CALL_S)
+            # Asked again meanwhile: what was time without limit may have become little.
+            return _in_time(action, limit_s, (lambda: limit_s) if last else self.remaining_s)
 
     def until_done(self, action: Callable[[], T]) -> T:
         """Make one call again and again, with growing pauses, until it works or time is up.
@@ -156,18 +196,34 @@ class Caller:
         raise failure
 
     def rounds(self) -> Iterator[None]:
-        """Give one turn now, and then more, with growing pauses between, until time is up."""
-        pause_s = _FIRST_PAUSE_S
+        """Give one turn now, and then more, with growing pauses between, until time is up.
+
+        There are no more of them than tries.
+        """
+        pause_s, turns = _FIRST_PAUSE_S, 1
         yield
         # The pauses shrink towards the end, so that a server that is back late is still noticed.
-        while (left := self.remaining_s()) > _FIRST_PAUSE_S:
+        while (left := self.remaining_s()) > _FIRST_PAUSE_S and turns != self._tries:
+            turns += 1
             time.sleep(min(pause_s, left / 2))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             yield
 
 
-def _in_time(action: Callable[[], T], limit_s: float) -> T:
-    """Run a call in a thread and wait for it up to the limit, in seconds."""
+def _in_time(action: Callable[[], T], limit_s: float, remaining_s: Callable[[], float]) -> T:
+    """Run a call in a thread and wait for it.
+
+    Args:
+        action: The call.
+        limit_s: Longest time, in seconds.
+        remaining_s: Gives the seconds that are left for everything; asked while waiting.
+
+    Returns:
+        What the call returns.
+
+    Raises:
+        CallFailed: It raised, or time was up before it ended.
+    """
     results: list[T] = []
     failures: list[CallFailed] = []
 
@@ -181,7 +237,9 @@ def _in_time(action: Callable[[], T], limit_s: float) -> T:
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(run,), name="modelviz-mlflow", daemon=True)
     thread.start()
-    thread.join(limit_s)
+    end = time.monotonic() + limit_s
+    while thread.is_alive() and (left := end - time.monotonic()) > 0 and remaining_s() > 0:
+        thread.join(min(left, _LOOK_EVERY_S))
     if results:
         return results[0]
     # The original is not chained: its text, which a traceback would print, may hold credentials.
@@ -203,7 +261,8 @@ def _failure(error: Exception) -> CallFailed:
 
 def _reason(error: Exception) -> str:
     """The informative part of an error's text, without credentials."""
-    text = without_credentials(next(iter(str(error).strip().splitlines()), ""))
+    said = str(error).strip()[:_LONGEST_LINE].splitlines()
+    text = without_credentials(next(iter(said), ""))
     # The whole request stands in front of what went wrong with it, MLflow's advice to wait longer
     # behind it.
     cause = _CAUSE.search(text)

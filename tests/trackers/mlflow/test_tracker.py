@@ -12,9 +12,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from modelviz_callbacks.errors import SinkError
-from modelviz_callbacks.trackers import Sink
-from modelviz_callbacks.trackers.mlflow import MlflowSink, MlflowTarget, UploadError, find_target
+from modelviz_callbacks.errors import TrackerError
+from modelviz_callbacks.trackers.interface import UploadError
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget, find_target
+from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 from tests.mlflow_server import MlflowServer
 from tests.trackers.conftest import Store
 
@@ -46,10 +47,6 @@ def contents(files: dict[str, Path]) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items()}
 
 
-def test_it_is_a_sink() -> None:
-    assert isinstance(MlflowSink(MlflowTarget("sqlite:///x.db", "abc")), Sink)
-
-
 def test_files_arrive_in_the_active_run_and_nothing_of_the_user_s_changes(
     fluent: Store,
     files: dict[str, Path],
@@ -60,10 +57,11 @@ def test_files_arrive_in_the_active_run_and_nothing_of_the_user_s_changes(
     with mlflow.start_run() as run, nothing_changes():
         target = find_target(None)
         assert target is not None
-        sink = MlflowSink(target)
-        where = sink.store(files)
-        sink.set_tags({"modelviz.class": "Net"})
-        sink.close()
+        tracker = MlflowTracker(target)
+        tracker.log_files(files)
+        where = tracker.place
+        tracker.log_tags({"modelviz.class": "Net"})
+        tracker.close()
 
     assert capfd.readouterr() == ("", "")
     assert run.info.run_id in where
@@ -72,9 +70,9 @@ def test_files_arrive_in_the_active_run_and_nothing_of_the_user_s_changes(
 
 def test_a_run_of_the_user_is_still_running_after_close(fluent: Store) -> None:
     with mlflow.start_run() as run:
-        sink = MlflowSink(MlflowTarget(fluent.uri, run.info.run_id))
-        sink.set_tags({"a": "b"})
-        sink.close()
+        tracker = MlflowTracker(MlflowTarget(fluent.uri, run.info.run_id))
+        tracker.log_tags({"a": "b"})
+        tracker.close()
         assert fluent.client.get_run(run.info.run_id).info.status == "RUNNING"
 
 
@@ -84,7 +82,7 @@ def test_files_arrive_in_the_inner_of_two_nested_runs(
     with mlflow.start_run() as outer, mlflow.start_run(nested=True) as inner, nothing_changes():
         target = find_target(None)
         assert target is not None
-        MlflowSink(target).store(files)
+        MlflowTracker(target).log_files(files)
 
     assert artifacts(fluent.client, inner.info.run_id, tmp_path / "got") == contents(files)
     assert fluent.client.list_artifacts(outer.info.run_id) == []
@@ -95,13 +93,13 @@ def test_a_finished_run_takes_everything_and_stays_finished(
 ) -> None:
     run_id = store.new_run()
     store.client.set_terminated(run_id, "FAILED")
-    sink = MlflowSink(MlflowTarget(store.uri, run_id))
+    tracker = MlflowTracker(MlflowTarget(store.uri, run_id))
 
-    sink.store(files)
-    sink.set_tags({"modelviz.class": "Net"})
-    sink.log_metrics({"modelviz.parameters": 12})
-    assert sink.describe("A model.")
-    sink.close()
+    tracker.log_files(files)
+    tracker.log_tags({"modelviz.class": "Net"})
+    tracker.log_metrics({"modelviz.parameters": 12})
+    tracker.log_description("A model.")
+    tracker.close()
 
     run = store.client.get_run(run_id)
     assert artifacts(store.client, run_id, tmp_path / "got") == contents(files)
@@ -120,24 +118,24 @@ def test_a_new_run_is_started_where_there_is_none_and_ended_by_close(
     target = find_target(True)
     assert target is not None
     with nothing_changes():
-        sink = MlflowSink(target, run_name="digits")
-        sink.store(files)
-        running = fluent.client.get_run(sink.run_id)
-        sink.close()
-        sink.close()
+        tracker = MlflowTracker(target, run_name="digits")
+        tracker.log_files(files)
+        running = fluent.client.get_run(tracker.run_id)
+        tracker.close()
+        tracker.close()
 
     assert capfd.readouterr() == ("", "")
-    ended = fluent.client.get_run(sink.run_id)
+    ended = fluent.client.get_run(tracker.run_id)
     assert (running.info.status, ended.info.status) == ("RUNNING", "FINISHED")
     assert ended.info.end_time is not None
     assert ended.info.run_name == "digits"
     assert ended.info.experiment_id == fluent.experiment_id
     assert ended.data.tags["mlflow.user"]
-    assert artifacts(fluent.client, sink.run_id, tmp_path / "got") == contents(files)
+    assert artifacts(fluent.client, tracker.run_id, tmp_path / "got") == contents(files)
 
 
-def test_nothing_is_started_by_a_sink_that_is_not_used(store: Store) -> None:
-    MlflowSink(MlflowTarget(store.uri, experiment_id=store.experiment_id)).close()
+def test_nothing_is_started_by_a_tracker_that_is_not_used(store: Store) -> None:
+    MlflowTracker(MlflowTarget(store.uri, experiment_id=store.experiment_id)).close()
 
     assert store.client.search_runs([store.experiment_id]) == []
 
@@ -148,14 +146,14 @@ def test_a_store_named_by_its_uri_gets_a_new_run_in_an_experiment_made_for_it(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "not there yet")
     target = find_target(store.uri)
     assert target is not None
-    sink = MlflowSink(target)
-    sink.store(files)
-    sink.close()
+    tracker = MlflowTracker(target)
+    tracker.log_files(files)
+    tracker.close()
 
     experiment = store.client.get_experiment_by_name("not there yet")
     assert experiment is not None
     assert [r.info.run_id for r in store.client.search_runs([experiment.experiment_id])] == [
-        sink.run_id
+        tracker.run_id
     ]
 
 
@@ -163,7 +161,7 @@ def test_a_file_may_have_another_name_in_the_run_than_on_disk(
     store: Store, files: dict[str, Path], tmp_path: Path
 ) -> None:
     run_id = store.new_run()
-    MlflowSink(MlflowTarget(store.uri, run_id)).store(
+    MlflowTracker(MlflowTarget(store.uri, run_id)).log_files(
         {"pictures/generator.svg": files["graph.svg"], "tree.txt": files["graph.txt"]}
     )
 
@@ -173,16 +171,17 @@ def test_a_file_may_have_another_name_in_the_run_than_on_disk(
     }
 
 
-def test_an_odd_name_is_refused_before_anything_is_uploaded(
-    store: Store, files: dict[str, Path]
+def test_an_odd_name_is_refused_and_keeps_no_other_file_away(
+    store: Store, files: dict[str, Path], tmp_path: Path
 ) -> None:
     run_id = store.new_run()
-    with pytest.raises(SinkError, match=r"cannot store a file as '\.\./graph\.svg'"):
-        MlflowSink(MlflowTarget(store.uri, run_id)).store(
-            {"graph.txt": files["graph.txt"], "../graph.svg": files["graph.svg"]}
+    with pytest.raises(UploadError, match=r"cannot store a file as '\.\./graph\.svg'") as raised:
+        MlflowTracker(MlflowTarget(store.uri, run_id)).log_files(
+            {"../graph.svg": files["graph.svg"], "graph.txt": files["graph.txt"]}
         )
 
-    assert store.client.list_artifacts(run_id) == []
+    assert raised.value.arrived == ("graph.txt",)
+    assert artifacts(store.client, run_id, tmp_path / "got") == {"graph.txt": b"the tree"}
 
 
 def test_a_file_that_is_not_there_does_not_keep_the_others_away(
@@ -191,7 +190,7 @@ def test_a_file_that_is_not_there_does_not_keep_the_others_away(
     run_id = store.new_run()
     asked = {"gone.svg": tmp_path / "gone.svg", "renamed.svg": tmp_path / "gone.svg", **files}
     with pytest.raises(UploadError, match=r"could not upload 2 of 5 files.*gone\.svg") as raised:
-        MlflowSink(MlflowTarget(store.uri, run_id)).store(asked)
+        MlflowTracker(MlflowTarget(store.uri, run_id)).log_files(asked)
 
     assert raised.value.missing == ("gone.svg", "renamed.svg")
     assert raised.value.arrived == tuple(files)
@@ -201,11 +200,11 @@ def test_a_file_that_is_not_there_does_not_keep_the_others_away(
 def test_a_run_that_does_not_exist_says_which_and_what_to_check(
     store: Store, files: dict[str, Path]
 ) -> None:
-    sink = MlflowSink(MlflowTarget(store.uri, "0123456789abcdef"))
+    tracker = MlflowTracker(MlflowTarget(store.uri, "0123456789abcdef"))
     with pytest.raises(UploadError, match=r"run 0123456789abcdef in .*Check the run id") as raised:
-        sink.store(files)
-    with pytest.raises(SinkError, match="Check the run id"):
-        sink.set_tags({"a": "b"})
+        tracker.log_files(files)
+    with pytest.raises(TrackerError, match="Check the run id"):
+        tracker.log_tags({"a": "b"})
 
     assert raised.value.arrived == ()
     assert raised.value.missing == tuple(files)
@@ -216,12 +215,12 @@ def test_a_deleted_run_is_refused(store: Store, files: dict[str, Path]) -> None:
     store.client.delete_run(run_id)
 
     with pytest.raises(UploadError, match="the run is deleted"):
-        MlflowSink(MlflowTarget(store.uri, run_id)).store(files)
+        MlflowTracker(MlflowTarget(store.uri, run_id)).log_files(files)
 
 
 def test_a_tag_longer_than_mlflow_keeps_is_cut(store: Store) -> None:
     run_id = store.new_run()
-    MlflowSink(MlflowTarget(store.uri, run_id)).set_tags({"long": "x" * 9000, "number": 5})
+    MlflowTracker(MlflowTarget(store.uri, run_id)).log_tags({"long": "x" * 9000, "number": 5})
 
     tags = store.client.get_run(run_id).data.tags
     assert tags["long"] == "x" * 8000
@@ -230,9 +229,9 @@ def test_a_tag_longer_than_mlflow_keeps_is_cut(store: Store) -> None:
 
 def test_runs_are_found_again_by_their_tags_and_metrics(store: Store) -> None:
     for fingerprint, parameters in (("aa", 10), ("aa", 10), ("bb", 11)):
-        sink = MlflowSink(MlflowTarget(store.uri, store.new_run()))
-        sink.set_tags({"modelviz.fingerprint": fingerprint})
-        sink.log_metrics({"modelviz.parameters": parameters})
+        tracker = MlflowTracker(MlflowTarget(store.uri, store.new_run()))
+        tracker.log_tags({"modelviz.fingerprint": fingerprint})
+        tracker.log_metrics({"modelviz.parameters": parameters})
 
     def found(query: str) -> int:
         return len(store.client.search_runs([store.experiment_id], query))
@@ -241,41 +240,50 @@ def test_runs_are_found_again_by_their_tags_and_metrics(store: Store) -> None:
     assert found("metrics.`modelviz.parameters` > 10") == 1
 
 
-def test_the_description_keeps_the_user_s_text_and_gets_each_section_once(store: Store) -> None:
+def test_the_description_keeps_the_user_s_text_and_gets_our_section_once(store: Store) -> None:
     run_id = store.new_run()
     store.client.set_tag(run_id, "mlflow.note.content", "My notes.\n\n* one")
 
     for number in (1, 2):
-        # A new sink each time: what is known about the section is in the description alone.
-        sink = MlflowSink(MlflowTarget(store.uri, run_id))
-        assert sink.describe(f"![model]({sink.artifact_link('model_graph/graph.svg')}) {number}")
-        assert sink.describe(f"generator {number}", key="generator")
+        # A new tracker each time: what is known about the section is in the description alone.
+        tracker = MlflowTracker(MlflowTarget(store.uri, run_id))
+        tracker.log_description(f"![model](artifact:model_graph/graph.svg) {number}")
 
     note = store.client.get_run(run_id).data.tags["mlflow.note.content"]
     link = f"get-artifact?path=model_graph%2Fgraph.svg&run_uuid={run_id}"
     assert note.startswith("My notes.\n\n* one")
-    assert note.count(f"![model]({link}) 2") == note.count("generator 2") == 1
+    assert note.count(f"![model]({link}) 2") == 1
     assert " 1" not in note
+
+
+def test_a_description_that_is_full_says_so(store: Store) -> None:
+    run_id = store.new_run()
+    store.client.set_tag(run_id, "mlflow.note.content", "x" * 7990)
+    with pytest.raises(TrackerError, match="no room for the model's section"):
+        MlflowTracker(MlflowTarget(store.uri, run_id)).log_description("A model.")
+
+    assert store.client.get_run(run_id).data.tags["mlflow.note.content"] == "x" * 7990
 
 
 def test_a_server_with_proxied_artifacts_takes_everything(
     server: MlflowServer, files: dict[str, Path], tmp_path: Path, nothing_changes: NothingChanges
 ) -> None:
     with nothing_changes():
-        sink = MlflowSink(MlflowTarget(server.uri, experiment_name="proxied"), deadline_s=120)
-        where = sink.store(files)
-        sink.set_tags({"modelviz.class": "Net"})
-        assert sink.describe("A model.")
-        sink.close()
+        tracker = MlflowTracker(MlflowTarget(server.uri, experiment_name="proxied"), deadline_s=120)
+        tracker.log_files(files)
+        where = tracker.place
+        tracker.log_tags({"modelviz.class": "Net"})
+        tracker.log_description("A model.")
+        tracker.close()
 
     client = MlflowClient(server.uri)
-    run = client.get_run(sink.run_id)
+    run = client.get_run(tracker.run_id)
     assert where.startswith(f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/")
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
-    assert artifacts(client, sink.run_id, tmp_path / "got") == contents(files)
+    assert artifacts(client, tracker.run_id, tmp_path / "got") == contents(files)
     assert run.data.tags["modelviz.class"] == "Net"
     assert run.info.status == "FINISHED"
-    (kept,) = server.artifacts.rglob(f"{sink.run_id}/artifacts/model_graph/graph.svg")
+    (kept,) = server.artifacts.rglob(f"{tracker.run_id}/artifacts/model_graph/graph.svg")
     assert kept.read_bytes() == b"<svg/>"
 
 
@@ -287,7 +295,8 @@ def test_an_autologged_run_is_found_during_fit_and_takes_files_after_it(
         import sys
         from pathlib import Path
         import lightning.pytorch as pl, mlflow, torch
-        from modelviz_callbacks.trackers.mlflow import MlflowSink, find_target
+        from modelviz_callbacks.trackers.mlflow.target import find_target
+        from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 
         class Model(pl.LightningModule):
             def __init__(self):
@@ -310,7 +319,7 @@ def test_an_autologged_run_is_found_during_fit_and_takes_files_after_it(
         trainer.fit(Model(), data)
         assert mlflow.active_run() is None and find_target(None) is None
         assert finds.target.run_id == mlflow.last_active_run().info.run_id
-        MlflowSink(finds.target).store({"graph.txt": Path(sys.argv[1])})
+        MlflowTracker(finds.target).log_files({"graph.txt": Path(sys.argv[1])})
         print("run", finds.target.run_id)
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}

@@ -105,7 +105,7 @@ def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
         "from pathlib import Path\n"
         "from modelviz_callbacks import GraphLogger\n"
         "from tests.lightning_modules import Classifier, data, trainer_for\n"
-        "from tests.trackers.test_mlflow_runs import FILES\n"
+        "from tests.trackers.mlflow.test_runs import FILES\n"
         "folder = Path(sys.argv[1])\n"
         "mlflow.set_tracking_uri(sys.argv[2])\n"
         "mlflow.set_experiment('work')\n"
@@ -113,7 +113,7 @@ def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
         "callback = GraphLogger(dirpath=folder / 'graphs', **FILES)\n"
         "trainer_for(folder, callback).fit(Classifier(), data())\n"
     )
-    root = str(Path(__file__).parent.parent.parent)
+    root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, "-c", code, str(tmp_path), store.uri]
     subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
@@ -175,7 +175,7 @@ def test_runs_of_one_architecture_are_found_by_their_fingerprint(
 
 
 def test_of_several_ranks_only_the_first_makes_a_run(store: Store, tmp_path: Path) -> None:
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", str(here / "distributed_mlflow.py")]
     command += [str(tmp_path / "graphs"), store.uri]
