@@ -17,7 +17,7 @@ from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.writers.formats import FORMATS, FormatRow, render
 
 
-class Place(Enum):
+class MadeIn(Enum):
     """Where an artifact is made."""
 
     JOB = "from the recording alone: in a job, or where there is no worker in place"
@@ -33,7 +33,7 @@ class Row:
         needs: Names of the attributes of `Products` without which it cannot be made.
         maker: Makes it.
         wanted: Whether the options ask for it.
-        place: Where it is made.
+        made_in: Where it is made.
         early: Whether it is quick enough for a training step; it is made again, in full, later.
         timed: Whether it shows the times of a step that was timed, and is made anew with them.
     """
@@ -42,7 +42,7 @@ class Row:
     needs: tuple[str, ...]
     maker: Callable[[Maker, Products], None]
     wanted: Callable[[Maker], bool]
-    place: Place = Place.JOB
+    made_in: MadeIn = MadeIn.JOB
     early: bool = False
     timed: bool = False
 
@@ -126,14 +126,14 @@ TABLE: tuple[Row, ...] = (
         ("networks",),
         onnx_files.write_trained_models,
         lambda maker: maker.options.trained_onnx,
-        place=Place.TRAINING,
+        made_in=MadeIn.TRAINING,
     ),
 )
 
 
-def rows(place: Place) -> tuple[Row, ...]:
+def rows(made_in: MadeIn) -> tuple[Row, ...]:
     """All artifacts that are made in one place, in order."""
-    return tuple(row for row in TABLE if row.place is place)
+    return tuple(row for row in TABLE if row.made_in is made_in)
 
 
 def early_rows() -> tuple[Row, ...]:
@@ -143,7 +143,7 @@ def early_rows() -> tuple[Row, ...]:
 
 def late_rows() -> tuple[Row, ...]:
     """All that is made from a recording where `early_rows` were made: the run has its graph."""
-    return tuple(row for row in rows(Place.JOB) if row.maker is not events.add_run_graph)
+    return tuple(row for row in rows(MadeIn.JOB) if row.maker is not events.add_run_graph)
 
 
 def timed_rows() -> tuple[Row, ...]:

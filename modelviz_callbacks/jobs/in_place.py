@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
-from modelviz_callbacks.artifacts.table import Place, early_rows, late_rows, rows
+from modelviz_callbacks.artifacts.table import MadeIn, early_rows, late_rows, rows
 from modelviz_callbacks.jobs.upload_process import upload
 from modelviz_callbacks.report import say
 from modelviz_callbacks.tracing import Recording, TimedStep, pack, unpack
@@ -74,7 +74,7 @@ class InPlace:
         maker.describe_times(products)
         maker.make(late_rows(), products)
         if self._live is not None:
-            maker.make(rows(Place.TRAINING), self._live)
+            maker.make(rows(MadeIn.TRAINING), self._live)
         self._live = self._products = None
         maker.write_report()
         if self._target is not None and products.analysis is not None and is_patient:

@@ -15,7 +15,7 @@ from typing import Any
 
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
-from modelviz_callbacks.artifacts.table import Place, rows
+from modelviz_callbacks.artifacts.table import MadeIn, rows
 from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.jobs.job import STAGED, Job
 from modelviz_callbacks.jobs.queue import QUEUE
@@ -291,7 +291,7 @@ class InWorker:
         """Makes what only this process can, and lets the worker upload it."""
         maker, before = self._maker, set(self._maker.report.files)
         assert self._live is not None
-        maker.make(rows(Place.TRAINING), self._live)
+        maker.make(rows(MadeIn.TRAINING), self._live)
         made = [name for name in maker.report.files if name not in before]
         if not made or self._target is None:
             return

@@ -10,7 +10,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.events import mention
 from modelviz_callbacks.artifacts.maker import Events, Maker
 from modelviz_callbacks.artifacts.products import Products
-from modelviz_callbacks.artifacts.table import Place, rows, timed_rows
+from modelviz_callbacks.artifacts.table import MadeIn, rows, timed_rows
 from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.jobs.job import Job
@@ -57,7 +57,7 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
         with maker.guarded("the graph"), _EventsOf(job, maker):
             products = Products(unpack(recording), job.options.name, maker.refuse)
             maker.describe(products.graph)
-            maker.make(rows(Place.JOB), products)
+            maker.make(rows(MadeIn.JOB), products)
             analysis = products.analysis
         maker.write_report()
     elif timed is not None:

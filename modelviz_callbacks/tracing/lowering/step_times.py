@@ -23,7 +23,7 @@ _MOST_COMPARISONS = 4_000_000
 _OURS = "modelviz_callbacks."
 
 # Who a module call is, in the step and in the graph. The code that was timed itself is ``()``.
-Key = tuple[Any, ...]
+CallKey = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class _Ties:
         for kind in sorted(kinds - {"cpu", "cuda"}):
             yield f"Times on {kind} are those of the calling thread, not of the device."
 
-    def _keys(self) -> list[Key]:
+    def _keys(self) -> list[CallKey]:
         """Who each call is; numbers of calls are places in this list."""
-        keys: list[Key] = []
-        outside: Counter[Key] = Counter()
+        keys: list[CallKey] = []
+        outside: Counter[CallKey] = Counter()
         busy = self._busy()
         for number, call in enumerate(self._step.calls):
             if call.parent is None or (call.path, call.call_index) == ("", 0):
@@ -108,7 +108,7 @@ class _Ties:
             elif call.path is not None:
                 keys.append((call.path, call.call_index))
             else:
-                name: Key = (*keys[call.parent], call.class_name)
+                name: CallKey = (*keys[call.parent], call.class_name)
                 keys.append((*name, outside[name]))
                 outside[name] += number in busy
         return keys
@@ -123,16 +123,16 @@ class _Ties:
                 number = self._step.calls[number].parent
         return found
 
-    def _ran(self) -> dict[Key, list[TimedOp]]:
-        keys, found = self._keys(), defaultdict[Key, list[TimedOp]](list)
+    def _ran(self) -> dict[CallKey, list[TimedOp]]:
+        keys, found = self._keys(), defaultdict[CallKey, list[TimedOp]](list)
         for op in self._step.ops:
             found[keys[op.call]].append(op)
         return found
 
-    def _scope_keys(self, graph: ModelGraph) -> dict[str, Key]:
+    def _scope_keys(self, graph: ModelGraph) -> dict[str, CallKey]:
         """Who each scope of the graph is."""
-        keys: dict[str, Key] = {"": ()}
-        outside: Counter[Key] = Counter()
+        keys: dict[str, CallKey] = {"": ()}
+        outside: Counter[CallKey] = Counter()
         for scope in graph.modules:
             if scope.path is not None:
                 keys[scope.name] = (
@@ -140,13 +140,13 @@ class _Ties:
                     scope.call_index,
                 )
                 continue
-            name: Key = (*keys[scope.parent], scope.class_name)
+            name: CallKey = (*keys[scope.parent], scope.class_name)
             keys[scope.name] = (*name, outside[name])
             outside[name] += 1
         return keys
 
-    def _wanted(self, graph: ModelGraph) -> dict[Key, list[Node]]:
-        keys, found = self._scope_keys(graph), defaultdict[Key, list[Node]](list)
+    def _wanted(self, graph: ModelGraph) -> dict[CallKey, list[Node]]:
+        keys, found = self._scope_keys(graph), defaultdict[CallKey, list[Node]](list)
         for node in graph.of_kind("op"):
             found[keys[node.scope]].append(node)
         return found

@@ -22,7 +22,15 @@ HOMES = ("tracing/capture/torch_internals.py", "writers/onnx/exporter_internals.
 
 LIBRARIES = ("torch", "lightning", "pytorch_lightning", "onnxscript", "onnx_ir", "onnx")
 # Underscores that Python itself documents.
-PYTHONS = {"_replace", "_make", "_fields", "_field_defaults", "_getframe", "_ParameterKind"}
+PYTHONS = {
+    "_exit",
+    "_replace",
+    "_make",
+    "_fields",
+    "_field_defaults",
+    "_getframe",
+    "_ParameterKind",
+}
 LOOKS_UP = {"getattr", "setattr", "hasattr", "delattr", "get", "pop", "import_module"}
 
 
@@ -164,6 +172,7 @@ def ask() -> Iterator[Ask]:
 FILES = {"graph.json", "graph.txt", "graph.svg", "report.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("internal", torch_internals.INTERNALS, ids=lambda one: one.path)
 def test_a_torch_without_it_costs_only_what_is_said(
     internal: torch_internals.Internal, ask: Ask
@@ -181,6 +190,7 @@ def test_a_torch_without_it_costs_only_what_is_said(
         assert everything == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("internal", exporter_internals.INTERNALS, ids=lambda one: one.path)
 def test_an_exporter_without_it_costs_the_standard_ops_at_most(
     internal: exporter_internals.Internal, ask: Ask
