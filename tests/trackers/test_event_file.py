@@ -37,6 +37,7 @@ def test_what_comes_later_goes_on_with_the_file_of_the_folder(tmp_path: Path) ->
     assert [len(graph) for graph in read(tmp_path)] == [10, 300_000]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_begins_a_file_of_its_own(tmp_path: Path) -> None:
     script = """
@@ -97,6 +98,7 @@ def test_a_file_that_was_taken_away_meanwhile_begins_anew(tmp_path: Path) -> Non
     assert [len(graph) for graph in read(tmp_path)] == [20]
 
 
+@pytest.mark.process
 def test_nothing_is_imported_from_tensorboard_before_something_is_written(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom modelviz_callbacks.trackers.event_file import EventFile\n"
