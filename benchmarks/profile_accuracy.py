@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from modelviz_callbacks import trace
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.lowering.step_times import OpTimes
+from modelviz_callbacks.tracing.lowering.step_times import OpTimes, op_times
 
 _SLOWEST = 10
 
@@ -82,7 +82,7 @@ def timed(model: nn.Module, x: torch.Tensor, graph: ModelGraph) -> OpTimes:
         model(x)
     finally:
         timer.stop()
-    return timer.finish().times(graph)
+    return op_times(timer.finish(), graph)
 
 
 def profiled(
@@ -110,7 +110,7 @@ def profiled(
 
 
 def _functions_in_order(model: nn.Module, x: torch.Tensor) -> list[str]:
-    from modelviz_callbacks.tracing.lowering.signatures import qualified_name
+    from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 
     found: list[str] = []
 
@@ -168,7 +168,7 @@ def main() -> None:
             alone = timed(model, x, graph)
             timer = StepTimer(model)
             theirs = profiled(model, x, graph, timer)
-            same = timer.finish().times(graph)
+            same = op_times(timer.finish(), graph)
             later = profiled(model, x, graph)
             total_us = sum(alone.times_us.values())
             print(

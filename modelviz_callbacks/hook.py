@@ -15,7 +15,16 @@ from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.tracing import Capture, StepTimer, class_of, is_compiled, unwrapped
+from modelviz_callbacks.tracing import (
+    Capture,
+    StepTimer,
+    calls_under_way,
+    class_of,
+    compiled_call,
+    is_compiled,
+    set_compiled_call,
+    unwrapped,
+)
 
 _NEVER = (
     "No forward of it ran in training mode between the making of the hook and its end. Make the "
@@ -76,9 +85,9 @@ class GraphHook:
                 self._run.get_ready()
             # What `model.compile()` has put in the place of the call runs hooks inside compiled
             # code; until there is a recording the model runs as it is.
-            self._compiled_call = vars(model).get("_compiled_call_impl")
+            self._compiled_call = compiled_call(model)
             if self._compiled_call is not None:
-                model._compiled_call_impl = None
+                set_compiled_call(model, None)
             self._handles = [
                 model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
                 model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
@@ -148,8 +157,8 @@ class GraphHook:
         self._restore_compiled()
 
     def _restore_compiled(self) -> None:
-        if self._compiled_call is not None and self._model._compiled_call_impl is None:
-            self._model._compiled_call_impl = self._compiled_call
+        if self._compiled_call is not None and compiled_call(self._model) is None:
+            set_compiled_call(self._model, self._compiled_call)
         self._compiled_call = None
 
     def _after_recording(self) -> None:
@@ -252,7 +261,7 @@ class GraphHook:
 
 
 def _is_compiled(model: torch.nn.Module) -> bool:
-    return is_compiled(model) or vars(model).get("_compiled_call_impl") is not None
+    return is_compiled(model) or compiled_call(model) is not None
 
 
 def _inert() -> GraphHook:
@@ -266,9 +275,4 @@ def _inert() -> GraphHook:
 
 def _calls_on_stack(model: torch.nn.Module) -> int:
     """How many calls of a module are under way in this thread."""
-    count, frame = 0, sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is torch.nn.Module._call_impl.__code__:
-            count += frame.f_locals.get("self") is model
-        frame = frame.f_back  # type: ignore[assignment]
-    return count
+    return calls_under_way(model, sys._getframe(1))

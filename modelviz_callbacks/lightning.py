@@ -16,7 +16,7 @@ from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.tracing import Capture, StepTimer
+from modelviz_callbacks.tracing import Capture, StepTimer, open_writer, tracking_uri
 
 _NEVER = (
     "No training batch ran to the point where training_step is called. If the loader is empty "
@@ -290,12 +290,12 @@ def _connect(run: Run, trainer: pl.Trainer) -> None:
             run.tensorboard = logger.experiment
             # After an earlier fit the writer is closed, and is opened again by the next scalar.
             # Opening it now puts the graph into that same file.
-            logger.experiment._get_file_writer()
+            open_writer(logger.experiment)
     run.write_to((folder or Path(trainer.default_root_dir)) / "model_graph")
     for logger in trainer.loggers:
         if isinstance(logger, MLFlowLogger):
             # The run is made now, as the trainer would a moment later.
-            uri, run_id = logger._tracking_uri, logger.run_id
+            uri, run_id = tracking_uri(logger), logger.run_id
             run.find_mlflow(uri, run_id)
             return
     run.find_mlflow()

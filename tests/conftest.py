@@ -76,7 +76,8 @@ def says_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of training waits as long as it takes: other programs may keep the cores busy."""
-    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", PATIENCE_S)
+    for limit in ("WAIT_LIMIT_S", "UPLOAD_LIMIT_S"):
+        monkeypatch.setattr(f"modelviz_callbacks.jobs.in_worker.{limit}", PATIENCE_S)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -17,7 +18,7 @@ PACKAGE = "modelviz_callbacks"
 ROOT = Path(modelviz_callbacks.__file__).parent
 
 # Room -> the rooms it may import, in the order in which data flows. The longest entry that a
-# module's name starts with is its room.
+# module's name starts with is its room. Who may import a room may import the rooms inside it.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "credentials": set(),
@@ -28,7 +29,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
     "writers": {"diff", "view", "analysis", "graph", "errors"},
-    "tracing": {"analysis", "graph", "gc_pause", "credentials", "errors"},
+    "tracing": {"tracing.capture", "tracing.transport", "tracing.lowering"},
+    "tracing.op_facts": {"tracing.capture", "graph"},  # of capture only what names torch's own
+    "tracing.capture": {"tracing.op_facts", "graph", "gc_pause", "credentials", "errors"},
+    "tracing.transport": {"tracing.op_facts", "tracing.capture", "errors"},
+    "tracing.lowering": {
+        "tracing.op_facts",
+        "tracing.capture",
+        "analysis",
+        "graph",
+        "credentials",
+        "errors",
+    },
     "trackers": {"credentials", "errors"},
     "options": {"writers", "view", "errors"},
     "report": {"credentials", "errors"},
@@ -36,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "options",
         "report",
         "tracing",
+        "tracing.lowering",
         "trackers",
         "writers",
         "view",
@@ -109,17 +122,23 @@ ONE_MEANING = ("graph", "analysis", "view", "diff", "writers")
 SAME_MEANING = {"render"}
 
 LONGEST_FILE = 600
-LONGEST_FUNCTION = 60
+LONGEST_FUNCTION = 50
+# Longer than that, and still to be mended.
+STILL_LONG = {
+    "cli.trace.add_to",
+    "lightning.__init__",
+    "trackers.mlflow_model.log_onnx_model",
+    "view.box_builder._step",
+}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: who imports what, and whether it runs when the module is imported."""
+    """One import statement: who imports what."""
 
     importer: str
     imported: str
     line: int
-    at_once: bool
 
 
 def modules(root: Path = ROOT, package: str = PACKAGE) -> dict[str, Path]:
@@ -137,24 +156,15 @@ def imports_of(name: str, path: Path) -> Iterator[Import]:
     package = [PACKAGE, *name.split(".")] if name else [PACKAGE]
     if path.name != "__init__.py":
         package = package[:-1]
-    for node, at_once in _walk(tree, True):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(name, alias.name, node.lineno, at_once)
+                yield Import(name, alias.name, node.lineno)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             home = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
-                yield Import(name, f"{home}.{alias.name}", node.lineno, at_once)
-
-
-def _walk(node: ast.AST, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:
-    for child in ast.iter_child_nodes(node):
-        inside = at_once and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            inside = False
-        yield child, inside
-        yield from _walk(child, inside)
+                yield Import(name, f"{home}.{alias.name}", node.lineno)
 
 
 def room_of(module: str) -> str:
@@ -177,7 +187,8 @@ def broken_layers(found: dict[str, Path]) -> list[str]:
             if library == PACKAGE:
                 inner = item.imported.removeprefix(PACKAGE).lstrip(".")
                 target = room_of(inner)
-                if inner not in ("", "__version__") and target not in MAY_IMPORT[room] | {room}:
+                allowed = {target, target.partition(".")[0]} & MAY_IMPORT[room]
+                if inner not in ("", "__version__") and target != room and not allowed:
                     broken.append(where)
             elif library in ONLY_IN and not any(name.startswith(home) for home in ONLY_IN[library]):
                 broken.append(where)
@@ -185,15 +196,16 @@ def broken_layers(found: dict[str, Path]) -> list[str]:
 
 
 def cycles(found: dict[str, Path]) -> list[list[str]]:
-    """Rings of modules that import each other while they are being imported."""
+    """Rings of modules that import each other, counting lazy imports and those for types."""
     edges: dict[str, set[str]] = {name: set() for name in found}
     for name, path in found.items():
         for item in imports_of(name, path):
             inner = item.imported.removeprefix(f"{PACKAGE}.")
-            if item.at_once and inner != item.imported:
-                target = inner if inner in found else inner.rpartition(".")[0]
-                if target in found and target != name:
-                    edges[name].add(target)
+            if inner == item.imported:
+                continue
+            target = inner if inner in found else inner.rpartition(".")[0]
+            if target in found and target != name:
+                edges[name].add(target)
     rings: list[list[str]] = []
     done: set[str] = set()
 
@@ -221,7 +233,8 @@ def too_long(found: dict[str, Path]) -> list[str]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 last = node.end_lineno or node.lineno
-                if last - node.lineno + 1 > LONGEST_FUNCTION:
+                is_long = last - node.lineno + 1 > LONGEST_FUNCTION
+                if is_long and f"{name}.{node.name}" not in STILL_LONG:
                     long.append(f"{name}.{node.name}: {last - node.lineno + 1} lines")
     return long
 
@@ -257,6 +270,32 @@ def test_every_module_is_in_a_room_of_the_table() -> None:
 
 def test_no_modules_import_each_other_in_a_ring() -> None:
     assert cycles(modules()) == []
+
+
+def hidden_modules(found: dict[str, Path], package: str = PACKAGE) -> list[str]:
+    """Modules that ``import a.b as m`` does not give, something of their name being in ``a``."""
+    hidden = []
+    for name in found:
+        home, _, last = f"{package}.{name}".rpartition(".")
+        if name and last != "__main__":
+            module = importlib.import_module(f"{package}.{name}")
+            if getattr(importlib.import_module(home), last) is not module:
+                hidden.append(name)
+    return hidden
+
+
+def test_no_name_of_a_package_hides_a_module_in_it() -> None:
+    assert hidden_modules(modules()) == []
+
+
+def test_a_hidden_module_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "package_of_a_test"
+    home.mkdir()
+    (home / "__init__.py").write_text("from package_of_a_test.work import work\n")
+    (home / "work.py").write_text("def work(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert hidden_modules(modules(home), home.name) == ["work"]
 
 
 def test_the_graph_needs_the_standard_library_only() -> None:
@@ -301,23 +340,26 @@ def test_no_module_is_a_dumping_ground() -> None:
         ("tracing/extra.py", f"from {PACKAGE} import run", "run"),
         ("hook.py", "import lightning.pytorch as pl", "lightning.pytorch"),
         ("graph/extra.py", f"from {PACKAGE}.nowhere import x", "nowhere"),
+        ("tracing/capture/extra.py", f"from {PACKAGE}.tracing.lowering import x", "lowering"),
+        ("tracing/lowering/extra.py", f"from {PACKAGE}.tracing.transport import x", "transport"),
     ],
 )
 def test_a_forbidden_import_is_found(module: str, text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / module
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(text)
     (found,) = broken_layers(modules(tmp_path))
     assert message in found
 
 
 def test_a_ring_and_a_long_function_are_found(tmp_path: Path) -> None:
-    for one, other in (("a", "b"), ("b", "c"), ("c", "a")):
-        (tmp_path / f"{one}.py").write_text(f"import {PACKAGE}.{other}\n")
-    (tmp_path / "d.py").write_text("def f():\n" + "    pass\n" * 60)
+    (tmp_path / "a.py").write_text(f"import {PACKAGE}.b\n")
+    (tmp_path / "b.py").write_text(f"def f():\n    import {PACKAGE}.c\n")
+    (tmp_path / "c.py").write_text(f"if TYPE_CHECKING:\n    from {PACKAGE}.a import x\n")
+    (tmp_path / "d.py").write_text("def f():\n" + "    pass\n" * 50)
     (tmp_path / "e.py").write_text("x = 1\n" * 601)
     assert cycles(modules(tmp_path)) == [["a", "b", "c", "a"]]
-    assert too_long(modules(tmp_path)) == ["d.f: 61 lines", "e: 601 lines"]
+    assert too_long(modules(tmp_path)) == ["d.f: 51 lines", "e: 601 lines"]
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -18,7 +18,7 @@ from modelviz_callbacks import GraphLogger, ModelGraph
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.tracing import Capture, Recording, to_graph, with_flops
+from modelviz_callbacks.tracing import Capture, Recording, op_times, to_graph, with_flops
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
@@ -100,7 +100,7 @@ def of_forward(model: nn.Module, *args: Any, **kwargs: Any) -> Drawn:
         model(*args, **kwargs)
     finally:
         timer.stop()
-    times = timer.finish().times(graph)
+    times = op_times(timer.finish(), graph)
     return graph, dict(times.times_us), to_backward_graph(record, recording, graph)
 
 
@@ -167,7 +167,7 @@ def gan(folder: Path) -> Drawn:
     record = record_backward(recording)
     graph = to_graph(recording)
     assert record is not None
-    times = timer.finish().times(graph)
+    times = op_times(timer.finish(), graph)
     return graph, dict(times.times_us), to_backward_graph(record, recording, graph)
 
 

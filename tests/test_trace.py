@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph, Trace, trace
 from modelviz_callbacks.errors import CaptureError, GraphFormatError, ReplayError
+from modelviz_callbacks.tracing import Capture, to_graph
 from tests.models import BUILDERS, build
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.untouched import switches
@@ -260,3 +261,26 @@ def test_a_prompt_shows_one_line_however_large_the_graph_is() -> None:
     recorded = trace(model, torch.zeros(2, 4))
     assert repr(recorded.graph) == "<ModelGraph Sequential: 50 ops, 1,000 parameters>"
     assert repr(recorded) == f"<Trace {recorded.graph!r}>"
+
+
+def test_the_nodes_of_a_program_have_the_graphs_names_whether_or_not_it_was_asked_for() -> None:
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2)
+    first, second = trace(model, x), trace(model, x)
+    names = {node.name for node in first.graph.ops}
+
+    for made in (first, second):
+        facts = [node.meta["custom"]["modelviz"] for node in made.program.graph.nodes if node.meta]
+        assert {fact["name"] for fact in facts} == names
+
+
+def test_lowering_leaves_its_recording_as_it_was() -> None:
+    model = nn.Linear(2, 2)
+    capture = Capture(model)
+    capture.start((torch.ones(1, 2),), {})
+    recording = capture.finish(model(torch.ones(1, 2)))
+    assert recording.tape
+    before = {key: repr(value) for key, value in vars(recording).items()}
+
+    to_graph(recording)
+
+    assert {key: repr(value) for key, value in vars(recording).items()} == before

@@ -13,6 +13,7 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import (
     Recording,
     TimedStep,
+    op_times,
     to_backward_graph,
     to_graph,
     with_flops,
@@ -140,11 +141,11 @@ class Products:
 
     @cached_property
     def times(self) -> Any:
-        """The measured times of the graph's ops, see `TimedStep.times`."""
+        """The measured times of the graph's ops, see `op_times`."""
         graph, timed = self.graph, self.timed
         if graph is None or timed is None:
             return None
-        return self._attempt("the times", lambda: timed.times(graph))
+        return self._attempt("the times", lambda: op_times(timed, graph))
 
     def add_times(self, timed: TimedStep) -> None:
         """Takes over a step that was timed; what was computed of an earlier one is forgotten."""

@@ -79,12 +79,18 @@ def add_to(commands: Commands) -> None:
         default=True,
         help="write an event file for TensorBoard",
     )
+    _add_mode(parser)
+
+
+def _add_mode(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--train", action="store_true", help="put the model into training mode")
     mode.add_argument(
         "--eval", action="store_true", help="put it into evaluation mode (default: as it comes)"
     )
-    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,11 +4,20 @@ from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
+from modelviz_callbacks.tracing.capture.timed_step import TimedStep
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    calls_under_way,
+    compiled_call,
+    is_compiled,
+    open_writer,
+    set_compiled_call,
+    tracking_uri,
+)
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
-from modelviz_callbacks.tracing.capture.wrappers import class_of, is_compiled, unwrapped
+from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.replay import run
-from modelviz_callbacks.tracing.lowering.step_times import TimedStep
+from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
@@ -21,15 +30,21 @@ __all__ = [
     "Recording",
     "StepTimer",
     "TimedStep",
+    "calls_under_way",
     "class_of",
+    "compiled_call",
     "is_compiled",
+    "op_times",
+    "open_writer",
     "pack",
     "pack_timed",
     "record_backward",
     "run",
+    "set_compiled_call",
     "to_backward_graph",
     "to_graph",
     "to_program",
+    "tracking_uri",
     "unpack",
     "unpack_timed",
     "unwrapped",

@@ -16,6 +16,13 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.graph.op_facts import OP_FACTS, TORCH_LIBRARIES, OpFact
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    OpOverload,
+    OpOverloadPacket,
+    packet_name,
+    schema_name,
+    schema_of,
+)
 
 _SLOTS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
 
@@ -40,7 +47,7 @@ def torch_name(func: Any) -> str:
     Returns:
         ``view``, ``__getitem__``, ``T.__get__``; ``""`` for what is not torch's own.
     """
-    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+    if isinstance(func, (OpOverload, OpOverloadPacket)):
         library, _, name = op_of(func).partition("::")
         return name if library in TORCH_LIBRARIES else ""
     name = getattr(func, "__name__", "")
@@ -51,11 +58,11 @@ def torch_name(func: Any) -> str:
     return name if _is_torchs(func) else ""
 
 
-def op_of(func: torch._ops.OpOverload | torch._ops.OpOverloadPacket) -> str:
+def op_of(func: OpOverload | OpOverloadPacket) -> str:
     """The op with its library: ``aten::view``, without the name of the overload."""
-    if isinstance(func, torch._ops.OpOverload):
-        return str(func._schema.name)
-    return str(func._qualified_op_name)
+    if isinstance(func, OpOverload):
+        return schema_name(func)
+    return packet_name(func)
 
 
 def property_name(func: Any) -> str:
@@ -88,9 +95,9 @@ def parameters_of(func: Any) -> tuple[str, ...]:
             return tuple(inspect.signature(func).parameters)
         except ValueError:  # wrapped around a compiled method
             return ()
-    if not isinstance(func, torch._ops.OpOverload):
+    if not isinstance(func, OpOverload):
         func = getattr(getattr(torch.ops.aten, torch_name(func), None), "default", None)
-    schema = getattr(func, "_schema", None)
+    schema = schema_of(func) if func is not None else None
     return tuple(argument.name for argument in schema.arguments) if schema is not None else ()
 
 

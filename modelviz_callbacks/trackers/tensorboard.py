@@ -243,7 +243,7 @@ class TensorBoardTracker(Tracker):
                 "the writer was closed, and reopening it would begin a second event file"
             )
         if _is_summary_writer(self._target):
-            return self._target._get_file_writer()  # type: ignore[attr-defined]
+            return self._target.file_writer  # type: ignore[attr-defined]
         return self._target
 
     def _try(self, what: str, act: Callable[[], object]) -> None:
@@ -317,7 +317,7 @@ def _new_writer(path: str) -> Any:
 
 
 def _is_summary_writer(target: object) -> bool:
-    return callable(getattr(target, "_get_file_writer", None))
+    return hasattr(target, "file_writer") and hasattr(target, "all_writers")
 
 
 def _is_file_writer(target: object) -> bool:

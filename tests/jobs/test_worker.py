@@ -686,7 +686,7 @@ def test_wrong_arguments_for_a_worker_end_with_status_2_and_a_usage_line(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert work_on(arguments) == 2
-    assert "usage: python -m modelviz_callbacks.jobs.worker_program JOB" in capsys.readouterr().err
+    assert "usage: python -m modelviz_callbacks.jobs JOB" in capsys.readouterr().err
 
 
 def test_a_loop_over_children_of_the_users_own_never_meets_the_worker(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.tracing import Recording, pack, unpack
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.tape import OpEntry
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
 from tests.folded import fold, unfold
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.drawn import assert_drawn

@@ -1,21 +1,18 @@
-"""What the recorder takes over of a call: slots in the place of tensors, copies of containers."""
+"""What the recorder takes over of a call: records in the place of tensors, copies of containers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import Parameter
 
+from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
+from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, walk
-from modelviz_callbacks.tracing.capture.tape import RawEntry, Slot
-
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
-    from modelviz_callbacks.tracing.capture.provenance import OriginFinder
-
-_DisableTorchFunction = torch._C.DisableTorchFunction
+from modelviz_callbacks.tracing.capture.tape import RawEntry, TensorRecord
+from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 
 # How an argument is taken over, by its exact class.
 KEEP, TENSOR, _LIST, _TUPLE, _DICT, _SLICE, _OTHER = range(7)
@@ -28,6 +25,7 @@ class Encoder:
         tape: What was recorded so far.
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
+        is_state: Whether a tensor is a parameter or buffer of the model.
     """
 
     def __init__(self, origins: OriginFinder, transforms: TransformWatcher) -> None:
@@ -35,8 +33,8 @@ class Encoder:
         self.tape: list[RawEntry] = []
         self.origins = origins
         self.transforms = transforms
-        self._slots: dict[int, Slot] = {}
-        self._is_model_state = origins.is_state
+        self._records: dict[int, TensorRecord] = {}
+        self.is_state = origins.is_state
         self._classes: dict[type[Any], int] = dict.fromkeys((*PLAIN_TYPES, torch.Generator), KEEP)
         self._classes |= {torch.Tensor: TENSOR, Parameter: TENSOR}
         self._classes |= {list: _LIST, tuple: _TUPLE, dict: _DICT, slice: _SLICE}
@@ -48,16 +46,16 @@ class Encoder:
     # --- what goes in
 
     def encode(self, value: Any) -> Any:
-        """An argument with its tensors replaced by slots; containers are copied."""
+        """An argument with its tensors replaced by records; containers are copied."""
         cls = type(value)
         how = self._classes.get(cls)
         if how is None:
             how = self._classes[cls] = TENSOR if issubclass(cls, torch.Tensor) else _OTHER
         if how is TENSOR:
-            slot = self._slots.get(id(value))
-            if slot is not None and slot.ref() is value:
-                return slot
-            return self.meet(value)
+            record = self._records.get(id(value))
+            if record is not None and record.ref() is value:
+                return record
+            return self.see(value)
         if how is KEEP:
             return value
         if how is _TUPLE:
@@ -68,51 +66,53 @@ class Encoder:
             return {key: self.encode(item) for key, item in value.items()}
         if how is _SLICE:
             return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
-        return walk(value, self.slot)
+        return walk(value, self.record)
 
-    def slot(self, tensor: torch.Tensor) -> Slot:
+    def record(self, tensor: torch.Tensor) -> TensorRecord:
         """The present version of a tensor, known or not."""
-        slot = self._slots.get(id(tensor))
-        if slot is not None and slot.ref() is tensor:
-            return slot
-        return self.meet(tensor)
+        record = self._records.get(id(tensor))
+        if record is not None and record.ref() is tensor:
+            return record
+        return self.see(tensor)
 
-    def known(self, tensor: torch.Tensor) -> Slot | None:
+    def known(self, tensor: torch.Tensor) -> TensorRecord | None:
         """The present version of a tensor that was seen before."""
-        slot = self._slots.get(id(tensor))
-        return slot if slot is not None and slot.ref() is tensor else None
+        record = self._records.get(id(tensor))
+        return record if record is not None and record.ref() is tensor else None
 
-    def meet(self, tensor: torch.Tensor) -> Slot:
-        """A slot for a tensor that no recorded op made, with its origin."""
-        with _DisableTorchFunction():  # a module hook runs with the mode on
-            if self._is_model_state(tensor):
-                slot = self._slots[id(tensor)] = self.origins.state_slot(tensor, len(self.tape))
-                return slot
+    def see(self, tensor: torch.Tensor) -> TensorRecord:
+        """A record for a tensor that no recorded op made, with its origin."""
+        with no_torch_function():  # a module hook runs with the mode on
+            if self.is_state(tensor):
+                record = self._records[id(tensor)] = self.origins.state_record(
+                    tensor, len(self.tape)
+                )
+                return record
             derived = self.transforms.explain(tensor)
             if derived is not None:
                 return derived
-            slot = Slot(tensor, len(self.tape))
-            slot.origin = self.origins.explain(tensor, slot)
-        self._slots[id(tensor)] = slot
-        self.origins.remember(slot)
-        return slot
+            record = TensorRecord(tensor, len(self.tape))
+            record.origin = self.origins.explain(tensor, record)
+        self._records[id(tensor)] = record
+        self.origins.remember(record)
+        return record
 
-    def meet_state(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Makes the slots of the model's state before the forward, which is spared that."""
-        with _DisableTorchFunction():  # nor does any other mode see it
+    def see_state(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Makes the records of the model's state before the forward, which is spared that."""
+        with no_torch_function():  # nor does any other mode see it
             for tensor in tensors:
-                self._slots[id(tensor)] = self.origins.state_slot(tensor, 0)
+                self._records[id(tensor)] = self.origins.state_record(tensor, 0)
 
-    def adopt(self, tensor: torch.Tensor) -> Slot:
-        """A slot for a tensor handed in from outside, which needs no explanation."""
+    def adopt(self, tensor: torch.Tensor) -> TensorRecord:
+        """A record for a tensor handed in from outside, which needs no explanation."""
         known = self.known(tensor)
         if known is not None:
             return known
-        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        self.origins.remember(slot)
-        return slot
+        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        self.origins.remember(record)
+        return record
 
-    def meet_arguments(self, args: tuple[Any, ...]) -> None:
+    def see_arguments(self, args: tuple[Any, ...]) -> None:
         """Lets what made a module's arguments stand before the module's call."""
         try:
             self.encode(args)
@@ -122,25 +122,25 @@ class Encoder:
     # --- what comes out
 
     def _encode_result(self, result: Any) -> Any:
-        """The result with slots for its tensors; ``None`` if it has no new tensor in it."""
+        """The result with records for its tensors; ``None`` if it has no new tensor in it."""
         cls = result.__class__
         if cls is torch.Tensor:
-            known = self._slots.get(id(result))
+            known = self._records.get(id(result))
             if known is not None and known.ref() is result:
                 return None  # handed back unchanged: nothing was done
-            return self._born(result)
+            return self._created(result)
         if self._classes.get(cls) == KEEP:
             return None
-        born = len(self._slots), self.origins.births
+        created = len(self._records), self.origins.created
         encoded = self._encode_nested(result)
-        return encoded if born != (len(self._slots), self.origins.births) else None
+        return encoded if created != (len(self._records), self.origins.created) else None
 
     def _encode_nested(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            known = self._slots.get(id(value))
+            known = self._records.get(id(value))
             if known is not None and known.ref() is value:
                 return known
-            return self._born(value)
+            return self._created(value)
         if isinstance(value, (tuple, list)):
             # A named tuple of torch (`max(dim)`) is indexed like any tuple.
             return tuple([self._encode_nested(item) for item in value])
@@ -148,19 +148,19 @@ class Encoder:
             return {key: self._encode_nested(item) for key, item in value.items()}
         return None
 
-    def _born(self, tensor: torch.Tensor) -> Slot:
-        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        self.origins.births += 1
-        if not slot.storage:
-            self.transforms.note_result(tensor, slot)
-        return slot
+    def _created(self, tensor: torch.Tensor) -> TensorRecord:
+        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        self.origins.created += 1
+        if not record.storage:
+            self.transforms.note_result(tensor, record)
+        return record
 
-    def _new_version(self, old: Slot) -> Slot:
+    def _new_version(self, old: TensorRecord) -> TensorRecord:
         tensor = old.ref()
         assert tensor is not None  # the call that wrote to it holds it
-        slot = self._slots[id(tensor)] = Slot(tensor, len(self.tape))
-        slot.follow(old)
-        self.origins.births += 1
-        if not slot.storage:
-            self.transforms.note_result(tensor, slot)
-        return slot
+        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        record.follow(old)
+        self.origins.created += 1
+        if not record.storage:
+            self.transforms.note_result(tensor, record)
+        return record

@@ -11,14 +11,26 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from modelviz_callbacks.tracing.capture.backward_record import (
+    BackwardRecord,
+    GradNode,
+    GradSpec,
+    SavedSpec,
+)
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.tape import Slot, storage_address
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    saved_names,
+    saved_value,
+    sequence_number,
+    storage_address,
+    taken_gradients,
+)
 
 # torch gives every node that Python has looked at an object that lives as long as the node, and
 # frees a chain of such nodes by recursion: 35,000 of them overflow a stack of 8 MiB (2.13).
@@ -28,84 +40,6 @@ _MOST_NODES_IN_A_THREAD = 1_000
 
 _LEAF = "torch::autograd::AccumulateGrad"
 _IS_LOSS = re.compile(r"(\A|\W)loss(_\d+)?\b")
-
-
-class GradSpec(NamedTuple):
-    """A gradient by its description; the shape is ``None`` for a nested tensor."""
-
-    shape: tuple[int, ...] | None
-    dtype: str
-    device: str
-
-
-class SavedSpec(NamedTuple):
-    """A tensor that a node keeps for its backward.
-
-    Attributes:
-        name: What the node calls it: ``input``, ``weight``, ``result``.
-        spec: Its description.
-        memory: A number equal for those that are the same view of the same memory.
-        path: Its qualified name, where it is a parameter or buffer; else ``""``.
-    """
-
-    name: str
-    spec: GradSpec
-    memory: int
-    path: str
-
-
-class GradNode(NamedTuple):
-    """One node of autograd's graph.
-
-    Attributes:
-        name: As autograd has it: ``AddmmBackward0``, ``torch::autograd::AccumulateGrad``.
-        sequence: Autograd's number; ops made later have higher ones.
-        edges: Where its gradients go: the node, by its place in the record (-1: nowhere), and
-            which of that node's inputs.
-        takes: The gradients that it takes, one for each output of the forward op.
-        leaf: For a node that a gradient ends at: ``parameter``, ``buffer``, ``input`` or
-            ``constant``, and its path; ``None`` for the others.
-        saved: What it keeps for its backward, if that was asked for.
-    """
-
-    name: str
-    sequence: int
-    edges: tuple[tuple[int, int], ...]
-    takes: tuple[GradSpec, ...]
-    leaf: tuple[str, str] | None = None
-    saved: tuple[SavedSpec, ...] = ()
-
-
-@dataclass(frozen=True)
-class BackwardRecord:
-    """What autograd knew after a forward: text and numbers only.
-
-    Attributes:
-        roots: Where the backward begins: path of the output, node, and which of its inputs.
-        nodes: Every node that can be reached from there, the roots' first.
-        repacked: How many saved tensors belong to hooks (checkpoints, offloading), which would
-            have to be run to tell what they are.
-        is_cut: Whether there are more nodes than are looked at; these are the last ones then.
-    """
-
-    roots: tuple[tuple[str, int, int], ...]
-    nodes: tuple[GradNode, ...]
-    repacked: int = 0
-    is_cut: bool = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # As bare tuples: pickle asks each named one what it is.
-        rows = [tuple(node) for node in self.nodes]
-        return _restored, (self.roots, rows, self.repacked, self.is_cut)
-
-
-def _restored(
-    roots: tuple[tuple[str, int, int], ...],
-    rows: list[tuple[Any, ...]],
-    repacked: int,
-    is_cut: bool,
-) -> BackwardRecord:
-    return BackwardRecord(roots, tuple(map(GradNode._make, rows)), repacked, is_cut)
 
 
 def record_backward(recording: Recording, *, saved: bool = False) -> BackwardRecord | None:
@@ -126,42 +60,22 @@ def record_backward(recording: Recording, *, saved: bool = False) -> BackwardRec
     if recording.backward is not None:
         return recording.backward
     roots = []
-    for path, slot in recording.output_slots():
-        tensor = slot.ref()
+    for path, record in recording.output_records():
+        tensor = record.ref()
         if tensor is not None:
             roots.append((path, tensor))
-    inputs = living_inputs(recording.input_slots())
+    inputs = living_inputs(recording.input_records())
     return read_backward(roots, recording.state, inputs, saved=saved)
 
 
-def living_inputs(inputs: Iterable[tuple[str, Slot]]) -> dict[int, str]:
+def living_inputs(inputs: Iterable[tuple[str, TensorRecord]]) -> dict[int, str]:
     """The paths of those input tensors that are alive, by their ``id``; the first of each."""
     found: dict[int, str] = {}
-    for path, slot in inputs:
-        tensor = slot.ref()
+    for path, record in inputs:
+        tensor = record.ref()
         if tensor is not None:
             found.setdefault(id(tensor), path)
     return found
-
-
-def joined(records: Sequence[BackwardRecord]) -> BackwardRecord | None:
-    """Several backwards as one record; ``None`` of none."""
-    if len(records) <= 1:
-        return records[0] if records else None
-    roots: list[tuple[str, int, int]] = []
-    nodes: list[GradNode] = []
-    for record in records:
-        start = len(nodes)
-        roots += [(path, start + place, number) for path, place, number in record.roots]
-        for node in record.nodes:
-            edges = [(place if place < 0 else start + place, n) for place, n in node.edges]
-            nodes.append(node._replace(edges=tuple(edges)))
-    return BackwardRecord(
-        tuple(roots),
-        tuple(nodes),
-        sum(record.repacked for record in records),
-        any(record.is_cut for record in records),
-    )
 
 
 def read_backward(
@@ -180,12 +94,12 @@ def read_backward(
         saved: Whether to describe the tensors that are kept for the backward.
 
     Returns:
-        The record; ``None`` if no output takes part in autograd.
+        The record; ``None`` if no output takes part in autograd, or torch does not tell of it.
     """
     found = [(path, tensor, tensor.grad_fn) for path, tensor in outputs]
     roots = [(path, tensor, node) for path, tensor, node in found if node is not None]
     losses = [root for root in roots if _IS_LOSS.search(root[0]) and root[1].numel() == 1]
-    if not roots:
+    if not roots or taken_gradients(roots[0][2]) is None:
         return None
     return _Reader(state, inputs, saved).read(losses or roots)
 
@@ -203,7 +117,7 @@ class _Reader:
         self._memory: dict[tuple[Any, ...], int] = {}
 
     def read(self, roots: Sequence[tuple[str, torch.Tensor, Any]]) -> BackwardRecord:
-        # Node objects are made when asked for; they are equal only while they are held.
+        # Node objects are made when asked for; they are equal only while they are kept.
         places: dict[Any, int] = {}
         order: list[Any] = []
         for _, _, node in roots:
@@ -234,10 +148,10 @@ class _Reader:
 
     def _described(self, node: Any, edges: tuple[tuple[int, int], ...]) -> GradNode:
         name = node.name()
-        takes = tuple([self._spec(taken) for taken in node._input_metadata])
+        takes = tuple([self._spec(taken) for taken in taken_gradients(node)])
         leaf = self._leaf(node) if name == _LEAF else None
         saved = tuple(self._saved_by(node)) if self._saved and leaf is None else ()
-        return GradNode._make((name, node._sequence_nr(), edges, takes, leaf, saved))
+        return GradNode._make((name, sequence_number(node), edges, takes, leaf, saved))
 
     def _spec(self, tensor: Any) -> GradSpec:
         """The description of a tensor, or of what autograd knows of one."""
@@ -262,23 +176,21 @@ class _Reader:
     def _saved_by(self, node: Any) -> Iterable[SavedSpec]:
         kind = type(node)
         if kind not in self._attributes:
-            names = [name for name in dir(kind) if name.startswith("_raw_saved_")]
-            self._attributes[kind] = names
+            self._attributes[kind] = saved_names(kind)
         for name in self._attributes[kind]:
             try:
-                held = getattr(node, name)
+                kept = saved_value(node, name)
             except RuntimeError:
                 return  # a backward has freed them
-            several = isinstance(held, (tuple, list))
-            for number, one in enumerate(held if several else [held]):
+            several = isinstance(kept, (tuple, list))
+            for number, one in enumerate(kept if several else [kept]):
                 # With hooks of somebody's, only running these could tell what was saved.
                 if getattr(one, "unpack_hook", None) is not None:
                     self._repacked += 1
                     continue
                 tensor = getattr(one, "data", None)
                 if isinstance(tensor, torch.Tensor):
-                    word = name.removeprefix("_raw_saved_")
-                    yield self._saved_tensor(f"{word}[{number}]" if several else word, tensor)
+                    yield self._saved_tensor(f"{name}[{number}]" if several else name, tensor)
 
     def _saved_tensor(self, name: str, tensor: torch.Tensor) -> SavedSpec:
         known = self._state.find(tensor)

@@ -13,9 +13,10 @@ from typing import Final
 import torch
 
 from modelviz_callbacks.graph import Source
+from modelviz_callbacks.tracing.capture.torch_internals import SHARDING_FILES
 
 _TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 - a prefix for strings
-_HERE: Final = str(Path(__file__).parents[2]) + os.sep  # all of modelviz_callbacks
+_HERE: Final = str(Path(__file__).parents[2]) + os.sep
 
 # Code that only passes calls on: whoever called it is meant.
 _PASSES_ON: Final = (
@@ -37,15 +38,6 @@ _FRAMEWORKS: Final = tuple(
 _DEMOS: Final = f"{os.sep}demos{os.sep}"
 
 
-# FSDP's hooks run between the modules' calls and move parameters about.
-_SHARDING: Final = (
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_fully_shard{os.sep}",
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_runtime_utils.py",
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_flat_param.py",
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_unshard_param_utils.py",
-)
-
-
 class FrameKind(IntEnum):
     """Whose code a frame runs."""
 
@@ -57,7 +49,7 @@ class FrameKind(IntEnum):
 
 def classify_file(filename: str) -> FrameKind:
     """Whose code a file is."""
-    if any(part in filename for part in _SHARDING):
+    if any(part in filename for part in SHARDING_FILES):
         return FrameKind.SHARDING
     if filename.startswith((_TORCH, _HERE, "<frozen")):
         return FrameKind.TORCH

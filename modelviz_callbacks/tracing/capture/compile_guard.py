@@ -10,7 +10,6 @@ like that of any code out of sight.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,16 +19,17 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.capture.mode_stack import is_active, push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    COMPILATION_CONTEXT,
+    compiled_call,
+    homes_of_compilation_context,
+    is_compiled,
+)
 from modelviz_callbacks.tracing.capture.wrappers import (
     author_path,
     class_of,
-    is_compiled,
     unwrapped,
 )
-
-# torch's context around the compilation of a higher-order op.
-_COMPILING = "setup_compilation_env"
-
 
 # Stance and patch belong to the process: the first recorder sets them, the last one to end, maybe
 # in another thread, takes them back.
@@ -65,18 +65,14 @@ def eager(mode: TorchFunctionMode) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hidden_from_higher_order_ops() -> Iterator[None]:
-    from torch._higher_order_ops import utils
-
-    # Whoever imported the function by name has to be told as well.
-    homes = [utils, sys.modules.get("torch.nn.attention.flex_attention")]
-    holders = [module for module in homes if hasattr(module, _COMPILING)]
-    if not holders:  # an older torch compiles them elsewhere
+    homes = homes_of_compilation_context()
+    if not homes:  # another torch compiles them elsewhere
         yield
         return
-    original: Callable[[], Any] = getattr(utils, _COMPILING)
+    original: Callable[[], Any] = getattr(homes[0], COMPILATION_CONTEXT)
 
     @contextlib.contextmanager
-    def setup_compilation_env() -> Iterator[Any]:
+    def own_context() -> Iterator[Any]:
         here = [mode for mode in tuple(_recorders) if is_active(mode)]
         if not here:  # another thread's
             with original() as backend:
@@ -91,13 +87,13 @@ def _hidden_from_higher_order_ops() -> Iterator[None]:
             for mode in here:
                 push_mode(mode)
 
-    for module in holders:
-        setattr(module, _COMPILING, setup_compilation_env)
+    for module in homes:
+        setattr(module, COMPILATION_CONTEXT, own_context)
     try:
         yield
     finally:
-        for module in holders:
-            setattr(module, _COMPILING, original)
+        for module in homes:
+            setattr(module, COMPILATION_CONTEXT, original)
 
 
 def compiled_parts(model: torch.nn.Module) -> list[str]:
@@ -105,7 +101,7 @@ def compiled_parts(model: torch.nn.Module) -> list[str]:
     compiled = [
         module
         for module in modules_of(model)
-        if is_compiled(module) or module._compiled_call_impl is not None
+        if is_compiled(module) or compiled_call(module) is not None
     ]
     if not compiled:  # as most are: spares the names
         return []

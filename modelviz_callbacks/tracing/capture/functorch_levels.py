@@ -16,26 +16,7 @@ import torch
 from torch import fx
 from torch.autograd import forward_ad
 
-_NEEDED = (
-    "CGradInterpreterPtr CVmapInterpreterPtr _add_batch_dim _grad_decrement_nesting "
-    "_grad_increment_nesting _jvp_decrement_nesting _jvp_increment_nesting _remove_batch_dim "
-    "_unwrap_for_grad _vmap_decrement_nesting _vmap_increment_nesting _wrap_for_grad "
-    "get_dynamic_layer_stack_depth get_inplace_requires_grad_allowed get_interpreter_stack "
-    "get_unwrapped is_batchedtensor is_dead_tensor_wrapper is_functorch_wrapped_tensor "
-    "maybe_get_bdim maybe_get_level pop_dynamic_layer_stack "
-    "pop_dynamic_layer_stack_and_undo_to_depth push_dynamic_layer_stack "
-    "set_inplace_requires_grad_allowed"
-)
-
-
-def _functorch() -> Any:
-    found = getattr(torch._C, "_functorch", None)
-    return found if all(hasattr(found, name) for name in _NEEDED.split()) else None
-
-
-# Private to torch. ``None`` where a version lacks a part: ops under transforms are recorded
-# then, but not how tensors get into the transforms and out of them.
-functorch: Any = _functorch()
+from modelviz_callbacks.tracing.capture.torch_internals import dual_level, functorch
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +62,8 @@ def enter_layer(kind: str, batch_size: int, randomness: str, grad: bool) -> int:
     if kind == "dual":
         return int(forward_ad.enter_dual_level())  # type: ignore[no-untyped-call]
     if kind == "vmap":
-        return int(functorch._vmap_increment_nesting(batch_size, randomness))
-    enter = (
-        functorch._grad_increment_nesting if kind == "grad" else functorch._jvp_increment_nesting
-    )
+        return int(functorch.vmap_increment_nesting(batch_size, randomness))
+    enter = functorch.grad_increment_nesting if kind == "grad" else functorch.jvp_increment_nesting
     with torch.set_grad_enabled(grad):
         return int(enter())
 
@@ -96,16 +75,16 @@ def leave_layer(kind: str) -> None:
         forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
         return
     leave = {
-        "vmap": functorch._vmap_decrement_nesting,
-        "grad": functorch._grad_decrement_nesting,
-        "jvp": functorch._jvp_decrement_nesting,
+        "vmap": functorch.vmap_decrement_nesting,
+        "grad": functorch.grad_decrement_nesting,
+        "jvp": functorch.jvp_decrement_nesting,
     }[kind]
     leave()
 
 
 def add_batch_dim(input: torch.Tensor, in_dim: int, level: int) -> torch.Tensor:
     """What vmap does to an argument: hides the dimension ``in_dim``."""
-    made: torch.Tensor = functorch._add_batch_dim(input, in_dim, level)
+    made: torch.Tensor = functorch.add_batch_dim(input, in_dim, level)
     return made
 
 
@@ -114,7 +93,7 @@ def remove_batch_dim(input: torch.Tensor, out_dim: int, level: int) -> torch.Ten
     if not functorch.is_batchedtensor(input):
         return input
     # The size is for tensors that were never batched.
-    made: torch.Tensor = functorch._remove_batch_dim(input, level, 0, out_dim)
+    made: torch.Tensor = functorch.remove_batch_dim(input, level, 0, out_dim)
     return made
 
 
@@ -167,13 +146,13 @@ def _layers_of(tensor: torch.Tensor) -> Iterator[None]:
 
 def wrap_for_grad(input: torch.Tensor, level: int) -> torch.Tensor:
     """What grad, vjp and jvp do to an argument: the same values, tracked at this level."""
-    made: torch.Tensor = functorch._wrap_for_grad(input, level)
+    made: torch.Tensor = functorch.wrap_for_grad(input, level)
     return made
 
 
 def unwrap_for_grad(input: torch.Tensor, level: int) -> torch.Tensor:
     """What grad, vjp and jvp do to a result: the same values without this level's tracking."""
-    made: torch.Tensor = functorch._unwrap_for_grad(input, level)
+    made: torch.Tensor = functorch.unwrap_for_grad(input, level)
     return made
 
 
@@ -190,11 +169,11 @@ def requires_grad_(input: torch.Tensor, requires_grad: bool = True) -> torch.Ten
 @contextmanager
 def layers_left() -> Iterator[None]:
     """Leaves the layers that were entered inside and not left, as after an exception."""
-    before, dual = depth(), forward_ad._current_level
+    before, dual = depth(), dual_level()
     try:
         yield
     finally:
-        while forward_ad._current_level > dual:
+        while dual_level() > dual:
             forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
         if depth() > before:
             functorch.pop_dynamic_layer_stack_and_undo_to_depth(before)

@@ -8,10 +8,9 @@ op like any other. A fault in here costs the connection through the transform, n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.autograd import forward_ad
 from torch.multiprocessing import reductions
 
 from modelviz_callbacks.tracing.capture.functorch_levels import (
@@ -20,7 +19,6 @@ from modelviz_callbacks.tracing.capture.functorch_levels import (
     as_strided,
     depth,
     expand_batch_dims,
-    functorch,
     permute,
     remove_batch_dim,
     unwrap_for_grad,
@@ -29,13 +27,17 @@ from modelviz_callbacks.tracing.capture.functorch_levels import (
 from modelviz_callbacks.tracing.capture.tape import (
     OpEntry,
     RawEntry,
-    Slot,
+    TensorRecord,
     as_entry,
-    storage_address,
 )
-
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.recorder import Recorder
+from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    dual_level,
+    functorch,
+    make_dual,
+    storage_address,
+    unpack_dual,
+)
 
 _KINDS = {"Vmap": "vmap", "Grad": "grad", "Jvp": "jvp"}
 
@@ -54,7 +56,7 @@ class _Open(NamedTuple):
 class _Inside(NamedTuple):
     """A tensor inside a wrapped one, which an op may take out."""
 
-    wrapper: Slot
+    wrapper: TensorRecord
     func: Any
     facts: tuple[Any, ...]
 
@@ -62,7 +64,7 @@ class _Inside(NamedTuple):
 class _Shown(NamedTuple):
     """How a tensor lies in its storage, seen through its wrappers."""
 
-    slot: Slot
+    record: TensorRecord
     levels: tuple[int, ...]
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -79,23 +81,23 @@ class _DualLevel:
         self.below = below
         self.jvp = next((one for one in below if one.kind == "jvp"), None)
         # Forgets its tangent when the level ends.
-        self.witness = None if self.jvp else _dual(torch.zeros(()), torch.zeros(()))
+        self.witness = None if self.jvp else make_dual(torch.zeros(()), torch.zeros(()), level=0)
 
     def goes_on(self, layers: tuple[Layer, ...]) -> bool:
         if self.witness is None:
             return self.jvp in layers
-        return _unpack(self.witness)[1] is not None
+        return unpack_dual(self.witness, level=0)[1] is not None
 
 
 class TransformWatcher:
     """Knows the transforms under way, and what is inside the wrapped tensors of one recorder.
 
     Attributes:
-        seen: Whether a wrapped tensor was met so far.
+        seen: Whether a wrapped tensor was seen so far.
         fault: What made it give up, if something did.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: TapeOwner) -> None:
         """Watches for one recorder.
 
         Args:
@@ -107,8 +109,8 @@ class TransformWatcher:
         self._outside = depth()
         self._open: list[_Open] = []
         self._layers_at: dict[int, tuple[Layer, ...] | None] = {}
-        self._inside: dict[int, Slot] = {}
-        self._ways_out: dict[Slot, _Inside] = {}
+        self._inside: dict[int, TensorRecord] = {}
+        self._ways_out: dict[TensorRecord, _Inside] = {}
         self._shown: dict[int, list[_Shown]] = {}
         self._storages: dict[int, Any] = {}
         self._duals: list[_DualLevel] = []
@@ -119,44 +121,44 @@ class TransformWatcher:
         """Whether a transform is under way, or was in this recording."""
         return self.seen or depth() > self._outside
 
-    def note_result(self, tensor: torch.Tensor, slot: Slot) -> None:
+    def note_result(self, tensor: torch.Tensor, record: TensorRecord) -> None:
         """An op that is about to be appended made or wrote a tensor without a storage."""
         if functorch is None or self.fault or not functorch.is_functorch_wrapped_tensor(tensor):
             return
         try:
             self._layers_at[len(self._recorder.tape)] = self._layers()
-            self._look_inside(tensor, slot)
+            self._look_inside(tensor, record)
         except Exception as error:
             self.fault = error
 
     def note_dual(self) -> None:
         """An op that is about to be appended makes a dual number or takes one apart."""
-        if self.fault or forward_ad._current_level < 0:
+        if self.fault or dual_level() < 0:
             return
         try:
             position, layers = len(self._recorder.tape), self._layers()
             if not self._duals or not self._duals[-1].goes_on(layers):
-                layer = Layer("dual", forward_ad._current_level)
+                layer = Layer("dual", dual_level())
                 self._duals.append(_DualLevel(layer, position, layers))
             self._duals[-1].end = position
         except Exception as error:
             self.fault = error
 
-    def explain(self, tensor: torch.Tensor) -> Slot | None:
-        """The slot of a tensor that a transform has wrapped or unwrapped.
+    def explain(self, tensor: torch.Tensor) -> TensorRecord | None:
+        """The record of a tensor that a transform has wrapped or unwrapped.
 
         Args:
             tensor: One that no recorded op made.
 
         Returns:
-            Its slot, the op that gives it being on the tape now; ``None`` if it has nothing to
+            Its record, the op that gives it being on the tape now; ``None`` if it has nothing to
             do with a transform.
         """
         if functorch is None or self.fault:
             return None
         try:
             wrapped = functorch.is_functorch_wrapped_tensor(tensor)
-            if not wrapped and (not self.seen or self._recorder.origins.is_state(tensor)):
+            if not wrapped and (not self.seen or self._recorder.is_state(tensor)):
                 return None
             return self._explain(tensor, wrapped)
         except Exception as error:
@@ -194,39 +196,39 @@ class TransformWatcher:
 
     # --- what is inside a wrapped tensor
 
-    def _look_inside(self, tensor: torch.Tensor, slot: Slot) -> None:
+    def _look_inside(self, tensor: torch.Tensor, record: TensorRecord) -> None:
         """Notes what is inside a wrapped tensor, down to the one with the memory."""
         self.seen = True
         recorder = self._recorder
         layers = {layer.level: layer for layer in self._layers()}
-        chain = [(tensor, slot)]
+        chain = [(tensor, record)]
         while functorch.is_functorch_wrapped_tensor(tensor):
             inner = functorch.get_unwrapped(tensor)
-            inner_slot = recorder.known(inner)
-            if inner_slot is None:
-                inner_slot = Slot(inner, slot.birth)
+            inner_record = recorder.known(inner)
+            if inner_record is None:
+                inner_record = TensorRecord(inner, record.created_at)
                 func, facts = _way_out(tensor, layers)
-                self._inside[id(inner)] = inner_slot
-                self._ways_out[inner_slot] = _Inside(slot, func, facts)
-            tensor, slot = inner, inner_slot
-            chain.append((tensor, slot))
+                self._inside[id(inner)] = inner_record
+                self._ways_out[inner_record] = _Inside(record, func, facts)
+            tensor, record = inner, inner_record
+            chain.append((tensor, record))
         address = _address(tensor)
-        if address and not self._is_held(address):
+        if address and not self._is_kept(address):
             self._storages[address] = _StorageWeakRef(tensor.untyped_storage())
             self._shown[address] = []
-        for held, held_slot in chain:
+        for kept, kept_record in chain:
             if address:
-                held_slot.storage = address
-                self._shown[address].append(_shown(held, held_slot, tensor))
+                kept_record.storage = address
+                self._shown[address].append(_shown(kept, kept_record, tensor))
 
-    def _is_held(self, address: int) -> bool:
+    def _is_kept(self, address: int) -> bool:
         """Whether the storage there is the one that was noted; while noted, no other can be."""
         storage = self._storages.get(address)
         return storage is not None and not storage.expired()
 
     # --- tensors that turn up
 
-    def _explain(self, tensor: torch.Tensor, wrapped: bool) -> Slot | None:
+    def _explain(self, tensor: torch.Tensor, wrapped: bool) -> TensorRecord | None:
         inside = self._inside_of(tensor)
         if inside is not None:
             return self._on_tape(inside)
@@ -236,71 +238,71 @@ class TransformWatcher:
         has_history = tensor.grad_fn is not None
         known = self._recorder.known(base) is not None or self._inside_of(base) is not None
         if has_history or not known:
-            slot = self._as_view(tensor)
-            if slot is not None:
-                self._look_inside(tensor, slot)
-            if slot is not None or has_history:
-                return slot  # what is freshly wrapped has no history: an op out of sight made it
+            record = self._as_view(tensor)
+            if record is not None:
+                self._look_inside(tensor, record)
+            if record is not None or has_history:
+                return record  # what is freshly wrapped has no history: an op out of sight made it
         return self._wrap(tensor, base)
 
-    def _inside_of(self, tensor: torch.Tensor) -> Slot | None:
-        slot = self._inside.get(id(tensor))
-        return slot if slot is not None and slot.ref() is tensor else None
+    def _inside_of(self, tensor: torch.Tensor) -> TensorRecord | None:
+        record = self._inside.get(id(tensor))
+        return record if record is not None and record.ref() is tensor else None
 
-    def _on_tape(self, slot: Slot) -> Slot:
-        """The slot, after the op that takes it out of its wrapper has been put on the tape."""
-        inside = self._ways_out.pop(slot, None)
+    def _on_tape(self, record: TensorRecord) -> TensorRecord:
+        """The record, after the op that takes it out of its wrapper has been put on the tape."""
+        inside = self._ways_out.pop(record, None)
         if inside is None:
-            return slot
-        return self._derive(inside.func, (self._on_tape(inside.wrapper), *inside.facts), slot)
+            return record
+        return self._derive(inside.func, (self._on_tape(inside.wrapper), *inside.facts), record)
 
-    def _wrap(self, tensor: torch.Tensor, base: torch.Tensor) -> Slot | None:
+    def _wrap(self, tensor: torch.Tensor, base: torch.Tensor) -> TensorRecord | None:
         level = functorch.maybe_get_level(tensor)
         layers = self._layers()
         layer = next((one for one in layers if one.level == level), None)
         if layer is None:
             return None
-        base_slot = self._recorder.slot(base)
+        base_record = self._recorder.record(base)
         func: Any
         args: tuple[Any, ...]
         if functorch.is_batchedtensor(tensor):
-            func, args = add_batch_dim, (base_slot, functorch.maybe_get_bdim(tensor), layer)
+            func, args = add_batch_dim, (base_record, functorch.maybe_get_bdim(tensor), layer)
         else:
-            func, args = wrap_for_grad, (base_slot, layer)
-        slot = Slot(tensor, len(self._recorder.tape))
+            func, args = wrap_for_grad, (base_record, layer)
+        record = TensorRecord(tensor, len(self._recorder.tape))
         self._layers_at[len(self._recorder.tape)] = layers
-        self._recorder.append_derived(func, args, slot)
-        self._look_inside(tensor, slot)
-        return slot
+        self._recorder.append_derived(func, args, record)
+        self._look_inside(tensor, record)
+        return record
 
-    def _as_view(self, tensor: torch.Tensor) -> Slot | None:
+    def _as_view(self, tensor: torch.Tensor) -> TensorRecord | None:
         """A tensor that shows memory which is known, inside the same wrappers, differently."""
         levels, plain = _levels(tensor)
         address = _address(plain)
-        if not address or not self._is_held(address):
+        if not address or not self._is_kept(address):
             return None
-        slot = Slot(tensor, len(self._recorder.tape))
-        wanted = _shown(tensor, slot, plain)
+        record = TensorRecord(tensor, len(self._recorder.tape))
+        wanted = _shown(tensor, record, plain)
         found = [one for one in self._shown[address] if _alike(one.levels, levels)]
         for shown in reversed(found):
             order = _reordered(shown, wanted)
             if order is not None:
-                source = self._on_tape(shown.slot)
+                source = self._on_tape(shown.record)
                 sizes = [wanted.shape[order.index(n)] for n in range(len(order) - len(shown.shape))]
                 if sizes:
-                    return self._derive(expand_batch_dims, (source, tuple(sizes), order), slot)
-                return self._derive(permute, (source, order), slot)
+                    return self._derive(expand_batch_dims, (source, tuple(sizes), order), record)
+                return self._derive(permute, (source, order), record)
         if found and not levels:
-            source = self._on_tape(found[-1].slot)
+            source = self._on_tape(found[-1].record)
             facts = (wanted.shape, wanted.stride, wanted.offset)
-            return self._derive(as_strided, (source, *facts), slot)
+            return self._derive(as_strided, (source, *facts), record)
         return None
 
-    def _derive(self, func: Any, args: tuple[Any, ...], slot: Slot) -> Slot:
+    def _derive(self, func: Any, args: tuple[Any, ...], record: TensorRecord) -> TensorRecord:
         """Appends an op that runs wherever the tensor it reads was made."""
         self._layers_at[len(self._recorder.tape)] = None
-        self._recorder.append_derived(func, args, slot)
-        return slot
+        self._recorder.append_derived(func, args, record)
+        return record
 
 
 def _opened(interpreter: Any) -> _Open:
@@ -314,19 +316,11 @@ def _opened(interpreter: Any) -> _Open:
         layer = Layer(kind, level, grad=functorch.CGradInterpreterPtr(interpreter).prevGradMode())
     else:
         layer = Layer(kind, level, grad=torch.is_grad_enabled())
-    return _Open(layer, functorch._wrap_for_grad(_NOTHING, level))
+    return _Open(layer, functorch.wrap_for_grad(_NOTHING, level))
 
 
 def _is_dead(opened: _Open) -> bool:
     return bool(functorch.is_dead_tensor_wrapper(opened.witness))
-
-
-def _dual(primal: torch.Tensor, tangent: torch.Tensor) -> Any:
-    return torch._VF._make_dual(primal, tangent, level=0)
-
-
-def _unpack(dual: torch.Tensor) -> Any:
-    return torch._VF._unpack_dual(dual, level=0)
 
 
 def _with_dual(layers: tuple[Layer, ...], dual: _DualLevel) -> tuple[Layer, ...]:
@@ -365,10 +359,10 @@ def _address(tensor: torch.Tensor) -> int:
         return 0  # sparse and the like: nothing to compare
 
 
-def _shown(tensor: torch.Tensor, slot: Slot, memory: torch.Tensor) -> _Shown:
+def _shown(tensor: torch.Tensor, record: TensorRecord, memory: torch.Tensor) -> _Shown:
     levels, _ = _levels(tensor)
     shape, stride = tuple(tensor.shape), tuple(tensor.stride())
-    return _Shown(slot, levels, tensor.dtype, shape, stride, int(memory.storage_offset()))
+    return _Shown(record, levels, tensor.dtype, shape, stride, int(memory.storage_offset()))
 
 
 def _reordered(source: _Shown, wanted: _Shown) -> tuple[int, ...] | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from modelviz_callbacks.tracing.capture.torch_internals import children_of
+
 
 def modules_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Every module of a model once, itself first, in the order of ``modules()``."""
@@ -18,8 +20,9 @@ def modules_of(model: torch.nn.Module) -> list[torch.nn.Module]:
         if id(module) in found:
             continue
         found[id(module)] = module
-        if module._modules:
-            waiting += [child for child in module._modules.values() if child is not None][::-1]
+        children = children_of(module)
+        if children:
+            waiting += [child for child in children.values() if child is not None][::-1]
     return list(found.values())
 
 
@@ -41,10 +44,11 @@ def _add_paths(
 ) -> bool:
     """Adds the paths from a module on; false where one of them leads to a module above it."""
     found.append((path, module))
-    if not module._modules:
+    children = children_of(module)
+    if not children:
         return True
     above.add(id(module))
-    for name, child in module._modules.items():
+    for name, child in children.items():
         if child is not None and (
             id(child) in above
             or not _add_paths(f"{path}.{name}" if path else name, child, above, found)

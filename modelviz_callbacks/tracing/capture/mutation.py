@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES
-from modelviz_callbacks.tracing.capture.tape import Slot, flat_slots
+from modelviz_callbacks.tracing.capture.tape import TensorRecord, flat_records
+from modelviz_callbacks.tracing.capture.torch_internals import version_of
 
 # One version of a tensor, the tensor, and its number.
-Version = tuple[Slot, torch.Tensor, int]
+Version = tuple[TensorRecord, torch.Tensor, int]
 
 _PLAIN = frozenset(PLAIN_TYPES)
 
@@ -38,19 +39,19 @@ def versions_in(args: list[Any], kwargs: dict[str, Any] | None) -> list[Version]
     """The tensors among encoded arguments, each with a number that in-place writes raise."""
     found: list[Version] = []
     for value in (*args, *kwargs.values()) if kwargs else args:
-        if value.__class__ is Slot:
+        if value.__class__ is TensorRecord:
             _add_version(value, found)
         elif value.__class__ not in _PLAIN:
-            for slot in flat_slots(value):
-                _add_version(slot, found)
+            for record in flat_records(value):
+                _add_version(record, found)
     return found
 
 
-def _add_version(slot: Slot, found: list[Version]) -> None:
-    tensor = slot.ref()
+def _add_version(record: TensorRecord, found: list[Version]) -> None:
+    tensor = record.ref()
     if tensor is None:
         return
     try:
-        found.append((slot, tensor, tensor._version))
+        found.append((record, tensor, version_of(tensor)))
     except RuntimeError:
         return  # made in inference mode: keeps no version, and cannot be written to outside it

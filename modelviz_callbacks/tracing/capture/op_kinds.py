@@ -8,9 +8,13 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
-import torch
-
 from modelviz_callbacks.graph.op_facts import OpFact
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    OpOverload,
+    OpOverloadPacket,
+    is_mutable,
+    set_grad_enabled,
+)
 from modelviz_callbacks.tracing.op_facts import facts_of, parameters_of, torch_name
 
 
@@ -40,7 +44,7 @@ _KINDS = (
 @cache
 def classify(func: Any) -> CallKind:
     """How to treat a function; only depends on the function."""
-    if func is torch._C._set_grad_enabled:
+    if func is set_grad_enabled:
         return CallKind.SKIP  # each op says whether it ran with gradients
     name, facts = torch_name(func), facts_of(func)
     if not name:
@@ -53,14 +57,14 @@ def classify(func: Any) -> CallKind:
         return CallKind.PURE if is_tensor else CallKind.SKIP
     if name.endswith(".__set__"):
         return CallKind.SKIP
-    if isinstance(func, torch._ops.OpOverload):
+    if isinstance(func, OpOverload):
         return CallKind.CHECK
     if name.endswith("_") and not name.endswith("__"):
         return CallKind.WRITE
     # torch's own compiled functions write only where their names say so. Those written in
     # Python (`F.relu(x, inplace=True)`, batch norm's running statistics), and what is called
     # by its ATen name, may.
-    if inspect.isfunction(func) or isinstance(func, torch._ops.OpOverloadPacket):
+    if inspect.isfunction(func) or isinstance(func, OpOverloadPacket):
         return CallKind.CHECK
     return CallKind.CHECK if OpFact.MAY_WRITE in facts else CallKind.PURE
 
@@ -96,9 +100,9 @@ _MAX_NORM = "max_norm"
 
 @cache
 def _declares_writes(func: Any) -> bool:
-    if isinstance(func, torch._ops.OpOverloadPacket):
+    if isinstance(func, OpOverloadPacket):
         func = getattr(func, "default", None)
-    return isinstance(func, torch._ops.OpOverload) and bool(func._schema.is_mutable)
+    return isinstance(func, OpOverload) and is_mutable(func)
 
 
 @cache

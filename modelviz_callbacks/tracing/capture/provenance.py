@@ -10,38 +10,32 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
 
-from modelviz_callbacks.tracing.capture.functorch_levels import functorch
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
     Enter,
     Leave,
     OpEntry,
     Origin,
-    Slot,
+    TensorRecord,
     as_entry,
-    flat_slots,
+    flat_records,
+)
+from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    PASS_THROUGH_NODES,
+    functorch,
+    no_torch_function,
+    sequence_number,
     storage_address,
 )
 
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.recorder import Recorder
-
 # A constant larger than this is not kept for replay: it could be somebody's activations.
 MAX_CONSTANT_BYTES = 64 * 2**20
-
-# Autograd nodes that hand a tensor on under another object: hooks on a module's backward.
-_PASS_THROUGH = frozenset(
-    {
-        "BackwardHookFunctionBackward",
-        "RegisterPostBackwardFunctionBackward",
-        "_BackwardHookFunctionBackward",
-    }
-)
 
 # Of the parameters and buffers that were just there, and of those that were written to where
 # nobody needs what they were: shared by all of them, so they are replaced and never changed.
@@ -57,31 +51,31 @@ class OriginFinder:
     """Explains unknown tensors for one recorder.
 
     Attributes:
-        births: Number of slots made for results so far.
-        unexplained: Number of tensors met that neither an op nor the model explains.
+        created: Number of records made for results so far.
+        unexplained: Number of tensors seen that neither an op nor the model explains.
         is_state: Whether a tensor is a parameter or buffer of the model.
     """
 
-    def __init__(self, recorder: Recorder, state: StateNames, keeps_state: bool) -> None:
-        self.births = 0
+    def __init__(self, recorder: TapeOwner, state: StateNames, keeps_state: bool) -> None:
+        self.created = 0
         self.unexplained = 0
         self.is_state = state.holds
         self._state = state
         self._keeps_state = keeps_state
         self._recorder = recorder
-        self._by_storage: dict[int, Slot] = {}  # the latest slot on each, by its address
-        self._external: dict[int, Slot] = {}
-        self._reads: list[tuple[int, Slot]] = []
+        self._by_storage: dict[int, TensorRecord] = {}  # the latest record on each, by its address
+        self._external: dict[int, TensorRecord] = {}
+        self._reads: list[tuple[int, TensorRecord]] = []
         self._op_ends: list[int] = []
         self._op_entries: list[OpEntry] = []
         self._taken_in = 0
 
-    def remember(self, slot: Slot) -> None:
-        """Notes which storage a slot that no op made lies on."""
+    def remember(self, record: TensorRecord) -> None:
+        """Notes which storage a record that no op made lies on."""
         if self._taken_in < len(self._recorder.tape):
             self._take_in()
-        if slot.storage:
-            self._by_storage[slot.storage] = slot
+        if record.storage:
+            self._by_storage[record.storage] = record
 
     def _take_in(self) -> None:
         """Reads what was recorded since the last time: the hot path leaves that to who asks."""
@@ -91,42 +85,42 @@ class OriginFinder:
             if isinstance(entry, OpEntry):
                 self._op_ends.append(entry.last_node)
                 self._op_entries.append(entry)
-                for slot in flat_slots((entry.result, entry.writes)):
-                    if slot.storage and slot.stride is not None:
-                        self._by_storage[slot.storage] = slot
+                for record in flat_records((entry.result, entry.writes)):
+                    if record.storage and record.stride is not None:
+                        self._by_storage[record.storage] = record
         self._taken_in = len(tape)
 
-    def state_slot(self, tensor: torch.Tensor, birth: int) -> Slot:
-        """The slot of a parameter or buffer met for the first time."""
-        slot = Slot(tensor, birth)
-        slot.origin = _STATE
-        self._external[slot.storage] = slot
-        self.remember(slot)
-        return slot
+    def state_record(self, tensor: torch.Tensor, created_at: int) -> TensorRecord:
+        """The record of a parameter or buffer seen for the first time."""
+        record = TensorRecord(tensor, created_at)
+        record.origin = _STATE
+        self._external[record.storage] = record
+        self.remember(record)
+        return record
 
-    def explain(self, tensor: torch.Tensor, slot: Slot) -> Origin:
-        """The origin of a tensor, no state, met for the first time."""
+    def explain(self, tensor: torch.Tensor, record: TensorRecord) -> Origin:
+        """The origin of a tensor, no state, seen for the first time."""
         origin = Origin()
         if self._learn_gathered(tensor):
             origin.gathered = True
             return origin
         self.unexplained += 1
-        origin.alias_of = self._sharing(tensor, slot)
+        origin.alias_of = self._sharing(tensor, record)
         if origin.alias_of is None and tensor.grad_fn is not None:
             origin.made_by = tensor.grad_fn.name()
             origin.sources = self._autograd_sources(tensor.grad_fn)
-        if len(origin.sources) == 1 and 0 != slot.storage == origin.sources[0].storage:
+        if len(origin.sources) == 1 and 0 != record.storage == origin.sources[0].storage:
             origin.alias_of = origin.sources[0]  # a view whose base is known but gone
         if origin.alias_of is not None and tensor.grad_fn is not None:
-            origin.passes = tensor.grad_fn.name() in _PASS_THROUGH
+            origin.passes = tensor.grad_fn.name() in PASS_THROUGH_NODES
         if origin.alias_of is None and not origin.sources:
             origin.sources = self._python_sources(tensor)
             origin.made_by = "python" if origin.sources else ""
-            self._external.setdefault(slot.storage, slot)
+            self._external.setdefault(record.storage, record)
             if is_lazy(tensor):
                 return origin
-            sizes = slot.sizes
-            if sizes is None or math.prod(sizes) * slot.dtype.itemsize < MAX_CONSTANT_BYTES:
+            sizes = record.sizes
+            if sizes is None or math.prod(sizes) * record.dtype.itemsize < MAX_CONSTANT_BYTES:
                 origin.value = _same_level(tensor, tensor.detach())
         return origin
 
@@ -156,11 +150,11 @@ class OriginFinder:
                 else:
                     depth -= 1
 
-    def keep_value(self, slot: Slot) -> None:
-        """Copies the value of the state behind a slot that is about to be written to."""
-        root = slot.first or slot
+    def keep_value(self, record: TensorRecord) -> None:
+        """Copies the value of the state behind a record that is about to be written to."""
+        root = record.first or record
         if root.origin is None or root.origin.alias_of is not None:
-            found = self._external.get(slot.storage) if slot.storage else None
+            found = self._external.get(record.storage) if record.storage else None
             if found is None:
                 return
             root = found
@@ -178,27 +172,27 @@ class OriginFinder:
             # It comes to life in this very forward, out of nothing.
             origin.was_lazy, origin.value = True, torch.empty(0, dtype=tensor.dtype)
             return
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with no_torch_function(), torch.no_grad():
             origin.value = _same_level(tensor, tensor.detach().clone())
 
     def note_reads(self, position: int, args: Sequence[Any]) -> None:
         """Remembers that Python got hold of these tensors' values."""
-        self._reads += [(position, value) for value in args if isinstance(value, Slot)]
+        self._reads += [(position, value) for value in args if isinstance(value, TensorRecord)]
 
-    def _sharing(self, tensor: torch.Tensor, slot: Slot) -> Slot | None:
+    def _sharing(self, tensor: torch.Tensor, record: TensorRecord) -> TensorRecord | None:
         self._take_in()
-        found = self._by_storage.get(slot.storage) if slot.storage else None
+        found = self._by_storage.get(record.storage) if record.storage else None
         if found is None:
             return None
         alive = found.ref()
         if alive is None or alive is tensor or found.stride is None:
             return None
         # The address may have been given to other memory since; ask the tensor itself.
-        return found if storage_address(alive) == slot.storage else None
+        return found if storage_address(alive) == record.storage else None
 
-    def _autograd_sources(self, grad_fn: Any) -> tuple[Slot, ...]:
+    def _autograd_sources(self, grad_fn: Any) -> tuple[TensorRecord, ...]:
         """The known tensors that an unknown one was computed from, as autograd has it."""
-        found: dict[int, Slot] = {}
+        found: dict[int, TensorRecord] = {}
         seen = {grad_fn}
         waiting = [grad_fn]
         while waiting and len(seen) < _MAX_NODES:
@@ -206,8 +200,8 @@ class OriginFinder:
             for next_node, index in node.next_functions:
                 if next_node is None:
                     continue
-                for slot in self._slots_behind(next_node, index):
-                    found[id(slot)] = slot
+                for record in self._records_behind(next_node, index):
+                    found[id(record)] = record
                     break
                 else:
                     if next_node not in seen:
@@ -215,16 +209,16 @@ class OriginFinder:
                         waiting.append(next_node)
         return tuple(found.values())
 
-    def _slots_behind(self, node: Any, index: int) -> Iterator[Slot]:
+    def _records_behind(self, node: Any, index: int) -> Iterator[TensorRecord]:
         variable = getattr(node, "variable", None)  # of an AccumulateGrad node
         if isinstance(variable, torch.Tensor):
-            yield self._recorder.slot(variable)
+            yield self._recorder.record(variable)
             return
-        entry = self._op_of(node._sequence_nr())
+        entry = self._op_of(sequence_number(node))
         if entry is not None:
-            slots = list(flat_slots(entry.result))
-            if slots:
-                yield slots[index] if index < len(slots) else slots[0]
+            records = list(flat_records(entry.result))
+            if records:
+                yield records[index] if index < len(records) else records[0]
 
     def _op_of(self, sequence_number: int) -> OpEntry | None:
         """The recorded op during which an autograd node was made."""
@@ -236,7 +230,7 @@ class OriginFinder:
                 return entry
         return None
 
-    def _python_sources(self, tensor: torch.Tensor) -> tuple[Slot, ...]:
+    def _python_sources(self, tensor: torch.Tensor) -> tuple[TensorRecord, ...]:
         """What Python read in this module call, if the tensor wraps memory of Python's."""
         try:
             if tensor.device.type != "cpu" or tensor.untyped_storage().resizable():
@@ -244,7 +238,7 @@ class OriginFinder:
         except (RuntimeError, NotImplementedError):
             return ()
         start = self._start_of_call()
-        return tuple({id(slot): slot for at, slot in self._reads if at > start}.values())
+        return tuple({id(record): record for at, record in self._reads if at > start}.values())
 
     def _start_of_call(self) -> int:
         depth = 0

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+
+from modelviz_callbacks.tracing.capture.torch_internals import pytree
 
 # How deep plain objects are walked: a cache of layers of tensors is three.
 _MAX_DEPTH = 8
@@ -42,13 +43,13 @@ PLAIN_TYPES = (
 )
 
 
-class Branch:
+class TreeSpec:
     """A walked container: what it was, and its children with their steps in a path.
 
     Attributes:
         kind: The container's class.
         steps: One step a child: ``[0]``, ``['image']``, ``.logits``.
-        children: `Branch`, `Atom`, or what the tensors were replaced by.
+        children: `TreeSpec`, `Leaf`, or what the tensors were replaced by.
     """
 
     __slots__ = ("_build", "children", "kind", "steps")
@@ -65,16 +66,16 @@ class Branch:
         self.children = children
         self._build = build
 
-    def with_children(self, children: list[Any]) -> Branch:
+    def with_children(self, children: list[Any]) -> TreeSpec:
         """The same container with other children."""
-        return Branch(self.kind, self.steps, children, self._build)
+        return TreeSpec(self.kind, self.steps, children, self._build)
 
     def rebuild(self, replace: Callable[[Any], Any]) -> Any:
         """The container again, with ``replace`` applied to what stands for the tensors."""
         return self._build([rebuild(child, replace) for child in self.children])
 
 
-class Atom:
+class Leaf:
     """A value without tensors; ``value`` is kept only if it is plain."""
 
     __slots__ = ("value",)
@@ -105,44 +106,44 @@ def walk(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = 0) -> 
         depth: How deep in the structure this value stands.
 
     Returns:
-        What ``replace`` gave, a `Branch` or an `Atom`. Holds no tensor of ``value``.
+        What ``replace`` gave, a `TreeSpec` or an `Leaf`. Holds no tensor of ``value``.
     """
     if isinstance(value, torch.Tensor):
         return replace(value)
     if isinstance(value, PLAIN_TYPES):
-        return Atom(value)
+        return Leaf(value)
     if depth >= _MAX_DEPTH:
-        return Atom(None)
+        return Leaf(None)
     parts = _open(value)
     if parts is None:
-        return Atom(value if _is_harmless(value) else None)
+        return Leaf(value if _is_harmless(value) else None)
     steps, children, build = parts
     walked = [walk(child, replace, depth + 1) for child in children]
-    return Branch(type(value), steps, walked, build)
+    return TreeSpec(type(value), steps, walked, build)
 
 
 def rebuild(walked: Any, replace: Callable[[Any], Any]) -> Any:
     """The structure that `walk` walked, with ``replace`` applied to what stands for tensors."""
-    if isinstance(walked, Branch):
+    if isinstance(walked, TreeSpec):
         return walked.rebuild(replace)
-    if isinstance(walked, Atom):
+    if isinstance(walked, Leaf):
         return walked.value
     return replace(walked)
 
 
 def map_leaves(walked: Any, change: Callable[[Any], Any]) -> Any:
     """A walked structure with something else standing for its tensors."""
-    if isinstance(walked, Branch):
+    if isinstance(walked, TreeSpec):
         return walked.with_children([map_leaves(child, change) for child in walked.children])
-    return walked if isinstance(walked, Atom) else change(walked)
+    return walked if isinstance(walked, Leaf) else change(walked)
 
 
 def leaves(walked: Any, path: str) -> Iterator[tuple[str, Any]]:
     """What stands for the tensors of a walked structure, each with its path, in order."""
-    if isinstance(walked, Branch):
+    if isinstance(walked, TreeSpec):
         for step, child in zip(walked.steps, walked.children, strict=True):
             yield from leaves(child, path + step)
-    elif not isinstance(walked, Atom):
+    elif not isinstance(walked, Leaf):
         yield path, walked
 
 
@@ -160,7 +161,10 @@ def _open(value: Any) -> _Parts | None:
             list(value.values()),
             lambda children: dict(zip(keys, children, strict=True)),
         )
-    if kind in pytree.SUPPORTED_NODES or pytree.is_namedtuple_instance(value):
+    if pytree is None:
+        if isinstance(value, tuple) and hasattr(kind, "_fields"):
+            return _open_named_tuple(value)
+    elif kind in pytree.SUPPORTED_NODES or pytree.is_namedtuple_instance(value):
         return _open_pytree(value)
     if isinstance(value, Mapping):
         return _open_mapping(value)
@@ -188,6 +192,11 @@ def _step(value: Any, path: tuple[Any, ...]) -> str:
     if isinstance(name, str) and dataclasses.is_dataclass(value):
         return f".{name}"
     return str(key) if hasattr(key, "get") else f"[{key}]"
+
+
+def _open_named_tuple(value: Any) -> _Parts:
+    kind = type(value)
+    return tuple(f".{name}" for name in kind._fields), list(value), lambda parts: kind(*parts)
 
 
 def _open_mapping(value: Mapping[Any, Any]) -> _Parts | None:
@@ -261,16 +270,32 @@ def _is_harmless(value: Any) -> bool:
 
 
 def as_walked(value: Any) -> Any:
-    """An encoded argument (plain containers of slots) in the form that `walk` gives."""
+    """An encoded argument (plain containers of records) in the form that `walk` gives."""
     if isinstance(value, (tuple, list)):
         steps = tuple(f"[{index}]" for index in range(len(value)))
-        return Branch(type(value), steps, [as_walked(item) for item in value], type(value))
+        return TreeSpec(type(value), steps, [as_walked(item) for item in value], type(value))
     if isinstance(value, dict):
         keys = list(value)
-        return Branch(
+        return TreeSpec(
             dict,
             tuple(f"[{key!r}]" for key in keys),
             [as_walked(item) for item in value.values()],
             lambda children: dict(zip(keys, children, strict=True)),
         )
-    return Atom(value) if isinstance(value, (*PLAIN_TYPES, slice)) else value
+    return Leaf(value) if isinstance(value, (*PLAIN_TYPES, slice)) else value
+
+
+def python_text(value: Any) -> str:
+    """A value that JSON has no type for, as text without addresses."""
+    if isinstance(value, Foreign):
+        return value.text
+    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format, complex)):
+        return str(value)
+    if value is Ellipsis:
+        return "..."
+    qualname = getattr(value, "__qualname__", None)
+    if qualname is not None:
+        return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
+    shape = getattr(value, "shape", None)
+    suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
+    return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

@@ -28,18 +28,24 @@ from modelviz_callbacks.tracing.capture.op_kinds import (
 )
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.tape import Slot, autocast_state, flat_slots
+from modelviz_callbacks.tracing.capture.tape import TensorRecord, autocast_state, flat_records
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    any_autocast,
+    next_sequence_number,
+    version_of,
+)
 
 _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
 _READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT
 _DUAL = CallKind.DUAL
 
-_sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
-_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+_Named = dict[str, Any] | None
 
-# A call's arguments with slots for the tensors, and autograd's sequence number before it.
+# A call's arguments with records for the tensors, and autograd's sequence number before it.
 _Encoded = tuple[list[Any], dict[str, Any] | None, int]
 
+# Bound once: what runs once an op looks nothing up.
+_sequence_number, _any_autocast = next_sequence_number, any_autocast
 _is_grad_enabled = torch.is_grad_enabled
 _Tensor = torch.Tensor
 _TORCH_FILE, _PLUMBING_FILE = FrameKind.TORCH, FrameKind.PLUMBING
@@ -69,17 +75,13 @@ class Recorder(Encoder, TorchFunctionMode):
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
         self.paused = False
         self.fault: Exception | None = None
-        self.losses: list[Slot] = []
+        self.losses: list[TensorRecord] = []
         self.before_backward: Callable[[list[torch.Tensor]], None] | None = None
         self._kinds: dict[Any, CallKind] = {}
         self._file_kinds: dict[str, FrameKind] = {}
 
     def __torch_function__(  # noqa: C901 - inlined, since it runs once an op
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: _Named = None
     ) -> Any:
         """Calls ``func`` and appends what it did; the result is the function's own."""
         kind = self._kinds.get(func)
@@ -94,32 +96,30 @@ class Recorder(Encoder, TorchFunctionMode):
                 return func(*args, **(kwargs or {}))
             kind = _PURE if func.__name__ == "__get__" else _WRITE
         try:
-            slots, classes = self._slots, self._classes
+            records, classes = self._records, self._classes
             taken = []
             for value in args:
                 how = classes.get(value.__class__)
                 if how is TENSOR:
-                    slot = slots.get(id(value))
-                    if slot is None or slot.ref() is not value:
-                        slot = self.meet(value)
-                    taken.append(slot)
+                    record = records.get(id(value))
+                    if record is None or record.ref() is not value:
+                        record = self.see(value)
+                    taken.append(record)
                 else:
                     taken.append(value if how is KEEP else self.encode(value))
             named = {key: self.encode(value) for key, value in kwargs.items()} if kwargs else None
             first = _sequence_number()
         except Exception as error:
-            self.give_up(error)
-            return func(*args, **(kwargs or {}))
+            return self._call_alone(error, func, args, kwargs)
         if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
             return self._call_with_effects(kind, func, args, kwargs or {}, (taken, named, first))
         result = func(*args, **kwargs) if kwargs else func(*args)
         try:
-            made: Any
             if result.__class__ is _Tensor:
-                known = slots.get(id(result))
+                known = records.get(id(result))
                 if known is not None and known.ref() is result:
                     return result  # handed back unchanged: nothing was done
-                made = slots[id(result)] = Slot(result, len(self.tape))
+                made = records[id(result)] = TensorRecord(result, len(self.tape))
                 if not made.storage:
                     self.transforms.note_result(result, made)
             else:
@@ -130,6 +130,12 @@ class Recorder(Encoder, TorchFunctionMode):
         except Exception as error:
             self.give_up(error)
         return result
+
+    def _call_alone(
+        self, error: Exception, func: Any, args: tuple[Any, ...], kwargs: _Named
+    ) -> Any:
+        self.give_up(error)
+        return func(*args, **(kwargs or {}))
 
     def _classify(self, func: Any) -> CallKind:
         try:
@@ -151,7 +157,7 @@ class Recorder(Encoder, TorchFunctionMode):
         args: Any,
         kwargs: dict[str, Any] | None,
         result: Any,
-        writes: tuple[Slot, ...],
+        writes: tuple[TensorRecord, ...],
         first: int,
         depth: int = 2,
     ) -> None:
@@ -192,19 +198,19 @@ class Recorder(Encoder, TorchFunctionMode):
         )
 
     def _forget(self, made: Any) -> None:
-        """Drops what a call made that is not recorded: met again, it is explained anew."""
-        for slot in flat_slots(made):
-            tensor = slot.ref()
+        """Drops what a call made that is not recorded: seen again, it is explained anew."""
+        for record in flat_records(made):
+            tensor = record.ref()
             if tensor is not None:
-                self._slots.pop(id(tensor), None)
+                self._records.pop(id(tensor), None)
 
-    def append_derived(self, func: Any, args: tuple[Any, ...], slot: Slot) -> None:
+    def append_derived(self, func: Any, args: tuple[Any, ...], record: TensorRecord) -> None:
         """Appends an op that nothing called, to say how a tensor came about."""
-        slot.birth = len(self.tape)
-        tensor = slot.ref()
+        record.created_at = len(self.tape)
+        tensor = record.ref()
         if tensor is not None:
-            self._slots[id(tensor)] = slot
-        self._append(func, args, None, slot, (), _sequence_number(), depth=1)
+            self._records[id(tensor)] = record
+        self._append(func, args, None, record, (), _sequence_number(), depth=1)
 
     # --- calls that do more than return new tensors
 
@@ -227,11 +233,12 @@ class Recorder(Encoder, TorchFunctionMode):
             elif written and not keeps_values(func):
                 self._keep_state(written)
         except Exception as error:
-            self.give_up(error)
-            return func(*args, **kwargs)
+            return self._call_alone(error, func, args, kwargs)
         result = func(*args, **kwargs)
         try:
-            written += [slot for slot, tensor, version in watched if tensor._version != version]
+            written += [
+                record for record, tensor, version in watched if version_of(tensor) != version
+            ]
             self._note_effects(kind, func, encoded, result, written)
         except Exception as error:
             self.give_up(error)
@@ -243,12 +250,12 @@ class Recorder(Encoder, TorchFunctionMode):
         func: Any,
         encoded: _Encoded,
         result: Any,
-        written: list[Slot],
+        written: list[TensorRecord],
     ) -> None:
         args, kwargs, first = encoded
         if len(written) > 1:  # a tensor may be a target twice
             written = list(dict.fromkeys(written))
-        writes = tuple([self._new_version(slot) for slot in written])
+        writes = tuple([self._new_version(record) for record in written])
         made = self._encode_result(result)
         if made is None and writes:
             made = self._encode_nested(result)
@@ -269,7 +276,7 @@ class Recorder(Encoder, TorchFunctionMode):
     def _call_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             losses = tensors_in(args[:1])
-            self.losses += [self.slot(tensor) for tensor in losses]
+            self.losses += [self.record(tensor) for tensor in losses]
             if self.before_backward is not None:
                 self.before_backward(losses)
         except Exception as error:
@@ -282,16 +289,16 @@ class Recorder(Encoder, TorchFunctionMode):
 
     def _targets(
         self, kind: CallKind, args: list[Any], kwargs: dict[str, Any] | None
-    ) -> list[Slot]:
+    ) -> list[TensorRecord]:
         """What the call says that it writes to."""
         out = kwargs.get("out") if kwargs else None
-        targets = [] if out is None else list(flat_slots(out))
+        targets = [] if out is None else list(flat_records(out))
         if kind is _WRITE:
             first = args[0] if args else next(iter((kwargs or {}).values()), None)
-            targets += [first] if first.__class__ is Slot else flat_slots(first)
+            targets += [first] if first.__class__ is TensorRecord else flat_records(first)
         return targets
 
     def _keep_state(self, written: Iterable[Any]) -> None:
         for value in written:
-            for slot in (value,) if value.__class__ is Slot else flat_slots(value):
-                self.origins.keep_value(slot)
+            for record in (value,) if value.__class__ is TensorRecord else flat_records(value):
+                self.origins.keep_value(record)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-if TYPE_CHECKING:
-    from modelviz_callbacks.tracing.capture.autograd_record import BackwardRecord
-
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
 from modelviz_callbacks.tracing.capture.pytree import (
-    Branch,
+    TreeSpec,
     as_walked,
     leaves,
     map_leaves,
@@ -29,13 +27,13 @@ from modelviz_callbacks.tracing.capture.tape import (
     Leave,
     OpEntry,
     RawEntry,
-    Slot,
+    TensorRecord,
     as_entry,
-    flat_slots,
+    flat_records,
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Recording:
     """One recorded stretch of code.
 
@@ -43,14 +41,15 @@ class Recording:
         model: The model recorded; its parameters and buffers give their names.
         raw_tape: The tape as it was recorded; see ``modelviz_callbacks.tracing.capture.tape``.
         signature: Of the code recorded (the model's forward, or the training step).
-        inputs: Its arguments by name, walked: tensors replaced by slots.
+        inputs: Its arguments by name, walked: tensors replaced by records.
         state: The names of the model's parameters and buffers.
         result: What it returned, walked likewise; ``None`` if it ended early.
         error: The exception that ended it early, as text; ``""`` if it ended well.
         is_step: Whether a whole training step was recorded, not just the model's forward.
         grad: Whether gradients were enabled when it began.
         losses: What ``backward`` was called on in it.
-        node_names: What the graph calls the node of a tape entry, by the entry's ``id``.
+        node_names: Of a part of a recording: what the graph of the whole calls the node of a
+            tape entry, by the entry's ``id``. ``None``: this is a whole one.
         remarks: What happened while recording that a person should know.
         backward: What autograd knew right after it, if somebody looked.
         seconds: How long the code recorded ran.
@@ -65,8 +64,8 @@ class Recording:
     error: str = ""
     is_step: bool = False
     grad: bool = True
-    losses: list[Slot] = field(default_factory=list)
-    node_names: dict[int, str] = field(default_factory=dict)
+    losses: list[TensorRecord] = field(default_factory=list)
+    node_names: Mapping[int, str] | None = None
     remarks: list[str] = field(default_factory=list)
     backward: BackwardRecord | None = None
     seconds: float = 0.0
@@ -78,20 +77,20 @@ class Recording:
 
     def __getstate__(self) -> dict[str, Any]:
         # The names of the nodes belong to entries by their address; `tape` is made from the raw.
-        return {**vars(self), "node_names": {}, "tape": None}
+        return {**vars(self), "node_names": None, "tape": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         del self.tape
 
-    def input_slots(self) -> list[tuple[str, Slot]]:
+    def input_records(self) -> list[tuple[str, TensorRecord]]:
         """The tensors handed in, each with its path, the first name of each only."""
-        found: dict[Slot, str] = {}
-        for path, slot in paths_of_arguments(self.inputs):
-            found.setdefault(slot, path)
-        return [(path, slot) for slot, path in found.items()]
+        found: dict[TensorRecord, str] = {}
+        for path, record in paths_of_arguments(self.inputs):
+            found.setdefault(record, path)
+        return [(path, record) for record, path in found.items()]
 
-    def output_slots(self) -> list[tuple[str, Slot]]:
+    def output_records(self) -> list[tuple[str, TensorRecord]]:
         """The tensors returned, each with its path (``output``, ``out.logits``).
 
         A training step of manual optimisation returns nothing: what it called ``backward`` on
@@ -103,24 +102,24 @@ class Recording:
         return named_losses(self.losses)
 
     def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-        """The tensors among other arguments, in the order of `input_slots`.
+        """The tensors among other arguments, in the order of `input_records`.
 
         A tensor that stood in two places when recorded is taken from the first of them.
         """
         given = paths_of_arguments(named_inputs(self.signature, args, kwargs, lambda t: t))
-        recorded = [slot for _, slot in paths_of_arguments(self.inputs)]
+        recorded = [record for _, record in paths_of_arguments(self.inputs)]
         if len(given) != len(recorded):
             return [tensor for _, tensor in given]
-        first: dict[Slot, torch.Tensor] = {}
-        for slot, (_, tensor) in zip(recorded, given, strict=True):
-            first.setdefault(slot, tensor)
+        first: dict[TensorRecord, torch.Tensor] = {}
+        for record, (_, tensor) in zip(recorded, given, strict=True):
+            first.setdefault(record, tensor)
         return list(first.values())
 
     def arguments_from(
         self, tensors: tuple[torch.Tensor, ...]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The recorded arguments with other tensors in them, in the order of `input_slots`."""
-        given = dict(zip((slot for _, slot in self.input_slots()), tensors, strict=True))
+        """The recorded arguments with other tensors in them, in the order of `input_records`."""
+        given = dict(zip((record for _, record in self.input_records()), tensors, strict=True))
         values = {name: rebuild(walked, given.get) for name, walked in self.inputs.items()}
         parameters = self.signature.parameters
         extra = {name: values.pop(name) for name in list(values) if name not in parameters}
@@ -131,58 +130,60 @@ class Recording:
         return bound.args, bound.kwargs
 
     def result_from(self, tensors: tuple[torch.Tensor, ...]) -> Any:
-        """The recorded result with other tensors in it, in the order of `output_slots`."""
+        """The recorded result with other tensors in it, in the order of `output_records`."""
         waiting = iter(tensors)
         return rebuild(self.result, lambda _: next(waiting))
 
-    def needed(self, births: bool = True) -> list[bool]:
+    def needed(self, lazy_creation: bool = True) -> list[bool]:
         """Which entries of the tape belong to the model.
 
         A training framework's own bookkeeping (logging) is recorded like anything else, but
         belongs only where the model's results depend on it.
 
         Args:
-            births: Whether the making of lazy modules' parameters belongs to it, too: a replay
-                needs it, a picture does not.
+            lazy_creation: Whether the making of lazy modules' parameters belongs to it, too: a
+                replay needs it, a picture does not.
 
         Returns:
             One flag for each entry; module calls are always needed.
         """
-        wanted = {slot for _, slot in self.output_slots()}
-        only_for_births: set[Slot] = set()
+        wanted = {record for _, record in self.output_records()}
+        only_for_creation: set[TensorRecord] = set()
         keep = [True] * len(self.tape)
         for index in range(len(self.tape) - 1, -1, -1):
             entry = self.tape[index]
             if not isinstance(entry, OpEntry):
                 continue
-            made = {*flat_slots(entry.result), *entry.writes}
+            made = {*flat_records(entry.result), *entry.writes}
             keep[index] = not entry.plumbing or not made.isdisjoint(wanted)
             others = made.difference(entry.writes)
-            is_for_births = not births and others.isdisjoint(wanted)
-            if is_for_births and _serves_birth(entry, made, only_for_births):
+            is_for_creation = not lazy_creation and others.isdisjoint(wanted)
+            if is_for_creation and _serves_creation(entry, made, only_for_creation):
                 keep[index] = False
-                only_for_births.update(argument_slots(entry))
+                only_for_creation.update(argument_records(entry))
             if keep[index]:
-                wanted.update(argument_slots(entry))
+                wanted.update(argument_records(entry))
         return keep
 
 
-def _serves_birth(entry: OpEntry, made: set[Slot], only_for_births: set[Slot]) -> bool:
+def _serves_creation(
+    entry: OpEntry, made: set[TensorRecord], only_for_creation: set[TensorRecord]
+) -> bool:
     """Whether a call only brings lazy parameters to life, or looks at them before they live."""
     if entry.writes:
-        return all(slot.began_lazy for slot in entry.writes)
-    looks = any(slot.began_lazy for slot in argument_slots(entry))
-    return looks or not made.isdisjoint(only_for_births)
+        return all(record.began_lazy for record in entry.writes)
+    looks = any(record.began_lazy for record in argument_records(entry))
+    return looks or not made.isdisjoint(only_for_creation)
 
 
-def argument_slots(entry: OpEntry) -> list[Slot]:
+def argument_records(entry: OpEntry) -> list[TensorRecord]:
     """The tensors among an op's arguments, in order."""
-    return [*flat_slots(entry.args), *flat_slots(entry.kwargs)]
+    return [*flat_records(entry.args), *flat_records(entry.kwargs)]
 
 
 def named_leaves(result: Any) -> list[tuple[str, Any]]:
     """What stands for tensors in a walked result: ``output``, or ``out`` and a path."""
-    return list(leaves(result, "out" if isinstance(result, Branch) else "output"))
+    return list(leaves(result, "out" if isinstance(result, TreeSpec) else "output"))
 
 
 def paths_of_arguments(arguments: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -220,14 +221,14 @@ def bound_arguments(entry: Leave, position: int) -> dict[str, Any]:
         position: Where on the tape it began.
 
     Returns:
-        As `named_inputs`, with slots for the tensors.
+        As `named_inputs`, with records for the tensors.
     """
     bound = _bind(forward_signature(entry.module), entry.args, entry.kwargs)
 
-    def then(slot: Slot) -> Slot:
-        while slot.previous is not None and slot.birth > position:
-            slot = slot.previous
-        return slot
+    def then(record: TensorRecord) -> TensorRecord:
+        while record.previous is not None and record.created_at > position:
+            record = record.previous
+        return record
 
     return {name: map_leaves(as_walked(value), then) for name, value in bound.items()}
 
@@ -261,10 +262,10 @@ def _takes_anything(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
-def named_losses(losses: list[Slot]) -> list[tuple[str, Slot]]:
+def named_losses(losses: list[TensorRecord]) -> list[tuple[str, TensorRecord]]:
     """What ``backward`` was called on, each once: ``loss``, ``loss_1``, ..."""
-    slots = dict.fromkeys(losses)
-    return [(f"loss_{n}" if n else "loss", slot) for n, slot in enumerate(slots)]
+    records = dict.fromkeys(losses)
+    return [(f"loss_{n}" if n else "loss", record) for n, record in enumerate(records)]
 
 
 def forward_signature(module: torch.nn.Module) -> inspect.Signature:

@@ -17,16 +17,12 @@ from torch.optim import optimizer as optimizer_hooks
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.gc_pause import slowed_collector
-from modelviz_callbacks.tracing.capture.autograd_record import (
-    BackwardRecord,
-    joined,
-    living_inputs,
-    read_backward,
-)
+from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, read_backward
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
-from modelviz_callbacks.tracing.capture.pytree import Atom, walk
+from modelviz_callbacks.tracing.capture.pytree import Leaf, walk
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.recording import (
     Recording,
@@ -36,7 +32,11 @@ from modelviz_callbacks.tracing.capture.recording import (
     paths_of_arguments,
 )
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.wrappers import is_compiled
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    forget_hook,
+    is_compiled,
+    missing_parts,
+)
 
 # Letters of the user's error that are kept: they stand in every file.
 _LONGEST_ERROR = 1000
@@ -93,7 +93,7 @@ class Capture:
         self._is_step = signature is not None
         if self._is_step:  # which may run several backwards, and drop what they began at
             self.recorder.before_backward = self._read_backward
-        self.recorder.meet_state(tensor for tensor, _ in self._state.all())
+        self.recorder.see_state(tensor for tensor, _ in self._state.all())
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
         self._inputs = named_inputs(self._signature, args, kwargs, self.recorder.adopt)
@@ -109,7 +109,7 @@ class Capture:
         after = module_hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
         handles.callback(after.remove)
         # torch's own handle forgets this table.
-        handles.callback(module_hooks._global_forward_hooks_with_kwargs.pop, after.id, None)
+        handles.callback(forget_hook, after.id)
         for register, paused in (
             (optimizer_hooks.register_optimizer_step_pre_hook, True),
             (optimizer_hooks.register_optimizer_step_post_hook, False),
@@ -125,8 +125,8 @@ class Capture:
         return get_ident() == self._thread
 
     def _read_backward(self, losses: list[torch.Tensor]) -> None:
-        paths = {slot: path for path, slot in named_losses(self.recorder.losses)}
-        roots = [(paths[self.recorder.slot(loss)], loss) for loss in losses]
+        paths = {record: path for path, record in named_losses(self.recorder.losses)}
+        roots = [(paths[self.recorder.record(loss)], loss) for loss in losses]
         inputs = living_inputs(paths_of_arguments(self._inputs))
         try:
             found = read_backward(roots, self._state, inputs)
@@ -154,21 +154,21 @@ class Capture:
         """
         self.stop()
         self._raise_fault()
-        return self._recording(walk(result, self.recorder.slot), "")
+        return self._recording(walk(result, self.recorder.record), "")
 
     def abandon(self, error: BaseException) -> Recording:
         """Ends the recording of code that raised; what ran until then is kept."""
         self.stop()
         self._raise_fault()
         text = without_credentials(f"{type(error).__name__}: {error}", _LONGEST_ERROR)
-        return self._recording(Atom(None), text)
+        return self._recording(Leaf(None), text)
 
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
         self._handles.close()
 
     def _remarks(self) -> list[str]:
-        remarks = list(self._unread)
+        remarks = [*self._unread, *missing_parts()]
         compiled = compiled_parts(self._called)
         if compiled:
             remarks.append(
@@ -229,7 +229,7 @@ class Capture:
                 return
             try:
                 if transforms.is_on():
-                    recorder.meet_arguments(args)
+                    recorder.see_arguments(args)
                 append((module, module.training))
             except Exception as error:
                 recorder.give_up(error)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
-from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
+from modelviz_callbacks.tracing.capture.torch_internals import buffers_of, parameters_of
 from modelviz_callbacks.tracing.capture.wrappers import author_path
 
 
@@ -47,7 +48,7 @@ class StateNames:
         """
         self._model = model
         self._found: dict[int, tuple[torch.Tensor, StateTensor]] = {}
-        self._slots: dict[int, Slot] = {}
+        self._records: dict[int, TensorRecord] = {}
         self.update()
 
     @classmethod
@@ -55,17 +56,17 @@ class StateNames:
         cls,
         model: torch.nn.Module,
         named: Iterable[tuple[torch.Tensor, StateTensor]],
-        slots: dict[int, Slot],
+        records: dict[int, TensorRecord],
     ) -> StateNames:
         """The names of a model that is in another process.
 
         Args:
             model: What stands for it here.
             named: What `all` gave there, with the tensors that stand for its own.
-            slots: What was known there of those tensors, by the ``id`` of their stand-ins.
+            records: What was known there of those tensors, by the ``id`` of their stand-ins.
         """
         made = cls.__new__(cls)
-        made._model, made._slots = model, slots
+        made._model, made._records = model, records
         made._found = {id(tensor): (tensor, names) for tensor, names in named}
         return made
 
@@ -113,11 +114,11 @@ class StateNames:
     @property
     def is_elsewhere(self) -> bool:
         """Whether the model itself is in another process."""
-        return bool(self._slots)
+        return bool(self._records)
 
-    def slot(self, tensor: torch.Tensor) -> Slot:
+    def record(self, tensor: torch.Tensor) -> TensorRecord:
         """What is known of a parameter or buffer as it is now."""
-        return self._slots.get(id(tensor)) or Slot(tensor, 0)
+        return self._records.get(id(tensor)) or TensorRecord(tensor, 0)
 
     def parameters(self) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Every parameter the model has now, once, with all its names, in its order."""
@@ -144,9 +145,9 @@ def _named(
             if id(tensor) not in known:
                 yield author_path(name), tensor
         return
-    table = f"_{kind}s"
+    table = buffers_of if kind == "buffer" else parameters_of
     for path, module in places:
-        tensors = getattr(module, table)
+        tensors: Mapping[str, torch.Tensor | None] = table(module)
         if not tensors:
             continue
         home = author_path(path)

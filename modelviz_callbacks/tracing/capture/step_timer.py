@@ -27,15 +27,16 @@ from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eag
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
-from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, is_compiled
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
-from modelviz_callbacks.tracing.lowering.step_times import (
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
+from modelviz_callbacks.tracing.capture.timed_step import (
     Span,
     TimedCall,
     TimedOp,
     TimedStep,
     place_of,
 )
+from modelviz_callbacks.tracing.capture.torch_internals import has_compiled, is_compiled
+from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name
 
 _SKIP, _PURE, _BACKWARD = CallKind.SKIP, CallKind.PURE, CallKind.BACKWARD
 _TORCH_FILE = FrameKind.TORCH
@@ -150,7 +151,7 @@ class StepTimer(TorchFunctionMode):
         return found
 
     def _refusal(self) -> str:
-        if compiled_parts(self._called) or _has_compiled():
+        if compiled_parts(self._called) or has_compiled():
             return (
                 "The step was not timed op by op: torch.compile fuses ops, and to time them one "
                 "by one the step would have to run without it. Use torch.profiler for compiled "
@@ -294,13 +295,6 @@ class StepTimer(TorchFunctionMode):
                 self._paused = paused or self._given_up
 
         return pause
-
-
-def _has_compiled() -> bool:
-    """Whether anything was compiled in this process: it could be a function of the model's."""
-    dynamo_utils = sys.modules.get("torch._dynamo.utils")
-    counters = getattr(dynamo_utils, "counters", {})
-    return bool(counters.get("frames", {}).get("total"))
 
 
 def _span(times: _Times) -> Span:

@@ -5,8 +5,8 @@ A tape is a list in execution order of
 - `OpEntry` for a torch call,
 - `Enter` and `Leave` around a module call,
 
-that name tensors by `Slot`: one version of one tensor object, known by a weak reference.
-A slot holds metadata, so a tape keeps no activation alive.
+that name tensors by `TensorRecord`: one version of one tensor object, known by a weak reference.
+A record holds metadata, so a tape keeps no activation alive.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
-
-# The address of a tensor's storage object: one C call, which torch uses for its own bookkeeping.
-storage_address: Callable[[torch.Tensor], int] = torch._C._storage_address  # type: ignore[attr-defined]
+from modelviz_callbacks.tracing.capture.torch_internals import AUTOCAST_DEVICES, storage_address
 
 _weak, _STRIDED = weakref.ref, torch.strided
 
@@ -28,12 +26,12 @@ _weak, _STRIDED = weakref.ref, torch.strided
 Facts = tuple[tuple[int, ...] | None, torch.dtype, torch.device, bool, tuple[int, ...] | None, Any]
 
 
-class Slot:
-    """One version of one tensor. An in-place write gives the same tensor a new slot.
+class TensorRecord:
+    """One version of one tensor. An in-place write gives the same tensor a new record.
 
     Attributes:
         ref: Weak reference to the tensor object.
-        birth: Length of the tape when this version came to be.
+        created_at: Length of the tape when this version came to be.
         facts: What it looked like then; the properties have names for it.
         layout: ``torch.layout``.
         storage: Address of the storage object, a number to compare; 0 where there is none.
@@ -42,14 +40,14 @@ class Slot:
         origin: Where a tensor that no recorded op made comes from; ``None`` for the others.
     """
 
-    __slots__ = ("birth", "facts", "first", "layout", "origin", "previous", "ref", "storage")
+    __slots__ = ("created_at", "facts", "first", "layout", "origin", "previous", "ref", "storage")
 
-    def __init__(self, tensor: torch.Tensor, birth: int) -> None:
+    def __init__(self, tensor: torch.Tensor, created_at: int) -> None:
         self.ref: Callable[[], torch.Tensor | None] = _weak(tensor)
-        self.birth = birth
+        self.created_at = created_at
         self.layout: torch.layout = _STRIDED
-        self.previous: Slot | None = None
-        self.first: Slot | None = None
+        self.previous: TensorRecord | None = None
+        self.first: TensorRecord | None = None
         self.origin: Origin | None = None
         try:
             # One tuple rather than six attributes: this runs once an op.
@@ -69,22 +67,27 @@ class Slot:
     def restored(
         cls,
         ref: Callable[[], torch.Tensor | None],
-        birth: int,
+        created_at: int,
         facts: Facts,
         storage: int,
         layout: torch.layout = _STRIDED,
-        previous: Slot | None = None,
+        previous: TensorRecord | None = None,
         origin: Origin | None = None,
-    ) -> Slot:
-        """A slot as another process described it; see the attributes, and `plain_facts`."""
-        slot = cls.__new__(cls)
-        slot.ref, slot.birth, slot.facts, slot.storage = ref, birth, facts, storage
-        slot.layout, slot.previous, slot.first, slot.origin = layout, None, None, origin
+    ) -> TensorRecord:
+        """A record as another process described it; see the attributes, and `plain_facts`."""
+        record = cls.__new__(cls)
+        record.ref, record.created_at, record.facts, record.storage = (
+            ref,
+            created_at,
+            facts,
+            storage,
+        )
+        record.layout, record.previous, record.first, record.origin = layout, None, None, origin
         if previous is not None:
-            slot.follow(previous)
-        return slot
+            record.follow(previous)
+        return record
 
-    def follow(self, previous: Slot) -> None:
+    def follow(self, previous: TensorRecord) -> None:
         """Makes this the version after another one."""
         self.previous, self.first = previous, previous.first or previous
 
@@ -114,7 +117,7 @@ class Slot:
 
     @property
     def began_lazy(self) -> bool:
-        """Whether its tensor was a lazy module's parameter without a value when first met."""
+        """Whether its tensor was a lazy module's parameter without a value when first seen."""
         origin = (self.first or self).origin
         return origin is not None and origin.was_lazy
 
@@ -152,20 +155,20 @@ class Slot:
         return int(self.facts[5])
 
 
-def flat_slots(value: Any) -> Iterator[Slot]:
-    """The slots inside an encoded argument or result, in order."""
-    if isinstance(value, Slot):
+def flat_records(value: Any) -> Iterator[TensorRecord]:
+    """The records inside an encoded argument or result, in order."""
+    if isinstance(value, TensorRecord):
         yield value
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from flat_slots(item)
+            yield from flat_records(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from flat_slots(item)
+            yield from flat_records(item)
     elif isinstance(value, slice):
-        yield from flat_slots((value.start, value.stop, value.step))
+        yield from flat_records((value.start, value.stop, value.step))
     elif hasattr(value, "children"):
-        yield from flat_slots(value.children)
+        yield from flat_records(value.children)
 
 
 class Origin:
@@ -179,8 +182,8 @@ class Origin:
             wrap its arguments so), not something a model does.
         gathered: Whether it is a sharded parameter put together for this one call.
         was_lazy: Whether it was a lazy module's parameter without a value yet.
-        sources: Slots it was computed from out of sight; empty for one that was just there.
-        alias_of: Slot whose memory it shares.
+        sources: Records it was computed from out of sight; empty for one that was just there.
+        alias_of: TensorRecord whose memory it shares.
         made_by: What computed it, as far as autograd knows (``MyFunctionBackward``).
     """
 
@@ -189,8 +192,8 @@ class Origin:
     was_lazy = False
     passes = False
     gathered = False
-    sources: tuple[Slot, ...] = ()
-    alias_of: Slot | None = None
+    sources: tuple[TensorRecord, ...] = ()
+    alias_of: TensorRecord | None = None
     made_by = ""
 
 
@@ -199,9 +202,9 @@ class OpEntry(NamedTuple):
 
     Attributes:
         func: The function, method or descriptor called.
-        args: Its positional arguments, tensors replaced by slots.
+        args: Its positional arguments, tensors replaced by records.
         kwargs: Its keyword arguments, likewise.
-        result: What it returned, tensors replaced by slots, other values left out.
+        result: What it returned, tensors replaced by records, other values left out.
         writes: New versions of tensors that it wrote to without returning them.
         code: Code object of the user's frame that the call comes from.
         lasti: Position in that code.
@@ -217,7 +220,7 @@ class OpEntry(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any] | None
     result: Any
-    writes: tuple[Slot, ...]
+    writes: tuple[TensorRecord, ...]
     code: Any
     lasti: int
     plumbing: bool
@@ -236,7 +239,7 @@ class Enter(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """A module call ends; arguments and result with tensors replaced by slots.
+    """A module call ends; arguments and result with tensors replaced by records.
 
     Attributes:
         module: The module.
@@ -252,9 +255,6 @@ class Leave(NamedTuple):
     result: Any
     unseen: bool
 
-
-# The kinds of device whose autocast state is looked at.
-AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")
 
 Entry = OpEntry | Enter | Leave
 

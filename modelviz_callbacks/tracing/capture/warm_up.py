@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
+from modelviz_callbacks.tracing.capture.torch_internals import import_slow_parts
 
 
 def warm_up() -> None:
     """Imports what a recording needs and lets torch build its tables of names."""
-    for name in ("torch._dynamo", "torch._higher_order_ops.utils"):
-        importlib.import_module(name)
+    import_slow_parts()
     qualified_name(torch.add)
     torch.overrides.get_testing_overrides()

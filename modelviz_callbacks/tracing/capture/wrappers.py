@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
+
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    ORIGINAL_MODULE,
+    is_compiled,
+    original_module,
+)
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The author's model inside the wrappers that distribute or compile it."""
     while True:
         if is_compiled(model):
-            model = model._orig_mod  # type: ignore[assignment]
+            model = original_module(model)
         elif isinstance(
             model, (torch.nn.parallel.DistributedDataParallel, torch.nn.parallel.DataParallel)
         ):
@@ -20,24 +24,11 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
             return model
 
 
-def is_compiled(model: torch.nn.Module) -> bool:
-    """Whether it is what ``torch.compile(module)`` returns."""
-    return isinstance(model, _compiled_class())
-
-
-@cache
-def _compiled_class() -> type[torch.nn.Module]:
-    """The class of what ``torch.compile(module)`` returns; slow to import."""
-    from torch._dynamo import OptimizedModule
-
-    return OptimizedModule
-
-
 def author_path(path: str) -> str:
     """A qualified name without the steps that ``torch.compile(module)`` puts into it."""
-    if "_orig_mod" not in path:
+    if ORIGINAL_MODULE not in path:
         return path
-    return ".".join(step for step in path.split(".") if step != "_orig_mod")
+    return ".".join(step for step in path.split(".") if step != ORIGINAL_MODULE)
 
 
 def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
 
 _W = TypeVar("_W")
 
@@ -22,62 +22,62 @@ _MAX_STEPS = 2000
 
 @dataclass
 class _Region(Generic[_W]):
-    writes: list[tuple[Slot, _W]] = field(default_factory=list)
+    writes: list[tuple[TensorRecord, _W]] = field(default_factory=list)
 
 
 class Aliasing(Generic[_W]):
     """Follows one tape in order and knows which writes a read depends on."""
 
     def __init__(self) -> None:
-        self._regions: dict[Slot, _Region[_W]] = {}
+        self._regions: dict[TensorRecord, _Region[_W]] = {}
         self._by_storage: dict[int, _Region[_W]] = {}
-        self._synced: dict[Slot, int] = {}
+        self._synced: dict[TensorRecord, int] = {}
 
-    def add_source(self, slot: Slot) -> None:
+    def add_source(self, record: TensorRecord) -> None:
         """A tensor that was there before; shares its region with whoever has its storage."""
-        region = self._by_storage.get(slot.storage) if slot.storage else None
-        self._join(slot, region or _Region())
+        region = self._by_storage.get(record.storage) if record.storage else None
+        self._join(record, region or _Region())
 
-    def add_result(self, slot: Slot, arguments: list[Slot]) -> None:
+    def add_result(self, record: TensorRecord, arguments: list[TensorRecord]) -> None:
         """A tensor an op made: a view of one of its arguments, or fresh memory."""
-        shared = slot.previous if slot.previous in self._regions else None
+        shared = record.previous if record.previous in self._regions else None
         for argument in arguments:
-            if shared is None and slot.storage and argument.storage == slot.storage:
+            if shared is None and record.storage and argument.storage == record.storage:
                 shared = argument if argument in self._regions else None
-        self._join(slot, self._regions[shared] if shared is not None else _Region())
+        self._join(record, self._regions[shared] if shared is not None else _Region())
 
-    def add_write(self, slot: Slot, writer: _W) -> None:
-        """``slot`` is the new version of a tensor that ``writer`` wrote to."""
-        region = self._regions[slot]
-        region.writes.append((slot, writer))
-        self._synced[slot] = len(region.writes)
+    def add_write(self, record: TensorRecord, writer: _W) -> None:
+        """``record`` is the new version of a tensor that ``writer`` wrote to."""
+        region = self._regions[record]
+        region.writes.append((record, writer))
+        self._synced[record] = len(region.writes)
 
-    def sync(self, slot: Slot) -> None:
+    def sync(self, record: TensorRecord) -> None:
         """Takes a tensor to show all that was written until now."""
-        if slot in self._regions:
-            self._synced[slot] = len(self._regions[slot].writes)
+        if record in self._regions:
+            self._synced[record] = len(self._regions[record].writes)
 
-    def pending(self, slot: Slot) -> Iterator[_W]:
-        """The writers since this slot was made or last read, that changed what it shows."""
-        region = self._regions.get(slot)
+    def pending(self, record: TensorRecord) -> Iterator[_W]:
+        """The writers since this record was made or last read, that changed what it shows."""
+        region = self._regions.get(record)
         if region is None:
             return
-        start, self._synced[slot] = self._synced[slot], len(region.writes)
+        start, self._synced[record] = self._synced[record], len(region.writes)
         for written, writer in region.writes[start:]:
-            if overlap(written, slot):
+            if overlap(written, record):
                 yield writer
 
-    def __contains__(self, slot: Slot) -> bool:
-        return slot in self._regions
+    def __contains__(self, record: TensorRecord) -> bool:
+        return record in self._regions
 
-    def _join(self, slot: Slot, region: _Region[_W]) -> None:
-        self._regions[slot] = region
-        self._synced[slot] = len(region.writes)
-        if slot.storage:
-            self._by_storage[slot.storage] = region
+    def _join(self, record: TensorRecord, region: _Region[_W]) -> None:
+        self._regions[record] = region
+        self._synced[record] = len(region.writes)
+        if record.storage:
+            self._by_storage[record.storage] = region
 
 
-def overlap(first: Slot, second: Slot) -> bool:
+def overlap(first: TensorRecord, second: TensorRecord) -> bool:
     """Whether two strided tensors on one storage have an element in common.
 
     Exact for the views people make; true where finding out would take too long.

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import OpEntry
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
 
 
 class Ties:
@@ -23,9 +24,10 @@ class Ties:
     def __init__(self, recording: Recording, forward: ModelGraph) -> None:
         self._forward = forward
         self._ops: list[tuple[int, int, bool, str]] = []  # first, last, with gradients, name
+        names = node_names(recording)
         for entry in recording.tape:
             if isinstance(entry, OpEntry):
-                name = recording.node_names.get(id(entry))
+                name = names.get(id(entry))
                 if name is not None and name in forward.by_name:
                     self._ops.append((entry.first_node, entry.last_node, entry.grad, name))
         self._firsts = [op[0] for op in self._ops]

@@ -16,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.op_facts import OpFact
-from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
+from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot
+from modelviz_callbacks.tracing.capture.tape import OpEntry, TensorRecord
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
 from modelviz_callbacks.tracing.op_facts import facts_of
 
 
@@ -34,11 +35,12 @@ def with_flops(graph: ModelGraph, recording: Recording) -> ModelGraph:
     """
     counter = _Counter()
     flops: dict[str, int] = {}
+    names = node_names(recording)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for entry in recording.tape:
             # Others are not made again: their count would be zero, or nobody knows what they do.
             if isinstance(entry, OpEntry) and OpFact.COUNTED in facts_of(entry.func):
-                name, count = recording.node_names.get(id(entry)), counter.count(entry)
+                name, count = names.get(id(entry)), counter.count(entry)
                 if name is not None and count:
                     flops[name] = count
     nodes = tuple(
@@ -74,24 +76,24 @@ def _count(entry: OpEntry) -> int | None:
 
 
 def _meta(value: Any) -> Any:
-    if isinstance(value, Slot):
+    if isinstance(value, TensorRecord):
         return torch.empty(value.sizes or (), dtype=value.dtype, device="meta")
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
         return type(value)([_meta(item) for item in value])
     if isinstance(value, dict):
         return {key: _meta(item) for key, item in value.items()}
-    if isinstance(value, Atom):
+    if isinstance(value, Leaf):
         return value.value
-    return value.rebuild(_meta) if isinstance(value, Branch) else value
+    return value.rebuild(_meta) if isinstance(value, TreeSpec) else value
 
 
 def _key(value: Any) -> Hashable:
-    if isinstance(value, Slot):
+    if isinstance(value, TensorRecord):
         return ("tensor", value.sizes, value.dtype)
     if isinstance(value, (tuple, list)):
         return tuple([_key(item) for item in value])
     if isinstance(value, dict):
         return tuple([(key, _key(item)) for key, item in value.items()])
-    if isinstance(value, Branch):
+    if isinstance(value, TreeSpec):
         return _key(value.children)
     return (type(value), value) if isinstance(value, Hashable) else id(value)

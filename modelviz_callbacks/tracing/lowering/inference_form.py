@@ -10,10 +10,10 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import torch
 from torch import fx
 
 from modelviz_callbacks.graph.op_facts import OpFact
+from modelviz_callbacks.tracing.capture.torch_internals import enter_autocast, exit_autocast
 from modelviz_callbacks.tracing.lowering.program_calls import fresh
 from modelviz_callbacks.tracing.op_facts import facts_of, parameters_of
 
@@ -25,7 +25,7 @@ _SWITCHES: dict[str, Any] = {
     "use_input_stats": False,
     "dropout_p": 0.0,
 }
-_PRECISION = (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
+_PRECISION = (enter_autocast, exit_autocast)
 
 
 def to_inference(program: fx.GraphModule) -> fx.GraphModule:

@@ -19,6 +19,7 @@ from modelviz_callbacks.tracing.capture.recording import (
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave
 from modelviz_callbacks.tracing.capture.wrappers import class_of
 from modelviz_callbacks.tracing.lowering.inference_form import to_inference
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.lowering.without_transforms import without_layers
 
@@ -60,9 +61,11 @@ class Unit:
         is_elsewhere = self.recording.state.is_elsewhere
         return tuple(
             torch.zeros(
-                slot.shape or (), dtype=slot.dtype, device="cpu" if is_elsewhere else slot.device
+                record.shape or (),
+                dtype=record.dtype,
+                device="cpu" if is_elsewhere else record.device,
             )
-            for slot in program.input_slots
+            for record in program.input_records
         )
 
     def call(
@@ -128,5 +131,5 @@ def _part(recording: Recording, start: int, end: int, leave: Leave) -> Recording
         recording.state,
         as_walked(leave.result),
         grad=recording.grad,
-        node_names=recording.node_names,
+        node_names=node_names(recording),
     )

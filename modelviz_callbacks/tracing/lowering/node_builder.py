@@ -20,13 +20,13 @@ from modelviz_callbacks.graph import (
     TensorSpec,
 )
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
-from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign
-from modelviz_callbacks.tracing.capture.tape import Slot
+from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, python_text
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.lowering.scopes import Scope
 
 
 @dataclass
-class Draft:
+class NodeBuilder:
     """A node being made; writes through views may still add inputs and outputs."""
 
     name: str
@@ -67,7 +67,7 @@ class Draft:
         )
 
 
-def graph_value(value: Any, read: Callable[[Slot], Ref]) -> Any:
+def graph_value(value: Any, read: Callable[[TensorRecord], Ref]) -> Any:
     """An argument on the tape as an argument in a graph.
 
     Args:
@@ -81,7 +81,7 @@ def graph_value(value: Any, read: Callable[[Slot], Ref]) -> Any:
     def again(inner: Any) -> Any:
         return graph_value(inner, read)
 
-    if isinstance(value, Slot):
+    if isinstance(value, TensorRecord):
         return read(value)
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -97,16 +97,16 @@ def graph_value(value: Any, read: Callable[[Slot], Ref]) -> Any:
         return Items(tuple((str(key), again(item)) for key, item in value.items()))
     if isinstance(value, slice):
         return SliceValue(again(value.start), again(value.stop), again(value.step))
-    if isinstance(value, Atom):
+    if isinstance(value, Leaf):
         return again(value.value)
-    if isinstance(value, Branch):
+    if isinstance(value, TreeSpec):
         return tuple([again(child) for child in value.children])
     return PythonText(python_text(value))
 
 
-def spec_of(slot: Slot) -> TensorSpec:
+def spec_of(record: TensorRecord) -> TensorSpec:
     """The graph's description of a tensor version."""
-    return _spec(slot.sizes, slot.dtype, slot.device, slot.requires_grad, slot.layout)
+    return _spec(record.sizes, record.dtype, record.device, record.requires_grad, record.layout)
 
 
 @lru_cache(maxsize=4096)
@@ -132,19 +132,3 @@ def _number(value: float) -> int | float | PythonText:
         return PythonText("nan")
     # Subclasses (symbolic sizes, enumerations, numpy's float64) become the plain number.
     return int(value) if isinstance(value, int) else float(value)
-
-
-def python_text(value: Any) -> str:
-    """A value that JSON has no type for, as text without addresses."""
-    if isinstance(value, Foreign):
-        return value.text
-    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format, complex)):
-        return str(value)
-    if value is Ellipsis:
-        return "..."
-    qualname = getattr(value, "__qualname__", None)
-    if qualname is not None:
-        return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
-    shape = getattr(value, "shape", None)
-    suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
-    return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.errors import ReplayError
-from modelviz_callbacks.tracing.capture.pytree import Branch
+from modelviz_callbacks.tracing.capture.pytree import TreeSpec
+
+# The module of those methods of tensors that are written in Python.
+_TENSOR_METHODS = torch.Tensor.backward.__module__
 
 
 class Builder:
     """Puts a walked container together again from its tensors."""
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branch: TreeSpec) -> None:
         self._branch = branch
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
@@ -31,8 +34,8 @@ def is_method(func: Any, name: str) -> bool:
     """
     if not hasattr(torch.Tensor, name):
         return False
-    homes = (getattr(torch.Tensor, name), getattr(torch._C.TensorBase, name, None))
-    return func in homes or getattr(func, "__module__", None) == "torch._tensor"
+    homes = (getattr(torch.Tensor, name), getattr(torch.Tensor.__base__, name, None))
+    return func in homes or getattr(func, "__module__", None) == _TENSOR_METHODS
 
 
 def call(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.capture.tape import AUTOCAST_DEVICES
+from modelviz_callbacks.tracing.capture.torch_internals import AUTOCAST_DEVICES
 from modelviz_callbacks.tracing.lowering.to_program import Program
 
 

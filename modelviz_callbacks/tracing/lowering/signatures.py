@@ -1,4 +1,4 @@
-"""What a torch function is called, and what its arguments are called.
+"""What people call a torch function, and what its arguments are called.
 
 Functions written in Python say so themselves; for compiled ones the names are those of the
 ATen schema that fits the arguments (``aten::conv2d(Tensor input, Tensor weight, ...)``), which
@@ -15,8 +15,16 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.graph.op_facts import OP_FACTS, OpFact
-from modelviz_callbacks.tracing.capture.tape import Slot
-from modelviz_callbacks.tracing.op_facts import home_of, property_name, torch_name
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    OpOverload,
+    OpOverloadPacket,
+    packet_name,
+    schema_name,
+    schema_of,
+    schemas_of,
+)
+from modelviz_callbacks.tracing.op_facts import property_name, torch_name
 
 _OPERATORS = {
     "__getitem__": ("input", "index"),
@@ -35,23 +43,10 @@ _INPLACE = frozenset(
 
 
 @cache
-def qualified_name(func: Any) -> str:
-    """The name one would write to reach a torch function: ``torch.nn.functional.relu``."""
-    name = torch.overrides.resolve_name(func)
-    if name:
-        return name if name.startswith("torch.") else f"torch.ops.{name}"
-    name = getattr(func, "__qualname__", getattr(func, "__name__", type(func).__name__))
-    module = home_of(func)
-    if isinstance(getattr(func, "__self__", None), type):
-        return f"torch.{func.__name__}"
-    return f"{module}.{name}" if module else str(name)
-
-
-@cache
 def op_name(func: Any) -> str:
     """What people call it: ``conv2d``, ``add``, ``getitem``, ``data``."""
-    if isinstance(func, torch._ops.OpOverload):
-        return str(func._schema.name.rpartition("::")[2])
+    if isinstance(func, OpOverload):
+        return schema_name(func).rpartition("::")[2]
     name = getattr(func, "__name__", type(func).__name__)
     if name == "__get__":
         return property_name(func)
@@ -127,7 +122,7 @@ def _python_names(func: Any) -> tuple[tuple[str, ...], bool]:
 
 def _kind(value: Any) -> str:
     """What a schema would call an argument's type."""
-    if isinstance(value, Slot):
+    if isinstance(value, TensorRecord):
         return "Tensor"
     if isinstance(value, bool):
         return "bool"
@@ -191,17 +186,17 @@ def _fits(kind: str, declared: str) -> int:
 
 
 def _schemas(func: Any) -> list[Any]:
-    if isinstance(func, torch._ops.OpOverload):
-        return [func._schema]
-    if isinstance(func, torch._ops.OpOverloadPacket):
-        return list(torch._C._jit_get_schemas_for_operator(func._qualified_op_name))
+    if isinstance(func, OpOverload):
+        return [schema for schema in (schema_of(func),) if schema is not None]
+    if isinstance(func, OpOverloadPacket):
+        return list(schemas_of(packet_name(func)))
     name = torch_name(func)
     if not name:
         return []  # somebody's own, which the schema of torch's function of that name does not fit
     bare = name[2:-2] if name.startswith("__") and name.endswith("__") else name
-    found: list[Any] = list(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
+    found: list[Any] = list(schemas_of(f"aten::{name}"))
     if not found and bare != name:
         bare = f"{bare[1:]}_" if bare[1:] in _INPLACE and bare[0] == "i" else bare
         bare = bare[1:] if bare[0] == "r" and bare[1:] in _INPLACE else bare
-        found = list(torch._C._jit_get_schemas_for_operator(f"aten::{bare}"))
+        found = list(schemas_of(f"aten::{bare}"))
     return found

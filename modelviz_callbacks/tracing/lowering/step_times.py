@@ -1,6 +1,6 @@
-"""What was timed in one step, as plain data, and how it is tied to the graph of an earlier step.
+"""Ties what was timed in one step to the graph of an earlier step.
 
-Nothing here holds a tensor or a module, so it can go to another process. The step that was timed
+The step that was timed
 is not the step that was recorded: calls of modules are known again by the module's qualified name
 and the number of the call, the ops in each by their functions and lines, in order. Where a step
 took another path, what both have is tied, and the rest is said.
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple
+from typing import Any
 
-from modelviz_callbacks.graph import ModelGraph, Node, Source
+from modelviz_callbacks.graph import ModelGraph, Node
+from modelviz_callbacks.tracing.capture.timed_step import Span, TimedOp, TimedStep, place_of
 
 # Above this product of lengths, what follows the first difference of two sequences is left out.
 _MOST_COMPARISONS = 4_000_000
@@ -25,64 +26,12 @@ _OURS = "modelviz_callbacks."
 Key = tuple[Any, ...]
 
 
-class Span(NamedTuple):
-    """How long something took.
-
-    Attributes:
-        host_us: Microseconds of the calling thread.
-        device_us: Microseconds of the CUDA stream; ``None``: not measured.
-    """
-
-    host_us: float
-    device_us: float | None = None
-
-    def on(self, device: str) -> float:
-        """Microseconds on a torch device, ``cuda:0``."""
-        if self.device_us is not None and device.startswith("cuda"):
-            return self.device_us
-        return self.host_us
-
-
-class TimedCall(NamedTuple):
-    """One call of a module.
-
-    Attributes:
-        parent: Number of the call around it; ``None`` for the first, the timed code itself.
-        path: The module's first qualified name; ``None``: it is not part of the model.
-        class_name: Its qualified class.
-        call_index: 0 for the first call of this module, 1 for the second, ...
-        span: How long it took; ``None`` if it did not come to its end.
-    """
-
-    parent: int | None
-    path: str | None
-    class_name: str
-    call_index: int
-    span: Span | None
-
-
-class TimedOp(NamedTuple):
-    """One torch call.
-
-    Attributes:
-        call: Number of the module call it ran in.
-        target: Qualified name of the function, as in `modelviz_callbacks.graph.Node.target`.
-        place: Where in the user's code, see `place_of`.
-        span: How long it took.
-    """
-
-    call: int
-    target: str
-    place: str
-    span: Span
-
-
 @dataclass(frozen=True)
 class OpTimes:
     """Measured times of a graph's ops.
 
     Attributes:
-        times_us: Microseconds by the names of the graph's nodes; ops that were not met again
+        times_us: Microseconds by the names of the graph's nodes; ops that were not seen again
             are missing.
         total_us: What the timed code took in all, in microseconds.
         remarks: What a person should know about them, a sentence each.
@@ -93,48 +42,67 @@ class OpTimes:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class TimedStep:
-    """One timed step.
+def op_times(step: TimedStep, graph: ModelGraph) -> OpTimes:
+    """The times of a graph's ops.
 
-    Attributes:
-        calls: The module calls in order of entry; the first is the timed code itself.
-        ops: The torch calls in order.
-        aliases: The first qualified name of a module by each of its names.
-        remarks: What happened while timing.
+    Args:
+        step: What was timed.
+        graph: Of an earlier step of the same code.
+
+    Returns:
+        Times by node names, in the graph's order.
     """
+    if not step.calls:
+        return OpTimes({}, 0.0, step.remarks)
+    ties = _Ties(step)
+    found = ties.times(graph)
+    ordered = {node.name: found[node.name] for node in graph.nodes if node.name in found}
+    total = (step.calls[0].span or Span(0.0)).on(_main_device(graph))
+    return OpTimes(ordered, total, step.remarks + tuple(ties.said(graph, ordered)))
 
-    calls: tuple[TimedCall, ...] = ()
-    ops: tuple[TimedOp, ...] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
 
-    def times(self, graph: ModelGraph) -> OpTimes:
-        """The times of a graph's ops.
+class _Ties:
+    """Knows the calls and ops of a timed step again in a graph."""
 
-        Args:
-            graph: Of an earlier step of the same code.
+    def __init__(self, step: TimedStep) -> None:
+        self._step = step
 
-        Returns:
-            Times by node names, in the graph's order.
-        """
-        if not self.calls:
-            return OpTimes({}, 0.0, self.remarks)
+    def times(self, graph: ModelGraph) -> dict[str, float]:
+        """Microseconds by node names, in no order."""
         wanted, ran = self._wanted(graph), self._ran()
         found = self._times_of_opaque_calls(graph)
         for key, nodes in wanted.items():
             for node, op in _tied(nodes, ran.get(key, [])):
                 found[node.name] = op.span.on(device_of(graph, node))
-        ordered = {node.name: found[node.name] for node in graph.nodes if node.name in found}
-        total = (self.calls[0].span or Span(0.0)).on(_main_device(graph))
-        return OpTimes(ordered, total, self.remarks + tuple(self._said(graph, ordered)))
+        return found
+
+    def said(self, graph: ModelGraph, times_us: Mapping[str, float]) -> Iterator[str]:
+        """What a person should know about the times, a sentence each."""
+        # What the library draws of a function transform (vmap, grad) is no call of the user's.
+        called = [node for node in graph.of_kind("op") if not node.target.startswith(_OURS)]
+        missing = [node.name for node in called if node.name not in times_us]
+        if missing:
+            yield (
+                f"{len(missing)} of {len(called)} recorded ops have no time: the timed step did "
+                f"not run them as the recorded one did. The first is {missing[0]}."
+            )
+        ran = sum(op.span.on(_main_device(graph)) for op in self._step.ops)
+        tied = sum(times_us[node.name] for node in graph.of_kind("op") if node.name in times_us)
+        if ran > 0 and tied < 0.95 * ran:
+            yield (
+                f"{100 * (1 - tied / ran):.0f} % of the timed step went into ops that are not in "
+                "the graph."
+            )
+        kinds = {spec.device.partition(":")[0] for node in graph.ops for spec in node.outputs}
+        for kind in sorted(kinds - {"cpu", "cuda"}):
+            yield f"Times on {kind} are those of the calling thread, not of the device."
 
     def _keys(self) -> list[Key]:
         """Who each call is; numbers of calls are places in this list."""
         keys: list[Key] = []
         outside: Counter[Key] = Counter()
         busy = self._busy()
-        for number, call in enumerate(self.calls):
+        for number, call in enumerate(self._step.calls):
             if call.parent is None or (call.path, call.call_index) == ("", 0):
                 keys.append(())  # the model's own forward is the timed code itself
             elif call.path is not None:
@@ -148,16 +116,16 @@ class TimedStep:
     def _busy(self) -> set[int]:
         """The calls in which something ran: a graph has no others of modules out of the model."""
         found: set[int] = set()
-        for op in self.ops:
+        for op in self._step.ops:
             number: int | None = op.call
             while number is not None and number not in found:
                 found.add(number)
-                number = self.calls[number].parent
+                number = self._step.calls[number].parent
         return found
 
     def _ran(self) -> dict[Key, list[TimedOp]]:
         keys, found = self._keys(), defaultdict[Key, list[TimedOp]](list)
-        for op in self.ops:
+        for op in self._step.ops:
             found[keys[op.call]].append(op)
         return found
 
@@ -167,7 +135,10 @@ class TimedStep:
         outside: Counter[Key] = Counter()
         for scope in graph.modules:
             if scope.path is not None:
-                keys[scope.name] = (self.aliases.get(scope.path, scope.path), scope.call_index)
+                keys[scope.name] = (
+                    self._step.aliases.get(scope.path, scope.path),
+                    scope.call_index,
+                )
                 continue
             name: Key = (*keys[scope.parent], scope.class_name)
             keys[scope.name] = (*name, outside[name])
@@ -184,7 +155,7 @@ class TimedStep:
         """A module that nobody can look into took what its call took."""
         spans = {
             key: call.span
-            for key, call in zip(self._keys(), self.calls, strict=True)
+            for key, call in zip(self._keys(), self._step.calls, strict=True)
             if call.span is not None
         }
         keys = self._scope_keys(graph)
@@ -195,26 +166,6 @@ class TimedStep:
             and node.target == graph.module_by_name[node.scope].class_name
             and keys[node.scope] in spans
         }
-
-    def _said(self, graph: ModelGraph, times_us: Mapping[str, float]) -> Iterator[str]:
-        # What the library draws of a function transform (vmap, grad) is no call of the user's.
-        called = [node for node in graph.of_kind("op") if not node.target.startswith(_OURS)]
-        missing = [node.name for node in called if node.name not in times_us]
-        if missing:
-            yield (
-                f"{len(missing)} of {len(called)} recorded ops have no time: the timed step did "
-                f"not run them as the recorded one did. The first is {missing[0]}."
-            )
-        ran = sum(op.span.on(_main_device(graph)) for op in self.ops)
-        tied = sum(times_us[node.name] for node in graph.of_kind("op") if node.name in times_us)
-        if ran > 0 and tied < 0.95 * ran:
-            yield (
-                f"{100 * (1 - tied / ran):.0f} % of the timed step went into ops that are not in "
-                "the graph."
-            )
-        kinds = {spec.device.partition(":")[0] for node in graph.ops for spec in node.outputs}
-        for kind in sorted(kinds - {"cpu", "cuda"}):
-            yield f"Times on {kind} are those of the calling thread, not of the device."
 
 
 def _tied(nodes: Sequence[Node], ops: Sequence[TimedOp]) -> Iterator[tuple[Node, TimedOp]]:
@@ -229,11 +180,6 @@ def _tied(nodes: Sequence[Node], ops: Sequence[TimedOp]) -> Iterator[tuple[Node,
         by_function = matched([node.target for node in nodes], [op.target for op in ops])
         pairs = max(pairs, by_function, key=len)
     return ((nodes[one], ops[other]) for one, other in pairs)
-
-
-def place_of(source: Source | None) -> str:
-    """A line of the user's code; without the file, whose path hangs on the working directory."""
-    return "" if source is None else f"{source.function}:{source.line}"
 
 
 def device_of(graph: ModelGraph, node: Node) -> str:

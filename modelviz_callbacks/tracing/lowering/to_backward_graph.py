@@ -33,8 +33,8 @@ from modelviz_callbacks.graph import (
     check,
 )
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
-from modelviz_callbacks.tracing.capture.autograd_record import (
-    MOST_NODES,
+from modelviz_callbacks.tracing.capture.autograd_record import MOST_NODES
+from modelviz_callbacks.tracing.capture.backward_record import (
     BackwardRecord,
     GradNode,
     GradSpec,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -25,19 +27,26 @@ from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
 from modelviz_callbacks.tracing.capture.call_site import source_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import as_walked
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.recording import (
     Recording,
-    argument_slots,
+    argument_records,
     bound_arguments,
     named_leaves,
     paths_of_arguments,
 )
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
+from modelviz_callbacks.tracing.capture.tape import (
+    Enter,
+    Leave,
+    OpEntry,
+    TensorRecord,
+    flat_records,
+)
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of, has_forward
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
-from modelviz_callbacks.tracing.lowering.node_builder import Draft, graph_value, spec_of
+from modelviz_callbacks.tracing.lowering.node_builder import NodeBuilder, graph_value, spec_of
 from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
-from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name, qualified_name
+from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name
 
 
 def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
@@ -53,10 +62,35 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     Raises:
         GraphError: The graph would break its own rules (a bug in this library).
     """
-    graph = _Lowering(recording).run(name)
+    lowering = _Lowering(recording)
+    graph = lowering.run(name)
     check(graph)
+    _NAMES[recording] = lowering.node_names
     modules = [(path, has_forward(module)) for path, module in recording.model.named_modules()]
     return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
+
+
+# What `node_names` gives for a recording, while there is that recording.
+_NAMES: WeakKeyDictionary[Recording, Mapping[int, str]] = WeakKeyDictionary()
+
+
+def node_names(recording: Recording) -> Mapping[int, str]:
+    """What the graph of a recording calls the nodes of its ops.
+
+    Args:
+        recording: A whole one or a part; of a part it is what the graph of the whole does.
+
+    Returns:
+        Names by the ``id`` of the op's entry in ``recording.tape``.
+    """
+    if recording.node_names is not None:
+        return recording.node_names
+    names = _NAMES.get(recording)
+    if names is None:
+        lowering = _Lowering(recording)
+        lowering.run(None)
+        names = _NAMES[recording] = lowering.node_names
+    return names
 
 
 class _Lowering:
@@ -67,18 +101,19 @@ class _Lowering:
         self._names = NameAllocator()
         self._scopes = ScopeTree(recording.model, self._names)
         self._state = recording.state
-        self._drafts: list[Draft] = []
-        self._refs: dict[Slot, Ref] = {}
-        self._memory: Aliasing[Draft] = Aliasing()
+        self._builders: list[NodeBuilder] = []
+        self._refs: dict[TensorRecord, Ref] = {}
+        self._memory: Aliasing[NodeBuilder] = Aliasing()
         self._sources: dict[tuple[CodeType | None, int], Source | None] = {}
         self._state_refs: dict[str, Ref] = {}
         self._open_calls: dict[str, tuple[int, int]] = {}
         self._op_total = 0
+        self.node_names: dict[int, str] = {}
 
     def run(self, name: str | None) -> ModelGraph:
         recording = self._recording
         self._add_inputs()
-        needed = recording.needed(births=False)
+        needed = recording.needed(lazy_creation=False)
         for position, entry in enumerate(recording.tape):
             if isinstance(entry, Enter):
                 scope = self._scopes.enter(entry.module, entry.training)
@@ -92,7 +127,7 @@ class _Lowering:
         return ModelGraph(
             name=name or cls.rpartition(".")[2],
             class_name=cls,
-            nodes=tuple(draft.freeze() for draft in self._drafts),
+            nodes=tuple(builder.freeze() for builder in self._builders),
             modules=tuple(scope.freeze() for scope in self._kept_scopes()),
             parameters=self._parameters(),
             notes=self._notes(),
@@ -104,30 +139,34 @@ class _Lowering:
 
     def _add_inputs(self) -> None:
         names = self._names_given_by_the_model()
-        for path, slot in self._recording.input_slots():
-            path = names.get(slot, path)
-            draft = self._draft("input", "input", self._scopes.root, path)
-            draft.path = path
-            self._define(slot, draft.add_output(spec_of(slot)))
-            self._memory.add_source(slot)
+        for path, record in self._recording.input_records():
+            path = names.get(record, path)
+            builder = self._builder("input", "input", self._scopes.root, path)
+            builder.path = path
+            self._define(record, builder.add_output(spec_of(record)))
+            self._memory.add_source(record)
 
-    def _names_given_by_the_model(self) -> dict[Slot, str]:
+    def _names_given_by_the_model(self) -> dict[TensorRecord, str]:
         """What the model's forward calls the tensors that a training step gives it whole."""
         for entry in self._recording.tape:
             if isinstance(entry, Leave) and entry.module is self._recording.model:
                 arguments = bound_arguments(entry, 0)
-                return {value: name for name, value in arguments.items() if isinstance(value, Slot)}
+                return {
+                    value: name
+                    for name, value in arguments.items()
+                    if isinstance(value, TensorRecord)
+                }
         return {}
 
     def _add_outputs(self) -> None:
         if self._recording.error:
             return
-        for path, slot in self._recording.output_slots():
-            ref = self._read(slot)
+        for path, record in self._recording.output_records():
+            ref = self._read(record)
             path = self._output_path(path)
-            draft = self._draft("output", "output", self._scopes.root, path)
-            draft.path = path
-            draft.arguments.append(Argument("value", ref))
+            builder = self._builder("output", "output", self._scopes.root, path)
+            builder.path = path
+            builder.arguments.append(Argument("value", ref))
 
     def _output_path(self, path: str) -> str:
         """A training step that returns one tensor of its own making returns the loss."""
@@ -143,7 +182,7 @@ class _Lowering:
         return tuple(
             ParameterInfo(
                 names[0],
-                spec_of(self._state.slot(parameter)),
+                spec_of(self._state.record(parameter)),
                 parameter.requires_grad,
                 names[0].rpartition(".")[0],
                 tuple(names[1:]),
@@ -162,7 +201,7 @@ class _Lowering:
 
     def _kept_scopes(self) -> list[Scope]:
         """All scopes but those of a framework's own modules in which nothing happened."""
-        used = {draft.scope.name for draft in self._drafts}
+        used = {builder.scope.name for builder in self._builders}
         kept = []
         for scope in reversed(self._scopes.all):
             if scope.path is not None or scope.name in used:
@@ -182,31 +221,33 @@ class _Lowering:
         scope.inputs = self._ports(paths_of_arguments(bound_arguments(entry, entered)))
         scope.outputs = self._ports(named_leaves(as_walked(entry.result)))
 
-    def _ports(self, found: list[tuple[str, Slot]]) -> tuple[Port, ...]:
-        return tuple(Port(path, self._refs[slot]) for path, slot in found if slot in self._refs)
+    def _ports(self, found: list[tuple[str, TensorRecord]]) -> tuple[Port, ...]:
+        return tuple(
+            Port(path, self._refs[record]) for path, record in found if record in self._refs
+        )
 
     def _add_opaque_call(self, entry: Leave, scope: Scope, saw_ops: bool) -> None:
         """A module whose result no recorded op made: one op from its arguments to it."""
         unseen = [
-            slot
-            for slot in flat_slots(entry.result)
-            if slot.origin is not None and slot not in self._refs
+            record
+            for record in flat_records(entry.result)
+            if record.origin is not None and record not in self._refs
         ]
         if saw_ops or not unseen:
             return  # each unseen tensor has an origin of its own
-        draft = self._draft("opaque", class_of(entry.module).__name__, scope)
-        draft.target = class_name(entry.module)
-        inputs = [*flat_slots(entry.args), *flat_slots(entry.kwargs)]
-        for index, slot in enumerate(inputs):
-            draft.arguments.append(Argument(f"arg{index}", self._read(slot)))
+        builder = self._builder("opaque", class_of(entry.module).__name__, scope)
+        builder.target = class_name(entry.module)
+        inputs = [*flat_records(entry.args), *flat_records(entry.kwargs)]
+        for index, record in enumerate(inputs):
+            builder.arguments.append(Argument(f"arg{index}", self._read(record)))
         for path, tensor in entry.module.named_parameters():
             ref = self._state_ref(tensor)
             if ref is not None:
-                draft.arguments.append(Argument(path, ref))
-        self._emit(draft)
-        for slot in unseen:
-            self._define(slot, draft.add_output(spec_of(slot)))
-            self._memory.add_result(slot, [])
+                builder.arguments.append(Argument(path, ref))
+        self._emit(builder)
+        for record in unseen:
+            self._define(record, builder.add_output(spec_of(record)))
+            self._memory.add_result(record, [])
 
     # --- ops
 
@@ -218,25 +259,25 @@ class _Lowering:
             Argument(name, self._value(value))
             for name, value in named_arguments(entry.func, entry.args, entry.kwargs or {})
         ]
-        draft = self._draft("op", op_name(entry.func), scope, emit=False)
-        draft.target = qualified_name(entry.func)
-        draft.arguments = arguments
-        draft.source = self._source(entry)
-        draft.reads_value = kind is CallKind.READ
-        self._recording.node_names[id(entry)] = draft.name
-        self._emit(draft)
-        given = argument_slots(entry)
+        builder = self._builder("op", op_name(entry.func), scope, emit=False)
+        builder.target = qualified_name(entry.func)
+        builder.arguments = arguments
+        builder.source = self._source(entry)
+        builder.reads_value = kind is CallKind.READ
+        self.node_names[id(entry)] = builder.name
+        self._emit(builder)
+        given = argument_records(entry)
         written = set(entry.writes)
-        results = dict.fromkeys((*flat_slots(entry.result), *entry.writes))
-        for slot in results:
-            if slot in self._refs:
+        results = dict.fromkeys((*flat_records(entry.result), *entry.writes))
+        for record in results:
+            if record in self._refs:
                 continue  # handed back unchanged beside something new
-            self._define(slot, draft.add_output(spec_of(slot), is_write=slot in written))
-            self._memory.add_result(slot, given)
-        for slot in entry.writes:
-            self._memory.add_write(slot, draft)
-        for slot in results:
-            self._memory.sync(slot)  # it was made together with the write
+            self._define(record, builder.add_output(spec_of(record), is_write=record in written))
+            self._memory.add_result(record, given)
+        for record in entry.writes:
+            self._memory.add_write(record, builder)
+        for record in results:
+            self._memory.sync(record)  # it was made together with the write
 
     def _source(self, entry: OpEntry) -> Source | None:
         key = (entry.code, entry.lasti)
@@ -249,61 +290,65 @@ class _Lowering:
 
     # --- tensors
 
-    def _read(self, slot: Slot) -> Ref:
+    def _read(self, record: TensorRecord) -> Ref:
         """The value a tensor shows now, after any write through its other views."""
-        ref = self._refs.get(slot)
+        ref = self._refs.get(record)
         if ref is None:
-            ref = self._explain(slot)
-        for writer in self._memory.pending(slot):
+            ref = self._explain(record)
+        for writer in self._memory.pending(record):
             if not any(argument.value == ref for argument in writer.arguments):
                 writer.arguments.append(Argument("memory", ref))
-            ref = self._refs[slot] = writer.add_output(spec_of(slot), is_write=True)
+            ref = self._refs[record] = writer.add_output(spec_of(record), is_write=True)
         return ref
 
-    def _define(self, slot: Slot, ref: Ref) -> None:
-        self._refs[slot] = ref
+    def _define(self, record: TensorRecord, ref: Ref) -> None:
+        self._refs[record] = ref
 
-    def _explain(self, slot: Slot) -> Ref:
+    def _explain(self, record: TensorRecord) -> Ref:
         """A tensor that no recorded op made gets the node that its origin says."""
-        tensor, origin = slot.ref(), slot.origin
-        ref = self._state_ref(tensor, slot) if tensor is not None else None
+        tensor, origin = record.ref(), record.origin
+        ref = self._state_ref(tensor, record) if tensor is not None else None
         if ref is None and origin is not None and origin.passes and origin.alias_of:
-            self._memory.add_result(slot, [origin.alias_of])
+            self._memory.add_result(record, [origin.alias_of])
             ref = self._read(origin.alias_of)
         elif ref is None and origin is not None and origin.alias_of is not None:
-            ref = self._opaque(UNSEEN_VIEW, [origin.alias_of], slot)
-            self._memory.add_result(slot, [origin.alias_of])
+            ref = self._opaque(UNSEEN_VIEW, [origin.alias_of], record)
+            self._memory.add_result(record, [origin.alias_of])
         elif ref is None and origin is not None and origin.sources:
-            ref = self._opaque(origin.made_by, list(origin.sources), slot)
+            ref = self._opaque(origin.made_by, list(origin.sources), record)
         if ref is None:
-            draft = self._draft("constant", "constant", self._scopes.current, "constant")
-            ref = draft.add_output(spec_of(slot))
-        self._define(slot, ref)
-        if slot not in self._memory:
-            self._memory.add_source(slot)
+            builder = self._builder("constant", "constant", self._scopes.current, "constant")
+            ref = builder.add_output(spec_of(record))
+        self._define(record, ref)
+        if record not in self._memory:
+            self._memory.add_source(record)
         return ref
 
-    def _opaque(self, op: str, sources: list[Slot], slot: Slot) -> Ref:
-        draft = self._draft("opaque", op, self._scopes.current, emit=False)
-        draft.target = op
-        draft.arguments = [
+    def _opaque(self, op: str, sources: list[TensorRecord], record: TensorRecord) -> Ref:
+        builder = self._builder("opaque", op, self._scopes.current, emit=False)
+        builder.target = op
+        builder.arguments = [
             Argument(f"arg{index}", self._read(source)) for index, source in enumerate(sources)
         ]
-        self._emit(draft)
-        return draft.add_output(spec_of(slot))
+        self._emit(builder)
+        return builder.add_output(spec_of(record))
 
-    def _state_ref(self, tensor: torch.Tensor, slot: Slot | None = None) -> Ref | None:
+    def _state_ref(self, tensor: torch.Tensor, record: TensorRecord | None = None) -> Ref | None:
         """The node of a parameter or buffer, made at its first use."""
         found = self._state.find(tensor)
         if found is None:
             return None
         if found.name not in self._state_refs:
             scope, label = self._home(found.owner, found.label)
-            draft = self._draft(found.kind, found.kind, scope, label)
-            draft.path, draft.aliases = found.name, found.aliases
-            # A lazy module's parameter had no shape yet when it was met.
-            met = slot if slot is not None and slot.shape is not None else self._state.slot(tensor)
-            self._state_refs[found.name] = draft.add_output(spec_of(met))
+            builder = self._builder(found.kind, found.kind, scope, label)
+            builder.path, builder.aliases = found.name, found.aliases
+            # A lazy module's parameter had no shape yet when it was seen.
+            seen = (
+                record
+                if record is not None and record.shape is not None
+                else self._state.record(tensor)
+            )
+            self._state_refs[found.name] = builder.add_output(spec_of(seen))
         return self._state_refs[found.name]
 
     def _home(self, owner: str, label: str) -> tuple[Scope, str]:
@@ -313,15 +358,15 @@ class _Lowering:
             return scope, label
         return self._scopes.current, f"{owner}.{label}"
 
-    # --- drafts
+    # --- builders
 
-    def _draft(
+    def _builder(
         self, kind: str, op: str, scope: Scope, label: str | None = None, emit: bool | None = None
-    ) -> Draft:
-        draft = Draft(self._names.allocate(scope.name, label or op), kind, op, scope)
+    ) -> NodeBuilder:
+        builder = NodeBuilder(self._names.allocate(scope.name, label or op), kind, op, scope)
         if emit if emit is not None else kind != "opaque":
-            self._emit(draft)
-        return draft
+            self._emit(builder)
+        return builder
 
-    def _emit(self, draft: Draft) -> None:
-        self._drafts.append(draft)
+    def _emit(self, builder: NodeBuilder) -> None:
+        self._builders.append(builder)

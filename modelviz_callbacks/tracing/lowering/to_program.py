@@ -25,9 +25,21 @@ from modelviz_callbacks.tracing.capture.functorch_levels import (
     requires_grad_,
 )
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
-from modelviz_callbacks.tracing.capture.pytree import Atom, Branch
+from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, Slot, flat_slots
+from modelviz_callbacks.tracing.capture.tape import (
+    Enter,
+    Leave,
+    OpEntry,
+    TensorRecord,
+    flat_records,
+)
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    enter_autocast,
+    exit_autocast,
+    set_grad_enabled,
+)
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of
 from modelviz_callbacks.tracing.lowering.program_calls import (
     Builder,
@@ -38,7 +50,7 @@ from modelviz_callbacks.tracing.lowering.program_calls import (
     is_python,
     unreplayable,
 )
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
 from modelviz_callbacks.tracing.op_facts import property_name, torch_name
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
@@ -56,14 +68,14 @@ class Program:
         module: Takes the input tensors in the order of ``inputs``, gives back a tuple of
             tensors in the order of ``outputs``.
         inputs: Paths of the input tensors.
-        input_slots: What is known of them.
+        input_records: What is known of them.
         outputs: Paths of the output tensors.
         state: Qualified names of the parameters and buffers, by their names in ``module``.
     """
 
     module: fx.GraphModule
     inputs: list[str]
-    input_slots: list[Slot]
+    input_records: list[TensorRecord]
     outputs: list[str]
     state: dict[str, str]
 
@@ -88,10 +100,11 @@ class _Lowering:
     def __init__(self, recording: Recording, live_state: bool) -> None:
         self._recording = recording
         self._live_state = live_state
+        self._names = node_names(recording)
         self._graph = fx.Graph()
         self._layers = LayerSwitch(self._graph)
-        self._written_by: dict[Slot, fx.Node] = {}
-        self._env: dict[Slot, fx.Node] = {}
+        self._written_by: dict[TensorRecord, fx.Node] = {}
+        self._env: dict[TensorRecord, fx.Node] = {}
         self._state = recording.state
         self._attributes: dict[str, Any] = {}
         self._state_names: dict[str, str] = {}
@@ -102,13 +115,15 @@ class _Lowering:
         self._autocast_nodes: list[fx.Node] = []
         self._grad = recording.grad
         self._read_of: dict[int, fx.Node] = {}
-        self._inputs: list[tuple[str, Slot]] = []
-        self._last_input = self._prologue_end = self._graph._root
+        self._inputs: list[tuple[str, TensorRecord]] = []
+        # ``None``: before the first node.
+        self._last_input: fx.Node | None = None
+        self._prologue_end: fx.Node | None = None
 
     def run(self) -> Program:
         recording = self._recording
-        for path, slot in recording.input_slots():
-            self._add_input(path, slot)
+        for path, record in recording.input_records():
+            self._add_input(path, record)
         needed = recording.needed()
         for position, entry in enumerate(recording.tape):
             if isinstance(entry, Enter):
@@ -120,24 +135,24 @@ class _Lowering:
         self._switch_autocast(())
         self._layers.to(())
         self._switch_grad(recording.grad)
-        outputs = recording.output_slots()
-        self._graph.output(tuple([self._read(slot) for _, slot in outputs]))
+        outputs = recording.output_records()
+        self._graph.output(tuple([self._read(record) for _, record in outputs]))
         module = self._layers.make(self._attributes, "Program")
         return Program(
             module,
             [path for path, _ in self._inputs],
-            [slot for _, slot in self._inputs],
+            [record for _, record in self._inputs],
             [path for path, _ in outputs],
             self._state_names,
         )
 
-    def _add_input(self, path: str, slot: Slot) -> fx.Node:
-        with self._graph.inserting_after(self._last_input):
+    def _add_input(self, path: str, record: TensorRecord) -> fx.Node:
+        with self._behind(self._last_input):
             node = self._graph.placeholder(identifier(path, len(self._inputs)))
         if self._prologue_end is self._last_input:
             self._prologue_end = node
-        self._inputs.append((path, slot))
-        self._last_input = self._env[slot] = node
+        self._inputs.append((path, record))
+        self._last_input = self._env[record] = node
         return node
 
     # --- module calls
@@ -158,9 +173,9 @@ class _Lowering:
     def _call_unseen(self, entry: Leave) -> None:
         """A module whose inside was not recorded is called again as a whole."""
         unseen = [
-            slot
-            for slot in flat_slots(entry.result)
-            if slot.origin is not None and slot not in self._env and slot.previous is None
+            record
+            for record in flat_records(entry.result)
+            if record.origin is not None and record not in self._env and record.previous is None
         ]
         if not unseen or not isinstance(entry.module, torch.jit.ScriptModule):
             return
@@ -184,18 +199,23 @@ class _Lowering:
         self._switch_grad(entry.grad)
         self._add_here(entry)
 
-    def _after(self, slot: Slot) -> AbstractContextManager[Any]:
+    def _after(self, record: TensorRecord) -> AbstractContextManager[Any]:
         """Puts nodes right after what made or wrote a tensor, whatever layers end later."""
-        node = self._written_by.get(slot) or self._read(slot)
-        if (node.op != "call_function" and node.op != "call_method") or node.target is fresh:
-            node = self._prologue_end
+        node = self._written_by.get(record) or self._read(record)
+        is_call = node.op == "call_function" or node.op == "call_method"
+        return self._behind(node if is_call and node.target is not fresh else self._prologue_end)
+
+    def _behind(self, node: fx.Node | None) -> AbstractContextManager[Any]:
+        """Puts nodes right after one; at the beginning of the program if that is ``None``."""
+        if node is None:
+            return self._graph.inserting_before(None)
         return self._graph.inserting_after(node)
 
     def _add_here(self, entry: OpEntry) -> None:
-        if self._live_state and entry.writes and all(slot.began_lazy for slot in entry.writes):
-            for slot in entry.writes:
-                assert slot.previous is not None
-                self._env[slot] = self._read(slot.previous)
+        if self._live_state and entry.writes and all(record.began_lazy for record in entry.writes):
+            for record in entry.writes:
+                assert record.previous is not None
+                self._env[record] = self._read(record.previous)
             return  # the parameter has its value by now
         args = tuple([self._value(value) for value in entry.args])
         kwargs = {key: self._value(value) for key, value in (entry.kwargs or {}).items()}
@@ -206,11 +226,11 @@ class _Lowering:
         if source is not None:
             place = f'File "{source.file}", line {source.line}, in {source.function}'
             node.meta["stack_trace"] = place
-        for slot in entry.writes:
+        for record in entry.writes:
             # Whoever reads the tensor later reads the same object.
-            assert slot.previous is not None
-            self._env[slot] = self._read(slot.previous)
-            self._written_by[slot] = node
+            assert record.previous is not None
+            self._env[record] = self._read(record.previous)
+            self._written_by[record] = node
         self._bind(entry.result, node)
 
     def _facts(self, entry: OpEntry) -> dict[str, str]:
@@ -218,7 +238,7 @@ class _Lowering:
         source = source_of(entry.code, entry.lasti)
         path, cls = next(reversed(self._module_stack.values()), ("", ""))
         return {
-            "name": self._recording.node_names.get(id(entry), ""),
+            "name": self._names.get(id(entry), ""),
             "module": path,
             "class": cls.rpartition(".")[2],
             "op": qualified_name(entry.func),
@@ -244,16 +264,16 @@ class _Lowering:
 
     def _bind(self, result: Any, node: fx.Node) -> None:
         """Takes the tensors of a result apart, only where somebody may read them."""
-        if isinstance(result, Slot):
+        if isinstance(result, TensorRecord):
             self._env.setdefault(result, node)
         elif isinstance(result, (tuple, list)):
             for index, item in enumerate(result):
-                if any(True for _ in flat_slots(item)):
+                if any(True for _ in flat_records(item)):
                     self._bind(item, self._graph.call_function(operator.getitem, (node, index)))
         elif isinstance(result, dict):
             for key, item in result.items():
                 self._bind(item, self._graph.call_function(operator.getitem, (node, key)))
-        elif isinstance(result, Branch):
+        elif isinstance(result, TreeSpec):
             for step, child in zip(result.steps, result.children, strict=True):
                 if step.startswith("."):
                     self._bind(child, self._graph.call_function(getattr, (node, step[1:])))
@@ -264,11 +284,9 @@ class _Lowering:
         if wanted == self._autocast:
             return
         for node in reversed(self._autocast_nodes):
-            self._graph.call_function(torch.amp.autocast_mode._exit_autocast, (node,))
+            self._graph.call_function(exit_autocast, (node,))
         self._autocast_nodes = [
-            self._graph.call_function(
-                torch.amp.autocast_mode._enter_autocast, (device, dtype, True, True)
-            )
+            self._graph.call_function(enter_autocast, (device, dtype, True, True))
             for device, dtype in wanted
         ]
         self._autocast = wanted
@@ -276,13 +294,13 @@ class _Lowering:
     def _switch_grad(self, wanted: bool) -> None:
         # What the forward began with is the caller's affair; only changes are the model's.
         if wanted != self._grad:
-            self._graph.call_function(torch._C._set_grad_enabled, (wanted,))
+            self._graph.call_function(set_grad_enabled, (wanted,))
             self._grad = wanted
 
     # --- values
 
     def _value(self, value: Any) -> Any:
-        if isinstance(value, Slot):
+        if isinstance(value, TensorRecord):
             return self._read(value)
         if isinstance(value, Layer):
             return self._layers.level(value)
@@ -296,12 +314,12 @@ class _Lowering:
             return {key: self._value(item) for key, item in value.items()}
         if isinstance(value, slice):
             return slice(self._value(value.start), self._value(value.stop), self._value(value.step))
-        if isinstance(value, Atom):
+        if isinstance(value, Leaf):
             return self._value(value.value)
-        if isinstance(value, Branch):
+        if isinstance(value, TreeSpec):
             # fx has no node for somebody's own container: put it together when run.
             build = self._attribute(Builder(value), f"builder_{len(self._attributes)}")
-            leaves = tuple([self._read(slot) for slot in flat_slots(value)])
+            leaves = tuple([self._read(record) for record in flat_records(value)])
             return self._graph.call_function(call, (build, *leaves))
         if isinstance(value, (int, float)) and type(value) not in (bool, int, float):
             # numpy's numbers and enumerations are written into code as names it does not know
@@ -320,19 +338,19 @@ class _Lowering:
             if isinstance(value, torch.Tensor):
                 self._state_names[target] = name
             # State is read before anything runs, whatever switches are thrown later.
-            with self._graph.inserting_after(self._prologue_end):
+            with self._behind(self._prologue_end):
                 known = self._read_of[id(value)] = self._graph.get_attr(target)
             self._prologue_end = known
         return known
 
-    def _read(self, slot: Slot) -> fx.Node:
-        node = self._env.get(slot)
+    def _read(self, record: TensorRecord) -> fx.Node:
+        node = self._env.get(record)
         if node is None:
-            node = self._env[slot] = self._explain(slot)
+            node = self._env[record] = self._explain(record)
         return node
 
-    def _explain(self, slot: Slot) -> fx.Node:
-        tensor, origin = slot.ref(), slot.origin
+    def _explain(self, record: TensorRecord) -> fx.Node:
+        tensor, origin = record.ref(), record.origin
         found = self._state.find(tensor) if tensor is not None else None
         if found is not None and tensor is not None:
             if origin is not None and origin.gathered:
@@ -344,29 +362,29 @@ class _Lowering:
             return self._copy_of(start, found.name, tensor.requires_grad)
         if origin is None:
             # Made before this part of the tape began, and not handed to it as an argument.
-            return self._add_input(f"captured_{len(self._inputs)}", slot)
+            return self._add_input(f"captured_{len(self._inputs)}", record)
         if origin.alias_of is not None and origin.passes:
             return self._read(origin.alias_of)
-        if origin.alias_of is not None and slot.stride is not None:
+        if origin.alias_of is not None and record.stride is not None:
             base = self._read(origin.alias_of)
-            arguments = (base, tuple(slot.shape or ()), slot.stride, slot.offset)
+            arguments = (base, tuple(record.shape or ()), record.stride, record.offset)
             func = as_strided if self._layers.now else torch.as_strided
             return self._graph.call_function(func, arguments)
         if origin.value is not None and not origin.sources:
             name = f"constant_{len(self._attributes)}"
             if origin.written:
-                return self._copy_of(origin.value, name, slot.requires_grad)
+                return self._copy_of(origin.value, name, record.requires_grad)
             return self._attribute(origin.value, name)
         if origin.value is not None:
             return self._attribute(origin.value, f"constant_{len(self._attributes)}")
         made_by = origin.made_by or "code out of sight"
-        return self._block(f"a tensor of shape {slot.sizes or '?'} was made by {made_by}")
+        return self._block(f"a tensor of shape {record.sizes or '?'} was made by {made_by}")
 
     def _block(self, reason: str) -> fx.Node:
         return self._graph.call_function(unreplayable, (reason,))
 
     def _copy_of(self, value: torch.Tensor, name: str, requires_grad: bool) -> fx.Node:
         kept = self._attribute(value, name)
-        with self._graph.inserting_after(self._prologue_end):
+        with self._behind(self._prologue_end):
             self._prologue_end = self._graph.call_function(fresh, (kept, requires_grad))
         return self._prologue_end

@@ -16,7 +16,20 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    HigherOrderOperator,
+    OpOverload,
+    OpOverloadPacket,
+    home_of_custom_op,
+    overload_name,
+    packet_name,
+    schema_name,
+)
 from modelviz_callbacks.tracing.op_facts import property_name
+
+# The room whose functions both processes have.
+_TRACING = __package__.rpartition(".")[0]
 
 _COMPILED = (
     types.BuiltinFunctionType,
@@ -36,20 +49,20 @@ def reduced(func: Callable[..., Any]) -> Any:
         A function and its arguments, or a name; a function that only its own process knows
         becomes one that cannot be called, with the same names.
     """
-    if isinstance(func, torch._ops.OpOverload):
-        name = func._schema.name
-        return _operator, (name, func._overloadname, _home_of_op(name))
-    if isinstance(func, torch._ops.OpOverloadPacket):
-        name = func._qualified_op_name
+    if isinstance(func, OpOverload):
+        name = schema_name(func)
+        return _operator, (name, overload_name(func), _home_of_op(name))
+    if isinstance(func, OpOverloadPacket):
+        name = packet_name(func)
         return _operator, (name, "", _home_of_op(name))
-    if isinstance(func, torch._ops.HigherOrderOperator):
+    if isinstance(func, HigherOrderOperator):
         return _operator, (f"higher_order::{func.__name__}", "", "")
     name = getattr(func, "__name__", "")
     if name in ("__get__", "__set__"):
         owner = property_name(func)
         if getattr(getattr(torch.Tensor, owner, None), name, None) == func:
             return _accessor, (owner, name)
-    if getattr(func, "__module__", "").startswith(__package__):
+    if getattr(func, "__module__", "").startswith(_TRACING):
         return NotImplemented  # what the bytes themselves are read with
     if inspect.isfunction(func) and _is_installed(func.__module__) and _found(func) is func:
         home, qualname = func.__module__, func.__qualname__
@@ -99,10 +112,8 @@ def _pickles(value: Any) -> bool:
 
 def _home_of_op(name: str) -> str:
     """The module whose import defines a custom op, if it can be told; never the user's script."""
-    known = getattr(sys.modules.get("torch._library.custom_ops"), "OPDEFS", {})
-    home = getattr(getattr(known.get(name), "_init_fn", None), "__module__", "")
     # A library that registers its ops without telling where mostly names them after itself.
-    for module in (home, name.partition("::")[0]):
+    for module in (home_of_custom_op(name), name.partition("::")[0]):
         if module in sys.modules and not _is_script(module):
             return str(module)
     return ""
@@ -116,8 +127,6 @@ def _is_script(name: str) -> bool:
 
 
 def _names_of(func: Any) -> tuple[str, str, str, tuple[tuple[str, int], ...] | None]:
-    from modelviz_callbacks.tracing.lowering.signatures import qualified_name
-
     home, _, last = qualified_name(func).rpartition(".")
     try:
         parameters = inspect.signature(func).parameters.values()

@@ -15,8 +15,15 @@ from torch import nn
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import forward_signature
 from modelviz_callbacks.tracing.capture.state_names import StateNames, StateTensor
-from modelviz_callbacks.tracing.capture.tape import Facts, Slot
-from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward, is_compiled
+from modelviz_callbacks.tracing.capture.tape import Facts, TensorRecord
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    buffers_of,
+    children_of,
+    fill_module,
+    is_compiled,
+    parameters_of,
+)
+from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward
 
 # A model larger than this gets parameters without memory instead of zeros.
 _MOST_ZEROS_BYTES = 8 * 2**30
@@ -48,7 +55,7 @@ class _ModuleRow(NamedTuple):
 _Class = tuple[str, str, str, inspect.Signature | None]
 
 
-class Shells:
+class Stubs:
     """The modules and the state of a recorded model, numbered.
 
     Attributes:
@@ -61,7 +68,7 @@ class Shells:
         modules: list[nn.Module],
         tensors: list[torch.Tensor],
         names: list[StateTensor],
-        slots: Sequence[Slot] = (),
+        records: Sequence[TensorRecord] = (),
         with_values: bool = False,
     ) -> None:
         """Numbers them; the first tensors are those that have names."""
@@ -69,7 +76,7 @@ class Shells:
         self.modules = modules
         self.tensors = tensors
         self._names = names
-        self._slots = slots
+        self._records = records
         self._module_numbers = {id(module): index for index, module in enumerate(modules)}
         self._tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
         self._facts: dict[Facts, Facts] = {}
@@ -82,8 +89,8 @@ class Shells:
         others: Iterable[nn.Module],
         state: StateNames,
         with_values: bool,
-    ) -> Shells:
-        """The shells of a model.
+    ) -> Stubs:
+        """The stubs of a model.
 
         Args:
             model: The model recorded.
@@ -98,7 +105,7 @@ class Shells:
         named = state.all()
         tensors = {id(tensor): tensor for tensor, _ in named}
         for module in modules.values():
-            for table in (module._parameters, module._buffers):
+            for table in (parameters_of(module), buffers_of(module)):
                 for tensor in table.values():
                     if tensor is not None:
                         tensors.setdefault(id(tensor), tensor)
@@ -113,14 +120,14 @@ class Shells:
         """The number of a parameter or buffer; ``None`` for any other tensor."""
         return self._tensor_numbers.get(id(tensor))
 
-    def facts(self, slot: Slot) -> Facts:
-        """The plain facts of a slot; equal ones are one object, which pickle writes once."""
+    def facts(self, record: TensorRecord) -> Facts:
+        """The plain facts of a record; equal ones are one object, which pickle writes once."""
         try:
-            known = self._facts.get(slot.facts)
+            known = self._facts.get(record.facts)
         except (TypeError, RuntimeError):  # a size that is a symbol
-            return slot.plain_facts()
+            return record.plain_facts()
         if known is None:
-            known = self._facts[slot.facts] = slot.plain_facts()
+            known = self._facts[record.facts] = record.plain_facts()
         return known
 
     def reference(self, number: int | None) -> Callable[[], torch.Tensor | None]:
@@ -131,7 +138,8 @@ class Shells:
         """The names of the state, with what was known of the tensors in the training process."""
         named = zip(self.tensors, self._names, strict=False)
         facts = {
-            id(tensor): slot for tensor, slot in zip(self.tensors, self._slots or (), strict=False)
+            id(tensor): record
+            for tensor, record in zip(self.tensors, self._records or (), strict=False)
         }
         return StateNames.restored(self.modules[0], named, facts)
 
@@ -147,9 +155,9 @@ class Shells:
         return (
             *self._class(module),
             module.training,
-            _numbered(module._modules, self._module_numbers),
-            _numbered(module._parameters, self._tensor_numbers),
-            _numbered(module._buffers, self._tensor_numbers),
+            _numbered(children_of(module), self._module_numbers),
+            _numbered(parameters_of(module), self._tensor_numbers),
+            _numbered(buffers_of(module), self._tensor_numbers),
         )
 
     def _class(self, module: nn.Module) -> _Class:
@@ -163,10 +171,10 @@ class Shells:
 
     def _tensor_row(self, tensor: torch.Tensor) -> tuple[Any, ...]:
         """The fields of a `_TensorRow`."""
-        slot = Slot(tensor, 0)
+        record = TensorRecord(tensor, 0)
         values = bytes_of(tensor) if self._with_values else None
-        layout = None if slot.layout is torch.strided else slot.layout
-        return self.facts(slot), layout, _is_parameter(tensor), values
+        layout = None if record.layout is torch.strided else record.layout
+        return self.facts(record), layout, _is_parameter(tensor), values
 
 
 def _is_parameter(tensor: torch.Tensor) -> bool:
@@ -219,20 +227,26 @@ def _restored(
     module_rows: list[tuple[Any, ...]],
     tensor_rows: list[tuple[Any, ...]],
     names: list[tuple[str, str, tuple[str, ...]]],
-) -> Shells:
+) -> Stubs:
     modules = [_ModuleRow._make(row) for row in module_rows]
     tensors = [_TensorRow._make(row) for row in tensor_rows]
-    slots = [Slot.restored(_dead, 0, row.facts, 0, row.layout or torch.strided) for row in tensors]
+    records = [
+        TensorRecord.restored(_dead, 0, row.facts, 0, row.layout or torch.strided)
+        for row in tensors
+    ]
     size = sum(math.prod(row.facts[0] or ()) * row.facts[1].itemsize for row in tensors)
     device = "cpu" if size <= _MOST_ZEROS_BYTES else "meta"
     made = [_tensor(row, device) for row in tensors]
-    shells = [_shell_class(row.home, row.qualname, row.name, row.signature)() for row in modules]
-    for shell, row in zip(shells, modules, strict=True):
-        shell.training = row.training
-        shell._modules.update((name, shells[number]) for name, number in row.children)
-        shell._parameters.update((name, made[number]) for name, number in row.parameters)  # type: ignore[misc]
-        shell._buffers.update((name, made[number]) for name, number in row.buffers)
-    return Shells(shells, made, [StateTensor(*row) for row in names], slots)
+    stubs = [_stub_class(row.home, row.qualname, row.name, row.signature)() for row in modules]
+    for stub, row in zip(stubs, modules, strict=True):
+        stub.training = row.training
+        fill_module(
+            stub,
+            {name: stubs[number] for name, number in row.children},
+            {name: made[number] for name, number in row.parameters},
+            {name: made[number] for name, number in row.buffers},
+        )
+    return Stubs(stubs, made, [StateTensor(*row) for row in names], records)
 
 
 def _tensor(row: _TensorRow, device: str) -> torch.Tensor:
@@ -243,7 +257,7 @@ def _tensor(row: _TensorRow, device: str) -> torch.Tensor:
 
 
 @cache
-def _shell_class(
+def _stub_class(
     home: str, qualname: str, name: str, signature: inspect.Signature | None
 ) -> type[nn.Module]:
     """A class with the name of a model's, and the signature of its forward."""

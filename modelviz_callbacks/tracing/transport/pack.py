@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelviz_callbacks.tracing.capture.functorch_levels import functorch
-from modelviz_callbacks.tracing.capture.pytree import Atom, Branch, Foreign
+from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, Slot
-from modelviz_callbacks.tracing.lowering.node_builder import python_text
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave, TensorRecord
+from modelviz_callbacks.tracing.capture.torch_internals import functorch
 from modelviz_callbacks.tracing.transport.function_names import reduced
-from modelviz_callbacks.tracing.transport.module_stubs import Shells, bytes_of, tensor_of
+from modelviz_callbacks.tracing.transport.module_stubs import Stubs, bytes_of, tensor_of
 
 # A constant larger than this goes along without its values: pictures need none.
 _MAX_CONSTANT_BYTES = 64 * 1024
@@ -77,7 +76,7 @@ class _Packer(pickle.Pickler):
     def __init__(self, buffer: io.BytesIO, recording: Recording, with_values: bool) -> None:
         super().__init__(buffer, protocol=pickle.HIGHEST_PROTOCOL)
         called = (raw[0] for raw in recording.raw_tape if len(raw) in _CALLS)
-        self._shells = Shells.of(recording.model, called, recording.state, with_values)
+        self._stubs = Stubs.of(recording.model, called, recording.state, with_values)
         self._with_values = with_values
         self._without_values: set[int] = set()
         # For the time of one pack: a cache that stays would keep the user's classes alive.
@@ -86,8 +85,8 @@ class _Packer(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """How one object is rebuilt: a function and its arguments. Called by pickle."""
         kind = type(value)
-        if kind is Slot:
-            return self._slot(value)
+        if kind is TensorRecord:
+            return self._record(value)
         as_it_is = self._as_they_are.get(kind)
         if as_it_is is None:
             as_it_is = self._as_they_are[kind] = _goes_as_it_is(kind)
@@ -96,44 +95,51 @@ class _Packer(pickle.Pickler):
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, nn.Module):
-            number = self._shells.module_number(value)
-            return _foreign(value) if number is None else (_module, (self._shells, number))
+            number = self._stubs.module_number(value)
+            return _foreign(value) if number is None else (_module, (self._stubs, number))
         if kind is StateNames:
-            return Shells.state, (self._shells,)
+            return Stubs.state, (self._stubs,)
         return _reduced(value, kind)
 
-    def _slot(self, slot: Slot) -> Any:
-        shells, origin = self._shells, slot.origin
-        number = shells.tensor_number(slot.ref())
-        layout = None if slot.layout is torch.strided else slot.layout
+    def _record(self, record: TensorRecord) -> Any:
+        stubs, origin = self._stubs, record.origin
+        number = stubs.tensor_number(record.ref())
+        layout = None if record.layout is torch.strided else record.layout
         if origin is not None and origin.written and number is not None and not self._with_values:
             self._without_values.add(id(origin.value))  # a copy of state
-        rest = (layout, slot.previous, origin)
-        return _slot, (shells, number, slot.birth, shells.facts(slot), slot.storage, *rest)
+        rest = (layout, record.previous, origin)
+        return _record, (
+            stubs,
+            number,
+            record.created_at,
+            stubs.facts(record),
+            record.storage,
+            *rest,
+        )
 
     def _tensor(self, tensor: torch.Tensor) -> Any:
-        number = self._shells.tensor_number(tensor)
+        number = self._stubs.tensor_number(tensor)
         if number is not None:
-            return _state_tensor, (self._shells, number)
+            return _state_tensor, (self._stubs, number)
         if id(tensor) not in self._without_values and _is_small(tensor):
             return tensor_of, (bytes_of(tensor), tuple(tensor.shape), tensor.dtype)
-        slot = Slot(tensor, 0)
-        return tensor_of, (None, slot.sizes, slot.dtype)
+        record = TensorRecord(tensor, 0)
+        return tensor_of, (None, record.sizes, record.dtype)
 
 
 def _goes_as_it_is(kind: type[Any]) -> bool:
-    """Whether a class is one of those met most for which pickle needs no help."""
+    """Whether a class is one of those seen most for which pickle needs no help."""
     own = kind.__module__.partition(".")[0] == "modelviz_callbacks"
     return kind in (torch.dtype, torch.device) or (
-        own and kind not in (Slot, StateNames, Atom, Branch)
+        own and kind not in (TensorRecord, StateNames, Leaf, TreeSpec)
     )
 
 
 def _reduced(value: Any, kind: type[Any]) -> Any:
     """What does not depend on the model recorded."""
-    if kind is Atom:
-        return Atom, (value.value,)
-    if kind is Branch:
+    if kind is Leaf:
+        return Leaf, (value.value,)
+    if kind is TreeSpec:
         return _branch, (
             value.kind if _is_shared(value.kind) else object,
             value.steps,
@@ -185,9 +191,16 @@ def _is_small(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and not tensor.is_quantized
-        and not (functorch and functorch.is_functorch_wrapped_tensor(tensor))
+        and not _is_wrapped(tensor)
         and tensor.numel() * tensor.element_size() <= _MAX_CONSTANT_BYTES
     )
+
+
+def _is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether it is inside a function transform, where its values cannot be read."""
+    if functorch is not None:
+        return bool(functorch.is_functorch_wrapped_tensor(tensor))
+    return TensorRecord(tensor, 0).stride is None
 
 
 def _foreign(value: Any) -> Any:
@@ -204,32 +217,32 @@ def _parameter_rows(signature: inspect.Signature) -> list[tuple[str, int, bool]]
 # --- what the other process calls
 
 
-def _module(shells: Shells, number: int) -> nn.Module:
-    return shells.modules[number]
+def _module(stubs: Stubs, number: int) -> nn.Module:
+    return stubs.modules[number]
 
 
-def _state_tensor(shells: Shells, number: int) -> torch.Tensor:
-    return shells.tensors[number]
+def _state_tensor(stubs: Stubs, number: int) -> torch.Tensor:
+    return stubs.tensors[number]
 
 
-def _slot(
-    shells: Shells,
+def _record(
+    stubs: Stubs,
     number: int | None,
-    birth: int,
+    created_at: int,
     facts: Any,
     storage: int,
     layout: torch.layout | None,
-    previous: Slot | None,
+    previous: TensorRecord | None,
     origin: Any,
-) -> Slot:
-    reference = shells.reference(number)
-    return Slot.restored(
-        reference, birth, facts, storage, layout or torch.strided, previous, origin
+) -> TensorRecord:
+    reference = stubs.reference(number)
+    return TensorRecord.restored(
+        reference, created_at, facts, storage, layout or torch.strided, previous, origin
     )
 
 
-def _branch(kind: type[Any], steps: tuple[str, ...], children: list[Any]) -> Branch:
-    return Branch(kind, steps, children, kind if kind in (list, tuple) else _cannot_build)
+def _branch(kind: type[Any], steps: tuple[str, ...], children: list[Any]) -> TreeSpec:
+    return TreeSpec(kind, steps, children, kind if kind in (list, tuple) else _cannot_build)
 
 
 def _cannot_build(_: list[Any]) -> Any:

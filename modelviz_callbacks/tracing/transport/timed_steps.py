@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from modelviz_callbacks.tracing.lowering.step_times import Span, TimedCall, TimedOp, TimedStep
+from modelviz_callbacks.tracing.capture.timed_step import Span, TimedCall, TimedOp, TimedStep
 
 
 def pack_timed(step: TimedStep) -> bytes:

@@ -10,22 +10,24 @@ import contextlib
 import hashlib
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
     from mlflow.types import TensorSpec
 
-__all__ = ["log_onnx_model"]
+__all__ = ["MlflowRun", "log_onnx_model"]
+
+T = TypeVar("T")
 
 _RUNS_WITH = ("onnx", "onnxruntime")
 # What MLflow allows in no model's name.
@@ -36,8 +38,30 @@ _DIGEST = "modelviz.sha256"
 _LARGEST_IN_ONE_FILE_BYTES = 1_800_000_000
 
 
+class MlflowRun(Protocol):
+    """What of `modelviz_callbacks.trackers.mlflow.tracker.MlflowTracker` a model needs."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that is written to."""
+        ...
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment of the run."""
+        ...
+
+    def ask(self, what: str, action: Callable[[MlflowClient], T]) -> T:
+        """Makes a call on the store until it works or time is up."""
+        ...
+
+    def ask_once(self, what: str, action: Callable[[MlflowClient], T]) -> T:
+        """Makes a call on the store once."""
+        ...
+
+
 def log_onnx_model(
-    tracker: MlflowTracker,
+    tracker: MlflowRun,
     path: Path,
     name: str = "model",
     *,
@@ -63,8 +87,6 @@ def log_onnx_model(
         TrackerError: The file is no ONNX model, or MLflow did not take it; a model that was begun
             is marked as failed then.
     """
-    from mlflow.entities import LoggedModelOutput
-
     model, name = _read(path), _FORBIDDEN.sub("_", name)
     run_id, experiment_id = tracker.run_id, tracker.experiment_id
     tags = {_DIGEST: _digest(path, model)}
@@ -80,20 +102,28 @@ def log_onnx_model(
         with tempfile.TemporaryDirectory(prefix="modelviz-") as scratch:
             folder = Path(scratch, "model")
             _save(model, folder, logged, input_example, list(providers))
-            tracker.ask(
-                f"upload model {name!r} to",
-                lambda client: client.log_model_artifacts(model_id, str(folder)),
-            )
-        tracker.ask(
-            f"link model {name!r} to",
-            lambda client: client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)]),
-        )
+            _upload(tracker, folder, model_id, name)
     except Exception:
         with contextlib.suppress(TrackerError):
             _finish(tracker, model_id, "FAILED")
         raise
     _finish(tracker, model_id, "READY")
     return f"models:/{model_id}"
+
+
+def _upload(tracker: MlflowRun, folder: Path, model_id: str, name: str) -> None:
+    """Sends a model's folder, and says in the run that it is the run's."""
+    from mlflow.entities import LoggedModelOutput
+
+    run_id = tracker.run_id
+    tracker.ask(
+        f"upload model {name!r} to",
+        lambda client: client.log_model_artifacts(model_id, str(folder)),
+    )
+    tracker.ask(
+        f"link model {name!r} to",
+        lambda client: client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)]),
+    )
 
 
 def _digest(path: Path, model: onnx.ModelProto) -> str:
@@ -104,7 +134,7 @@ def _digest(path: Path, model: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-def _known(tracker: MlflowTracker, name: str, digest: str) -> str | None:
+def _known(tracker: MlflowRun, name: str, digest: str) -> str | None:
     """The id of the run's model of this name and content, if it has one."""
     run_id, experiment_id = tracker.run_id, tracker.experiment_id
     wanted = f"source_run_id = '{run_id}' AND name = '{name}'"
@@ -191,7 +221,7 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(dtype, shape, value.name)
 
 
-def _finish(tracker: MlflowTracker, model_id: str, status: Literal["READY", "FAILED"]) -> None:
+def _finish(tracker: MlflowRun, model_id: str, status: Literal["READY", "FAILED"]) -> None:
     tracker.ask_once(
         f"finish model {model_id} in",
         lambda client: client.finalize_logged_model(model_id, status),

@@ -15,6 +15,7 @@ import onnx
 import torch
 
 from modelviz_callbacks.writers.onnx.builder import Board, Value, attributes
+from modelviz_callbacks.writers.onnx.exporter_internals import storage_key
 
 # Index tables up to this size are written into the file, larger ones are computed in it.
 _SMALL = 256
@@ -104,7 +105,7 @@ class Memory:
         """A new tensor, or one that has moved to other memory."""
         layout = Layout.of(tensor)
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage_key(storage)
         if key not in self._regions:
             size = storage.nbytes() // max(1, tensor.element_size())
             self._regions[key] = _Region(size, (layout, value))

@@ -14,6 +14,12 @@ from modelviz_callbacks.errors import ReplayError, WriterError
 from modelviz_callbacks.graph import Node
 from modelviz_callbacks.writers.onnx.builder import Board, Value
 from modelviz_callbacks.writers.onnx.convert import Source
+from modelviz_callbacks.writers.onnx.exporter_internals import (
+    MissingInternal,
+    set_grad_enabled,
+    storage_key,
+    version_of,
+)
 from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
 from modelviz_callbacks.writers.onnx.functionalize import Layout, Memory, Unreadable
 from modelviz_callbacks.writers.onnx.op_translation import Call, Slot, fragment_of, tensors_in
@@ -124,7 +130,7 @@ class _Walk:
         if layout != torch.strided or tensor.is_nested or tensor.is_quantized:
             raise WriterError(f"a tensor of the model is not a plain array ({layout})")
         storage = tensor.untyped_storage()
-        key = storage._cdata, tensor.dtype
+        key = storage_key(storage), tensor.dtype
         if key not in self._storages:
             size = max(Layout.of(tensor).end, storage.nbytes() // max(1, tensor.element_size()))
             self._storages[key] = torch.empty(size, dtype=tensor.dtype, device="meta")
@@ -137,7 +143,7 @@ class _Walk:
         return fx.node.map_arg(argument, lambda node: self._env[node])
 
     def _call(self, node: fx.Node) -> None:
-        if node.target is torch._C._set_grad_enabled:
+        if node.target is set_grad_enabled:
             return
         target, args, kwargs = _placed(
             node.target, self._value(node.args), self._value(node.kwargs)
@@ -155,7 +161,7 @@ class _Walk:
             if result is None:
                 with _META:
                     result = call.run(tensors, _META)
-        except ReplayError:
+        except (ReplayError, MissingInternal):
             raise
         except Exception as error:
             self._as_recorded(node, call, tensors, recorded, error)
@@ -184,8 +190,8 @@ class _Walk:
     def _remember(self, key: Any, result: Any, tensors: Sequence[torch.Tensor]) -> None:
         if type(result) is not torch.Tensor or result.device != _META:
             return
-        storage = result.untyped_storage()._cdata
-        if all(tensor.untyped_storage()._cdata != storage for tensor in tensors):
+        storage = storage_key(result.untyped_storage())
+        if all(storage_key(tensor.untyped_storage()) != storage for tensor in tensors):
             self._results[key] = (tuple(result.shape), result.stride(), result.dtype)
 
     def _first_of_each(
@@ -194,7 +200,7 @@ class _Walk:
         """Of the tensors whose memory was written to, those that the call names."""
         if target is setattr:
             return []
-        storages = [tensors[i].untyped_storage()._cdata for i in written]
+        storages = [storage_key(tensors[i].untyped_storage()) for i in written]
         return [i for place, i in enumerate(written) if storages.index(storages[place]) == place]
 
     def _go_to(self, node: fx.Node) -> Node | None:
@@ -298,8 +304,8 @@ class _Walk:
         self, call: Call, tensors: list[torch.Tensor], wanted: list[torch.Tensor]
     ) -> list[Value] | None:
         """The results, if each is a view of an argument."""
-        bases = {tensor.untyped_storage()._cdata: tensor for tensor in reversed(tensors)}
-        found = [bases.get(tensor.untyped_storage()._cdata) for tensor in wanted]
+        bases = {storage_key(tensor.untyped_storage()): tensor for tensor in reversed(tensors)}
+        found = [bases.get(storage_key(tensor.untyped_storage())) for tensor in wanted]
         if call.written or None in found:
             return None
         return [
@@ -318,8 +324,9 @@ def _described(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
 
 
 def _state_of(tensor: torch.Tensor) -> tuple[Any, ...]:
-    storage = tensor.untyped_storage()._cdata
-    return tensor._version, storage, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+    storage = storage_key(tensor.untyped_storage())
+    place = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+    return version_of(tensor), storage, *place
 
 
 def _placed(

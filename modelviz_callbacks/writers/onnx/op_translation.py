@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from modelviz_callbacks.writers.onnx.builder import Board, Shape, Value, attributes, element_type
+from modelviz_callbacks.writers.onnx.exporter_internals import fake_tensor_mode
 from modelviz_callbacks.writers.onnx.replacements import SAME
 from modelviz_callbacks.writers.onnx.torch_exporter import Untranslated, translate
 
@@ -216,9 +217,7 @@ def _made(call: Call) -> Fragment | None:
     if constant is not None:
         return constant
     # Sizes that depend on data become symbols, which nothing after this call sees.
-    mode = torch._subclasses.FakeTensorMode(
-        shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True
-    )
+    mode = fake_tensor_mode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
     with mode:
         examples = tuple(
             torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in call.tensors

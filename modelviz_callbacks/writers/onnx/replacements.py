@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from modelviz_callbacks.writers.onnx.ctc import ctc_loss
+from modelviz_callbacks.writers.onnx.exporter_internals import grouped_mm
 from modelviz_callbacks.writers.onnx.layer_replacements import (
     adaptive_avg_pool3d,
     embedding_bag,
@@ -28,7 +29,7 @@ def _grouped_mm(
 ) -> torch.Tensor:
     """Rows of ``first`` up to ``offs[0]`` times ``second[0]``, the next times ``second[1]``, ..."""
     if offs is None or first.dim() != 2 or second.dim() != 3:
-        return torch._grouped_mm(first, second, offs, bias, out_dtype)
+        return grouped_mm(first, second, offs, bias, out_dtype)
     rows = torch.arange(first.shape[0], device=first.device)
     group = (rows[:, None] >= offs[None, :]).sum(1)
     # Rows after the last group belong to none and have no defined result.

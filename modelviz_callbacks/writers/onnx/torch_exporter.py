@@ -1,4 +1,4 @@
-"""From one torch call to standard ONNX ops: the one place that knows torch's exporter from inside.
+"""From one torch call to standard ONNX ops: through torch's own exporter.
 
 The public way (torch.export, then torch.onnx) takes 0.1 to 1.5 s for each program, most of it
 the same whatever the program. Here the exporter's table of translations is built once a process,
@@ -9,7 +9,6 @@ torch.export.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -18,7 +17,21 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
+from modelviz_callbacks.writers.onnx.exporter_internals import (
+    MissingInternal,
+    OpOverload,
+    decompositions,
+    fake_tensor_mode,
+    insert_type_promotion_nodes,
+    is_mutable,
+    registry,
+    remove_assertion_nodes,
+    translate_fx_graph,
+)
 from modelviz_callbacks.writers.onnx.replacements import APART
+
+# The version that the exporter has translated to since torch 2.8, if it does not tell.
+_OPSET_VERSION = 18
 
 # Constants larger than this are computed where the file is run, not written into it.
 _MOST_FOLDED = 256
@@ -31,30 +44,16 @@ class Untranslated(Exception):
 
 
 @cache
-def _registry() -> Any:
-    from torch.onnx._internal.exporter import _registration
-
-    logger = logging.getLogger(_registration.__name__)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it names what it lacks without torchvision
-    try:
-        return _registration.ONNXRegistry.from_torchlib()
-    finally:
-        logger.setLevel(level)
-
-
-@cache
 def _decompositions() -> dict[Any, Any]:
-    from torch.onnx._internal.exporter import _decomp
-
-    known = set(_decomp.get_onnx_implemented_overloads(_registry()))
-    table: dict[Any, Any] = _decomp.create_onnx_friendly_decomposition_table(known)
-    return {**table, **APART}
+    return {**decompositions(), **APART}
 
 
 def opset_version() -> int:
     """The version of the standard ops that calls are translated to."""
-    return int(_registry().opset_version)
+    try:
+        return int(registry().opset_version)
+    except MissingInternal:
+        return _OPSET_VERSION
 
 
 def translate(body: Body, examples: tuple[torch.Tensor, ...]) -> ir.Model:
@@ -70,12 +69,15 @@ def translate(body: Body, examples: tuple[torch.Tensor, ...]) -> ir.Model:
 
     Raises:
         Untranslated: torch has no translation; the message is the last failure's.
+        MissingInternal: This torch's exporter is another one than is known here.
     """
     failure: Exception | None = None
     for way in (_as_written, _decomposed, _exported):
         try:
             with torch.no_grad():
                 return _simplified(_to_ir(way(body, examples)))
+        except MissingInternal:
+            raise
         except Exception as error:
             failure = error
     raise Untranslated(str(failure)) from failure
@@ -84,16 +86,16 @@ def translate(body: Body, examples: tuple[torch.Tensor, ...]) -> ir.Model:
 def _as_written(body: Body, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     traced = _traced(body, examples, pre_dispatch=True)
     for node in traced.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and not _is_known(node):
+        if isinstance(node.target, OpOverload) and not _is_known(node):
             raise Untranslated(f"{node.target} has to be taken apart")
     return traced
 
 
 def _is_known(node: fx.Node) -> bool:
-    assert isinstance(node.target, torch._ops.OpOverload)
+    assert isinstance(node.target, OpOverload)
     if node.target is torch.ops.aten.cross_entropy_loss.default and len(node.args) > 5:
         return False  # the table's translation forgets label smoothing
-    return not node.target._schema.is_mutable and bool(_registry().get_decomps(node.target))
+    return not is_mutable(node.target) and bool(registry().get_decomps(node.target))
 
 
 def _decomposed(body: Body, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
@@ -102,7 +104,7 @@ def _decomposed(body: Body, examples: tuple[torch.Tensor, ...]) -> fx.GraphModul
         functional = torch.func.functionalize(body, remove="mutations")
         traced = _traced(functional, examples, decomposition_table=_decompositions())
         targets = [node.target for node in traced.graph.nodes]
-        if not any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets):
+        if not any(isinstance(t, OpOverload) and is_mutable(t) for t in targets):
             break
         body = traced
     return traced
@@ -112,21 +114,19 @@ def _traced(body: Body, examples: tuple[torch.Tensor, ...], **options: Any) -> f
     from torch.fx.experimental.proxy_tensor import make_fx
 
     fake_mode = getattr(examples[0], "fake_mode", None) if examples else None
-    with fake_mode or torch._subclasses.FakeTensorMode():
+    with fake_mode or fake_tensor_mode():
         traced: fx.GraphModule = make_fx(body, tracing_mode="real", **options)(*examples)
     return traced
 
 
 def _exported(body: Body, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
-    from torch.onnx._internal.exporter import _fx_passes
-
     plain = tuple(
         torch.empty_strided(example.shape, example.stride(), dtype=example.dtype)
         for example in examples
     )
     exported = torch.export.export(_Call(body), plain, strict=False)
     exported = exported.run_decompositions(_decompositions())
-    module = _fx_passes.remove_assertion_nodes(exported.graph_module)
+    module = remove_assertion_nodes(exported.graph_module)
     signature = exported.graph_signature
     wanted = [spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"]
     if len(signature.input_specs) != len(wanted):
@@ -134,7 +134,7 @@ def _exported(body: Body, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     if any(spec.kind.name != "USER_OUTPUT" for spec in signature.output_specs):
         raise Untranslated("a write to an input")
     for node in module.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and not _is_known(node):
+        if isinstance(node.target, OpOverload) and not _is_known(node):
             raise Untranslated(f"{node.target} has no translation")
     return module
 
@@ -149,25 +149,16 @@ class _Call(torch.nn.Module):
 
 
 def _to_ir(module: fx.GraphModule) -> ir.Model:
-    from torch.onnx._internal.exporter import _core, _fx_passes
-
     if _mixes_types(module):
-        _fx_passes.insert_type_promotion_nodes(module)
-    module = _fx_passes.remove_assertion_nodes(module)
+        insert_type_promotion_nodes(module)
+    module = remove_assertion_nodes(module)
     for node in module.graph.nodes:
         node.meta.setdefault("nn_module_stack", {})  # else each node is warned of
         if node.op == "get_attr":
             node.meta["val"] = _number(module, node.target)
     graph = ir.Graph([], [], nodes=[], name="call", opset_imports={"": opset_version()})
     model = ir.Model(graph, ir_version=10)
-    _core._translate_fx_graph(
-        module.graph,
-        model,
-        graph_like=graph,
-        owned_graphs={},
-        lower="at_conversion",
-        registry=_registry(),
-    )
+    translate_fx_graph(module.graph, model, graph)
     return model
 
 

@@ -248,7 +248,7 @@ def _failing(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["_opened", "_shown", "_way_out", "_levels", "_address", "_dual", "Slot"]
+    "name", ["_opened", "_shown", "_way_out", "_levels", "_address", "make_dual", "TensorRecord"]
 )
 @pytest.mark.parametrize("case", ["hessians_of_samples", "vmap_twice_with_other_dims", "ensemble"])
 def test_a_fault_costs_the_connection_only(

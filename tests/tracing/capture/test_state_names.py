@@ -11,7 +11,7 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, Recording, pack, to_graph, unpack
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.tape import OpEntry, Slot, flat_slots
+from modelviz_callbacks.tracing.capture.tape import OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.lowering.networks import units
 from tests.zoo.hard_modules import ListsNorm
 
@@ -43,9 +43,9 @@ def _recorded(model: nn.Module, *args: Any, keeps_state: bool) -> tuple[Recordin
     return capture.finish(result), result
 
 
-def _slots(recording: Recording) -> set[Slot]:
+def _records(recording: Recording) -> set[TensorRecord]:
     ops = [entry for entry in recording.tape if isinstance(entry, OpEntry)]
-    return {slot for op in ops for slot in flat_slots((op.args, op.result, op.writes))}
+    return {record for op in ops for record in flat_records((op.args, op.result, op.writes))}
 
 
 def _shared() -> nn.Module:
@@ -77,10 +77,10 @@ def test_state_that_is_written_to_is_copied_only_where_its_values_are_wanted() -
         before = {id(tensor): tensor.clone() for tensor in model.buffers()}
         recording, _ = _recorded(model, x, keeps_state=keeps_state)
         written = {}
-        for slot in _slots(recording):
-            tensor = slot.ref()
-            if slot.previous is None and slot.origin is not None and slot.origin.written:
-                written[id(tensor)] = slot.origin.value
+        for record in _records(recording):
+            tensor = record.ref()
+            if record.previous is None and record.origin is not None and record.origin.written:
+                written[id(tensor)] = record.origin.value
         assert set(written) == set(before), "every buffer is written to"
         for number, value in written.items():
             if keeps_state:
@@ -133,7 +133,7 @@ def test_constants_that_are_written_to_are_always_copied() -> None:
             return table * 2
 
     recording, _ = _recorded(Model(), torch.ones(2, 2), keeps_state=False)
-    (value,) = [s.origin.value for s in _slots(recording) if s.origin and s.origin.written]
+    (value,) = [s.origin.value for s in _records(recording) if s.origin and s.origin.written]
     assert value is not None
     assert torch.equal(value, torch.ones(2, 2))
 
@@ -142,12 +142,12 @@ def test_every_version_knows_the_first_also_in_another_process() -> None:
     recording, _ = _recorded(Counts(50), torch.randn(4, 3), keeps_state=False)
     for known in (recording, unpack(pack(recording))):
         longest = 0
-        for slot in _slots(known):
+        for record in _records(known):
             versions = 0
-            start = slot
+            start = record
             while start.previous is not None:
                 start, versions = start.previous, versions + 1
-            assert slot.first is (start if versions else None)
+            assert record.first is (start if versions else None)
             longest = max(longest, versions)
         assert longest == 50
 
@@ -160,4 +160,4 @@ def test_a_lazy_parameter_is_sent_as_one_that_had_no_value() -> None:
             "(2, 3)",
             "(2,)",
         ]
-    assert any(slot.began_lazy for slot in _slots(unpack(pack(recording))))
+    assert any(record.began_lazy for record in _records(unpack(pack(recording))))

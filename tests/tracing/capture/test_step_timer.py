@@ -25,7 +25,8 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
 from modelviz_callbacks.tracing.capture import step_timer
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.lowering.step_times import OpTimes, TimedStep, matched
+from modelviz_callbacks.tracing.capture.timed_step import TimedStep
+from modelviz_callbacks.tracing.lowering.step_times import OpTimes, matched, op_times
 from modelviz_callbacks.writers.graphdef import timed_graph
 from tests.lightning_modules import data, trainer_for
 from tests.models import BUILDERS, TwoBranches, build, images
@@ -104,7 +105,7 @@ def test_every_op_of_every_model_gets_its_time_in_a_later_step(name: str) -> Non
     model, args, kwargs = build(name)
     graph = recorded(model, *args, **kwargs)
     _, args, kwargs = build(name)  # some write to what they are given
-    times = timed(model, *args, **kwargs).times(graph)
+    times = op_times(timed(model, *args, **kwargs), graph)
 
     only_once = {"layer/1_BatchNorm1d/zero_"} if name == "LazyLayers" else set()
     assert op_names(graph) - set(times.times_us) == only_once
@@ -132,7 +133,7 @@ def test_each_op_gets_the_time_it_took(
 
     model = Model()
     graph = recorded(model, torch.ones(2))
-    times = timed(model, torch.ones(2)).times(graph)
+    times = op_times(timed(model, torch.ones(2)), graph)
 
     assert times == OpTimes(
         {
@@ -150,7 +151,7 @@ def test_each_op_gets_the_time_it_took(
 def test_the_times_make_a_named_graph_whose_boxes_are_sums() -> None:
     model, args, kwargs = build("Transformer")
     graph = recorded(model, *args, **kwargs)
-    times = timed(model, *args, **kwargs).times(graph)
+    times = op_times(timed(model, *args, **kwargs), graph)
 
     assert timed_graph(Analysis(graph), times.times_us, "time of step 3").has_graph
 
@@ -160,7 +161,7 @@ def test_what_was_timed_can_go_to_another_process() -> None:
     graph = recorded(model, *args, **kwargs)
     step = timed(model, *args, **kwargs)
 
-    assert pickle.loads(pickle.dumps(step)).times(graph) == step.times(graph)
+    assert op_times(pickle.loads(pickle.dumps(step)), graph) == op_times(step, graph)
 
 
 class TakesAnotherPath(nn.Module):
@@ -188,7 +189,7 @@ def test_a_step_that_takes_another_path_has_times_for_what_both_ran(
     model = TakesAnotherPath()
     graph = recorded(model, torch.ones(2, 4))
     model.path = "other"
-    times = timed(model, torch.ones(2, 4)).times(graph)
+    times = op_times(timed(model, torch.ones(2, 4)), graph)
 
     # One relu and one addition were timed, but on lines that the graph does not have.
     assert op_names(graph) - set(times.times_us) == {"tanh", "add_1"}
@@ -208,7 +209,7 @@ def test_ops_on_the_lines_of_the_graph_go_before_others_of_the_same_name() -> No
 def test_a_model_without_a_line_of_its_own_can_be_called_from_another_line() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     graph = recorded(model, torch.ones(2, 4))
-    times = timed(model, torch.ones(2, 4)).times(graph)
+    times = op_times(timed(model, torch.ones(2, 4)), graph)
 
     assert {str(node.source) for node in graph.ops} != {"None"}
     assert set(times.times_us) == op_names(graph)
@@ -226,7 +227,7 @@ def test_time_that_went_into_other_ops_is_said(
     model = Model()
     graph = recorded(model, torch.ones(2))
     model.more = True
-    (remark,) = timed(model, torch.ones(2)).times(graph).remarks
+    (remark,) = op_times(timed(model, torch.ones(2)), graph).remarks
 
     assert remark == "50 % of the timed step went into ops that are not in the graph."
 
@@ -291,7 +292,7 @@ def test_modules_that_are_shared_or_no_part_of_the_model_are_known_again() -> No
 
     model = Model()
     graph = recorded(model, torch.ones(2, 4))
-    times = timed(model, torch.ones(2, 4)).times(graph)
+    times = op_times(timed(model, torch.ones(2, 4)), graph)
 
     assert {"left/layer", "right/layer"} <= {call.name for call in graph.modules}
     assert set(times.times_us) == op_names(graph)
@@ -309,7 +310,7 @@ def test_a_module_that_nobody_can_look_into_takes_what_its_call_took() -> None:
 
     model = Model()
     graph = recorded(model, torch.ones(2, 4))
-    times = timed(model, torch.ones(2, 4)).times(graph)
+    times = op_times(timed(model, torch.ones(2, 4)), graph)
 
     (opaque,) = graph.of_kind("opaque")
     assert 0 < times.times_us[opaque.name] < times.total_us
@@ -335,7 +336,7 @@ def test_a_timer_that_starts_inside_the_models_own_call_ties_the_same() -> None:
 
     with model.register_forward_pre_hook(before), model.register_forward_hook(after):
         model(*args, **kwargs)
-    times = timer.finish().times(graph)
+    times = op_times(timer.finish(), graph)
 
     assert set(times.times_us) == op_names(graph)
     assert times.remarks == ()
@@ -361,7 +362,7 @@ def test_backward_and_optimiser_inside_the_step_are_no_ops_of_it() -> None:
     model = Manual()
     graph = recorded(model, torch.ones(2, 4))
     step = timed(model, torch.ones(2, 4))
-    times = step.times(graph)
+    times = op_times(step, graph)
 
     assert set(times.times_us) == op_names(graph)
     functions = Counter(op.target for op in step.ops)
@@ -409,7 +410,7 @@ def test_a_lightning_step_that_logs_is_tied_whole(tmp_path: Path) -> None:
             pl_module.training_step = first_recorded_then_timed  # type: ignore[method-assign]
 
     trainer_for(tmp_path, Both(), max_steps=2).fit(Module(), data())
-    times = steps[0].times(graphs[0])
+    times = op_times(steps[0], graphs[0])
 
     assert {"net/linear", "square", "mean"} <= set(times.times_us)
     assert set(times.times_us) == op_names(graphs[0])
@@ -432,7 +433,7 @@ def test_a_step_can_be_recorded_and_timed_at_once() -> None:
     result = model(*args, **kwargs)
     timer.stop()
     graph = to_graph(capture.finish(result))
-    times = timer.finish().times(graph)
+    times = op_times(timer.finish(), graph)
 
     assert not difference(before, switches())
     assert set(times.times_us) == op_names(graph)
@@ -454,7 +455,7 @@ def test_an_exception_goes_on_and_what_ran_until_then_is_timed() -> None:
     timer.stop()
 
     assert not difference(before, switches())
-    times = timer.finish().times(graph)
+    times = op_times(timer.finish(), graph)
     in_cnn = {node.name for node in graph.ops if node.scope.partition("/")[0] == "cnn"}
     assert set(times.times_us) == in_cnn != set()
 
@@ -492,7 +493,7 @@ def test_an_exception_that_the_model_catches_leaves_no_call_open(
 
     model = Model()
     graph = recorded(model, torch.ones(2))
-    times = timed(model, torch.ones(2)).times(graph)
+    times = op_times(timed(model, torch.ones(2)), graph)
 
     assert {node.op for node in graph.ops} == {"relu", "tanh"}
     assert set(times.times_us) == op_names(graph)
@@ -509,7 +510,7 @@ def test_what_other_threads_run_meanwhile_is_neither_timed_nor_counted() -> None
     model(*args, **kwargs)
     timer.stop()
 
-    times = timer.finish().times(graph)
+    times = op_times(timer.finish(), graph)
     assert set(times.times_us) == op_names(graph)
     assert times.remarks == ()
 
@@ -529,7 +530,7 @@ def test_compiled_code_is_left_compiled_and_the_report_says_so(part: str) -> Non
     assert not timer.start()
     assert not difference(before, switches())
     timer.stop()
-    times = timer.finish().times(ModelGraph("m", "M"))
+    times = op_times(timer.finish(), ModelGraph("m", "M"))
     assert times.times_us == {}
     assert "torch.compile fuses ops" in times.remarks[0]
 
@@ -643,7 +644,7 @@ def test_ops_on_a_gpu_are_timed_by_events_and_the_step_never_waits(
     timer.stop()
     Stream.step_is_running = False
 
-    times = timer.finish().times(graph)
+    times = op_times(timer.finish(), graph)
     assert times.times_us == {"takes": 3.0, "kernel": 500.0, "kernel_1": 40.0}
     assert times.total_us == 540.0
 
@@ -677,7 +678,7 @@ def test_an_event_that_cannot_be_recorded_costs_the_timing_and_not_the_step(
 def test_times_on_other_devices_are_said_to_be_the_threads() -> None:
     model = nn.Linear(2, 2, device="meta")
     x = torch.ones(1, 2, device="meta")
-    times = timed(model, x).times(recorded(model, x))
+    times = op_times(timed(model, x), recorded(model, x))
 
     assert set(times.times_us) == {"linear"}
     assert times.remarks == ("Times on meta are those of the calling thread, not of the device.",)
@@ -686,4 +687,6 @@ def test_times_on_other_devices_are_said_to_be_the_threads() -> None:
 def test_a_step_that_was_never_timed_has_no_times() -> None:
     model, args, kwargs = build("TwoBranches")
 
-    assert StepTimer(model).finish().times(recorded(model, *args, **kwargs)) == OpTimes({}, 0.0, ())
+    times = op_times(StepTimer(model).finish(), recorded(model, *args, **kwargs))
+
+    assert times == OpTimes({}, 0.0, ())

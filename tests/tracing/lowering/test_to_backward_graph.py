@@ -21,11 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph, Ref, problems
 from modelviz_callbacks.tracing import Capture, Recording, to_graph
-from modelviz_callbacks.tracing.capture.autograd_record import (
-    MOST_NODES,
-    BackwardRecord,
-    record_backward,
-)
+from modelviz_callbacks.tracing.capture.autograd_record import MOST_NODES, record_backward
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
 from modelviz_callbacks.tracing.lowering.to_backward_graph import ADD, to_backward_graph
 from modelviz_callbacks.writers.graphdef import graph_def
 from tests.models import BUILDERS, build
@@ -56,7 +53,7 @@ def backward_of(model: nn.Module, *args: Any, saved: bool = False, **kwargs: Any
 
 def roots_of(recording: Recording) -> list[torch.Tensor]:
     """The outputs that gradients flow to; where one is called the loss, that one."""
-    found = {path: slot.ref() for path, slot in recording.output_slots()}
+    found = {path: record.ref() for path, record in recording.output_records()}
     tensors = {path: t for path, t in found.items() if t is not None and t.grad_fn is not None}
     return [t for path, t in tensors.items() if "loss" in path] or list(tensors.values())
 

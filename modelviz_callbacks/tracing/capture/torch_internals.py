@@ -1,0 +1,598 @@
+"""Every private name of torch and of Lightning that the package uses; no other file has one.
+
+Private names may go with any release. Each is looked up here by its path, and each has another
+way for when it is gone: the package imports, records and writes what does not need it, and
+`missing_parts` says for the report what is lost. Nothing outside of `INTERNALS` can be looked up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import CodeType, FrameType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+class Internal(NamedTuple):
+    """One private name.
+
+    Attributes:
+        path: Where it is. The last step alone is private of whatever object has it where the
+            path leads to a class; a ``*`` stands for the rest of a name.
+        since: The oldest release of torch (of Lightning, of that) known to have it.
+        use: What it is for.
+        loss: What is missing without it, as a sentence; ``""`` where a public way does the same.
+    """
+
+    path: str
+    since: str
+    use: str
+    loss: str = ""
+
+
+# What is lost.
+_WRITES = "Writes in place by functions written in Python and by custom ops are not recorded."
+_TIES = (
+    "Ops of the backward are not tied to the ops of the forward, and tensors that no recorded op "
+    "made are not connected."
+)
+_GRADIENTS = "There is no graph of the backward: nodes do not tell the gradients they take."
+_SAVED = "What autograd keeps for the backward is not shown."
+_DUAL = "Forward-mode differentiation (dual numbers) is not marked, and cannot be replayed."
+_COMPILED = "What model.compile() compiled is not known as such; its ops may be missing."
+_HIGHER = "What torch.cond, scan or flex_attention computed may be wrong or missing in the graph."
+_NAMES = "Arguments of compiled functions and of torch.ops are called arg0, arg1, ... in the graph."
+_CUSTOM = "Custom ops of a library may be unknown to the process that writes the files."
+_TREES = "Tensors in containers that only torch's own registry knows are not inputs and outputs."
+_FUNC = (
+    "How tensors get into function transforms (vmap, grad, jvp) and out of them is not recorded."
+)
+_WRITER = "A second fit writes no graph to TensorBoard: the logger's writer cannot be opened again."
+_SERVER = "The server of the trainer's MLflow logger is not known: MLflow's own setting is used."
+
+_FUNCTORCH_NAMES = """
+    CGradInterpreterPtr CVmapInterpreterPtr _add_batch_dim _grad_decrement_nesting
+    _grad_increment_nesting _jvp_decrement_nesting _jvp_increment_nesting _remove_batch_dim
+    _unwrap_for_grad _vmap_decrement_nesting _vmap_increment_nesting _wrap_for_grad
+    get_dynamic_layer_stack_depth get_inplace_requires_grad_allowed get_interpreter_stack
+    get_unwrapped is_batchedtensor is_dead_tensor_wrapper is_functorch_wrapped_tensor
+    maybe_get_bdim maybe_get_level pop_dynamic_layer_stack
+    pop_dynamic_layer_stack_and_undo_to_depth push_dynamic_layer_stack
+    set_inplace_requires_grad_allowed
+"""
+_PYTREE_NAMES = """
+    SUPPORTED_NODES is_namedtuple_instance tree_flatten tree_flatten_with_path tree_unflatten
+"""
+
+INTERNALS: tuple[Internal, ...] = (
+    Internal("torch._C._storage_address", "2.8", "which tensors share memory, by one C call"),
+    Internal("torch.Tensor._version", "2.0", "whether a call wrote to its arguments", _WRITES),
+    Internal("torch._C.DisableTorchFunction", "2.0", "to look at tensors unseen by any mode"),
+    Internal("torch._C._set_grad_enabled", "2.0", "switches gradients, as torch.export writes it"),
+    Internal("torch._C._is_any_autocast_enabled", "2.8", "asked once an op"),
+    Internal("torch.amp.autocast_mode._enter_autocast", "2.0", "as torch.export writes it"),
+    Internal("torch.amp.autocast_mode._exit_autocast", "2.0", "likewise"),
+    Internal("torch._C._autograd._get_sequence_nr", "2.8", "which op made which node", _TIES),
+    Internal("torch.autograd.graph.Node._sequence_nr", "2.8", "likewise", _TIES),
+    Internal("torch.autograd.graph.Node._input_metadata", "2.8", "gradients' shapes", _GRADIENTS),
+    Internal("torch.autograd.graph.Node._raw_saved_*", "2.0", "tensors kept, packed", _SAVED),
+    Internal("torch.autograd.forward_ad._current_level", "2.0", "whether one is open", _DUAL),
+    Internal("torch._VF._make_dual", "2.0", "a witness that dies with a dual level", _DUAL),
+    Internal("torch._VF._unpack_dual", "2.0", "whether that witness lives", _DUAL),
+    Internal("torch.overrides._get_current_function_mode_stack", "2.0", "whether ours is on it"),
+    Internal("torch.overrides._pop_mode", "2.0", "takes our mode off, wherever it is"),
+    Internal("torch.overrides._push_mode", "2.0", "puts our mode on the stack"),
+    Internal("torch.nn.Module._modules", "2.0", "the children, without a generator for each"),
+    Internal("torch.nn.Module._parameters", "2.0", "the parameters, likewise"),
+    Internal("torch.nn.Module._buffers", "2.0", "the buffers, likewise"),
+    Internal("torch.nn.Module._call_impl", "2.0", "which frames are calls of a module"),
+    Internal("torch.nn.Module._compiled_call_impl", "2.0", "model.compile() sets it", _COMPILED),
+    Internal(
+        "torch.nn.modules.module._global_forward_hooks_with_kwargs",
+        "2.0",
+        "a table that the handle of a global hook forgets to clear",
+    ),
+    Internal("torch._dynamo.OptimizedModule", "2.0", "what torch.compile(module) returns"),
+    Internal("torch._dynamo.OptimizedModule._orig_mod", "2.0", "the module that was compiled"),
+    Internal("torch._dynamo.utils.counters", "2.0", "whether to time: compiled code is not"),
+    Internal(
+        "torch._higher_order_ops.utils.setup_compilation_env",
+        "2.8",
+        "torch's context around the compilation of a higher-order op, in which no mode may be",
+        _HIGHER,
+    ),
+    Internal("torch._ops.OpOverload", "2.0", "the class of torch.ops.aten.add.Tensor"),
+    Internal("torch._ops.OpOverloadPacket", "2.0", "the class of torch.ops.aten.add"),
+    Internal("torch._ops.HigherOrderOperator", "2.0", "that of torch.cond's op", _HIGHER),
+    Internal("torch._ops.OpOverload._schema", "2.0", "name, arguments and writes", _NAMES),
+    Internal("torch._ops.OpOverload._overloadname", "2.0", "an op by name, for another process"),
+    Internal("torch._ops.OpOverloadPacket._qualified_op_name", "2.0", "likewise"),
+    Internal("torch._C._jit_get_schemas_for_operator", "2.0", "names of arguments", _NAMES),
+    Internal("torch._library.custom_ops.OPDEFS", "2.8", "where an op was defined", _CUSTOM),
+    Internal("torch._library.custom_ops.CustomOpDef._init_fn", "2.8", "likewise", _CUSTOM),
+    *(
+        Internal(f"torch.utils._pytree.{name}", "2.8", "opens containers of tensors", _TREES)
+        for name in _PYTREE_NAMES.split()
+    ),
+    *(
+        Internal(f"torch._C._functorch.{name}", "2.8", "follows function transforms", _FUNC)
+        for name in _FUNCTORCH_NAMES.split()
+    ),
+    Internal("torch.utils.tensorboard.SummaryWriter._get_file_writer", "2.0", "opens it", _WRITER),
+    Internal(
+        "lightning.pytorch.loggers.MLFlowLogger._tracking_uri",
+        "2.5",
+        "the server that the trainer's MLflow logger writes to",
+        _SERVER,
+    ),
+)
+
+_BY_PATH = {internal.path: internal for internal in INTERNALS}
+_LAST_STEP = {path: path.rpartition(".")[2] for path in _BY_PATH}
+_ABSENT: Any = object()
+_missing: dict[str, Internal] = {}
+
+
+def missing_parts() -> list[str]:
+    """What cannot be recorded because this torch lacks a private name, a sentence for each."""
+    lost: dict[str, list[str]] = {}
+    for internal in _missing.values():
+        if internal.loss:
+            lost.setdefault(internal.loss, []).append(internal.path)
+    return [
+        f"{loss} (torch {torch.__version__} has no {', '.join(paths)}.)"
+        for loss, paths in lost.items()
+    ]
+
+
+def _note_missing(path: str) -> None:
+    _missing[path] = _BY_PATH[path]
+
+
+def _find(path: str, instead: Any = None) -> Any:
+    """What stands at a path below torch; something else, and a note of it, if nothing does."""
+    found: Any = torch
+    for name in path.split(".")[1:]:
+        found = getattr(found, name, _ABSENT)
+    if found is _ABSENT:
+        _note_missing(path)
+        return instead
+    return found
+
+
+def _find_in(path: str) -> Any:
+    """As `_find`, in a module that is slow to import and so is imported only now."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, _ABSENT)
+    except ImportError:
+        found = _ABSENT
+    if found is _ABSENT:
+        _note_missing(path)
+        return None
+    return found
+
+
+def _member(path: str, owner: Any, instead: Any = None) -> Any:
+    """A private attribute of an object."""
+    found = getattr(owner, _LAST_STEP[path], _ABSENT)
+    if found is _ABSENT:
+        _note_missing(path)
+        return instead
+    return found
+
+
+# --- tensors
+
+
+def _address_of_memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+storage_address: Callable[[torch.Tensor], int] = _find(
+    "torch._C._storage_address", _address_of_memory
+)
+"""A number for a tensor's storage, to compare; raises what torch raises where it has none."""
+
+
+class _NoVersions:
+    """Stands for the descriptor of a tensor's version counter."""
+
+    def __get__(self, tensor: torch.Tensor, kind: type[Any] | None = None) -> int:
+        return 0
+
+
+# A descriptor's own getter: about as quick as the attribute.
+version_of: Callable[[torch.Tensor], int] = _find("torch.Tensor._version", _NoVersions()).__get__
+"""A tensor's version counter; raises ``RuntimeError`` for one made in inference mode."""
+
+
+class _ModesAside:
+    """Takes every function mode of this thread away for a while."""
+
+    def __enter__(self) -> None:
+        self._modes: list[TorchFunctionMode] = []
+        while mode_stack():  # of which nothing is taken away where torch does not tell
+            self._modes.append(pop_mode())
+
+    def __exit__(self, *_: object) -> None:
+        while self._modes:
+            push_mode(self._modes.pop())
+
+
+no_torch_function: Callable[[], contextlib.AbstractContextManager[Any]] = _find(
+    "torch._C.DisableTorchFunction", _ModesAside
+)
+"""A context in which no function mode sees anything."""
+
+set_grad_enabled: Callable[[bool], Any] = _find(
+    "torch._C._set_grad_enabled", torch.set_grad_enabled
+)
+"""Switches gradients on or off until it is called again."""
+
+
+# --- autocast
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")
+"""The kinds of device whose autocast state is looked at."""
+
+
+def _some_autocast() -> bool:
+    return any(torch.is_autocast_enabled(device) for device in AUTOCAST_DEVICES)
+
+
+any_autocast: Callable[[], bool] = _find("torch._C._is_any_autocast_enabled", _some_autocast)
+"""Whether anything is under autocast."""
+
+
+def _enter_autocast(device: str, dtype: torch.dtype, enabled: bool, cache: bool) -> Any:
+    context = torch.autocast(device, dtype, enabled, cache)
+    context.__enter__()  # type: ignore[no-untyped-call]
+    return context
+
+
+def _exit_autocast(context: Any) -> None:
+    context.__exit__(None, None, None)
+
+
+enter_autocast: Callable[..., Any] = _find(
+    "torch.amp.autocast_mode._enter_autocast", _enter_autocast
+)
+"""Enters autocast: device type, dtype, whether enabled, whether weights are cached; what
+`exit_autocast` takes."""
+
+exit_autocast: Callable[[Any], None] = _find(
+    "torch.amp.autocast_mode._exit_autocast", _exit_autocast
+)
+"""Leaves autocast."""
+
+
+# --- autograd
+
+next_sequence_number: Callable[[], int] = _find("torch._C._autograd._get_sequence_nr", int)
+"""Autograd's number for the node made next in this thread; 0 where it is not told."""
+
+
+def sequence_number(node: Any) -> int:
+    """The number of a node of autograd's graph; -1 where it is not told: no op's."""
+    numbered = _member("torch.autograd.graph.Node._sequence_nr", node)
+    return -1 if numbered is None else int(numbered())
+
+
+def taken_gradients(node: Any) -> Any:
+    """Descriptions (shape, dtype, device) of the gradients that a node takes; maybe ``None``."""
+    return _member("torch.autograd.graph.Node._input_metadata", node)
+
+
+SAVED_PREFIX = "_raw_saved_"
+# Some class of nodes that keeps a tensor.
+_AN_OP = type(torch.zeros(1, device="cpu", requires_grad=True).exp().grad_fn)
+
+
+def saved_names(kind: type[Any]) -> list[str]:
+    """What a class of nodes calls the tensors that it keeps for its backward."""
+    if not any(name.startswith(SAVED_PREFIX) for name in dir(_AN_OP)):
+        _note_missing("torch.autograd.graph.Node._raw_saved_*")
+    return [name.removeprefix(SAVED_PREFIX) for name in dir(kind) if name.startswith(SAVED_PREFIX)]
+
+
+def saved_value(node: Any, name: str) -> Any:
+    """What a node keeps under one of `saved_names`, packed.
+
+    Raises:
+        RuntimeError: A backward has freed it.
+    """
+    return getattr(node, SAVED_PREFIX + name)
+
+
+def dual_level() -> int:
+    """The innermost level of forward-mode differentiation that is open, from 0; -1: none."""
+    return int(_find("torch.autograd.forward_ad._current_level", -1))
+
+
+make_dual: Any = _find("torch._VF._make_dual")
+"""Primal, tangent, ``level``: a dual number; ``None`` where torch lacks it, as the next."""
+
+unpack_dual: Any = _find("torch._VF._unpack_dual")
+"""Dual number, ``level``: primal and tangent."""
+
+# Autograd nodes that hand a tensor on under another object: hooks on a module's backward. Only
+# compared with; where torch calls them otherwise, a view stands in the graph.
+PASS_THROUGH_NODES = frozenset(
+    {
+        "BackwardHookFunctionBackward",
+        "RegisterPostBackwardFunctionBackward",
+        "_BackwardHookFunctionBackward",
+    }
+)
+
+
+# --- function modes
+
+_stack: Callable[[], list[TorchFunctionMode]] | None = _find(
+    "torch.overrides._get_current_function_mode_stack"
+)
+_pop: Callable[[], TorchFunctionMode] | None = _find("torch.overrides._pop_mode")
+push_mode: Callable[[TorchFunctionMode], Any] = _find(
+    "torch.overrides._push_mode", TorchFunctionMode.__enter__
+)
+"""Puts a mode on top of this thread's stack."""
+
+
+def mode_stack() -> list[TorchFunctionMode] | None:
+    """This thread's function modes, the outermost first; ``None`` where torch does not tell."""
+    return _stack() if _stack is not None else None
+
+
+def pop_mode() -> TorchFunctionMode:
+    """Takes the innermost mode off this thread's stack."""
+    if _pop is not None:
+        return _pop()
+    top = (mode_stack() or [])[-1]
+    TorchFunctionMode.__exit__(top, None, None, None)  # type: ignore[no-untyped-call]
+    return top
+
+
+# --- modules
+
+
+def children_of(module: torch.nn.Module) -> Mapping[str, torch.nn.Module | None]:
+    """The modules right below one, by name, a module under each of its names."""
+    found = _member("torch.nn.Module._modules", module)
+    return dict(module.named_children()) if found is None else found
+
+
+def parameters_of(module: torch.nn.Module) -> Mapping[str, torch.nn.Parameter | None]:
+    """A module's own parameters by name."""
+    found = _member("torch.nn.Module._parameters", module)
+    return dict(module.named_parameters("", False, False)) if found is None else found
+
+
+def buffers_of(module: torch.nn.Module) -> Mapping[str, torch.Tensor | None]:
+    """A module's own buffers by name."""
+    found = _member("torch.nn.Module._buffers", module)
+    return dict(module.named_buffers("", False, False)) if found is None else found
+
+
+def fill_module(
+    module: torch.nn.Module,
+    children: Mapping[str, torch.nn.Module],
+    parameters: Mapping[str, torch.Tensor],
+    buffers: Mapping[str, torch.Tensor],
+) -> None:
+    """Gives an empty module what it consists of, under whatever names."""
+    tables: tuple[tuple[str, Mapping[str, Any], Callable[..., None]], ...] = (
+        ("torch.nn.Module._modules", children, module.register_module),
+        ("torch.nn.Module._parameters", parameters, module.register_parameter),
+        ("torch.nn.Module._buffers", buffers, module.register_buffer),
+    )
+    for path, parts, register in tables:
+        table = _member(path, module)
+        if table is not None:
+            table.update(parts)
+        else:
+            for label, part in parts.items():
+                register(label, part)
+
+
+_call_impl = _find("torch.nn.Module._call_impl")
+_CALL: CodeType | None = getattr(_call_impl, "__code__", None)
+
+
+def calls_under_way(model: torch.nn.Module, frame: FrameType | None) -> int:
+    """How many calls of a module a frame is inside of, in a hook around a call of it.
+
+    Args:
+        model: The module.
+        frame: The hook's.
+    """
+    # Without torch's own code to look for, it is the forward's; the hook runs outside of it.
+    code = _CALL or getattr(type(model).forward, "__code__", None)
+    count = 0 if _CALL is not None else 1
+    while frame is not None:
+        if frame.f_code is code:
+            count += next(iter(frame.f_locals.values()), None) is model
+        frame = frame.f_back
+    return count
+
+
+def compiled_call(module: torch.nn.Module) -> Any:
+    """What ``module.compile()`` put in the place of its call; ``None`` if nothing."""
+    return _member("torch.nn.Module._compiled_call_impl", module)
+
+
+def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
+    """Puts something in the place of a module's call, or takes it away (``None``)."""
+    module.__setattr__(_COMPILED_CALL, call)
+
+
+_COMPILED_CALL = "_compiled_call_impl"
+
+
+def forget_hook(number: int) -> None:
+    """Clears what the handle of a global forward hook with keyword arguments leaves behind."""
+    _find("torch.nn.modules.module._global_forward_hooks_with_kwargs", {}).pop(number, None)
+
+
+# --- compilers
+
+ORIGINAL_MODULE = "_orig_mod"
+"""The step that ``torch.compile(module)`` puts into qualified names."""
+
+
+@cache
+def _optimized_module() -> type[torch.nn.Module] | None:
+    found: type[torch.nn.Module] | None = _find_in("torch._dynamo.OptimizedModule")
+    return found
+
+
+def is_compiled(model: torch.nn.Module) -> bool:
+    """Whether it is what ``torch.compile(module)`` returns."""
+    kind = _optimized_module()
+    if kind is None:
+        return type(model).__name__ == "OptimizedModule"
+    return isinstance(model, kind)
+
+
+def original_module(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside of what ``torch.compile(module)`` returned."""
+    found = _member("torch._dynamo.OptimizedModule._orig_mod", model)
+    return next(model.children()) if found is None else found
+
+
+def has_compiled() -> bool:
+    """Whether torch.compile has compiled anything in this process."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    counters = {} if utils is None else _member("torch._dynamo.utils.counters", utils, {})
+    return bool(counters.get("frames", {}).get("total"))
+
+
+COMPILATION_CONTEXT = "setup_compilation_env"
+"""torch's context around the compilation of a higher-order op."""
+
+
+def homes_of_compilation_context() -> list[Any]:
+    """The modules that have it under this name, the one that defines it first; maybe none."""
+    if _find_in("torch._higher_order_ops.utils.setup_compilation_env") is None:
+        return []
+    # Whoever imported it by name has to be told as well.
+    names = ("torch._higher_order_ops.utils", "torch.nn.attention.flex_attention")
+    homes = [sys.modules[name] for name in names if name in sys.modules]
+    return [home for home in homes if hasattr(home, COMPILATION_CONTEXT)]
+
+
+def import_slow_parts() -> None:
+    """Imports what a recording needs of torch and a training process may not have imported."""
+    for name in ("torch._dynamo", "torch._higher_order_ops.utils"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+# FSDP's hooks run between the modules' calls and move parameters about. Only compared with the
+# names of files: where torch has them elsewhere, they stand in the graph as ops.
+SHARDING_FILES = (
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_fully_shard{os.sep}",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_runtime_utils.py",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_flat_param.py",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_unshard_param_utils.py",
+)
+
+
+# --- ops
+
+
+class _Nothing:
+    """The class of nothing, where torch has a class no more."""
+
+
+OpOverload: Any = _find("torch._ops.OpOverload", type(torch.ops.aten.add.Tensor))
+OpOverloadPacket: Any = _find("torch._ops.OpOverloadPacket", type(torch.ops.aten.add))
+HigherOrderOperator: Any = _find("torch._ops.HigherOrderOperator", _Nothing)
+
+
+def schema_of(op: Any) -> Any:
+    """The schema of an overload; ``None`` where torch does not tell."""
+    return _member("torch._ops.OpOverload._schema", op)
+
+
+def schema_name(op: Any) -> str:
+    """The name of an overload's schema: ``aten::add``."""
+    schema = schema_of(op)
+    return str(op.name()).partition(".")[0] if schema is None else str(schema.name)
+
+
+def is_mutable(op: Any) -> bool:
+    """Whether an overload may write to its arguments."""
+    schema = schema_of(op)
+    return schema is None or bool(schema.is_mutable)
+
+
+def overload_name(op: Any) -> str:
+    """``Tensor`` of ``torch.ops.aten.add.Tensor``, ``default`` of one without a name."""
+    found = _member("torch._ops.OpOverload._overloadname", op)
+    return str(op.name()).partition(".")[2] or "default" if found is None else str(found)
+
+
+def packet_name(op: Any) -> str:
+    """``aten::add`` of ``torch.ops.aten.add``."""
+    found = _member("torch._ops.OpOverloadPacket._qualified_op_name", op)
+    return str(op).replace(".", "::", 1) if found is None else str(found)
+
+
+def _no_schemas(_: str) -> list[Any]:
+    return []
+
+
+schemas_of: Callable[[str], list[Any]] = _find(
+    "torch._C._jit_get_schemas_for_operator", _no_schemas
+)
+"""The schemas of ``aten::add``."""
+
+
+def home_of_custom_op(name: str) -> str:
+    """The module that defined a custom op (``mylib::add``); ``""`` where it cannot be told."""
+    home = sys.modules.get("torch._library.custom_ops")
+    known = {} if home is None else _member("torch._library.custom_ops.OPDEFS", home, {})
+    if name not in known:
+        return ""
+    made_by = _member("torch._library.custom_ops.CustomOpDef._init_fn", known[name])
+    return str(getattr(made_by, "__module__", ""))
+
+
+# --- containers and transforms
+
+
+def _group(names: str, home: str) -> Any:
+    """Some names of one module without their underscores; ``None`` if one of them is missing."""
+    found = {name.lstrip("_"): _find(f"{home}.{name}", _ABSENT) for name in names.split()}
+    return None if _ABSENT in found.values() else SimpleNamespace(**found)
+
+
+importlib.import_module("torch.utils._pytree")
+pytree: Any = _group(_PYTREE_NAMES, "torch.utils._pytree")
+"""torch's registry of containers; ``None`` where it lacks a part."""
+
+functorch: Any = _group(_FUNCTORCH_NAMES, "torch._C._functorch")
+"""What torch.func is made of; ``None`` where it lacks a part: ops under transforms are recorded
+then, but not how tensors get into the transforms and out of them."""
+
+
+# --- loggers
+
+
+def open_writer(writer: Any) -> None:
+    """Opens a SummaryWriter again that was closed, as its next scalar would."""
+    _member("torch.utils.tensorboard.SummaryWriter._get_file_writer", writer, int)()
+
+
+def tracking_uri(logger: Any) -> str | None:
+    """The server that Lightning's MLflow logger writes to; ``None``: MLflow's own setting."""
+    found: str | None = _member("lightning.pytorch.loggers.MLFlowLogger._tracking_uri", logger)
+    return found
