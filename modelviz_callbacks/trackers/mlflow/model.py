@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from mlflow.types import TensorSpec
 
-__all__ = ["MlflowRun", "log_onnx_model"]
+__all__ = ["log_onnx_model"]
 
 T = TypeVar("T")
 
@@ -38,30 +38,30 @@ _DIGEST = "modelviz.sha256"
 _LARGEST_IN_ONE_FILE_BYTES = 1_800_000_000
 
 
-class MlflowRun(Protocol):
-    """What of `modelviz_callbacks.trackers.mlflow.tracker.MlflowTracker` a model needs."""
+class RunCalls(Protocol):
+    """Calls on the store of one run, under its deadline; see `MlflowTracker`, which makes them."""
 
     @property
     def run_id(self) -> str:
-        """The run that is written to."""
+        """The run."""
         ...
 
     @property
     def experiment_id(self) -> str:
-        """The experiment of the run."""
+        """Its experiment."""
         ...
 
     def ask(self, what: str, action: Callable[[MlflowClient], T]) -> T:
-        """Makes a call on the store until it works or time is up."""
+        """Makes a call again and again until it works or time is up."""
         ...
 
     def ask_once(self, what: str, action: Callable[[MlflowClient], T]) -> T:
-        """Makes a call on the store once."""
+        """Makes a call that must not be made twice."""
         ...
 
 
 def log_onnx_model(
-    tracker: MlflowRun,
+    tracker: RunCalls,
     path: Path,
     name: str = "model",
     *,
@@ -102,7 +102,7 @@ def log_onnx_model(
         with tempfile.TemporaryDirectory(prefix="modelviz-") as scratch:
             folder = Path(scratch, "model")
             _save(model, folder, logged, input_example, list(providers))
-            _upload(tracker, folder, model_id, name)
+            _upload(tracker, folder, name, model_id)
     except Exception:
         with contextlib.suppress(TrackerError):
             _finish(tracker, model_id, "FAILED")
@@ -111,8 +111,7 @@ def log_onnx_model(
     return f"models:/{model_id}"
 
 
-def _upload(tracker: MlflowRun, folder: Path, model_id: str, name: str) -> None:
-    """Sends a model's folder, and says in the run that it is the run's."""
+def _upload(tracker: RunCalls, folder: Path, name: str, model_id: str) -> None:
     from mlflow.entities import LoggedModelOutput
 
     run_id = tracker.run_id
@@ -134,7 +133,7 @@ def _digest(path: Path, model: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-def _known(tracker: MlflowRun, name: str, digest: str) -> str | None:
+def _known(tracker: RunCalls, name: str, digest: str) -> str | None:
     """The id of the run's model of this name and content, if it has one."""
     run_id, experiment_id = tracker.run_id, tracker.experiment_id
     wanted = f"source_run_id = '{run_id}' AND name = '{name}'"
@@ -221,7 +220,7 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(dtype, shape, value.name)
 
 
-def _finish(tracker: MlflowRun, model_id: str, status: Literal["READY", "FAILED"]) -> None:
+def _finish(tracker: RunCalls, model_id: str, status: Literal["READY", "FAILED"]) -> None:
     tracker.ask_once(
         f"finish model {model_id} in",
         lambda client: client.finalize_logged_model(model_id, status),
