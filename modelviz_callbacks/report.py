@@ -11,7 +11,6 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 
-
 # Letters of a reason; somebody's error may be a page of a server.
 _LONGEST_WHY = 5000
 
