@@ -33,13 +33,14 @@ class FormatRow:
     backward_file: str = ""
 
 
+# In the order in which they are written: what is quick first.
 FORMATS: Mapping[str, FormatRow] = {
     "text": FormatRow("graph.txt", "text", early=True),
-    "markdown": FormatRow("graph.md", "markdown"),
     "csv": FormatRow("graph.csv", "table", early=True),
     "svg": FormatRow("graph.svg", "svg", backward_file="backward.svg"),
     "png": FormatRow("graph.png", "png"),
     "html": FormatRow("index.html", "html", backward_file="backward.html"),
+    "markdown": FormatRow("graph.md", "markdown"),
     "mermaid": FormatRow("graph.mmd", "mermaid"),
 }
 

@@ -9,6 +9,11 @@ import torch
 
 from modelviz_callbacks.tracing.op_facts import home_of
 
+# Functions of ours that stand in files keep the name they had there first, wherever they are now.
+_NAMED_FIRST = {
+    "modelviz_callbacks.tracing.capture.functorch_levels": "modelviz_callbacks.tracing.layers",
+}
+
 
 @cache
 def qualified_name(func: Any) -> str:
@@ -20,4 +25,4 @@ def qualified_name(func: Any) -> str:
     module = home_of(func)
     if isinstance(getattr(func, "__self__", None), type):
         return f"torch.{func.__name__}"
-    return f"{module}.{name}" if module else str(name)
+    return f"{_NAMED_FIRST.get(module, module)}.{name}" if module else str(name)
