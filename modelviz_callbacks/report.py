@@ -11,6 +11,9 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 
+# Letters of a reason; somebody's error may be a page of a server.
+_LONGEST_WHY = 5000
+
 
 class ModelvizWarning(UserWarning):
     """Something of the graph could not be made or stored; training is not affected."""
@@ -79,7 +82,7 @@ class Report:
         text = error if isinstance(error, str) else str(error) or type(error).__name__
         known = isinstance(error, str) or type(error).__module__.startswith("modelviz_callbacks")
         why = text if known else f"{type(error).__name__}: {text}"
-        self.refused.append(Refusal(what, without_credentials(why)))
+        self.refused.append(Refusal(what, without_credentials(why, _LONGEST_WHY)))
 
     def to_json(self) -> str:
         """The report as JSON text, without credentials, ending in a newline."""

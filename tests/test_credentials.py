@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from modelviz_callbacks import GraphHook
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.trackers.mlflow.calls import _reason
 
@@ -114,3 +118,37 @@ def test_a_megabyte_of_anything_costs_no_more_than_its_beginning(piece: str) -> 
     # Four times the text before it is cut: linear is 4, quadratic 16, and noise is below 20 ms.
     assert work(16_000) <= 8 * work(4_000) + 0.02
     assert work(1_000_000) <= 8 * work(20_000) + 0.05
+
+
+def test_a_password_in_a_users_error_is_in_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Fails(nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            torch.relu(features)
+            raise ConnectionError("no answer from postgresql://ann:s3cret-pw@db/x " + "y" * 100_000)
+
+    model = Fails()
+    hook = GraphHook(model, dirpath=tmp_path, background=False, tensorboard=str(tmp_path))
+    with pytest.raises(ConnectionError), hook:
+        model(torch.ones(2))
+
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(written) >= {"graph.json", "graph.txt", "graph.md", "index.html", "report.json"}
+    assert b"ended early with ConnectionError: no answer from" in written["graph.json"]
+    assert [name for name, content in written.items() if b"s3cret" in content] == []
+    assert len(written["graph.txt"]) < 10_000
+    assert "s3cret" not in "".join(capsys.readouterr())
+
+
+def test_a_password_in_a_trackers_address_is_not_printed_and_not_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Linear(2, 2)
+    address = "memory://ann:s3cret-pw@store/runs"
+    with GraphHook(model, dirpath=tmp_path, background=False, tensorboard=address) as hook:
+        model(torch.ones(1, 2))
+
+    assert "tensorboard --logdir memory://***@store/runs" in capsys.readouterr().out
+    assert "s3cret" not in (tmp_path / "report.json").read_text()
+    assert hook.report.refused == []

@@ -175,6 +175,7 @@ def test_warnings_turned_into_errors_cost_no_file(tmp_path: Path, way: dict[str,
     assert {"graph.svg", "graph.onnx", "model.onnx"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.process
 def test_a_tracking_server_that_is_not_there_costs_a_warning_and_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,7 @@ def test_a_remote_log_directory_gets_the_graph_and_the_files_stay_here(
     assert "loss_step" in found.Tags()["scalars"]
 
 
+@pytest.mark.process
 def test_an_mlflow_run_gets_all_files_and_tags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
 ) -> None:

@@ -28,7 +28,7 @@ def publish(
     deadline_s: float | Callable[[], float],
     tries: int | None = None,
 ) -> None:
-    """Stores everything of one recording in an MLflow run.
+    """Logs everything of one recording to a tracker's run, and says in the report where it is.
 
     Args:
         target: The run.
@@ -41,7 +41,7 @@ def publish(
     Raises:
         TrackerError: Something did not arrive; the rest did.
     """
-    tracker = make_tracker("mlflow", target, report.name, deadline_s, tries)
+    tracker = make_tracker(target.tracker, target, report.name, deadline_s, tries)
     trackers = MultiTracker([tracker])
     folder = Path(report.folder)
     log_recording(trackers, {name: folder / name for name in names}, analysis)

@@ -316,12 +316,13 @@ class InWorker:
 
     def _unfinished(self, job: Job) -> WorkerError:
         report, run = job.published_report(), job.run
-        if report is None or run is None:
+        # A job that only uploads has its files, also before it has said anything.
+        if run is None or (report is None and not job.upload):
             return WorkerError(
                 "The process that makes the files is still at work and goes on alone; its report "
                 f"will be {job.folder / 'report.json'}. What it says is in {job.folder / LOG}."
             )
-        run_id = report.mlflow_run_id or run.run_id or "RUN"
+        run_id = (report.mlflow_run_id if report is not None else "") or run.run_id or "RUN"
         return WorkerError(
             "The files are made, but the MLflow run has not got them all yet. The process that "
             f"sends them goes on alone for up to {PATIENCE_S:.0f} s; should it fail: "

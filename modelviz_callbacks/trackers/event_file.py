@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 import socket
 import time
 from pathlib import Path
@@ -50,16 +51,32 @@ class EventFile:
             OSError: It cannot be written; it is not tried again.
         """
         events, self._waiting = self._waiting, []
-        if not events and self._path.exists():
-            return
+        if not self._path.exists():
+            self._begin(_records([_version(self._made), *events]))
+        elif events:
+            self._append(_records(events))
+
+    def _begin(self, records: memoryview) -> None:
+        """Makes the file: beside its name first, so that whoever is killed here leaves none."""
+        beside = self._path.with_name(f".part-{secrets.token_hex(8)}")
+        try:
+            with beside.open("xb", buffering=0) as file:
+                _write(file, records)
+            beside.replace(self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+    def _append(self, records: memoryview) -> None:
+        """Adds to the file in its place: TensorBoard may be following it."""
         with self._path.open("ab", buffering=0) as file:
             length = file.seek(0, os.SEEK_END)
-            rest = _records(events if length else [_version(self._made), *events])
             try:
-                while rest:
-                    rest = rest[file.write(rest) or 0 :]
+                _write(file, records)
             except BaseException:
-                _cut(self._path, length)
+                with contextlib.suppress(OSError):
+                    file.truncate(length)
                 raise
 
     def close(self) -> None:
@@ -101,13 +118,9 @@ def _records(events: list[Any]) -> memoryview:
     return content.getbuffer()
 
 
-def _cut(path: Path, length: int) -> None:
-    """Makes a file as long as it was, in bytes; a file that was not there goes."""
-    with contextlib.suppress(OSError):
-        if length:
-            os.truncate(path, length)
-        else:
-            path.unlink()
+def _write(file: io.FileIO, records: memoryview) -> None:
+    while records:
+        records = records[file.write(records) or 0 :]
 
 
 def _version(made: float) -> Any:

@@ -23,6 +23,8 @@ from tests.trackers.conftest import Store, empty_database, store
 
 __all__ = ["empty_database", "store"]  # fixtures
 
+pytestmark = pytest.mark.process
+
 FORMATS = ["svg", "text", "html"]
 
 

@@ -23,12 +23,16 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
+from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.errors import WorkerError
+from modelviz_callbacks.jobs.in_worker import InWorker
 from modelviz_callbacks.jobs.job import Job
 from modelviz_callbacks.jobs.queue import QUEUE, JobQueue
 from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.jobs.worker_program import main as work_on
-from modelviz_callbacks.report import ModelvizWarning
+from modelviz_callbacks.options import Options
+from modelviz_callbacks.report import ModelvizWarning, Report
+from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
 from tests.waiting import PATIENCE_S, wait_for
@@ -777,3 +781,13 @@ def test_where_others_could_rename_the_job_it_is_kept_elsewhere(tmp_path: Path) 
     hook.close()
     assert hook.report.refused == []
     assert (shared / "run" / "graph.txt").exists()
+
+
+def test_an_upload_that_goes_on_alone_is_told_as_one_though_it_has_said_nothing_yet(
+    tmp_path: Path,
+) -> None:
+    report = Report("net", str(tmp_path))
+    worker = InWorker(Maker(Options(), tmp_path, report), None, has_own_writer=False, polls=False)
+    job = Job(tmp_path, Options(), report, run=MlflowTarget(run_id="abc"), upload=["graph.json"])
+
+    assert f"modelviz upload {tmp_path} --run abc" in str(worker._unfinished(job))

@@ -37,6 +37,7 @@ def test_what_comes_later_goes_on_with_the_file_of_the_folder(tmp_path: Path) ->
     assert [len(graph) for graph in read(tmp_path)] == [10, 300_000]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.process
 def test_a_forked_child_begins_a_file_of_its_own(tmp_path: Path) -> None:

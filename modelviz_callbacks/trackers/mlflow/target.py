@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import OptionError
@@ -24,10 +25,13 @@ class MlflowTarget:
             (``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the working directory). It may hold
             credentials: never print it, never write it to a file. To hand a target to another
             process, put the URI in that process's ``MLFLOW_TRACKING_URI`` and leave this None.
-        run_id: The run; None starts a new one, which the sink ends when it is closed.
+        run_id: The run; None starts a new one, which the tracker ends when it is closed.
         experiment_id: Experiment of a new run; None goes by ``experiment_name``.
         experiment_name: Experiment of a new run, made if missing; None is the store's own default.
+        tracker: Which tracker of `modelviz_callbacks.trackers.registry` it is a target of.
     """
+
+    tracker: ClassVar[str] = "mlflow"
 
     tracking_uri: str | None = field(default=None)
     run_id: str | None = None
