@@ -179,15 +179,7 @@ class Production:
             view = view_of(unit, graph, *names, weights=options.onnx_weights)
             Directory(self.folder).write(name, view.data)
             self._has(name)
-            if view.reason:
-                self.report.remarks.append(
-                    f"{name} shows the ops as torch calls them: {view.reason}"
-                )
-            elif view.untranslated:
-                self.report.remarks.append(
-                    f"{name} shows as torch calls them, having no ONNX form: "
-                    f"{', '.join(view.untranslated)}."
-                )
+            self.report.remarks += view.remarks(name)
 
     def _write_trained(self, unit: Unit, name: str) -> None:
         from modelviz_callbacks.writers.onnx import Names, write_trained

@@ -5,7 +5,8 @@ Used for translation only. Each gives what the original gives in exact arithmeti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -304,48 +305,71 @@ def _each(name: str) -> Callable[..., Any]:
     return run
 
 
-# By the name of the function or method.
-SAME: dict[str, Callable[..., Any]] = {
-    "_grouped_mm": _grouped_mm,
-    "_is_all_true": _is_all_true,
-    "__rsub__": _rsub,
-    "adaptive_avg_pool3d": adaptive_avg_pool3d,
-    "add": _add,
-    "aminmax": _aminmax,
-    "argsort": _argsort,
-    "cdist": _cdist,
-    "conv3d": _conv3d,
-    "ctc_loss": ctc_loss,
-    "cummax": _cummax,
-    "cummin": _cummin,
-    "embedding_bag": embedding_bag,
-    "fill_diagonal_": _fill_diagonal_,
-    "gaussian_nll_loss": gaussian_nll_loss,
-    "getitem": _getitem,
-    "kthvalue": _kthvalue,
-    "linear": _linear,
-    "linalg_solve_triangular": _solve_triangular,
-    "lstm": _lstm,
-    "masked_select": _masked_select,
-    "median": _median,
-    "put_": _put_,
-    "randperm": _randperm,
-    "rrelu": _rrelu,
-    "searchsorted": _searchsorted,
-    "setitem": _setitem,
-    "sort": _sort,
-    "sort.stable": _sort,
-    "tensor": _tensor,
-    "view": _view,
-    **{
-        f"_foreach_{name}": _each(name)
-        for op in ("add", "sub", "mul", "div", "neg", "exp", "sqrt", "abs", "addcmul", "addcdiv")
-        for name in (op, f"{op}_")
-    },
+_FOREACH = ("add", "sub", "mul", "div", "neg", "exp", "sqrt", "abs", "addcmul", "addcdiv")
+
+# Replacement -> what it stands for: functions of torch, of tensors (`Tensor.`), of
+# torch.nn.functional (`functional.`), ATen ops called as such (`aten.`).
+_STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
+    (_add, "torch.add Tensor.add aten.add"),
+    (_aminmax, "torch.aminmax Tensor.aminmax aten.aminmax aten.aminmax.default"),
+    (_argsort, "torch.argsort Tensor.argsort aten.argsort aten.argsort.default"),
+    (_cdist, "torch.cdist aten.cdist aten.cdist.default"),
+    (_conv3d, "torch.conv3d"),
+    (_cummax, "torch.cummax Tensor.cummax aten.cummax aten.cummax.default"),
+    (_cummin, "torch.cummin Tensor.cummin aten.cummin aten.cummin.default"),
+    (_fill_diagonal_, "Tensor.fill_diagonal_ aten.fill_diagonal_ aten.fill_diagonal_.default"),
+    (_getitem, "operator.getitem Tensor.__getitem__"),
+    (_grouped_mm, "torch._grouped_mm functional.grouped_mm aten._grouped_mm"),
+    (_is_all_true, "torch._is_all_true Tensor._is_all_true aten._is_all_true"),
+    (_kthvalue, "torch.kthvalue Tensor.kthvalue aten.kthvalue aten.kthvalue.default"),
+    (_linear, "functional.linear aten.linear aten.linear.default"),
+    (_lstm, "torch.lstm"),
+    (_masked_select, "torch.masked_select Tensor.masked_select aten.masked_select"),
+    (_median, "torch.median Tensor.median aten.median"),
+    (_put_, "Tensor.put_ aten.put_ aten.put_.default"),
+    (_randperm, "torch.randperm"),
+    (_rrelu, "functional.rrelu torch.rrelu"),
+    (_rsub, "Tensor.__rsub__"),
+    (_searchsorted, "torch.searchsorted"),
+    (_setitem, "operator.setitem Tensor.__setitem__"),
+    (_solve_triangular, "torch.linalg.solve_triangular"),
+    (_sort, "torch.sort Tensor.sort aten.sort aten.sort.default aten.sort.stable"),
+    (_tensor, "torch.tensor"),
+    (_view, "Tensor.view"),
+    (adaptive_avg_pool3d, "functional.adaptive_avg_pool3d"),
+    (ctc_loss, "functional.ctc_loss"),
+    (embedding_bag, "functional.embedding_bag"),
+    (gaussian_nll_loss, "functional.gaussian_nll_loss"),
+    *((_each(n), f"torch._foreach_{n}") for op in _FOREACH for n in (op, f"{op}_")),
+)
+_HOMES = {
+    "torch": torch,
+    "Tensor": torch.Tensor,
+    "functional": functional,
+    "aten": torch.ops.aten,
+    "operator": operator,
+}
+
+
+def functions(paths: str) -> Iterator[Any]:
+    """The functions at paths like ``Tensor.view aten.sort.stable``, those that this torch has."""
+    for path in paths.split():
+        home, *steps = path.split(".")
+        found: Any = _HOMES[home]
+        for step in steps:
+            found = getattr(found, step, None)
+        if found is not None:
+            yield found
+
+
+# What is called -> what is translated in its place. An op is known by its function object: a
+# function or an op of somebody else's that has the same name is none of these.
+REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    function: replacement for replacement, paths in _STANDS_FOR for function in functions(paths)
 }
 
 # By the ATen op that something is taken apart into.
-APART: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.uniform.default: _uniform,
     torch.ops.aten.normal_functional.default: _normal,
 }

@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from modelviz_callbacks.writers.onnx.replacements import APART
+from modelviz_callbacks.writers.onnx.replacements import DECOMPOSITIONS
 
 # Constants larger than this are computed where the file is run, not written into it.
 _MOST_FOLDED = 256
@@ -49,7 +49,7 @@ def _decompositions() -> dict[Any, Any]:
 
     known = set(_decomp.get_onnx_implemented_overloads(_registry()))
     table: dict[Any, Any] = _decomp.create_onnx_friendly_decomposition_table(known)
-    return {**table, **APART}
+    return {**table, **DECOMPOSITIONS}
 
 
 def opset_version() -> int:
@@ -79,6 +79,13 @@ def translate(body: Body, examples: tuple[torch.Tensor, ...]) -> ir.Model:
         except Exception as error:
             failure = error
     raise Untranslated(str(failure)) from failure
+
+
+def is_translated(target: Any) -> bool:
+    """Whether the exporter's table has an operator, given with or without its overload."""
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return any(is_translated(getattr(target, name)) for name in target.overloads())
+    return bool(_registry().get_decomps(target))
 
 
 def _as_written(body: Body, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:

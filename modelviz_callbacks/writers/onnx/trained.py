@@ -139,14 +139,14 @@ class _Attempt:
             if batch is not None:
                 try:
                     shapes = (_dynamic_batch(self.examples, batch),)
-                    return convert(source, self._names, True, shapes), True
+                    return convert(source, self._names, shapes), True
                 except WriterError as error:
                     self.remarks.append(f"model.onnx has a fixed batch size: {error}")
             try:
-                return convert(source, self._names, True), False
+                return convert(source, self._names), False
             except WriterError as error:
                 self.remarks.append(f"model.onnx is the recorded training forward: {error}")
-        return convert(self._recorded, self._names, True), False
+        return convert(self._recorded, self._names), False
 
     def reference(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """What the model in eval mode gives; the recorded program where it has no copy."""
