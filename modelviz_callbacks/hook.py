@@ -173,7 +173,12 @@ class GraphHook:
             self._pipeline.step_aside()
             return
         with self._pipeline.guarded("the recording"):
-            capture = Capture(self._core, model, keeps_state=self._pipeline.keeps_state)
+            capture = Capture(
+                self._core,
+                model,
+                keeps_state=self._pipeline.keeps_state,
+                keeps_inputs=self._pipeline.keeps_inputs,
+            )
             capture.start(args, kwargs)
             if model is self._core:
                 capture.enter_model()

@@ -225,7 +225,9 @@ def _record(
     """Runs a training step and records it."""
     capture: Capture | None = None
     with pipeline.guarded("the recording"):
-        starting = Capture(module, keeps_state=pipeline.keeps_state)
+        starting = Capture(
+            module, keeps_state=pipeline.keeps_state, keeps_inputs=pipeline.keeps_inputs
+        )
         starting.start(args, kwargs, inspect.signature(inner))
         capture = starting
     if capture is None:

@@ -182,12 +182,20 @@ class Production:
             self.report.remarks += view.remarks(name)
 
     def _write_trained(self, unit: Unit, name: str) -> None:
-        from modelviz_callbacks.writers.onnx import Names, write_trained
+        from modelviz_callbacks.writers.onnx import Names, Subject, write_trained
 
-        names = Names(self.options.input_names, self.options.output_names)
+        options, graph = self.options, self.graph
+        names = Names(options.input_names, options.output_names)
         with self.guarded(name):
             path = self.folder / name
-            outcome = write_trained(onnx_source(unit), unit.module, unit.call, names, path)
+            subject = Subject(
+                onnx_source(unit),
+                unit.module,
+                unit.call,
+                unit.recorded_inputs(),
+                lambda: view_of(unit, graph, options.input_names, options.output_names, True),
+            )
+            outcome = write_trained(subject, names, path)
             for file in outcome.files:
                 self._has(file)
             self.report.remarks += outcome.remarks
