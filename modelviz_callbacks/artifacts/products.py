@@ -134,7 +134,7 @@ class Production:
             return
         with self.guarded("the ONNX files"):
             for unit, prefix in _named_units(recording):
-                self._write_trained(unit, f"{prefix}model.onnx")
+                self._write_trained(unit, f"{prefix}model.onnx", recording)
 
     def write_report(self) -> None:
         """Writes the report, which lists itself."""
@@ -181,11 +181,17 @@ class Production:
             self._has(name)
             self.report.remarks += view.remarks(name)
 
-    def _write_trained(self, unit: Unit, name: str) -> None:
-        from modelviz_callbacks.writers.onnx import Names, Subject, write_trained
+    def _write_trained(self, unit: Unit, name: str, recording: Recording) -> None:
+        from modelviz_callbacks.writers.onnx import Names, Subject, View, write_trained
 
-        options, graph = self.options, self.graph
+        options = self.options
         names = Names(options.input_names, options.output_names)
+
+        def recorded() -> View:
+            graph = self.graph or to_graph(recording, options.name)
+            outputs = options.output_names or unit.program.outputs
+            return view_of(unit, graph, options.input_names, outputs, weights=True)
+
         with self.guarded(name):
             path = self.folder / name
             subject = Subject(
@@ -193,7 +199,7 @@ class Production:
                 unit.module,
                 unit.call,
                 unit.recorded_inputs(),
-                lambda: view_of(unit, graph, options.input_names, options.output_names, True),
+                recorded,
             )
             outcome = write_trained(subject, names, path)
             for file in outcome.files:

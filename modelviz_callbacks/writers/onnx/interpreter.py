@@ -23,7 +23,7 @@ from modelviz_callbacks.writers.onnx.op_translation import (
     tensors_in,
 )
 from modelviz_callbacks.writers.onnx.replacements import functions
-from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns
+from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
 
 _TO_DEVICE = ("cpu", "cuda")
 _RESHAPES = frozenset(functions("torch.reshape Tensor.reshape Tensor.view"))
@@ -246,6 +246,8 @@ class _Walk:
             if result is None:
                 with META:
                     result = call.run(tensors, META)
+                if recorded is not None and not all(map(is_array, tensors_in(result))):
+                    raise Unreadable("no array of numbers")
         except Exception as error:
             self._as_recorded(node, call, tensors, recorded, error)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +39,23 @@ def eval_copy(module: nn.Module) -> nn.Module:
         made: nn.Module = copy.deepcopy(module, dict(memo))
     except Exception:
         made = _copied(module, memo, {})
+    _stop_observing(made)
     return made.eval()
+
+
+def _stop_observing(module: nn.Module) -> None:
+    """Lets layers of quantisation-aware training keep the scales that they have."""
+    quantization = sys.modules.get("torch.ao.quantization")
+    kind = getattr(quantization, "FakeQuantizeBase", None)
+    for layer in module.modules() if kind is not None else ():
+        if isinstance(layer, kind):
+            layer.disable_observer()
+            if not bool(layer.fake_quant_enabled.any()):
+                layer.forward = _same  # type: ignore[method-assign]
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _alias(parameter: torch.Tensor) -> torch.Tensor:

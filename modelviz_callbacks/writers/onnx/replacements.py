@@ -11,13 +11,20 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.writers.onnx.ctc import ctc_loss
+from modelviz_callbacks.writers.onnx.fake_quantize import (
+    fake_quantize_per_channel,
+    fake_quantize_per_tensor,
+    fused_fake_quantize,
+)
 from modelviz_callbacks.writers.onnx.layer_replacements import (
     adaptive_avg_pool3d,
     embedding_bag,
     gaussian_nll_loss,
 )
+from modelviz_callbacks.writers.onnx.packed_rnn import is_packed, recurrent
 
 
 def _grouped_mm(
@@ -286,13 +293,6 @@ def _tensor(data: Any, **options: Any) -> torch.Tensor:
     return torch.tensor(data, **options)
 
 
-def _lstm(data: torch.Tensor, state: Any, weights: Any, *flags: Any) -> Any:
-    """The table's translation forgets projections."""
-    if isinstance(state, (list, tuple)) and state[0].shape[-1] != state[1].shape[-1]:
-        raise NotImplementedError("an LSTM with projections")
-    return torch.lstm(data, state, weights, *flags)
-
-
 def _each(name: str) -> Callable[..., Any]:
     def run(tensors: Any, *others: Any, **options: Any) -> Any:
         rows = [
@@ -323,7 +323,7 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (_is_all_true, "torch._is_all_true Tensor._is_all_true aten._is_all_true"),
     (_kthvalue, "torch.kthvalue Tensor.kthvalue aten.kthvalue aten.kthvalue.default"),
     (_linear, "functional.linear aten.linear aten.linear.default"),
-    (_lstm, "torch.lstm"),
+    *((recurrent(name), f"torch.{name}") for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")),
     (_masked_select, "torch.masked_select Tensor.masked_select aten.masked_select"),
     (_median, "torch.median Tensor.median aten.median"),
     (_put_, "Tensor.put_ aten.put_ aten.put_.default"),
@@ -339,6 +339,9 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (adaptive_avg_pool3d, "functional.adaptive_avg_pool3d"),
     (ctc_loss, "functional.ctc_loss"),
     (embedding_bag, "functional.embedding_bag"),
+    (fake_quantize_per_channel, "torch.fake_quantize_per_channel_affine"),
+    (fake_quantize_per_tensor, "torch.fake_quantize_per_tensor_affine"),
+    (fused_fake_quantize, "torch.fused_moving_avg_obs_fake_quant"),
     (gaussian_nll_loss, "functional.gaussian_nll_loss"),
     *((_each(n), f"torch._foreach_{n}") for op in _FOREACH for n in (op, f"{op}_")),
 )
@@ -373,3 +376,28 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.uniform.default: _uniform,
     torch.ops.aten.normal_functional.default: _normal,
 }
+
+
+class ReplacedForExport(TorchFunctionMode):
+    """While a model's own forward is exported: replaces what the exporter cannot take."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Calls the function or its replacement."""
+        if func in _QUANTISERS or (func in _RECURRENT and is_packed(args)):
+            func = REPLACEMENTS[func]
+        return func(*args, **(kwargs or {}))
+
+
+_RECURRENT = frozenset(functions("torch.lstm torch.gru torch.rnn_tanh torch.rnn_relu"))
+_QUANTISERS = frozenset(
+    functions(
+        "torch.fake_quantize_per_channel_affine torch.fake_quantize_per_tensor_affine "
+        "torch.fused_moving_avg_obs_fake_quant"
+    )
+)
