@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import Recording, class_of, to_graph, with_flops
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.tracing.lowering.to_program import FACTS
@@ -57,6 +58,8 @@ def save_onnx(
     """Writes the ONNX view of a recorded forward; see `modelviz_callbacks.Trace.save_onnx`."""
     view = view_of(Unit.whole(recording), graph, input_names, output_names, weights)
     path = Path(path)
+    if view.missing:
+        warn(view.remarks(path.name)[-1])
     return Directory(path.parent).write(path.name, view.data)
 
 

@@ -344,25 +344,6 @@ def test_an_operation_without_a_translation_is_a_node_of_its_own_name(tmp_path: 
     assert shapes_of(proto.graph.output) == {"output": [3]}
 
 
-def test_a_program_that_cannot_run_again_is_shown_by_its_graph(tmp_path: Path) -> None:
-    class Scripted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.before = nn.Linear(4, 4)
-            self.inner = torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.Tanh()))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.inner(self.before(x)) + 1
-
-    proto = onnx.load(trace(Scripted(), torch.randn(3, 4)).save_onnx(tmp_path / "graph.onnx"))
-    assert {node.domain for node in proto.graph.node} == {"modules", "pytorch"}
-    assert "looking" in proto.doc_string
-    assert [value.name for value in proto.graph.input] == ["x"]
-    assert shapes_of(proto.graph.output) == {"output": [3, 2]}
-    weights = {name: list(dims) for name, (dims, _) in weights_of(proto.graph).items()}
-    assert weights["before.weight"] == [4, 4]
-
-
 class Writes(nn.Module):
     """Writes to memory in the ways that people do."""
 

@@ -191,7 +191,9 @@ class _Lowering:
         return self._graph.inserting_after(node)
 
     def _add_here(self, entry: OpEntry) -> None:
-        if self._live_state and entry.writes and all(slot.began_lazy for slot in entry.writes):
+        only_writes = set(flat_slots(entry.result)).issubset(entry.writes)
+        is_birth = only_writes and all(slot.began_lazy for slot in entry.writes)
+        if self._live_state and entry.writes and is_birth:
             for slot in entry.writes:
                 assert slot.previous is not None
                 self._env[slot] = self._read(slot.previous)

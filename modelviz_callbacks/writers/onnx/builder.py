@@ -235,8 +235,12 @@ class GraphBuilder:
 def _around(frames: Sequence[Frame]) -> Frame:
     """The innermost frame that has all of these inside it."""
     chains = [[*_outwards(frame)][::-1] for frame in frames]
-    shared = zip(*chains, strict=False)
-    return [level[0] for level in shared if all(frame is level[0] for frame in level)][-1]
+    shared: list[Frame] = [
+        level[0]
+        for level in zip(*chains, strict=False)
+        if all(frame is level[0] for frame in level)
+    ]
+    return shared[-1]
 
 
 def _outwards(frame: Frame | None) -> Iterator[Frame]:

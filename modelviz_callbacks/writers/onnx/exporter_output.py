@@ -109,9 +109,10 @@ class _Router:
         filters.insert(0, entry)
 
         def forget() -> None:
-            for place in (filters, warnings.filters):
+            present: Any = warnings.filters  # another list, if somebody has put one in its place
+            for place in (filters, present):
                 with contextlib.suppress(ValueError):
-                    place.remove(entry)  # type: ignore[attr-defined]
+                    place.remove(entry)
 
         stack.callback(forget)
 

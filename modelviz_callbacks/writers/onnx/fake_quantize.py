@@ -10,6 +10,22 @@ from typing import Any
 
 import torch
 
+# The arguments of ``torch.fused_moving_avg_obs_fake_quant`` after the tensor itself.
+_FUSED = (
+    "observer_on",
+    "fake_quant_on",
+    "running_min",
+    "running_max",
+    "scale",
+    "zero_point",
+    "averaging_const",
+    "quant_min",
+    "quant_max",
+    "ch_axis",
+    "per_row_fake_quant",
+    "symmetric_quant",
+)
+
 # Ranges of a byte, and the types that have them.
 _BYTES = ((0, 255, torch.uint8), (-128, 127, torch.int8))
 
@@ -46,9 +62,7 @@ def fake_quantize_per_channel(
 
 def fused_fake_quantize(input: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
     """What ``torch.fused_moving_avg_obs_fake_quant`` gives once nothing is observed any more."""
-    names = ("observer_on", "fake_quant_on", "running_min", "running_max", "scale", "zero_point")
-    names += ("averaging_const", "quant_min", "quant_max", "ch_axis", "per_row_fake_quant")
-    given = {**dict(zip(names, others, strict=False)), **named}
+    given = {**dict(zip(_FUSED, others, strict=False)), **named}
     scale, zero_point = given["scale"], given["zero_point"]
     ends = given["quant_min"], given["quant_max"]
     if given.get("per_row_fake_quant", False):

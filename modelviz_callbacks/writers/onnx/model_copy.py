@@ -46,12 +46,12 @@ def eval_copy(module: nn.Module) -> nn.Module:
 def _stop_observing(module: nn.Module) -> None:
     """Lets layers of quantisation-aware training keep the scales that they have."""
     quantization = sys.modules.get("torch.ao.quantization")
-    kind = getattr(quantization, "FakeQuantizeBase", None)
-    for layer in module.modules() if kind is not None else ():
+    kind: Any = getattr(quantization, "FakeQuantizeBase", ())
+    for layer in module.modules():
         if isinstance(layer, kind):
             layer.disable_observer()
             if not bool(layer.fake_quant_enabled.any()):
-                layer.forward = _same  # type: ignore[method-assign]
+                layer.forward = _same
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:
@@ -71,6 +71,7 @@ def _tensors_in(value: Any, depth: int) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif depth < 6 and not isinstance(value, nn.Module):
+        children: Any
         if isinstance(value, dict):
             children = value.values()
         elif isinstance(value, (list, tuple, set)):

@@ -95,5 +95,5 @@ def _is_plain(spec: TensorSpec) -> bool:
 def _sizes(tensor: torch.Tensor) -> tuple[int, ...] | None:
     try:
         return tuple([int(size) for size in tensor.shape])
-    except (RuntimeError, NotImplementedError, TypeError):
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError):
         return None  # of a nested tensor

@@ -84,7 +84,8 @@ def translate(body: Body, examples: tuple[torch.Tensor, ...]) -> ir.Model:
 def is_translated(target: Any) -> bool:
     """Whether the exporter's table has an operator, given with or without its overload."""
     if isinstance(target, torch._ops.OpOverloadPacket):
-        return any(is_translated(getattr(target, name)) for name in target.overloads())
+        names: list[str] = target.overloads()  # type: ignore[no-untyped-call]
+        return any(is_translated(getattr(target, name)) for name in names)
     return bool(_registry().get_decomps(target))
 
 
