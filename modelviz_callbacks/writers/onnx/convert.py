@@ -180,6 +180,12 @@ def name_batch(model: ir.Model) -> None:
     symbol = re.compile(rf"\b{re.escape(free.pop())}\b")
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:
-        for index, size in enumerate(value.shape or ()):
-            if isinstance(size, ir.SymbolicDim) and value.shape is not None:
-                value.shape[index] = symbol.sub("batch", str(size.value))
+        if value.shape is None or all(isinstance(size, int) for size in value.shape):
+            continue
+        # Another shape in its place: two values may share one, and some are frozen.
+        value.shape = ir.Shape(
+            [
+                size if isinstance(size, int) else symbol.sub("batch", str(size.value))
+                for size in value.shape
+            ]
+        )

@@ -113,6 +113,19 @@ class Memory:
             region.origin = (layout, value)
         self._known[id(tensor)] = _Known(tensor, layout, region, value, len(region.writes))
 
+    def renew(self, tensor: torch.Tensor, value: Value) -> None:
+        """An empty tensor was given memory."""
+        self._regions.pop(tensor.untyped_storage()._cdata, None)
+        self.define(tensor, value)
+
+    def zeros(self, tensor: torch.Tensor, spec: Value) -> Value:
+        """A value of zeros, for memory that nobody has written to yet."""
+        zero = onnx.TensorProto(data_type=spec.dtype, dims=[1])
+        zero.raw_data = bytes(tensor.element_size())
+        size = self._numbers(tuple(tensor.shape))
+        self._builder.add("ConstantOfShape", (size,), (spec,), attributes(value=zero))
+        return spec
+
     def write(self, tensor: torch.Tensor, value: Value) -> None:
         """A tensor was written to, and has this value now."""
         known = self._known[id(tensor)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,10 +22,13 @@ from modelviz_callbacks.writers.onnx.op_translation import (
     subgraph_of,
     tensors_in,
 )
+from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
 from modelviz_callbacks.writers.onnx.replacements import functions
 from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
 
 _TO_DEVICE = ("cpu", "cuda")
+_PADS = frozenset(functions("torch._pad_packed_sequence"))
+_RESIZES = frozenset(functions("Tensor.resize_ Tensor.resize_as_ torch.resize_as_"))
 _RESHAPES = frozenset(functions("torch.reshape Tensor.reshape Tensor.view"))
 
 
@@ -377,11 +380,19 @@ class _Walk:
         wanted = [*fresh.values(), *(tensors[i] for i in written)]
         if not wanted:
             return
+        if call.function in _RESIZES and 0 in call.tensors[0][0]:
+            # What was there before is nothing, what is there now will be written.
+            spec = self._builder.value(_dtype(tensors[0]), tuple(tensors[0].shape))
+            self._memory.renew(tensors[0], self._memory.zeros(tensors[0], spec))
+            return
         if call.function in _RESHAPES and len(tensors) > 1 and len(fresh) == 1:
             # Its sizes are tensors; what they are is known.
             args = TensorPlace(0), tuple(wanted[0].shape)
             call = Call("reshape", args, {}, call.tensors[:1], (), (), ())
             tensors = tensors[:1]
+        elif call.function in _PADS and len(fresh) == 2 and not call.kwargs:
+            shape = tuple(wanted[0].shape)
+            call = replace(call, target=pad_packed, args=(*call.args[:4], shape))
         expected = tuple(tensor.dtype for tensor in wanted)
         call = Call(
             call.target,

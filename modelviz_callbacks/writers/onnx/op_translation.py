@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import onnx
 import onnx_ir as ir
 import torch
@@ -238,9 +239,9 @@ def _made(call: Call) -> Subgraph | None:
         return None  # standard from version 19 on
     if call.is_foreign and not is_translated(call.target):
         return None  # whatever it is made of: it is one op to its author
-    constant = _literal(call)
-    if constant is not None:
-        return constant
+    known = _literal(call) or _joined(call)
+    if known is not None:
+        return known
     # Sizes that depend on data become symbols, which nothing after this call sees.
     mode = torch._subclasses.FakeTensorMode(
         shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True
@@ -270,6 +271,50 @@ def _literal(call: Call) -> Subgraph | None:
     kind = proto.data_type, tuple(proto.dims)
     node = _SubgraphNode("Constant", "", (), (0,), attributes(value=proto))
     return Subgraph((node,), (kind,), (0,))
+
+
+# From this number of tensors on, the exporter takes longer for each the more there are.
+_MANY = 50
+_CATS = frozenset(functions("torch.cat torch.concat torch.concatenate"))
+_STACKS = frozenset(functions("torch.stack"))
+
+
+def _joined(call: Call) -> Subgraph | None:
+    """Many tensors of one kind, joined along a dimension."""
+    is_stack = call.function in _STACKS
+    if not (is_stack or call.function in _CATS) or call.results != (0,) or call.written:
+        return None
+    given, *rest = call.args or (None,)
+    dim = rest[0] if rest else call.kwargs.get("dim", 0)
+    kinds = {(len(shape), dtype) for shape, _, dtype in call.tensors}
+    if not isinstance(given, (list, tuple)) or len(given) < _MANY or len(kinds) != 1:
+        return None
+    if not isinstance(dim, int) or len(rest) > 1 or {*call.kwargs} - {"dim"}:
+        return None
+    ((rank, dtype),) = kinds
+    if dtype.is_complex or not all(isinstance(item, TensorPlace) for item in given):
+        return None
+    kind = element_type(str(dtype).removeprefix("torch."), None)[0]
+    return _concatenated(call, [item.index for item in given], dim % (rank + is_stack), kind)
+
+
+def _concatenated(call: Call, places: list[int], axis: int, kind: int) -> Subgraph:
+    count = len(call.tensors)
+    made: list[tuple[int, Shape]] = []
+    nodes: list[_SubgraphNode] = []
+    if call.function in _STACKS:
+        proto = onnx.numpy_helper.from_array(numpy.array([axis], dtype=numpy.int64))
+        made.append((proto.data_type, (1,)))
+        nodes.append(_SubgraphNode("Constant", "", (), (count,), attributes(value=proto)))
+        for index, place in enumerate(places):
+            shape = call.tensors[place][0]
+            made.append((kind, (*shape[:axis], 1, *shape[axis:])))
+            places[index] = count + len(made) - 1
+            nodes.append(_SubgraphNode("Unsqueeze", "", (place, count), (places[index],), ()))
+    made.append((kind, None))
+    result = count + len(made) - 1
+    nodes.append(_SubgraphNode("Concat", "", tuple(places), (result,), attributes(axis=axis)))
+    return Subgraph(tuple(nodes), tuple(made), (result,))
 
 
 def _from_ir(model: ir.Model, call: Call) -> Subgraph:

@@ -31,6 +31,84 @@ def is_packed(args: Sequence[Any]) -> bool:
     )
 
 
+def pack_padded(
+    input: torch.Tensor, lengths: torch.Tensor, batch_first: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``torch._pack_padded_sequence`` gives: the rows that are there, step by step."""
+    steps = input.transpose(0, 1) if batch_first else input
+    is_there = torch.arange(steps.shape[0])[:, None] < lengths[None, :]
+    rows = is_there.flatten().nonzero()[:, 0]
+    sizes = is_there.sum(1)
+    return steps.flatten(0, 1)[rows], sizes[(sizes > 0).nonzero()[:, 0]]
+
+
+def pad_packed(
+    data: torch.Tensor,
+    sizes: torch.Tensor,
+    batch_first: bool,
+    padding_value: float,
+    shape: tuple[int, ...],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``torch._pad_packed_sequence`` gives, where the shape of that is known."""
+    steps, count = shape[:2][::-1] if batch_first else shape[:2]
+    is_there = torch.arange(count)[None, :] < sizes[:, None]
+    if steps > sizes.shape[0]:
+        more = torch.zeros((steps - sizes.shape[0], count), dtype=torch.bool)
+        is_there = torch.cat([is_there, more])
+    kept = is_there.flatten()
+    places = torch.where(kept, kept.to(torch.int64).cumsum(0) - 1, 0)
+    found = data[places].reshape(steps, count, *shape[2:])
+    mask = is_there.reshape(steps, count, *[1] * (len(shape) - 2))
+    padded = torch.where(mask, found, torch.full((), padding_value, dtype=data.dtype))
+    return padded.transpose(0, 1) if batch_first else padded, is_there.sum(0)
+
+
+# With more steps of time the file would be all one layer.
+_MOST_STEPS = 200
+
+
+def _projected(
+    data: torch.Tensor, state: Any, weights: Sequence[torch.Tensor], *options: Any
+) -> tuple[torch.Tensor, ...]:
+    """An LSTM with projections, one step after the other: ONNX's has none."""
+    has_biases, layers, dropout, train, is_bidirectional, batch_first = options
+    if dropout and train:
+        raise NotImplementedError("dropout between the layers")
+    hidden, cell = state
+    found = data.transpose(0, 1) if batch_first else data
+    if found.shape[0] > _MOST_STEPS:
+        raise NotImplementedError(f"an LSTM with projections over {found.shape[0]} steps")
+    directions, per_cell = 1 + is_bidirectional, 5 if has_biases else 3
+    ends: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for layer in range(layers):
+        made = []
+        for index in range(layer * directions, (layer + 1) * directions):
+            own = weights[index * per_cell : (index + 1) * per_cell]
+            is_back = index % directions == 1
+            rows = found.flip(0) if is_back else found
+            steps, *end = _steps_of(rows, own, hidden[index], cell[index])
+            made.append(steps.flip(0) if is_back else steps)
+            ends.append((end[0], end[1]))
+        found = torch.cat(made, -1)
+    last = [torch.stack(list(column)) for column in zip(*ends, strict=True)]
+    return (found.transpose(0, 1) if batch_first else found, *last)
+
+
+def _steps_of(
+    data: torch.Tensor, weights: Sequence[torch.Tensor], h: torch.Tensor, c: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The outputs of all steps of one cell, and its last state."""
+    into, back, *biases, project = weights
+    outputs = []
+    for x in data.unbind(0):
+        gates = x @ into.t() + h @ back.t() + sum(biases)
+        i, f, g, o = gates.chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = (torch.sigmoid(o) * torch.tanh(c)) @ project.t()
+        outputs.append(h)
+    return torch.stack(outputs), h, c
+
+
 def recurrent(name: str) -> Callable[..., Any]:
     """What ``torch.lstm``, ``torch.gru``, ... give, also for packed sequences."""
 
@@ -39,8 +117,7 @@ def recurrent(name: str) -> Callable[..., Any]:
             if name == "lstm" and isinstance(args[1], (tuple, list)):
                 hidden, cell = args[1]
                 if hidden.shape[-1] != cell.shape[-1]:
-                    # The table's translation forgets projections.
-                    raise NotImplementedError("an LSTM with projections")
+                    return _projected(*args)  # the table's translation forgets projections
             return getattr(torch, name)(*args)
         data, sizes, state, weights, has_biases, layers, _, _, is_bidirectional = args
         return _packed(name, data, sizes, state, weights, has_biases, layers, is_bidirectional)

@@ -22,9 +22,10 @@ from modelviz_callbacks.writers.onnx.fake_quantize import (
 from modelviz_callbacks.writers.onnx.layer_replacements import (
     adaptive_avg_pool3d,
     embedding_bag,
+    fractional_max_pool,
     gaussian_nll_loss,
 )
-from modelviz_callbacks.writers.onnx.packed_rnn import is_packed, recurrent
+from modelviz_callbacks.writers.onnx.packed_rnn import is_packed, pack_padded, recurrent
 
 
 def _grouped_mm(
@@ -212,6 +213,19 @@ def _kthvalue(tensor: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False
     return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
 
 
+def _matrix_exp(matrix: torch.Tensor) -> torch.Tensor:
+    """By Taylor's series of a small part of it, squared up again; in double precision."""
+    squarings, terms = 16, 8
+    small = matrix.to(torch.float64) / 2**squarings
+    found = term = torch.eye(matrix.shape[-1], dtype=torch.float64).expand_as(small)
+    for number in range(1, terms):
+        term = term @ small / number
+        found = found + term
+    for _ in range(squarings):
+        found = found @ found
+    return found.to(matrix.dtype)
+
+
 def _median(tensor: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower one of two in the middle."""
     if dim is None:
@@ -325,6 +339,7 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (_linear, "functional.linear aten.linear aten.linear.default"),
     *((recurrent(name), f"torch.{name}") for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")),
     (_masked_select, "torch.masked_select Tensor.masked_select aten.masked_select"),
+    (_matrix_exp, "torch.matrix_exp Tensor.matrix_exp torch.linalg.matrix_exp"),
     (_median, "torch.median Tensor.median aten.median"),
     (_put_, "Tensor.put_ aten.put_ aten.put_.default"),
     (_randperm, "torch.randperm"),
@@ -342,7 +357,9 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (fake_quantize_per_channel, "torch.fake_quantize_per_channel_affine"),
     (fake_quantize_per_tensor, "torch.fake_quantize_per_tensor_affine"),
     (fused_fake_quantize, "torch.fused_moving_avg_obs_fake_quant"),
+    (fractional_max_pool, "functional.fractional_max_pool2d functional.fractional_max_pool3d"),
     (gaussian_nll_loss, "functional.gaussian_nll_loss"),
+    (pack_padded, "torch._pack_padded_sequence"),
     *((_each(n), f"torch._foreach_{n}") for op in _FOREACH for n in (op, f"{op}_")),
 )
 _HOMES = {

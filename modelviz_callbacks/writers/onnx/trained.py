@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.errors import OptionError, WriterError
 from modelviz_callbacks.writers.onnx.convert import Names, Source, convert, first_line
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
 from modelviz_callbacks.writers.onnx.model_copy import eval_copy
@@ -154,8 +154,11 @@ class _Attempt:
             try:
                 make(beside)
                 difference, wrong = self._compared(beside, sizes)
-            except WriterError as error:
-                self._failures.append(str(error))
+            except OptionError:
+                raise
+            except Exception as error:
+                said = isinstance(error, WriterError)
+                self._failures.append(str(error) if said else first_line(error))
                 continue
             if not wrong:
                 outcome.max_difference = difference
