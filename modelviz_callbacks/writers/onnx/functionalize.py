@@ -113,18 +113,35 @@ class Memory:
             region.origin = (layout, value)
         self._known[id(tensor)] = _Known(tensor, layout, region, value, len(region.writes))
 
-    def renew(self, tensor: torch.Tensor, value: Value) -> None:
-        """An empty tensor was given memory."""
-        self._regions.pop(tensor.untyped_storage()._cdata, None)
-        self.define(tensor, value)
+    def resize(self, tensor: torch.Tensor, before: int) -> None:
+        """A tensor has another size now: its memory is new, and begins as the old one did.
 
-    def zeros(self, tensor: torch.Tensor, spec: Value) -> Value:
-        """A value of zeros, for memory that nobody has written to yet."""
-        zero = onnx.TensorProto(data_type=spec.dtype, dims=[1])
-        zero.raw_data = bytes(tensor.element_size())
-        size = self._numbers(tuple(tensor.shape))
-        self._builder.add("ConstantOfShape", (size,), (spec,), attributes(value=zero))
-        return spec
+        Args:
+            tensor: As it is now, contiguous.
+            before: How many elements it had.
+        """
+        builder, size = self._builder, tensor.numel()
+        old = self._known[id(tensor)].value
+        flat = self._reshaped(old, before)
+        if size > before:
+            zero = onnx.TensorProto(data_type=old.dtype, dims=[1])
+            zero.raw_data = bytes(tensor.element_size())
+            more = builder.inner("ConstantOfShape", old.dtype, (size - before,))
+            sizes = self._numbers([size - before])
+            builder.add("ConstantOfShape", (sizes,), (more,), attributes(value=zero))
+            longer = builder.inner("Concat", old.dtype, (size,))
+            builder.add("Concat", (flat, more), (longer,), attributes(axis=0))
+            flat = longer
+        elif size < before:
+            places = self._table(np.arange(size, dtype=np.int64))
+            shorter = builder.inner("Gather", old.dtype, (size,))
+            builder.add("Gather", (flat, places), (shorter,), attributes(axis=0))
+            flat = shorter
+        shape = tuple(tensor.shape)
+        made = Value(old.dtype, shape, builder.name)
+        builder.add("Reshape", (flat, self._numbers(shape)), (made,))
+        self._regions.pop(tensor.untyped_storage()._cdata, None)
+        self.define(tensor, made)
 
     def write(self, tensor: torch.Tensor, value: Value) -> None:
         """A tensor was written to, and has this value now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
 _TO_DEVICE = ("cpu", "cuda")
 _PADS = frozenset(functions("torch._pad_packed_sequence"))
 _RESIZES = frozenset(functions("Tensor.resize_ Tensor.resize_as_ torch.resize_as_"))
+_SETS = frozenset(functions("Tensor.set_"))
 _RESHAPES = frozenset(functions("torch.reshape Tensor.reshape Tensor.view"))
 
 
@@ -380,10 +382,11 @@ class _Walk:
         wanted = [*fresh.values(), *(tensors[i] for i in written)]
         if not wanted:
             return
-        if call.function in _RESIZES and 0 in call.tensors[0][0]:
-            # What was there before is nothing, what is there now will be written.
-            spec = self._builder.value(_dtype(tensors[0]), tuple(tensors[0].shape))
-            self._memory.renew(tensors[0], self._memory.zeros(tensors[0], spec))
+        if call.function in _RESIZES and written == [0]:
+            self._memory.resize(tensors[0], math.prod(call.tensors[0][0]))
+            return
+        if call.function in _SETS and written == [0] and len(tensors) == 2:
+            self._memory.define(tensors[0], self._memory.view(tensors[1], tensors[0]))
             return
         if call.function in _RESHAPES and len(tensors) > 1 and len(fresh) == 1:
             # Its sizes are tensors; what they are is known.
