@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelviz_callbacks import trace
+from modelviz_callbacks import GraphHook, trace
 from modelviz_callbacks.report import ModelvizWarning
 from tests.writers.test_onnx import facts, nodes_of, run, weights_of
 
@@ -155,7 +155,7 @@ def test_only_the_ops_that_touch_what_onnx_has_not_are_nodes_of_torchs(
 WRAPPER = """
 import sys, torch, warnings
 from torch.utils._pytree import tree_map
-from modelviz_callbacks import trace
+from modelviz_callbacks import GraphHook, trace
 class Scaled(torch.Tensor):
     @staticmethod
     def __new__(cls, data, scale):
@@ -193,6 +193,20 @@ def test_a_weight_that_keeps_its_elements_elsewhere_is_left_out_and_named(tmp_pa
     assert "0.bias" in weights_of(proto.graph)
     (found,) = run(path, torch.ones(2, 4), torch.full((4, 4), 0.5))
     assert found.shape == (2, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("background", [False, True])
+def test_a_worker_leaves_the_same_weights_out(background: bool, tmp_path: Path) -> None:
+    model = Sparse()
+    options: dict[str, Any] = {"formats": ["text"], "tensorboard": False, "onnx_weights": True}
+    with GraphHook(model, dirpath=tmp_path, background=background, **options) as hook:
+        model(torch.randn(3, 4))
+    assert hook.report.refused == []
+    assert any("no values for adjacency" in remark for remark in hook.report.remarks)
+    graph = onnx.load(tmp_path / "graph.onnx").graph
+    assert [value.name for value in graph.input] == ["x", "adjacency"]
+    assert {tensor.name for tensor in graph.initializer} >= {"layer.weight", "layer.bias"}
 
 
 @pytest.mark.parametrize("tensor", [torch.eye(4).to_sparse(), torch.eye(4).to_sparse_csr()])
