@@ -197,7 +197,12 @@ class GraphHook:
             self._run.step_aside()
             return
         with self._run.guarded("the recording"):
-            capture = Capture(self._core, model, keeps_state=self._run.keeps_state)
+            capture = Capture(
+                self._core,
+                model,
+                keeps_state=self._run.keeps_state,
+                keeps_inputs=self._run.keeps_inputs,
+            )
             capture.start(args, kwargs)
             if model is self._core:
                 capture.enter_model()

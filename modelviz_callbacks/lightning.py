@@ -236,7 +236,7 @@ def _record(
     """Runs a training step and records it."""
     capture: Capture | None = None
     with run.guarded("the recording"):
-        starting = Capture(module, keeps_state=run.keeps_state)
+        starting = Capture(module, keeps_state=run.keeps_state, keeps_inputs=run.keeps_inputs)
         starting.start(args, kwargs, inspect.signature(inner))
         capture = starting
     if capture is None:

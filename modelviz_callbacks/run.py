@@ -101,6 +101,11 @@ class Run:
         """Whether a recording has to keep the model's state as it was before it."""
         return self.options.onnx_weights
 
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether a recording has to keep the values of what goes into the model."""
+        return self.options.trained_onnx
+
     def step_aside(self) -> None:
         """Gives up what was made ready: another process records."""
         QUEUE.let_go(self)

@@ -9,6 +9,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.onnx_files import view_of
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import Recording
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.formats import render
@@ -63,4 +64,6 @@ def save_onnx(
     """
     view = view_of(Unit.whole(recording), graph, input_names, output_names, weights)
     path = Path(path)
+    if view.missing:
+        warn(view.remarks(path.name)[-1])
     return Directory(path.parent).write(path.name, view.data)

@@ -41,13 +41,8 @@ def _write_view(maker: Maker, unit: Unit, graph: ModelGraph, name: str) -> None:
     names = (options.input_names, options.output_names)
     view = view_of(unit, graph, *names, weights=options.onnx_weights)
     maker.write(name, view.data)
-    if view.reason:
-        maker.add_remark(f"{name} shows the ops as torch calls them: {view.reason}")
-    elif view.untranslated:
-        maker.add_remark(
-            f"{name} shows as torch calls them, having no ONNX form: "
-            f"{', '.join(view.untranslated)}."
-        )
+    for remark in view.remarks(name):
+        maker.add_remark(remark)
 
 
 def write_trained_models(maker: Maker, products: Products) -> None:
@@ -64,15 +59,22 @@ def write_trained_models(maker: Maker, products: Products) -> None:
     for unit, prefix in _named(products.networks):
         name = f"{prefix}model.onnx"
         with maker.guarded(name):
-            _write_trained(maker, unit, name)
+            _write_trained(maker, products, unit, name)
 
 
-def _write_trained(maker: Maker, unit: Unit, name: str) -> None:
-    from modelviz_callbacks.writers.onnx import Names, write_trained
+def _write_trained(maker: Maker, products: Products, unit: Unit, name: str) -> None:
+    from modelviz_callbacks.writers.onnx import Names, Subject, View, write_trained
 
-    names = Names(maker.options.input_names, maker.options.output_names)
-    path = maker.folder / name
-    outcome = write_trained(onnx_source(unit), unit.module, unit.call, names, path)
+    options = maker.options
+    names = Names(options.input_names, options.output_names)
+
+    def recorded() -> View:
+        assert products.graph is not None
+        outputs = options.output_names or unit.program.outputs
+        return view_of(unit, products.graph, options.input_names, outputs, weights=True)
+
+    subject = Subject(onnx_source(unit), unit.module, unit.call, unit.recorded_inputs(), recorded)
+    outcome = write_trained(subject, names, maker.folder / name)
     for file in outcome.files:
         maker.add_file(file)
     for remark in outcome.remarks:

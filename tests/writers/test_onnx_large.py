@@ -12,7 +12,7 @@ from torch import nn
 from modelviz_callbacks import trace
 from modelviz_callbacks.artifacts.onnx_files import onnx_source
 from modelviz_callbacks.tracing.lowering.networks import Unit
-from modelviz_callbacks.writers.onnx import Names, write_trained
+from modelviz_callbacks.writers.onnx import Names, Subject, write_trained
 
 
 class Lookup(nn.Module):
@@ -34,7 +34,7 @@ def test_a_model_over_two_gigabytes_has_its_weights_beside_it_and_runs(tmp_path:
     ids = torch.randint(0, 1_000_000, (4, 2))
     unit = Unit.whole(trace(model, ids)._recording)
     path = tmp_path / "model.onnx"
-    outcome = write_trained(onnx_source(unit), model, unit.call, Names(), path)
+    outcome = write_trained(Subject(onnx_source(unit), model, unit.call), Names(), path)
     assert outcome.files == ["model.onnx", "model.onnx.data"]
     assert sorted(file.name for file in tmp_path.iterdir()) == outcome.files
     assert path.stat().st_size < 100_000

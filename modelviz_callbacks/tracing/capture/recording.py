@@ -53,6 +53,8 @@ class Recording:
         remarks: What happened while recording that a person should know.
         backward: What autograd knew right after it, if somebody looked.
         seconds: How long the code recorded ran.
+        input_values: Copies of input tensors on the CPU by their first slots, if they were kept;
+            they stay in this process.
     """
 
     model: torch.nn.Module
@@ -69,6 +71,7 @@ class Recording:
     remarks: list[str] = field(default_factory=list)
     backward: BackwardRecord | None = None
     seconds: float = 0.0
+    input_values: dict[TensorRecord, torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def tape(self) -> list[Entry]:
@@ -77,7 +80,7 @@ class Recording:
 
     def __getstate__(self) -> dict[str, Any]:
         # The names of the nodes belong to entries by their address; `tape` is made from the raw.
-        return {**vars(self), "node_names": None, "tape": None}
+        return {**vars(self), "node_names": None, "input_values": {}, "tape": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -20,6 +20,7 @@ from modelviz_callbacks.gc_pause import slowed_collector
 from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, read_backward
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
+from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.pytree import Leaf, walk
@@ -54,6 +55,7 @@ class Capture:
         called: torch.nn.Module | None = None,
         *,
         keeps_state: bool = True,
+        keeps_inputs: bool = False,
     ) -> None:
         """Nothing is armed yet.
 
@@ -62,12 +64,15 @@ class Capture:
             called: The wrapper around it whose call is recorded, if that is another module.
             keeps_state: Whether parameters and buffers that the code recorded writes to are
                 copied before, as a replay from the same state needs it.
+            keeps_inputs: Whether the values of what goes into the model are kept, for a file
+                that is run beside it.
         """
         self._model = model
         self._called = model if called is None else called
         self._thread = get_ident()
         self._state = StateNames(model)
         self.recorder = Recorder(self._state, keeps_state)
+        self._kept = KeptInputs() if keeps_inputs else None
         self._handles = ExitStack()
         self._signature = forward_signature(model)
         self._inputs: dict[str, Any] = {}
@@ -97,6 +102,8 @@ class Capture:
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
         self._inputs = named_inputs(self._signature, args, kwargs, self.recorder.adopt)
+        if self._kept is not None:
+            self._kept.keep_living(slot for _, slot in paths_of_arguments(self._inputs))
         with ExitStack() as handles:
             self._arm(handles)
             self._handles = handles.pop_all()
@@ -104,6 +111,8 @@ class Capture:
 
     def _arm(self, handles: ExitStack) -> None:
         self._enter, leave = self._make_hooks()
+        if self._kept is not None:
+            self._enter, leave = self._kept.around(self._enter, leave, self.recorder)
         before = module_hooks.register_module_forward_pre_hook(self._enter)
         handles.callback(before.remove)
         after = module_hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
@@ -209,6 +218,7 @@ class Capture:
             remarks=self._remarks(),
             backward=joined(self._backwards),
             seconds=seconds,
+            input_values={} if self._kept is None else self._kept.values,
         )
 
     # --- hooks: they see every module call of every thread, and run once a call

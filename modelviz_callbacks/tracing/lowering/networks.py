@@ -56,13 +56,22 @@ class Unit:
         """Zeros of the shapes, dtypes and devices it takes; no random number is drawn."""
         return self._zeros(self.program)
 
+    def recorded_inputs(self) -> tuple[torch.Tensor, ...] | None:
+        """The tensors it was given when recorded; ``None`` where one was not kept."""
+        records = self.program.input_records
+        kept = [self.recording.input_values.get(record.first or record) for record in records]
+        if any(tensor is None for tensor in kept):
+            return None
+        pairs = zip(kept, records, strict=True)
+        return tuple(tensor.to(record.device) for tensor, record in pairs if tensor is not None)
+
     def _zeros(self, program: Program) -> tuple[torch.Tensor, ...]:
         # A process that was handed the recording may lack the device.
         is_elsewhere = self.recording.state.is_elsewhere
         return tuple(
             torch.zeros(
-                record.shape or (),
-                dtype=record.dtype,
+                record.sizes or (),
+                dtype=_plain(record.dtype),
                 device="cpu" if is_elsewhere else record.device,
             )
             for record in program.input_records
@@ -83,6 +92,11 @@ class Unit:
         args, kwargs = self.recording.arguments_from(tensors)
         found = named_leaves(walk(module(*args, **kwargs), lambda tensor: tensor))
         return [path for path, _ in found], tuple(tensor for _, tensor in found)
+
+
+def _plain(dtype: torch.dtype) -> torch.dtype:
+    """A dtype that there are zeros of; quantised tensors consist of bytes."""
+    return torch.uint8 if str(dtype).startswith("torch.q") else dtype
 
 
 def units(recording: Recording) -> list[Unit]:
@@ -132,4 +146,5 @@ def _part(recording: Recording, start: int, end: int, leave: Leave) -> Recording
         as_walked(leave.result),
         grad=recording.grad,
         node_names=node_names(recording),
+        input_values=recording.input_values,
     )

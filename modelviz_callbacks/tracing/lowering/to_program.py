@@ -212,7 +212,9 @@ class _Lowering:
         return self._graph.inserting_after(node)
 
     def _add_here(self, entry: OpEntry) -> None:
-        if self._live_state and entry.writes and all(record.began_lazy for record in entry.writes):
+        only_writes = set(flat_records(entry.result)).issubset(entry.writes)
+        is_birth = only_writes and all(record.began_lazy for record in entry.writes)
+        if self._live_state and entry.writes and is_birth:
             for record in entry.writes:
                 assert record.previous is not None
                 self._env[record] = self._read(record.previous)

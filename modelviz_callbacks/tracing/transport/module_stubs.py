@@ -203,6 +203,8 @@ def bytes_of(tensor: torch.Tensor) -> bytes | None:
     """The elements of a dense tensor in their order; ``None`` for any other tensor."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return None
+    if tensor.is_nested or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return None  # its elements may lie anywhere: to read its memory can end the process
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
@@ -236,7 +238,10 @@ def _restored(
     ]
     size = sum(math.prod(row.facts[0] or ()) * row.facts[1].itemsize for row in tensors)
     device = "cpu" if size <= _MOST_ZEROS_BYTES else "meta"
-    made = [_tensor(row, device) for row in tensors]
+    # Where values were asked for, zeros in place of those that cannot be read would be false.
+    has_values = any(row.values is not None for row in tensors)
+    without = "meta" if has_values else device
+    made = [_tensor(row, device if row.values is not None else without) for row in tensors]
     stubs = [_stub_class(row.home, row.qualname, row.name, row.signature)() for row in modules]
     for stub, row in zip(stubs, modules, strict=True):
         stub.training = row.training

@@ -4,13 +4,14 @@ Both are made from a recorded program in inference form, through torch.export an
 """
 
 from modelviz_callbacks.writers.onnx.convert import Names, Source
-from modelviz_callbacks.writers.onnx.trained import Call, Trained, write_trained
+from modelviz_callbacks.writers.onnx.trained import Call, Subject, Trained, write_trained
 from modelviz_callbacks.writers.onnx.view import View, graph_view, view_model
 
 __all__ = [
     "Call",
     "Names",
     "Source",
+    "Subject",
     "Trained",
     "View",
     "graph_view",

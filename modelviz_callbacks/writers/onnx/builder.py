@@ -68,6 +68,7 @@ class Value:
         kind: ``"input"`` of the graph, ``"state"`` (an initializer), or ``"made"`` by an op.
         home: The frame that it is made in; ``None`` for inputs and state.
         aliases: Other torch calls whose result it is too, without an op of their own.
+        is_sequence: Whether it is a sequence of tensors of that type.
     """
 
     dtype: int
@@ -76,6 +77,7 @@ class Value:
     kind: Literal["input", "state", "made"] = "made"
     home: Frame | None = None
     aliases: tuple[str, ...] = ()
+    is_sequence: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -124,7 +126,7 @@ class Frame:
     outputs: dict[Value, None] = field(default_factory=dict)
 
 
-class Board:
+class GraphBuilder:
     """Where ops are put, in order of execution, under the module calls that they belong to.
 
     Attributes:
@@ -209,11 +211,42 @@ class Board:
         """A new value for an op to make that is only one step of the call."""
         return Value(dtype, shape, f"{self.name}/{op_type}")
 
+    def sequence(self, members: Sequence[Value], label: str) -> Value:
+        """Puts several tensors of one dtype together; they are one value after that.
+
+        Args:
+            members: The tensors.
+            label: What to call it.
+        """
+        # Where they come together, so that one value leaves the modules around.
+        self._now = _around([value.home or self.root for value in members])
+        self.name, self.facts = label, {}
+        made = Value(members[0].dtype, None, label, is_sequence=True)
+        self.add("SequenceConstruct", members, (made,))
+        return made
+
     def constant(self, tensor: onnx.TensorProto) -> Value:
         """Puts a constant here."""
         made = self.inner("Constant", tensor.data_type, tuple(tensor.dims))
         self.add("Constant", (), (made,), attributes(value=tensor))
         return made
+
+
+def _around(frames: Sequence[Frame]) -> Frame:
+    """The innermost frame that has all of these inside it."""
+    chains = [[*_outwards(frame)][::-1] for frame in frames]
+    shared: list[Frame] = [
+        level[0]
+        for level in zip(*chains, strict=False)
+        if all(frame is level[0] for frame in level)
+    ]
+    return shared[-1]
+
+
+def _outwards(frame: Frame | None) -> Iterator[Frame]:
+    while frame is not None:
+        yield frame
+        frame = frame.parent
 
 
 def attributes(**values: Any) -> tuple[bytes, ...]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +11,7 @@ import onnx_ir as ir
 import torch
 
 from modelviz_callbacks.errors import OptionError, WriterError
+from modelviz_callbacks.writers.onnx.exporter_output import into_log
 
 # Where torch.onnx says which node of the exported program an ONNX node came from.
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
@@ -80,13 +78,12 @@ def _chosen(names: Sequence[str] | None, paths: Sequence[str], option: str, verb
     return list(names)
 
 
-def convert(source: Source, names: Names, optimize: bool, dynamic_shapes: Any = None) -> ir.Model:
+def convert(source: Source, names: Names, dynamic_shapes: Any = None) -> ir.Model:
     """An ONNX model of a program.
 
     Args:
         source: The program, in inference form.
         names: For its inputs and outputs.
-        optimize: Fuse what a runtime would like fused; ``False`` keeps the ops as written.
         dynamic_shapes: As torch.export takes them; ``None``: all sizes are fixed.
 
     Returns:
@@ -99,12 +96,12 @@ def convert(source: Source, names: Names, optimize: bool, dynamic_shapes: Any = 
     """
     input_names = names.of_inputs(source.inputs)
     output_names = names.of_outputs(source.outputs)
-    with quiet():
+    with into_log():
         try:
             exported = torch.export.export(
                 source.program, source.examples, dynamic_shapes=dynamic_shapes, strict=False
             )
-            program = torch.onnx.export(exported, (), dynamo=True, optimize=optimize, verbose=False)
+            program = torch.onnx.export(exported, (), dynamo=True, optimize=True, verbose=False)
         except Exception as error:
             raise WriterError(
                 f"{source.title} could not be turned into ONNX: {first_line(error)}"
@@ -112,8 +109,6 @@ def convert(source: Source, names: Names, optimize: bool, dynamic_shapes: Any = 
     assert program is not None
     assert program.exported_program is not None
     model = program.model
-    if not optimize:
-        tidy(model)
     origins = {
         node.name: node.meta.get("custom", {}).get(source.facts_key, {})
         for node in program.exported_program.graph.nodes
@@ -127,53 +122,11 @@ def convert(source: Source, names: Names, optimize: bool, dynamic_shapes: Any = 
     return model
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the exporters' warnings and log lines away from the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
 def first_line(error: BaseException) -> str:
     """What an exporter's long error comes down to."""
     cause = error.__cause__ or error
     text = str(cause).strip() or type(cause).__name__
     return f"{type(cause).__name__}: {text.splitlines()[0][:300]}"
-
-
-def tidy(model: ir.Model) -> None:
-    """Folds what is constant and fills in every shape, without fusing ops or weights."""
-    from onnx_ir.passes import common
-    from onnxscript import optimizer
-
-    state = {id(value) for value in model.graph.initializers.values()}
-
-    def should_fold(node: ir.Node) -> bool | None:
-        # A transposed weight is still that weight: keep it visible under its name.
-        return False if any(id(value) in state for value in node.inputs) else None
-
-    common.InlinePass()(model)
-    optimizer.fold_constants_ir(model, onnx_shape_inference=True, should_fold=should_fold)
-    for step in (
-        common.RemoveUnusedNodesPass(),
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.IdentityEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-        common.OutputFixPass(),
-        common.NameFixPass(),
-    ):
-        step(model)
-    if any(value.shape is None for node in model.graph for value in node.outputs):
-        common.ShapeInferencePass()(model)
 
 
 def describe_nodes(model: ir.Model, origins: dict[str, dict[str, str]]) -> None:
@@ -227,6 +180,12 @@ def name_batch(model: ir.Model) -> None:
     symbol = re.compile(rf"\b{re.escape(free.pop())}\b")
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:
-        for index, size in enumerate(value.shape or ()):
-            if isinstance(size, ir.SymbolicDim) and value.shape is not None:
-                value.shape[index] = symbol.sub("batch", str(size.value))
+        if value.shape is None or all(isinstance(size, int) for size in value.shape):
+            continue
+        # Another shape in its place: two values may share one, and some are frozen.
+        value.shape = ir.Shape(
+            [
+                size if isinstance(size, int) else symbol.sub("batch", str(size.value))
+                for size in value.shape
+            ]
+        )

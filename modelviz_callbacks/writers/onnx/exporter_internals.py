@@ -59,8 +59,17 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("torch._ops.OpOverload", "2.0", "the class of torch.ops.aten.add.Tensor", False),
     Internal("torch._ops.OpOverload._schema", "2.0", "whether an op writes"),
     Internal("torch._C._set_grad_enabled", "2.0", "switches gradients in a program", False),
+    Internal("torch._ops.OpOverloadPacket", "2.0", "the class of torch.ops.aten.add", False),
     Internal("torch._grouped_mm", "2.8", "for shapes that have no translation", False),
+    Internal("torch._pack_padded_sequence", "2.0", "what packing calls, to translate it", False),
+    Internal("torch._pad_packed_sequence", "2.0", "what padding calls, to translate it", False),
+    Internal("torch._foreach_add", "2.0", "one of those over lists, to translate them", False),
 )
+
+# Functions by the paths under which they are looked for; those that are gone are called nowhere.
+PACK_PADDED = "torch._pack_padded_sequence"
+PAD_PACKED = "torch._pad_packed_sequence"
+FOREACH = "torch._foreach_"
 
 _BY_PATH = {internal.path: internal for internal in INTERNALS}
 _LAST_STEP = {path: path.rpartition(".")[2] for path in _BY_PATH}
@@ -169,6 +178,7 @@ def storage_key(storage: torch.UntypedStorage) -> int:
 
 
 OpOverload: Any = _find("torch._ops.OpOverload", type(torch.ops.aten.add.Tensor))
+OpOverloadPacket: Any = _find("torch._ops.OpOverloadPacket", type(torch.ops.aten.add))
 
 
 def is_mutable(op: Any) -> bool:

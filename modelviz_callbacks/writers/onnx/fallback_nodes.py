@@ -6,7 +6,7 @@ from typing import Any
 
 from modelviz_callbacks.graph import ModelGraph, Node, Ref
 from modelviz_callbacks.graph.values import PythonText, Value, refs
-from modelviz_callbacks.writers.onnx.builder import Board, attributes
+from modelviz_callbacks.writers.onnx.builder import GraphBuilder, attributes
 from modelviz_callbacks.writers.onnx.builder import Value as OnnxValue
 
 # Nodes of this domain are for looking at; no runtime knows them.
@@ -56,21 +56,21 @@ def facts_of(node: Node, graph: ModelGraph) -> dict[str, str]:
     return {key: text for key, text in found.items() if text}
 
 
-def put_graph(board: Board) -> tuple[dict[str, OnnxValue], dict[str, OnnxValue]]:
-    """Puts every op of a model graph on a board, as torch has it.
+def put_graph(builder: GraphBuilder) -> tuple[dict[str, OnnxValue], dict[str, OnnxValue]]:
+    """Puts every op of a model graph on a builder, as torch has it.
 
     Args:
-        board: Its graph and scope say what.
+        builder: Its graph and scope say what.
 
     Returns:
         The values that come in, and those that go out, by their paths; state is among the
         former by its qualified name.
     """
-    graph = board.graph
+    graph = builder.graph
     values: dict[Ref, OnnxValue] = {}
     given: dict[str, OnnxValue] = {}
     results: dict[str, OnnxValue] = {}
-    scope = board.scope
+    scope = builder.scope
     inside = [node for node in graph.ops if scope in ("", *graph.scopes_of(node.scope))]
 
     def read(ref: Ref) -> OnnxValue:
@@ -78,7 +78,7 @@ def put_graph(board: Board) -> tuple[dict[str, OnnxValue], dict[str, OnnxValue]]
             source = graph.by_name[ref.node]
             spec = graph.spec(ref)
             label = source.path or source.name
-            made = values[ref] = board.value(spec.dtype, spec.shape, label)
+            made = values[ref] = builder.value(spec.dtype, spec.shape, label)
             made.kind = "state" if source.kind in ("parameter", "buffer", "constant") else "input"
             given[label] = made
         return values[ref]
@@ -86,10 +86,10 @@ def put_graph(board: Board) -> tuple[dict[str, OnnxValue], dict[str, OnnxValue]]
     for node in graph.of_kind("input") if not scope else ():
         read(Ref(node.name))
     for node in inside:
-        board.go_to(node.scope, node.name, facts_of(node, graph))
-        outputs = [board.value(spec.dtype, spec.shape) for spec in node.outputs]
+        builder.go_to(node.scope, node.name, facts_of(node, graph))
+        outputs = [builder.value(spec.dtype, spec.shape) for spec in node.outputs]
         inputs = [read(ref) for ref in node.inputs]
-        board.add(node.op, inputs, outputs, plain_attributes(node), DOMAIN)
+        builder.add(node.op, inputs, outputs, plain_attributes(node), DOMAIN)
         values |= {Ref(node.name, index): value for index, value in enumerate(outputs)}
     if scope:
         ports = graph.module_by_name[scope].outputs

@@ -4,6 +4,10 @@ What Netron 9 does with the names decides them. It shows of a function's name wh
 last dot. A weight that is passed to a function of the same formal name, and to no other, it draws
 inside; every other weight it lists on the box. So a module of modules that is called once has
 formal inputs under their qualified names, and a leaf has ``weight`` and ``bias``.
+
+That is so for tensors with values. Without values they are sparse tensors, which Netron draws
+inside a function only where they are made there: a module of modules that is called once makes
+them, as constants without an entry, in place of taking them.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from typing import Any
 import onnx
 
 from modelviz_callbacks.graph import ModuleCall, Port
-from modelviz_callbacks.writers.onnx.builder import Frame, Op, Value
+from modelviz_callbacks.writers.onnx.builder import Frame, Op, Value, ops_of
+from modelviz_callbacks.writers.onnx.empty_tensors import constant_without_values
 
 # Domain of the functions that stand for modules.
 DOMAIN = "modules"
@@ -37,12 +42,15 @@ class _Function:
 class Library:
     """The functions of one file."""
 
-    def __init__(self, root: Frame) -> None:
+    def __init__(self, root: Frame, has_values: bool) -> None:
         """Finds out which frames do the same.
 
         Args:
             root: Everything, connected.
+            has_values: Whether parameters and buffers have their values in the file.
         """
+        self._has_values = has_values
+        self._embedded: dict[Frame, frozenset[Value]] = {}
         self._by_key: dict[Any, _Function] = {}
         self._of_frame: dict[Frame, _Function] = {}
         self._names: set[str] = set()
@@ -114,12 +122,24 @@ class Library:
             proto = onnx.FunctionProto(name=function.name, domain=DOMAIN)
             proto.doc_string = frame.call.class_name
             proto.opset_import.extend(imports)
-            proto.input.extend([body.names[value] for value in frame.inputs])
+            embedded = self.embedded(frame)
+            taken = [value for value in frame.inputs if value not in embedded]
+            proto.input.extend([body.names[value] for value in taken])
             proto.output.extend([body.names[value] for value in frame.outputs])
             proto.node.extend(body.nodes)
             proto.value_info.extend(body.value_infos())
             made.append(proto)
         return made
+
+    def embedded(self, frame: Frame) -> frozenset[Value]:
+        """Parameters and buffers that a frame's function makes for itself, without values."""
+        if self._has_values or frame.is_leaf or frame.call is None or not self.is_solo(frame):
+            return frozenset()
+        if frame not in self._embedded:
+            state = [value for value in frame.inputs if value.kind == "state"]
+            known = frozenset(v for v in state if v.dtype and v.shape is not None)
+            self._embedded[frame] = known
+        return self._embedded[frame]
 
     def is_solo(self, frame: Frame) -> bool:
         """Whether this is the only call of its function, and so are all around it."""
@@ -162,6 +182,7 @@ class Body:
             if value not in self.names:
                 self.names[value] = self._unique(self._formal_name(value))
         self.nodes = [self._node(item) for item in frame.items]
+        self.nodes[:0] = list(self._constants())
 
     def _unique(self, wanted: str) -> str:
         return unique(wanted, self._taken, self._numbers)
@@ -194,9 +215,31 @@ class Body:
         call = self._frame.call
         return name if call is None else _within(name, call.name, "/")
 
+    def _constants(self) -> Iterator[onnx.NodeProto]:
+        """What the function makes of the parameters and buffers, for the ops that read them."""
+        wanted = self._library.embedded(self._frame)
+        made: set[Value] = set()
+        for item in self._frame.items if wanted else ():
+            for value in self._inputs(item):
+                if value in wanted and value not in made:
+                    made.add(value)
+                    assert self._frame.call is not None
+                    name = f"{self._frame.call.label}/{value.label}"
+                    proto = constant_without_values(value, self.names[value])
+                    proto.name = unique(name, self._node_names, self._node_numbers)
+                    reader = next(op for op in _ops_in(item) if value in op.inputs)
+                    for key, text in reader.facts.items():
+                        proto.metadata_props.add(key=key, value=text)
+                    yield proto
+
+    def _inputs(self, item: Op | Frame) -> list[Value | None]:
+        embedded = frozenset() if isinstance(item, Op) else self._library.embedded(item)
+        return [value for value in item.inputs if value not in embedded]
+
     def _node(self, item: Op | Frame) -> onnx.NodeProto:
         proto = onnx.NodeProto()
-        proto.input.extend(["" if v is None else self.names[v] for v in item.inputs])
+        given = self._inputs(item)
+        proto.input.extend(["" if v is None else self.names[v] for v in given])
         for value in item.outputs:
             if value not in self.names:
                 self.names[value] = self._unique(self._made_name(value))
@@ -231,6 +274,10 @@ class Body:
         ]
 
 
+def _ops_in(item: Op | Frame) -> Iterator[Op]:
+    return iter((item,)) if isinstance(item, Op) else ops_of(item)
+
+
 def label_of(call: ModuleCall) -> str:
     """What a module call is called: the author's name, the class where that is a number."""
     name = (call.path or call.label).rpartition(".")[2]
@@ -238,8 +285,22 @@ def label_of(call: ModuleCall) -> str:
 
 
 def value_info(value: Value, name: str) -> onnx.ValueInfoProto:
-    """What a file says about a value."""
-    info: onnx.ValueInfoProto = onnx.helper.make_tensor_value_info(name, value.dtype, value.shape)
+    """What a file says about a value; a tensor without one shape is an opaque type to it."""
+    info = onnx.ValueInfoProto(name=name)
+    if value.is_sequence:
+        info.type.sequence_type.elem_type.tensor_type.elem_type = value.dtype
+    elif value.dtype:
+        made = onnx.helper.make_tensor_type_proto(value.dtype, value.shape)
+        info.type.CopyFrom(made)
+    return info
+
+
+def end_info(value: Value, name: str) -> onnx.ValueInfoProto:
+    """`value_info` of an input or output of the whole, of which the format wants to know all."""
+    info = value_info(value, name)
+    is_tensor = info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape")
+    if not is_tensor and not value.is_sequence:
+        info.type.opaque_type.domain, info.type.opaque_type.name = "pytorch", "Tensor"
     return info
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from modelviz_callbacks.writers.onnx.builder import Board, Value, attributes
+from modelviz_callbacks.writers.onnx.builder import GraphBuilder, Value, attributes
 from modelviz_callbacks.writers.onnx.exporter_internals import storage_key
 
 # Index tables up to this size are written into the file, larger ones are computed in it.
@@ -88,13 +88,13 @@ class Unreadable(Exception):
 class Memory:
     """The tensors of one run."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, builder: GraphBuilder) -> None:
         """Knows none.
 
         Args:
-            board: Where ops are put that read and write through views.
+            builder: Where ops are put that read and write through views.
         """
-        self._board = board
+        self._builder = builder
         self._known: dict[int, _Known] = {}
         self._regions: dict[int, _Region] = {}
 
@@ -113,6 +113,36 @@ class Memory:
         if not region.writes and not region.origin[0].covers(region.size):
             region.origin = (layout, value)
         self._known[id(tensor)] = _Known(tensor, layout, region, value, len(region.writes))
+
+    def resize(self, tensor: torch.Tensor, before: int) -> None:
+        """A tensor has another size now: its memory is new, and begins as the old one did.
+
+        Args:
+            tensor: As it is now, contiguous.
+            before: How many elements it had.
+        """
+        builder, size = self._builder, tensor.numel()
+        old = self._known[id(tensor)].value
+        flat = self._reshaped(old, before)
+        if size > before:
+            zero = onnx.TensorProto(data_type=old.dtype, dims=[1])
+            zero.raw_data = bytes(tensor.element_size())
+            more = builder.inner("ConstantOfShape", old.dtype, (size - before,))
+            sizes = self._numbers([size - before])
+            builder.add("ConstantOfShape", (sizes,), (more,), attributes(value=zero))
+            longer = builder.inner("Concat", old.dtype, (size,))
+            builder.add("Concat", (flat, more), (longer,), attributes(axis=0))
+            flat = longer
+        elif size < before:
+            places = self._table(np.arange(size, dtype=np.int64))
+            shorter = builder.inner("Gather", old.dtype, (size,))
+            builder.add("Gather", (flat, places), (shorter,), attributes(axis=0))
+            flat = shorter
+        shape = tuple(tensor.shape)
+        made = Value(old.dtype, shape, builder.name)
+        builder.add("Reshape", (flat, self._numbers(shape)), (made,))
+        self._regions.pop(storage_key(tensor.untyped_storage()), None)
+        self.define(tensor, made)
 
     def write(self, tensor: torch.Tensor, value: Value) -> None:
         """A tensor was written to, and has this value now."""
@@ -161,9 +191,9 @@ class Memory:
 
     def _gather(self, region: _Region, layout: Layout) -> Value:
         flat = self._flat(region, layout.dtype)
-        board = self._board
-        made = board.inner("Gather", flat.dtype, layout.shape)
-        board.add("Gather", (flat, self._places(layout)), (made,), attributes(axis=0))
+        builder = self._builder
+        made = builder.inner("Gather", flat.dtype, layout.shape)
+        builder.add("Gather", (flat, self._places(layout)), (made,), attributes(axis=0))
         return made
 
     def _flat(self, region: _Region, dtype: torch.dtype) -> Value:
@@ -183,39 +213,39 @@ class Memory:
         """The region's memory with a tensor's value in it."""
         if layout.offset < 0 or layout.end > region.size:
             raise Unreadable("memory has another size now")
-        board = self._board
-        made = board.inner("memory", value.dtype, (region.size,))
+        builder = self._builder
+        made = builder.inner("memory", value.dtype, (region.size,))
         order = layout.dense_order
         if layout.covers(region.size) and order is not None:
             if order != sorted(order):
                 shape = tuple(layout.shape[d] for d in order)
-                turned = board.inner("Transpose", value.dtype, shape)
-                board.add("Transpose", (value,), (turned,), attributes(perm=order))
+                turned = builder.inner("Transpose", value.dtype, shape)
+                builder.add("Transpose", (value,), (turned,), attributes(perm=order))
                 value = turned
-            board.add("Reshape", (value, self._numbers([-1])), (made,))
+            builder.add("Reshape", (value, self._numbers([-1])), (made,))
             return made
         if before is None:
             zero = onnx.TensorProto(data_type=value.dtype, dims=[1])
             zero.raw_data = bytes(torch.empty((), dtype=layout.dtype).element_size())
-            before = board.inner("memory", value.dtype, (region.size,))
+            before = builder.inner("memory", value.dtype, (region.size,))
             size = self._numbers([region.size])
-            board.add("ConstantOfShape", (size,), (before,), attributes(value=zero))
+            builder.add("ConstantOfShape", (size,), (before,), attributes(value=zero))
         count = int(np.prod(layout.shape, dtype=np.int64))
         places = self._reshaped(self._places(layout), count)
         updates = self._reshaped(value, count)
-        board.add("ScatterElements", (before, places, updates), (made,), attributes(axis=0))
+        builder.add("ScatterElements", (before, places, updates), (made,), attributes(axis=0))
         return made
 
     def _reshaped(self, value: Value, count: int) -> Value:
-        made = self._board.inner("Reshape", value.dtype, (count,))
-        self._board.add("Reshape", (value, self._numbers([-1])), (made,))
+        made = self._builder.inner("Reshape", value.dtype, (count,))
+        self._builder.add("Reshape", (value, self._numbers([-1])), (made,))
         return made
 
     def _numbers(self, numbers: Sequence[int]) -> Value:
         return self._table(np.array(numbers, dtype=np.int64))
 
     def _table(self, table: np.ndarray) -> Value:
-        return self._board.constant(onnx.numpy_helper.from_array(table))
+        return self._builder.constant(onnx.numpy_helper.from_array(table))
 
     def _places(self, layout: Layout) -> Value:
         """Where each element of a tensor lies, in the tensor's own shape."""
@@ -226,7 +256,7 @@ class Memory:
                 along = [-1 if other == axis else 1 for other in range(len(layout.shape))]
                 table = table + (np.arange(layout.shape[axis]) * step).reshape(along)
             return self._table(table.astype(np.int64))
-        board, rank = self._board, len(layout.shape)
+        builder, rank = self._builder, len(layout.shape)
         found: Value | None = None
         for axis, (size, step) in enumerate(zip(layout.shape, layout.stride, strict=True)):
             steps = self._along(axis, size, step, layout.offset if axis == 0 else 0, rank)
@@ -234,23 +264,23 @@ class Memory:
                 found = steps
                 continue
             shape = (*layout.shape[: axis + 1], *[1] * (rank - axis - 1))
-            summed = board.inner("Add", onnx.TensorProto.INT64, shape)
-            board.add("Add", (found, steps), (summed,))
+            summed = builder.inner("Add", onnx.TensorProto.INT64, shape)
+            builder.add("Add", (found, steps), (summed,))
             found = summed
         assert found is not None
         return found
 
     def _along(self, axis: int, size: int, step: int, start: int, rank: int) -> Value:
         """``start + step * i`` along one axis of ``rank``."""
-        board, kind = self._board, onnx.TensorProto.INT64
-        counted = board.inner("Range", kind, (size,))
+        builder, kind = self._builder, onnx.TensorProto.INT64
+        counted = builder.inner("Range", kind, (size,))
         ends = [self._table(np.array(number, dtype=np.int64)) for number in (0, size, 1)]
-        board.add("Range", ends, (counted,))
-        scaled = board.inner("Mul", kind, (size,))
-        board.add("Mul", (counted, self._numbers([step])), (scaled,))
-        shifted = board.inner("Add", kind, (size,))
-        board.add("Add", (scaled, self._numbers([start])), (shifted,))
+        builder.add("Range", ends, (counted,))
+        scaled = builder.inner("Mul", kind, (size,))
+        builder.add("Mul", (counted, self._numbers([step])), (scaled,))
+        shifted = builder.inner("Add", kind, (size,))
+        builder.add("Add", (scaled, self._numbers([start])), (shifted,))
         shape = tuple(size if other == axis else 1 for other in range(rank))
-        turned = board.inner("Reshape", kind, shape)
-        board.add("Reshape", (shifted, self._numbers(shape)), (turned,))
+        turned = builder.inner("Reshape", kind, shape)
+        builder.add("Reshape", (shifted, self._numbers(shape)), (turned,))
         return turned

@@ -1,31 +1,44 @@
-"""One run over a program without data: each call put on a board in standard ops."""
+"""One run over a program without data: each call put on a builder in standard ops."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx
 
-from modelviz_callbacks.errors import ReplayError, WriterError
-from modelviz_callbacks.graph import Node
-from modelviz_callbacks.writers.onnx.builder import Board, Value
+from modelviz_callbacks.graph import Node, Ref
+from modelviz_callbacks.writers.onnx.builder import GraphBuilder, Value
 from modelviz_callbacks.writers.onnx.convert import Source
 from modelviz_callbacks.writers.onnx.exporter_internals import (
+    PAD_PACKED,
     MissingInternal,
     set_grad_enabled,
     storage_key,
     version_of,
 )
 from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
-from modelviz_callbacks.writers.onnx.functionalize import Layout, Memory, Unreadable
-from modelviz_callbacks.writers.onnx.op_translation import Call, Slot, fragment_of, tensors_in
+from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
+from modelviz_callbacks.writers.onnx.op_translation import (
+    Call,
+    TensorPlace,
+    subgraph_of,
+    tensors_in,
+)
+from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
+from modelviz_callbacks.writers.onnx.replacements import functions
+from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
 
-_META = torch.device("meta")
 _TO_DEVICE = ("cpu", "cuda")
+_PADS = frozenset(functions(PAD_PACKED))
+_RESIZES = frozenset(functions("Tensor.resize_ Tensor.resize_as_ torch.resize_as_"))
+_SETS = frozenset(functions("Tensor.set_"))
+_RESHAPES = frozenset(functions("torch.reshape Tensor.reshape Tensor.view"))
 
 
 @dataclass
@@ -35,43 +48,51 @@ class Walked:
     Attributes:
         inputs: What it takes.
         outputs: What it gives.
-        state: Parameters, buffers and constants by their qualified names, and the tensors.
+        state: Parameters, buffers and constants by their qualified names, and the tensors;
+            ``None`` for one that only the graph knows.
         untranslated: torch's names of the calls that have no form in standard ops.
     """
 
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
-    state: dict[str, tuple[Value, torch.Tensor]] = field(default_factory=dict)
+    state: dict[str, tuple[Value, torch.Tensor | None]] = field(default_factory=dict)
     untranslated: list[str] = field(default_factory=list)
 
 
-def walk(source: Source, board: Board) -> Walked:
-    """Puts a program's calls on a board.
+def walk(source: Source, builder: GraphBuilder) -> Walked:
+    """Puts a program's calls on a builder.
 
     Args:
         source: The program; its state may be without data.
-        board: With the graph of the same recording.
+        builder: With the graph of the same recording.
 
     Returns:
         What goes in and out.
 
-    Raises:
-        ReplayError: It comes to a part that nobody saw.
-        WriterError: It has tensors that are not plain arrays of numbers, or a call fails of
-            which nothing is known.
+    A call that cannot be made without data (a part nobody saw inside, a tensor that is no plain
+    array) is a node as torch calls it, with the results that the graph tells of; the calls
+    around it are not affected.
     """
     with torch.no_grad():
-        return _Walk(source, board).run()
+        return _Walk(source, builder).run()
+
+
+class _Unknown:
+    """The result of a call of which the program knows nothing."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
 class _Walk:
-    def __init__(self, source: Source, board: Board) -> None:
+    def __init__(self, source: Source, builder: GraphBuilder) -> None:
         self._source = source
-        self._board = board
-        self._memory = Memory(board)
+        self._builder = builder
+        self._memory = Memory(builder)
         self._env: dict[fx.Node, Any] = {}
         self._state: dict[int, torch.Tensor] = {}
-        self._storages: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+        self._stand_ins = StandIns()
+        self._of_ref: dict[Ref, torch.Tensor] = {}
         self._originals: list[torch.Tensor] = []
         self._results: dict[Any, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
         self._walked = Walked()
@@ -87,8 +108,7 @@ class _Walk:
             elif node.op == "get_attr":
                 self._env[node] = self._attribute(program, node.target)
             elif node.op == "output":
-                given = tensors_in(self._value(node.args[0]))
-                self._walked.outputs += [self._memory.read(tensor) for tensor in given]
+                self._output(node)
             else:
                 self._call(node)
         return self._walked
@@ -97,16 +117,54 @@ class _Walk:
 
     def _input(self) -> torch.Tensor:
         index = len(self._walked.inputs)
-        example = self._source.examples[index]
-        tensor = torch.empty_strided(
-            example.shape, example.stride(), dtype=example.dtype, device="meta"
-        )
-        value = self._new(tensor, self._source.inputs[index], "input")
+        path = self._source.inputs[index]
+        ref = self._entering.get(path)
+        spec = None if ref is None else self._builder.graph.spec(ref)
+        tensor = self._stand_ins.for_example(self._source.examples[index], spec)
+        if ref is not None:
+            self._of_ref[ref] = tensor
+        value = self._new(tensor, path, "input")
         self._walked.inputs.append(value)
         return tensor
 
+    @cached_property
+    def _entering(self) -> dict[str, Ref]:
+        """What enters the program, by its path there."""
+        graph, scope = self._builder.graph, self._builder.scope
+        if scope:
+            return {port.path: port.ref for port in graph.module_by_name[scope].inputs}
+        return {node.path: Ref(node.name) for node in graph.of_kind("input")}
+
+    @cached_property
+    def _leaving(self) -> list[Ref]:
+        """What leaves it, in order."""
+        graph, scope = self._builder.graph, self._builder.scope
+        if scope:
+            return [port.ref for port in graph.module_by_name[scope].outputs]
+        return [node.inputs[0] for node in graph.of_kind("output")]
+
+    @cached_property
+    def _state_refs(self) -> dict[str, Ref]:
+        state = self._builder.graph.of_kind("parameter", "buffer", "constant")
+        return {node.path: Ref(node.name) for node in state if node.path}
+
+    def _output(self, node: fx.Node) -> None:
+        given = [item for item in node.args[0] if isinstance(item, fx.Node)]  # type: ignore[union-attr]
+        refs = self._leaving if len(self._leaving) == len(given) else [None] * len(given)
+        for item, ref in zip(given, refs, strict=True):
+            value = self._env[item]
+            tensor = value if isinstance(value, torch.Tensor) else self._unseen(ref)
+            self._walked.outputs.append(self._now(tensor))
+
+    def _now(self, tensor: torch.Tensor) -> Value:
+        """The value a tensor has now; the last one known where that cannot be told."""
+        try:
+            return self._memory.read(tensor)
+        except Unreadable:
+            return self._memory.last(tensor)
+
     def _new(self, tensor: torch.Tensor, label: str, kind: Any) -> Value:
-        value = self._board.value(_dtype(tensor), tuple(tensor.shape), label)
+        value = self._builder.value(_dtype(tensor), self._shape(tensor), label)
         value.kind = kind
         self._memory.define(tensor, value)
         return value
@@ -119,23 +177,58 @@ class _Walk:
             return found
         if id(found) not in self._state:
             self._originals.append(found)
-            made = self._state[id(found)] = self._without_data(found)
+            made = self._state[id(found)] = self._stand_ins.for_tensor(found)
             name = self._source.state.get(target, target)
             self._walked.state[name] = self._new(made, name, "state"), found
+            if name in self._state_refs:
+                self._of_ref[self._state_refs[name]] = made
         return self._state[id(found)]
 
-    def _without_data(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A meta tensor like another; those that share memory share it again."""
-        layout = tensor.layout
-        if layout != torch.strided or tensor.is_nested or tensor.is_quantized:
-            raise WriterError(f"a tensor of the model is not a plain array ({layout})")
-        storage = tensor.untyped_storage()
-        key = storage_key(storage), tensor.dtype
-        if key not in self._storages:
-            size = max(Layout.of(tensor).end, storage.nbytes() // max(1, tensor.element_size()))
-            self._storages[key] = torch.empty(size, dtype=tensor.dtype, device="meta")
-        place = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
-        return self._storages[key].as_strided(*place)
+    def _shape(self, tensor: torch.Tensor) -> tuple[int, ...] | None:
+        if self._stand_ins.is_carrier(tensor) and not tensor.dim():
+            return None
+        return tuple(tensor.shape)
+
+    # --- what only the graph knows
+
+    def _unseen(self, ref: Ref | None) -> torch.Tensor:
+        """What the program cannot make: the graph knows the call that made it."""
+        if ref is None:
+            made = self._stand_ins.for_spec(None)
+            value = Value(0, None, self._builder.name)
+            self._builder.add("unknown", (), (value,), (), DOMAIN)
+            self._walked.untranslated.append("code out of sight")
+            self._memory.define(made, value)
+            return made
+        if ref not in self._of_ref:
+            node = self._builder.graph.by_name[ref.node]
+            if node.is_call:
+                self._put_recorded(node)
+            else:
+                self._of_ref[ref] = self._put_given(node)
+        return self._of_ref[ref]
+
+    def _put_recorded(self, node: Node) -> None:
+        """Puts a call of the graph, as torch has it."""
+        builder = self._builder
+        inputs = [self._now(self._unseen(ref)) for ref in node.inputs]
+        builder.go_to(node.scope, node.name, facts_of(node, builder.graph))
+        values = [builder.value(spec.dtype, spec.shape) for spec in node.outputs]
+        builder.add(node.op, inputs, values, plain_attributes(node), DOMAIN)
+        self._walked.untranslated.append(node.target or node.op)
+        for index, (spec, value) in enumerate(zip(node.outputs, values, strict=True)):
+            made = self._of_ref[Ref(node.name, index)] = self._stand_ins.for_spec(spec)
+            self._memory.define(made, value)
+
+    def _put_given(self, node: Node) -> torch.Tensor:
+        """State that is out of the program's reach (of a scripted module)."""
+        name = node.path or node.name
+        made = self._stand_ins.for_spec(node.outputs[0])
+        if name in self._walked.state:
+            self._memory.define(made, self._walked.state[name][0])
+        else:
+            self._walked.state[name] = self._new(made, name, "state"), None
+        return made
 
     # --- calls
 
@@ -145,23 +238,29 @@ class _Walk:
     def _call(self, node: fx.Node) -> None:
         if node.target is set_grad_enabled:
             return
+        recorded = self._recorded(node)
+        self._find_unseen(node, recorded)
         target, args, kwargs = _placed(
             node.target, self._value(node.args), self._value(node.kwargs)
         )
         if target is setattr and args[1] == "data":
             self._memory.define(args[0], self._memory.read(args[2]))
         tensors: list[torch.Tensor] = []
-        arguments = _slotted(args, tensors), _slotted(kwargs, tensors)
+        arguments = _with_places(args, tensors), _with_places(kwargs, tensors)
         before = [_state_of(tensor) for tensor in tensors]
         call = Call(target, *arguments, _described(tensors), (), (), ())
-        recorded = self._go_to(node)
+        self._go_to(node, recorded)
         key = call.key()
         try:
+            if recorded is not None and any(map(self._stand_ins.is_carrier, tensors)):
+                raise Unreadable("no array of numbers")
             result = self._made_before(key)
             if result is None:
-                with _META:
-                    result = call.run(tensors, _META)
-        except (ReplayError, MissingInternal):
+                with META:
+                    result = call.run(tensors, META)
+                if recorded is not None and not all(map(is_array, tensors_in(result))):
+                    raise Unreadable("no array of numbers")
+        except MissingInternal:
             raise
         except Exception as error:
             self._as_recorded(node, call, tensors, recorded, error)
@@ -175,10 +274,47 @@ class _Walk:
         if key is not None and not written:
             self._remember(key, result, tensors)
         self._put(call, tensors, {i: found[i] for i in fresh}, written, recorded)
-        for tensor in found if recorded is not None else ():
+        if recorded is not None:
+            self._know(recorded, found or [tensors[i] for i in written])
+            self._name_again(recorded, found)
+
+    def _know(self, recorded: Node, made: Sequence[torch.Tensor]) -> None:
+        """Keeps which tensors a call of the graph gave."""
+        if len(made) == len(recorded.outputs):
+            for index, tensor in enumerate(made):
+                self._of_ref[Ref(recorded.name, index)] = tensor
+
+    def _name_again(self, recorded: Node, found: Sequence[torch.Tensor]) -> None:
+        for tensor in found:
             value = self._memory.last(tensor)
-            if recorded is not None and value.label != recorded.name:
+            if value.label != recorded.name:
                 value.aliases = (*value.aliases, recorded.name)
+
+    def _find_unseen(self, node: fx.Node, recorded: Node | None) -> None:
+        """Finds in the graph what the program has no way to make of a call's arguments."""
+        if recorded is None:
+            return
+        given: list[fx.Node] = []
+        fx.node.map_arg((node.args, node.kwargs), given.append)
+        given = [item for item in given if self._is_tensor(item)]
+        refs = list(recorded.inputs)
+        if len(refs) == len(given):
+            pairs = list(zip(given, refs, strict=True))
+        else:
+            unknown = [item for item in given if isinstance(self._env[item], _Unknown)]
+            rest = [ref for ref in dict.fromkeys(refs) if ref not in self._of_ref]
+            pairs = list(zip(unknown, rest, strict=False))
+        for item, ref in pairs:
+            # A tensor that was made out of sight is a constant of the program.
+            is_opaque = self._builder.graph.by_name[ref.node].kind == "opaque"
+            if isinstance(self._env[item], _Unknown) or (is_opaque and item.op == "get_attr"):
+                self._env[item] = self._unseen(ref)
+        for item in given:
+            if isinstance(self._env[item], _Unknown):
+                self._env[item] = self._unseen(None)
+
+    def _is_tensor(self, item: fx.Node) -> bool:
+        return isinstance(self._env.get(item), (torch.Tensor, _Unknown))
 
     def _made_before(self, key: Any) -> torch.Tensor | None:
         """What an equal call gave, where that was one new tensor."""
@@ -188,7 +324,7 @@ class _Walk:
         return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
 
     def _remember(self, key: Any, result: Any, tensors: Sequence[torch.Tensor]) -> None:
-        if type(result) is not torch.Tensor or result.device != _META:
+        if type(result) is not torch.Tensor or result.device != META:
             return
         storage = storage_key(result.untyped_storage())
         if all(storage_key(tensor.untyped_storage()) != storage for tensor in tensors):
@@ -203,16 +339,18 @@ class _Walk:
         storages = [storage_key(tensors[i].untyped_storage()) for i in written]
         return [i for place, i in enumerate(written) if storages.index(storages[place]) == place]
 
-    def _go_to(self, node: fx.Node) -> Node | None:
-        """Moves the board to where a call belongs."""
+    def _recorded(self, node: fx.Node) -> Node | None:
+        """The call of the graph that a call of the program is."""
         facts = node.meta.get("custom", {}).get(self._source.facts_key, {})
-        graph = self._board.graph
-        recorded = graph.by_name.get(facts.get("name", ""))
+        return self._builder.graph.by_name.get(facts.get("name", ""))
+
+    def _go_to(self, node: fx.Node, recorded: Node | None) -> None:
+        """Moves the builder to where a call belongs."""
+        graph = self._builder.graph
         if recorded is None:
-            self._board.stay(node.name)
+            self._builder.stay(node.name)
         else:
-            self._board.go_to(recorded.scope, recorded.name, facts_of(recorded, graph))
-        return recorded
+            self._builder.go_to(recorded.scope, recorded.name, facts_of(recorded, graph))
 
     def _as_recorded(
         self,
@@ -223,17 +361,15 @@ class _Walk:
         error: Exception,
     ) -> None:
         """A call that cannot be made without data: what it gave is in the graph."""
-        shapes = [spec.shape for spec in recorded.outputs] if recorded else [None]
-        if recorded is None or None in shapes:
-            raise WriterError(f"nothing is known of the result of {node.target}") from error
+        if recorded is None:
+            self._env[node] = _Unknown(f"{node.target}: {error}")
+            return
         if recorded.writes and tensors:
             self._env[node] = tensors[0]
             self._put(call, tensors, {}, [0], recorded)
+            self._know(recorded, tensors[:1])
             return
-        made = [
-            torch.empty(spec.shape or (), dtype=getattr(torch, spec.dtype), device="meta")
-            for spec in recorded.outputs
-        ]
+        made = [self._stand_ins.for_spec(spec) for spec in recorded.outputs]
         leaves = list(_taken_apart(node))
         if len(leaves) == len(made):
             self._env.update(zip(leaves, made, strict=True))
@@ -241,6 +377,7 @@ class _Walk:
         else:
             self._env[node] = made[0] if len(made) == 1 else tuple(made)
         self._put(call, tensors, dict(enumerate(made)), [], recorded)
+        self._know(recorded, made)
 
     def _put(
         self,
@@ -250,15 +387,24 @@ class _Walk:
         written: list[int],
         recorded: Node | None,
     ) -> None:
-        """Puts a call on the board and keeps the values it made."""
+        """Puts a call on the builder and keeps the values it made."""
         wanted = [*fresh.values(), *(tensors[i] for i in written)]
         if not wanted:
             return
-        if call.name in ("view", "reshape") and len(tensors) > 1 and len(fresh) == 1:
+        if call.function in _RESIZES and written == [0]:
+            self._memory.resize(tensors[0], math.prod(call.tensors[0][0]))
+            return
+        if call.function in _SETS and written == [0] and len(tensors) == 2:
+            self._memory.define(tensors[0], self._memory.view(tensors[1], tensors[0]))
+            return
+        if call.function in _RESHAPES and len(tensors) > 1 and len(fresh) == 1:
             # Its sizes are tensors; what they are is known.
-            args = Slot(0), tuple(wanted[0].shape)
+            args = TensorPlace(0), tuple(wanted[0].shape)
             call = Call("reshape", args, {}, call.tensors[:1], (), (), ())
             tensors = tensors[:1]
+        elif call.function in _PADS and len(fresh) == 2 and not call.kwargs:
+            shape = tuple(wanted[0].shape)
+            call = replace(call, target=pad_packed, args=(*call.args[:4], shape))
         expected = tuple(tensor.dtype for tensor in wanted)
         call = Call(
             call.target,
@@ -282,21 +428,23 @@ class _Walk:
         wanted: list[torch.Tensor],
         recorded: Node | None,
     ) -> list[Value]:
-        board = self._board
-        specs = [board.value(_dtype(tensor), tuple(tensor.shape)) for tensor in wanted]
+        builder = self._builder
+        specs = [builder.value(_dtype(tensor), self._shape(tensor)) for tensor in wanted]
         try:
             inputs = [self._memory.read(tensor) for tensor in tensors]
+            if any(map(self._stand_ins.is_carrier, (*tensors, *wanted))):
+                raise Unreadable("no array of numbers")
             if call.target is not torch.as_strided:
-                fragment = fragment_of(call)
-                if fragment is not None:
-                    return fragment.put(board, inputs, specs)
-            shown = self._views(call, tensors, wanted)
+                subgraph = subgraph_of(call)
+                if subgraph is not None:
+                    return subgraph.put(builder, inputs, specs)
+            shown = None if call.is_foreign else self._views(call, tensors, wanted)
             if shown is not None:
                 return shown
         except Unreadable:
             inputs = [self._memory.last(tensor) for tensor in tensors]
         name = recorded.op if recorded else getattr(call.target, "__name__", str(call.target))
-        board.add(name, inputs, specs, plain_attributes(recorded) if recorded else (), DOMAIN)
+        builder.add(name, inputs, specs, plain_attributes(recorded) if recorded else (), DOMAIN)
         self._walked.untranslated.append((recorded.target or name) if recorded else name)
         return specs
 
@@ -334,31 +482,31 @@ def _placed(
 ) -> tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]:
     """A call with every device as `torch.device`, whatever way it was written."""
     if target in _TO_DEVICE:
-        return "to", (args[0], _META), {}
+        return "to", (args[0], META), {}
     if kwargs.get("device") is not None:
-        kwargs = {**kwargs, "device": _META}
+        kwargs = {**kwargs, "device": META}
     kwargs = {key: value for key, value in kwargs.items() if key != "generator"}
     if target == "to" and len(args) > 1 and isinstance(args[1], (str, int)):
-        args = (args[0], _META, *args[2:])
+        args = (args[0], META, *args[2:])
     return target, tuple(args), dict(kwargs)
 
 
-def _slotted(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Arguments with slots for their tensors, which are gathered, each once."""
+def _with_places(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """Arguments with places for their tensors, which are gathered, each once."""
     if isinstance(value, torch.Tensor):
         for index, tensor in enumerate(tensors):
             if tensor is value:
-                return Slot(index)
+                return TensorPlace(index)
         tensors.append(value)
-        return Slot(len(tensors) - 1)
+        return TensorPlace(len(tensors) - 1)
     if type(value) in (tuple, torch.Size, fx.immutable_collections.immutable_list, list):
-        items = [_slotted(item, tensors) for item in value]
+        items = [_with_places(item, tensors) for item in value]
         return items if isinstance(value, list) else tuple(items)
     if type(value) in (dict, fx.immutable_collections.immutable_dict):
-        return {key: _slotted(item, tensors) for key, item in value.items()}
+        return {key: _with_places(item, tensors) for key, item in value.items()}
     if isinstance(value, slice):
         parts = (value.start, value.stop, value.step)
-        return slice(*(_slotted(part, tensors) for part in parts))
+        return slice(*(_with_places(part, tensors) for part in parts))
     return value
 
 

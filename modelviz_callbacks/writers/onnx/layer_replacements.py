@@ -71,6 +71,59 @@ def embedding_bag(
     return summed / inside.sum(1, keepdim=True).clamp(min=1)
 
 
+def fractional_max_pool(
+    input: torch.Tensor,
+    kernel_size: Any,
+    output_size: Any = None,
+    output_ratio: Any = None,
+    return_indices: bool = False,
+    _random_samples: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What ``fractional_max_pool2d`` and ``3d`` give: a window for each output, along each axis."""
+    count = 2 if input.dim() < 5 and not _is_triple(kernel_size, output_size, output_ratio) else 3
+    if return_indices or input.dim() != count + 2:
+        raise NotImplementedError("fractional pooling with indices, or without a batch")
+    sizes, kernels = input.shape[2:], _each(kernel_size, count)
+    if output_size is None:
+        shares = _each(output_ratio, count)
+        output_size = [int(size * share) for size, share in zip(sizes, shares, strict=True)]
+    wanted = _each(output_size, count)
+    if _random_samples is None:
+        _random_samples = torch.rand(*input.shape[:2], count, dtype=input.dtype)
+    for axis in range(count):
+        # Of the random numbers, the last is that of the first axis in two dimensions.
+        draw = _random_samples[:, :, axis if count == 3 else 1 - axis]
+        starts = _window_starts(draw, sizes[axis], kernels[axis], wanted[axis])
+        places = (starts[..., None] + torch.arange(kernels[axis])).flatten(2)
+        moved = input.movedim(2 + axis, 2)
+        index = places.reshape(*places.shape, *[1] * (count - 1)).expand(
+            -1, -1, -1, *moved.shape[3:]
+        )
+        found = moved.gather(2, index)
+        windows = found.reshape(*found.shape[:2], wanted[axis], kernels[axis], *found.shape[3:])
+        input = windows.amax(3).movedim(2, 2 + axis)
+    return input
+
+
+def _is_triple(*values: Any) -> bool:
+    return any(isinstance(value, (tuple, list)) and len(value) == 3 for value in values)
+
+
+def _each(value: Any, count: int) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value] * count
+
+
+def _window_starts(draw: torch.Tensor, size: int, kernel: int, wanted: int) -> torch.Tensor:
+    if wanted == 1:
+        return torch.full((*draw.shape, 1), size - kernel)
+    alpha = (size - kernel) / (wanted - 1)
+    steps = torch.arange(wanted - 1)
+    found = ((steps + draw[..., None]) * alpha).to(torch.int64) - (draw[..., None] * alpha).to(
+        torch.int64
+    )
+    return torch.cat([found, torch.full((*draw.shape, 1), size - kernel)], -1)
+
+
 def adaptive_avg_pool3d(input: torch.Tensor, output_size: Any) -> torch.Tensor:
     """One matrix of shares for each dimension."""
     wanted = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 3

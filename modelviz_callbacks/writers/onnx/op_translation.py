@@ -1,32 +1,46 @@
-"""Calls as pieces of ONNX, each distinct call translated once a process."""
+"""Calls as nodes of ONNX, each distinct call translated once a process."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import onnx
 import onnx_ir as ir
 import torch
 
-from modelviz_callbacks.writers.onnx.builder import Board, Shape, Value, attributes, element_type
-from modelviz_callbacks.writers.onnx.exporter_internals import fake_tensor_mode
-from modelviz_callbacks.writers.onnx.replacements import SAME
-from modelviz_callbacks.writers.onnx.torch_exporter import Untranslated, translate
+from modelviz_callbacks.writers.onnx.builder import (
+    GraphBuilder,
+    Shape,
+    Value,
+    attributes,
+    element_type,
+)
+from modelviz_callbacks.writers.onnx.exporter_internals import (
+    OpOverload,
+    OpOverloadPacket,
+    fake_tensor_mode,
+)
+from modelviz_callbacks.writers.onnx.replacements import REPLACEMENTS, functions
+from modelviz_callbacks.writers.onnx.torch_exporter import Untranslated, is_translated, translate
 
 _LOG = logging.getLogger(__name__)
 
 # Functions of these packages are what they are for the life of the process.
 _LASTING = ("torch", "_operator", "builtins", "math", "modelviz_callbacks", "torch_geometric")
 
-# A function and the arguments of one call; `Slot` stands for the tensors.
+# Namespaces of operators that torch itself defines.
+_TORCHS = ("aten", "prim", "prims")
+
+# A function and the arguments of one call; `TensorPlace` stands for the tensors.
 Target = Callable[..., Any] | str
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class TensorPlace:
     """Stands for tensor number ``index`` among the arguments of a call."""
 
     index: int
@@ -38,7 +52,7 @@ class Call:
 
     Attributes:
         target: The function, or the name of a method.
-        args: Its arguments, with `Slot` for tensors.
+        args: Its arguments, with `TensorPlace` for tensors.
         kwargs: Likewise.
         tensors: Shape, strides and dtype of each tensor.
         results: Which of the tensors in the result are wanted.
@@ -55,9 +69,22 @@ class Call:
     expected: tuple[torch.dtype, ...]
 
     @property
-    def name(self) -> str:
-        """What the function is called."""
-        return str(getattr(self.target, "__name__", self.target))
+    def function(self) -> Any:
+        """What is called: the function object, also where a method stands by its name."""
+        target = self.target
+        if isinstance(target, str):
+            return getattr(torch.Tensor, target, None)
+        return target if isinstance(target, Hashable) else None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is an operator that somebody else than torch has registered."""
+        target = self.target
+        if isinstance(target, OpOverload):
+            return target.namespace not in _TORCHS
+        if isinstance(target, OpOverloadPacket):
+            return str(target).partition(".")[0] not in _TORCHS
+        return False
 
     def key(self) -> Any:
         """Equal for equal calls; ``None`` where nothing can be said."""
@@ -77,7 +104,7 @@ class Call:
         given = list(tensors)
         for index in self.written:
             given[index] = given[index].clone()
-        same = replace(self, target=SAME.get(self.name, self.target))
+        same = replace(self, target=REPLACEMENTS.get(self.function, self.target))
         result = same.run(given, torch.device("cpu"))
         found = list(tensors_in(result))
         return (*(found[i] for i in self.results), *(given[i] for i in self.written))
@@ -93,7 +120,7 @@ class Call:
 
 def filled(value: Any, tensors: Sequence[torch.Tensor], device: torch.device) -> Any:
     """Arguments with the tensors in their slots, on one device."""
-    if isinstance(value, Slot):
+    if isinstance(value, TensorPlace):
         return tensors[value.index]
     if isinstance(value, torch.device):
         return device
@@ -120,7 +147,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _key(value: Any) -> Any:
-    if value is None or isinstance(value, (Slot, str)):
+    if value is None or isinstance(value, (TensorPlace, str)):
         return value
     if isinstance(value, (bool, int, float, complex)):
         # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
@@ -139,8 +166,8 @@ def _key(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """One node of a fragment; places are numbers of values, inputs first; -1: left out."""
+class _SubgraphNode:
+    """One node of a subgraph; places are numbers of values, inputs first; -1: left out."""
 
     op_type: str
     domain: str
@@ -150,24 +177,26 @@ class _Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Fragment:
+class Subgraph:
     """A call in standard ops.
 
     Attributes:
-        pieces: Its nodes.
+        nodes: Its nodes.
         made: Element type and shape of each value that they make.
         outputs: Places of the results; a result may be an input.
     """
 
-    pieces: tuple[_Piece, ...]
+    nodes: tuple[_SubgraphNode, ...]
     made: tuple[tuple[int, Shape], ...]
     outputs: tuple[int, ...]
 
-    def put(self, board: Board, inputs: Sequence[Value], specs: Sequence[Value]) -> list[Value]:
-        """Puts the ops on a board.
+    def put(
+        self, builder: GraphBuilder, inputs: Sequence[Value], specs: Sequence[Value]
+    ) -> list[Value]:
+        """Puts the ops on a builder.
 
         Args:
-            board: Where.
+            builder: Where.
             inputs: The tensors of the call.
             specs: What the results are like; they become the values that the ops make.
 
@@ -176,27 +205,27 @@ class Fragment:
         """
         count = len(inputs)
         values = [*inputs, *(Value(dtype, shape, "") for dtype, shape in self.made)]
-        for piece in self.pieces:
-            for place in piece.outputs:
-                values[place].label = f"{board.name}/{piece.op_type}"
+        for node in self.nodes:
+            for place in node.outputs:
+                values[place].label = f"{builder.name}/{node.op_type}"
         for place, spec in zip(self.outputs, specs, strict=True):
             if place >= count:
                 values[place] = spec
-        for piece in self.pieces:
-            board.add(
-                piece.op_type,
-                [None if place < 0 else values[place] for place in piece.inputs],
-                [values[place] for place in piece.outputs],
-                piece.attributes,
-                piece.domain,
+        for node in self.nodes:
+            builder.add(
+                node.op_type,
+                [None if place < 0 else values[place] for place in node.inputs],
+                [values[place] for place in node.outputs],
+                node.attributes,
+                node.domain,
             )
         return [values[place] for place in self.outputs]
 
 
-_CACHE: dict[Any, Fragment | None] = {}
+_CACHE: dict[Any, Subgraph | None] = {}
 
 
-def fragment_of(call: Call) -> Fragment | None:
+def subgraph_of(call: Call) -> Subgraph | None:
     """A call in standard ops; ``None`` where torch has no translation."""
     key = call.key()
     if key is not None and key in _CACHE:
@@ -207,15 +236,17 @@ def fragment_of(call: Call) -> Fragment | None:
     return made
 
 
-def _made(call: Call) -> Fragment | None:
+def _made(call: Call) -> Subgraph | None:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     kinds = (*call.expected, *(dtype for _, _, dtype in call.tensors))
     if any("float8" in str(dtype) for dtype in kinds):
         return None  # standard from version 19 on
-    constant = _literal(call)
-    if constant is not None:
-        return constant
+    if call.is_foreign and not is_translated(call.target):
+        return None  # whatever it is made of: it is one op to its author
+    known = _literal(call) or _joined(call)
+    if known is not None:
+        return known
     # Sizes that depend on data become symbols, which nothing after this call sees.
     mode = fake_tensor_mode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
     with mode:
@@ -230,24 +261,70 @@ def _made(call: Call) -> Fragment | None:
 
 
 # What makes a tensor of plain numbers; no random number among them.
-_LITERALS = ("tensor", "as_tensor", "asarray", "scalar_tensor", "div")
+_LITERALS = frozenset(
+    functions("torch.tensor torch.as_tensor torch.asarray torch.scalar_tensor torch.div")
+)
 
 
-def _literal(call: Call) -> Fragment | None:
-    if call.tensors or call.name not in _LITERALS or call.results != (0,):
+def _literal(call: Call) -> Subgraph | None:
+    if call.tensors or call.function not in _LITERALS or call.results != (0,):
         return None
     tensor = call.run((), torch.device("cpu"))
     proto = ir.to_proto(ir.tensor(tensor.numpy(force=True)))
     kind = proto.data_type, tuple(proto.dims)
-    piece = _Piece("Constant", "", (), (0,), attributes(value=proto))
-    return Fragment((piece,), (kind,), (0,))
+    node = _SubgraphNode("Constant", "", (), (0,), attributes(value=proto))
+    return Subgraph((node,), (kind,), (0,))
 
 
-def _from_ir(model: ir.Model, call: Call) -> Fragment:
+# From this number of tensors on, the exporter takes longer for each the more there are.
+_MANY = 50
+_CATS = frozenset(functions("torch.cat torch.concat torch.concatenate"))
+_STACKS = frozenset(functions("torch.stack"))
+
+
+def _joined(call: Call) -> Subgraph | None:
+    """Many tensors of one kind, joined along a dimension."""
+    is_stack = call.function in _STACKS
+    if not (is_stack or call.function in _CATS) or call.results != (0,) or call.written:
+        return None
+    given, *rest = call.args or (None,)
+    dim = rest[0] if rest else call.kwargs.get("dim", 0)
+    kinds = {(len(shape), dtype) for shape, _, dtype in call.tensors}
+    if not isinstance(given, (list, tuple)) or len(given) < _MANY or len(kinds) != 1:
+        return None
+    if not isinstance(dim, int) or len(rest) > 1 or {*call.kwargs} - {"dim"}:
+        return None
+    ((rank, dtype),) = kinds
+    if dtype.is_complex or not all(isinstance(item, TensorPlace) for item in given):
+        return None
+    kind = element_type(str(dtype).removeprefix("torch."), None)[0]
+    return _concatenated(call, [item.index for item in given], dim % (rank + is_stack), kind)
+
+
+def _concatenated(call: Call, places: list[int], axis: int, kind: int) -> Subgraph:
+    count = len(call.tensors)
+    made: list[tuple[int, Shape]] = []
+    nodes: list[_SubgraphNode] = []
+    if call.function in _STACKS:
+        proto = onnx.numpy_helper.from_array(numpy.array([axis], dtype=numpy.int64))
+        made.append((proto.data_type, (1,)))
+        nodes.append(_SubgraphNode("Constant", "", (), (count,), attributes(value=proto)))
+        for index, place in enumerate(places):
+            shape = call.tensors[place][0]
+            made.append((kind, (*shape[:axis], 1, *shape[axis:])))
+            places[index] = count + len(made) - 1
+            nodes.append(_SubgraphNode("Unsqueeze", "", (place, count), (places[index],), ()))
+    made.append((kind, None))
+    result = count + len(made) - 1
+    nodes.append(_SubgraphNode("Concat", "", tuple(places), (result,), attributes(axis=axis)))
+    return Subgraph(tuple(nodes), tuple(made), (result,))
+
+
+def _from_ir(model: ir.Model, call: Call) -> Subgraph:
     graph = model.graph
     places: dict[ir.Value, int] = {value: index for index, value in enumerate(graph.inputs)}
     made: list[tuple[int, Shape]] = []
-    pieces: list[_Piece] = []
+    nodes: list[_SubgraphNode] = []
 
     def place(value: ir.Value) -> int:
         if value not in places:
@@ -259,13 +336,13 @@ def _from_ir(model: ir.Model, call: Call) -> Fragment:
         assert value.const_value is not None
         proto = ir.to_proto(value.const_value)
         proto.ClearField("name")
-        pieces.append(_Piece("Constant", "", (), (place(value),), attributes(value=proto)))
+        nodes.append(_SubgraphNode("Constant", "", (), (place(value),), attributes(value=proto)))
     for node in graph:
         if node.op_type == "Identity" and not node.domain and node.inputs[0] is not None:
             places[node.outputs[0]] = place(node.inputs[0])
             continue
-        pieces.append(
-            _Piece(
+        nodes.append(
+            _SubgraphNode(
                 node.op_type,
                 node.domain,
                 tuple([-1 if value is None else place(value) for value in node.inputs]),
@@ -280,9 +357,11 @@ def _from_ir(model: ir.Model, call: Call) -> Fragment:
         if wanted and found is not None and int(found) != wanted:
             made.append((wanted, _kind(graph.outputs[index])[1]))
             target = len(graph.inputs) + len(made) - 1
-            pieces.append(_Piece("Cast", "", (outputs[index],), (target,), attributes(to=wanted)))
+            nodes.append(
+                _SubgraphNode("Cast", "", (outputs[index],), (target,), attributes(to=wanted))
+            )
             outputs[index] = target
-    return Fragment(tuple(pieces), tuple(made), tuple(outputs))
+    return Subgraph(tuple(nodes), tuple(made), tuple(outputs))
 
 
 def _kind(value: ir.Value) -> tuple[int, Shape]:

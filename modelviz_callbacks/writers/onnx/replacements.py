@@ -5,19 +5,28 @@ Used for translation only. Each gives what the original gives in exact arithmeti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.writers.onnx.ctc import ctc_loss
-from modelviz_callbacks.writers.onnx.exporter_internals import grouped_mm
+from modelviz_callbacks.writers.onnx.exporter_internals import FOREACH, PACK_PADDED, grouped_mm
+from modelviz_callbacks.writers.onnx.fake_quantize import (
+    fake_quantize_per_channel,
+    fake_quantize_per_tensor,
+    fused_fake_quantize,
+)
 from modelviz_callbacks.writers.onnx.layer_replacements import (
     adaptive_avg_pool3d,
     embedding_bag,
+    fractional_max_pool,
     gaussian_nll_loss,
 )
+from modelviz_callbacks.writers.onnx.packed_rnn import is_packed, pack_padded, recurrent
 
 
 def _grouped_mm(
@@ -205,6 +214,19 @@ def _kthvalue(tensor: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False
     return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
 
 
+def _matrix_exp(matrix: torch.Tensor) -> torch.Tensor:
+    """By Taylor's series of a small part of it, squared up again; in double precision."""
+    squarings, terms = 16, 8
+    small = matrix.to(torch.float64) / 2**squarings
+    found = term = torch.eye(matrix.shape[-1], dtype=torch.float64).expand_as(small)
+    for number in range(1, terms):
+        term = term @ small / number
+        found = found + term
+    for _ in range(squarings):
+        found = found @ found
+    return found.to(matrix.dtype)
+
+
 def _median(tensor: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower one of two in the middle."""
     if dim is None:
@@ -286,13 +308,6 @@ def _tensor(data: Any, **options: Any) -> torch.Tensor:
     return torch.tensor(data, **options)
 
 
-def _lstm(data: torch.Tensor, state: Any, weights: Any, *flags: Any) -> Any:
-    """The table's translation forgets projections."""
-    if isinstance(state, (list, tuple)) and state[0].shape[-1] != state[1].shape[-1]:
-        raise NotImplementedError("an LSTM with projections")
-    return torch.lstm(data, state, weights, *flags)
-
-
 def _each(name: str) -> Callable[..., Any]:
     def run(tensors: Any, *others: Any, **options: Any) -> Any:
         rows = [
@@ -305,48 +320,102 @@ def _each(name: str) -> Callable[..., Any]:
     return run
 
 
-# By the name of the function or method.
-SAME: dict[str, Callable[..., Any]] = {
-    "_grouped_mm": _grouped_mm,
-    "_is_all_true": _is_all_true,
-    "__rsub__": _rsub,
-    "adaptive_avg_pool3d": adaptive_avg_pool3d,
-    "add": _add,
-    "aminmax": _aminmax,
-    "argsort": _argsort,
-    "cdist": _cdist,
-    "conv3d": _conv3d,
-    "ctc_loss": ctc_loss,
-    "cummax": _cummax,
-    "cummin": _cummin,
-    "embedding_bag": embedding_bag,
-    "fill_diagonal_": _fill_diagonal_,
-    "gaussian_nll_loss": gaussian_nll_loss,
-    "getitem": _getitem,
-    "kthvalue": _kthvalue,
-    "linear": _linear,
-    "linalg_solve_triangular": _solve_triangular,
-    "lstm": _lstm,
-    "masked_select": _masked_select,
-    "median": _median,
-    "put_": _put_,
-    "randperm": _randperm,
-    "rrelu": _rrelu,
-    "searchsorted": _searchsorted,
-    "setitem": _setitem,
-    "sort": _sort,
-    "sort.stable": _sort,
-    "tensor": _tensor,
-    "view": _view,
-    **{
-        f"_foreach_{name}": _each(name)
-        for op in ("add", "sub", "mul", "div", "neg", "exp", "sqrt", "abs", "addcmul", "addcdiv")
-        for name in (op, f"{op}_")
-    },
+_FOREACH = ("add", "sub", "mul", "div", "neg", "exp", "sqrt", "abs", "addcmul", "addcdiv")
+
+# Replacement -> what it stands for: functions of torch, of tensors (`Tensor.`), of
+# torch.nn.functional (`functional.`), ATen ops called as such (`aten.`).
+_STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
+    (_add, "torch.add Tensor.add aten.add"),
+    (_aminmax, "torch.aminmax Tensor.aminmax aten.aminmax aten.aminmax.default"),
+    (_argsort, "torch.argsort Tensor.argsort aten.argsort aten.argsort.default"),
+    (_cdist, "torch.cdist aten.cdist aten.cdist.default"),
+    (_conv3d, "torch.conv3d"),
+    (_cummax, "torch.cummax Tensor.cummax aten.cummax aten.cummax.default"),
+    (_cummin, "torch.cummin Tensor.cummin aten.cummin aten.cummin.default"),
+    (_fill_diagonal_, "Tensor.fill_diagonal_ aten.fill_diagonal_ aten.fill_diagonal_.default"),
+    (_getitem, "operator.getitem Tensor.__getitem__"),
+    (_grouped_mm, "torch._grouped_mm functional.grouped_mm aten._grouped_mm"),
+    (_is_all_true, "torch._is_all_true Tensor._is_all_true aten._is_all_true"),
+    (_kthvalue, "torch.kthvalue Tensor.kthvalue aten.kthvalue aten.kthvalue.default"),
+    (_linear, "functional.linear aten.linear aten.linear.default"),
+    *((recurrent(name), f"torch.{name}") for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")),
+    (_masked_select, "torch.masked_select Tensor.masked_select aten.masked_select"),
+    (_matrix_exp, "torch.matrix_exp Tensor.matrix_exp torch.linalg.matrix_exp"),
+    (_median, "torch.median Tensor.median aten.median"),
+    (_put_, "Tensor.put_ aten.put_ aten.put_.default"),
+    (_randperm, "torch.randperm"),
+    (_rrelu, "functional.rrelu torch.rrelu"),
+    (_rsub, "Tensor.__rsub__"),
+    (_searchsorted, "torch.searchsorted"),
+    (_setitem, "operator.setitem Tensor.__setitem__"),
+    (_solve_triangular, "torch.linalg.solve_triangular"),
+    (_sort, "torch.sort Tensor.sort aten.sort aten.sort.default aten.sort.stable"),
+    (_tensor, "torch.tensor"),
+    (_view, "Tensor.view"),
+    (adaptive_avg_pool3d, "functional.adaptive_avg_pool3d"),
+    (ctc_loss, "functional.ctc_loss"),
+    (embedding_bag, "functional.embedding_bag"),
+    (fake_quantize_per_channel, "torch.fake_quantize_per_channel_affine"),
+    (fake_quantize_per_tensor, "torch.fake_quantize_per_tensor_affine"),
+    (fused_fake_quantize, "torch.fused_moving_avg_obs_fake_quant"),
+    (fractional_max_pool, "functional.fractional_max_pool2d functional.fractional_max_pool3d"),
+    (gaussian_nll_loss, "functional.gaussian_nll_loss"),
+    (pack_padded, PACK_PADDED),
+    *((_each(n), f"{FOREACH}{n}") for op in _FOREACH for n in (op, f"{op}_")),
+)
+_HOMES = {
+    "torch": torch,
+    "Tensor": torch.Tensor,
+    "functional": functional,
+    "aten": torch.ops.aten,
+    "operator": operator,
+}
+
+
+def functions(paths: str) -> Iterator[Any]:
+    """The functions at paths like ``Tensor.view aten.sort.stable``, those that this torch has."""
+    for path in paths.split():
+        home, *steps = path.split(".")
+        found: Any = _HOMES[home]
+        for step in steps:
+            found = getattr(found, step, None)
+        if found is not None:
+            yield found
+
+
+# What is called -> what is translated in its place. An op is known by its function object: a
+# function or an op of somebody else's that has the same name is none of these.
+REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    function: replacement for replacement, paths in _STANDS_FOR for function in functions(paths)
 }
 
 # By the ATen op that something is taken apart into.
-APART: dict[Any, Callable[..., Any]] = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.uniform.default: _uniform,
     torch.ops.aten.normal_functional.default: _normal,
 }
+
+
+class ReplacedForExport(TorchFunctionMode):
+    """While a model's own forward is exported: replaces what the exporter cannot take."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Calls the function or its replacement."""
+        if func in _QUANTISERS or (func in _RECURRENT and is_packed(args)):
+            func = REPLACEMENTS[func]
+        return func(*args, **(kwargs or {}))
+
+
+_RECURRENT = frozenset(functions("torch.lstm torch.gru torch.rnn_tanh torch.rnn_relu"))
+_QUANTISERS = frozenset(
+    functions(
+        "torch.fake_quantize_per_channel_affine torch.fake_quantize_per_tensor_affine "
+        "torch.fused_moving_avg_obs_fake_quant"
+    )
+)

@@ -20,6 +20,7 @@ from torch import fx
 from modelviz_callbacks.writers.onnx.exporter_internals import (
     MissingInternal,
     OpOverload,
+    OpOverloadPacket,
     decompositions,
     fake_tensor_mode,
     insert_type_promotion_nodes,
@@ -28,7 +29,7 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
     remove_assertion_nodes,
     translate_fx_graph,
 )
-from modelviz_callbacks.writers.onnx.replacements import APART
+from modelviz_callbacks.writers.onnx.replacements import DECOMPOSITIONS
 
 # The version that the exporter has translated to since torch 2.8, if it does not tell.
 _OPSET_VERSION = 18
@@ -45,7 +46,7 @@ class Untranslated(Exception):
 
 @cache
 def _decompositions() -> dict[Any, Any]:
-    return {**decompositions(), **APART}
+    return {**decompositions(), **DECOMPOSITIONS}
 
 
 def opset_version() -> int:
@@ -81,6 +82,14 @@ def translate(body: Body, examples: tuple[torch.Tensor, ...]) -> ir.Model:
         except Exception as error:
             failure = error
     raise Untranslated(str(failure)) from failure
+
+
+def is_translated(target: Any) -> bool:
+    """Whether the exporter's table has an operator, given with or without its overload."""
+    if isinstance(target, OpOverloadPacket):
+        names: list[str] = target.overloads()
+        return any(is_translated(getattr(target, name)) for name in names)
+    return bool(registry().get_decomps(target))
 
 
 def _as_written(body: Body, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:

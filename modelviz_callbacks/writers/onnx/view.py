@@ -6,25 +6,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
-import onnx_ir as ir
 import torch
-from onnx_ir import tensor_adapters
 
 from modelviz_callbacks.errors import ReplayError, WriterError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers.onnx import fallback_nodes
-from modelviz_callbacks.writers.onnx.builder import Board, Op, Value, connect, keep_needed, ops_of
-from modelviz_callbacks.writers.onnx.convert import Names, Source, first_line, quiet
+from modelviz_callbacks.writers.onnx.builder import (
+    GraphBuilder,
+    Op,
+    Value,
+    connect,
+    keep_needed,
+    ops_of,
+)
+from modelviz_callbacks.writers.onnx.convert import Names, Source, first_line
+from modelviz_callbacks.writers.onnx.exporter_output import into_log
 from modelviz_callbacks.writers.onnx.function_library import (
     DOMAIN,
     IR_VERSION,
     Body,
     Library,
+    end_info,
     inline_leaves,
     unique,
-    value_info,
 )
+from modelviz_callbacks.writers.onnx.initializers import add_with_values, add_without_values
 from modelviz_callbacks.writers.onnx.interpreter import walk
+from modelviz_callbacks.writers.onnx.output_structure import output_groups
+from modelviz_callbacks.writers.onnx.stand_ins import is_array
 from modelviz_callbacks.writers.onnx.torch_exporter import opset_version
 
 # What one protobuf message can hold.
@@ -40,11 +49,30 @@ class View:
         untranslated: torch's names of the ops without a standard form, each once; they are
             nodes in the domain ``pytorch``, and no runtime takes the file.
         reason: Why the file is made of such nodes alone; ``""`` where it is not.
+        missing: Parameters and buffers whose values were wanted and could not be read; they are
+            inputs of the file.
     """
 
     data: bytes
     untranslated: tuple[str, ...] = ()
     reason: str = ""
+    missing: tuple[str, ...] = ()
+
+    def remarks(self, name: str) -> list[str]:
+        """What a person should know of the file, a sentence each; ``name`` is what it is called."""
+        found = []
+        if self.reason:
+            found.append(f"{name} shows the ops as torch calls them: {self.reason}")
+        elif self.untranslated:
+            ops = ", ".join(self.untranslated)
+            found.append(f"{name} shows as torch calls them, having no ONNX form: {ops}.")
+        if self.missing:
+            found.append(
+                f"{name} has no values for {', '.join(self.missing)}: the elements of "
+                "such tensors (of a subclass, sparse, quantised) cannot be read as numbers. They "
+                "are inputs of the file."
+            )
+        return found
 
 
 def view_model(
@@ -53,8 +81,8 @@ def view_model(
     """The content of ``graph.onnx``.
 
     Every module call is a call of an ONNX function; calls that do the same share one. Without
-    weights the initializers keep name, shape and dtype and have no data: Netron shows the same
-    picture, and any tool can load the file (running it needs the weights).
+    weights the initializers keep name, shape and dtype and have no entries: Netron shows the
+    same picture, and any tool can load the file (running it needs the weights).
 
     Args:
         source: The program, in inference form; its tensors need no data unless ``weights``.
@@ -72,24 +100,28 @@ def view_model(
     """
     input_names = names.of_inputs(source.inputs)
     output_names = names.of_outputs(source.outputs)
-    board = Board(graph, scope)
+    builder = GraphBuilder(graph, scope)
     try:
-        with quiet():
-            walked = walk(source, board)
+        with into_log():
+            walked = walk(source, builder)
     except (ReplayError, WriterError, RuntimeError, NotImplementedError) as error:
         return graph_view(graph, names, source.title, first_line(error), scope)
     ends = _Ends(
         list(zip(input_names, walked.inputs, strict=True)),
-        list(zip(output_names, walked.outputs, strict=True)),
+        _outputs(builder, list(zip(output_names, walked.outputs, strict=True)), names),
     )
-    model, used = _model(board, ends, source.title)
+    model, used = _model(builder, ends, source.title, weights)
     tensors = dict(walked.state.values())
+    missing = []
     if weights:
         _check_size(tensors[value] for value in used)
     for value, name in used.items():
-        data = _with_data(name, tensors[value]) if weights else _without_data(name, value)
-        model.graph.initializer.append(data)
-    return View(_serialised(model), tuple(dict.fromkeys(walked.untranslated)))
+        if not weights:
+            add_without_values(model.graph, name, value)
+        elif not add_with_values(model.graph, name, value, tensors[value]):
+            missing.append(name)
+    found = tuple(dict.fromkeys(walked.untranslated))
+    return View(_serialised(model), found, missing=tuple(missing))
 
 
 def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: str = "") -> View:
@@ -108,18 +140,38 @@ def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: 
     Raises:
         OptionError: The names do not fit.
     """
-    board = Board(graph, scope)
-    given, results = fallback_nodes.put_graph(board)
+    builder = GraphBuilder(graph, scope)
+    given, results = fallback_nodes.put_graph(builder)
     entering = {name: value for name, value in given.items() if value.kind == "input"}
     ends = _Ends(
         list(zip(names.of_inputs(list(entering)), entering.values(), strict=True)),
-        list(zip(names.of_outputs(list(results)), results.values(), strict=True)),
+        _outputs(
+            builder,
+            list(zip(names.of_outputs(list(results)), results.values(), strict=True)),
+            names,
+        ),
     )
-    model, used = _model(board, ends, f"{title}; for looking at only: {reason}")
+    model, used = _model(builder, ends, f"{title}; for looking at only: {reason}", False)
     for value, name in used.items():
-        model.graph.initializer.append(_without_data(name, value))
-    found = tuple(dict.fromkeys(op.op_type for op in ops_of(board.root)))
+        add_without_values(model.graph, name, value)
+    found = tuple(dict.fromkeys(op.op_type for op in ops_of(builder.root)))
     return View(_serialised(model), found, reason)
+
+
+def _outputs(
+    builder: GraphBuilder, outputs: list[tuple[str, Value]], names: Names
+) -> list[tuple[str, Value]]:
+    """The outputs of the file: a structure of tensors is one, unless the user named each."""
+    if names.outputs is not None:
+        return outputs
+    found = []
+    for group in output_groups([name for name, _ in outputs]):
+        members = [outputs[index][1] for index in group.members]
+        if len(members) == 1 or len({value.dtype for value in members}) > 1:
+            found += [outputs[index] for index in group.members]
+            continue
+        found.append((group.name, builder.sequence(members, group.name)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -130,9 +182,11 @@ class _Ends:
     outputs: list[tuple[str, Value]]
 
 
-def _model(board: Board, ends: _Ends, title: str) -> tuple[onnx.ModelProto, dict[Value, str]]:
+def _model(
+    builder: GraphBuilder, ends: _Ends, title: str, has_values: bool
+) -> tuple[onnx.ModelProto, dict[Value, str]]:
     """Everything but the initializers, and the names of these."""
-    root = board.root
+    root = builder.root
     if ends.outputs:
         keep_needed(root, {value for _, value in ends.outputs})
     inline_leaves(root)
@@ -153,28 +207,28 @@ def _model(board: Board, ends: _Ends, title: str) -> tuple[onnx.ModelProto, dict
         copy = Value(value.dtype, value.shape, name)
         root.items.append(Op("Identity", "", (value,), (copy,), (), f"{name}/copy", {}))
         names[copy] = name
-    library = Library(root)
+    library = Library(root, has_values)
     body = Body(library, root, True, names)
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="modelviz_callbacks")
     model.doc_string = title
-    _fill(model, board, body, library)
-    model.graph.input.extend([value_info(value, name) for name, value in ends.inputs])
-    model.graph.output.extend([value_info(value, name) for name, value in ends.outputs])
+    _fill(model, builder, body, library)
+    model.graph.input.extend([end_info(value, name) for name, value in ends.inputs])
+    model.graph.output.extend([end_info(value, name) for name, value in ends.outputs])
     besides = {value for value, name in names.items() if name in taken}
     model.graph.value_info.extend(body.value_infos(besides))
     return model, state
 
 
-def _fill(model: onnx.ModelProto, board: Board, body: Body, library: Library) -> None:
+def _fill(model: onnx.ModelProto, builder: GraphBuilder, body: Body, library: Library) -> None:
     """Puts the functions and the graph's nodes in."""
-    domains = {op.domain for op in ops_of(board.root)} - {""}
+    domains = {op.domain for op in ops_of(builder.root)} - {""}
     if library.is_used:
         domains.add(DOMAIN)
     imports = [onnx.helper.make_opsetid("", opset_version())]
     imports += [onnx.helper.make_opsetid(domain, 1) for domain in sorted(domains)]
     model.opset_import.extend(imports)
     model.functions.extend(library.protos(imports))
-    model.graph.name = board.graph.name or "graph"
+    model.graph.name = builder.graph.name or "graph"
     model.graph.doc_string = model.doc_string
     model.graph.node.extend(body.nodes)
 
@@ -184,25 +238,11 @@ def _serialised(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def _check_size(tensors: Iterable[torch.Tensor]) -> None:
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def _check_size(tensors: Iterable[torch.Tensor | None]) -> None:
+    size = sum(t.numel() * t.element_size() for t in tensors if t is not None and is_array(t))
     if size > _MAX_BYTES:
         raise WriterError(
             f"graph.onnx cannot hold weights of {size:,} bytes: one file takes "
             f"{_MAX_BYTES:,}. Leave onnx_weights off, or use trained_onnx, which writes "
             "them beside the file."
         )
-
-
-def _without_data(name: str, value: Value) -> onnx.TensorProto:
-    dims = [size or 0 for size in value.shape or ()]
-    return onnx.TensorProto(name=name, data_type=value.dtype, dims=dims)
-
-
-def _with_data(name: str, tensor: torch.Tensor) -> onnx.TensorProto:
-    plain_tensor = tensor.detach().cpu()
-    if plain_tensor.is_complex():
-        plain_tensor = torch.view_as_real(plain_tensor)
-    adapted = tensor_adapters.TorchTensor(plain_tensor.contiguous(), name=name)
-    proto: onnx.TensorProto = ir.to_proto(adapted)
-    return proto

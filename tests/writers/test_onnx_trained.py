@@ -1,0 +1,293 @@
+"""``model.onnx`` of models that an exporter alone refuses, on inputs that not every number is."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from modelviz_callbacks import GraphHook, trace
+from modelviz_callbacks.writers.onnx.exporter_output import into_log
+from tests.writers.test_onnx import nodes_of, run
+
+# torch.ao.quantization and the old weight norm say that they are old.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def trained(model: nn.Module, folder: Path, *args: Any) -> GraphHook:
+    with GraphHook(
+        model, dirpath=folder, formats=["text"], tensorboard=False, trained_onnx=True
+    ) as hook:
+        model(*args)
+    return hook
+
+
+def layers(first: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(first, nn.ReLU(), nn.Linear(8, 2))
+
+
+def pruned(layer: nn.Module) -> nn.Module:
+    prune.l1_unstructured(layer, "weight", 0.5)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.nn.utils.spectral_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.parametrizations.weight_norm,
+        pruned,
+    ],
+)
+def test_a_layer_whose_weight_is_computed_is_exported_as_the_model_in_eval_mode(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    model = layers(wrap(nn.Linear(4, 8)))
+    x = torch.randn(6, 4)
+    hook = trained(model, tmp_path, x)
+    assert hook.report.refused == []
+    assert [remark for remark in hook.report.remarks if "model.onnx" in remark] == []
+    (found,) = run(tmp_path / "model.onnx", x[:3])
+    numpy.testing.assert_allclose(found, model.eval()(x[:3]).detach().numpy(), atol=1e-5)
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(10, 4, mode="sum")
+
+    def forward(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        return self.bag(ids, offsets)
+
+
+class Entropy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
+        chosen = torch.distributions.Categorical(probs=probabilities)
+        return self.layer(chosen.probs).sum(-1) + chosen.entropy()
+
+
+class Loss(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        found = torch.sigmoid(self.layer(x))[:, 0]
+        return nn.functional.binary_cross_entropy(found, target)
+
+
+class Neighbours(nn.Module):
+    """Mean over the neighbours in a graph: indices must be those of nodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        sent = self.layer(x)[edges[0]]
+        return torch.zeros(x.shape[0], 3).index_add(0, edges[1], sent)
+
+
+class Symmetric(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not bool((x.mT == x).all()):
+            raise ValueError("not symmetric")
+        return self.layer(x)
+
+
+class Locked(nn.Module):
+    """Holds what no copy can be made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.lock = threading.Lock()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            return self.layer(x)
+
+
+def symmetric() -> torch.Tensor:
+    x = torch.randn(4, 3, 3)
+    return x @ x.mT
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        (Bag, lambda: (torch.tensor([1, 2, 3, 4, 5, 9]), torch.tensor([0, 2, 4]))),
+        (Entropy, lambda: (torch.softmax(torch.randn(5, 4), -1),)),
+        (Loss, lambda: (torch.randn(5, 4), torch.rand(5))),
+        (Neighbours, lambda: (torch.randn(6, 4), torch.tensor([[0, 5, 3], [1, 2, 4]]))),
+        (Symmetric, lambda: (symmetric(),)),
+        (Locked, lambda: (torch.randn(4, 4),)),
+    ],
+)
+def test_a_model_is_tried_on_inputs_that_it_takes(
+    model: type[nn.Module], args: Callable[[], tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    built, given = model(), args()
+    hook = trained(built, tmp_path, *given)
+    assert hook.report.refused == []
+    (found,) = run(tmp_path / "model.onnx", *given)
+    numpy.testing.assert_allclose(found, built.eval()(*given).detach().numpy(), atol=1e-5)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__()
+        self.cell = getattr(nn, kind)(4, 5, **options)
+
+    def forward(self, packed: nn.utils.rnn.PackedSequence) -> Any:
+        found, state = self.cell(packed)
+        return found.data, state
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
+def test_packed_sequences_go_through_onnxs_own_recurrent_ops(
+    kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Recurrent(kind, **options)
+    lengths = torch.tensor([6, 4, 4, 1])
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(6, 4, 4), lengths)
+    path = trace(model, packed).save_onnx(tmp_path / "graph.onnx", weights=True)
+    nodes = nodes_of(onnx.load(path))
+    assert "pytorch" not in {node.domain for node in nodes}
+    assert [node.op_type for node in nodes].count(kind) == options.get("num_layers", 1)
+    found = run(path, packed.data, packed.batch_sizes)
+    wanted, state = model.eval()(packed)
+    states = state if isinstance(state, tuple) else (state,)
+    for one, other in zip(found, (wanted, *states), strict=True):
+        numpy.testing.assert_allclose(one, other.detach().numpy(), atol=1e-5)
+
+
+def test_a_packed_sequence_as_input_has_a_model_to_run(tmp_path: Path) -> None:
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(6, 3, 4), torch.tensor([6, 4, 2]))
+    assert trained(Recurrent("LSTM"), tmp_path, packed).report.refused == []
+    assert (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+def test_quantisation_aware_training_is_pairs_of_quantise_and_dequantise(
+    backend: str, tmp_path: Path
+) -> None:
+    import torch.ao.quantization as quantization
+
+    torch.manual_seed(0)
+    model = nn.Sequential(quantization.QuantStub(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model.qconfig = quantization.get_default_qat_qconfig(backend)
+    quantization.prepare_qat(model.train(), inplace=True)
+    x = torch.randn(6, 4)
+    hook = trained(model, tmp_path, x)
+    assert hook.report.refused == []
+    for name in ("graph.onnx", "model.onnx"):
+        kinds = [node.op_type for node in nodes_of(onnx.load(tmp_path / name))]
+        assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") >= 5
+    model.eval().apply(quantization.disable_observer)
+    (found,) = run(tmp_path / "model.onnx", x)
+    numpy.testing.assert_allclose(found, model(x).detach().numpy(), atol=0.05)
+
+
+def test_trying_it_leaves_the_buffers_of_the_model_alone(tmp_path: Path) -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.layer(x)
+
+    model = Counts()
+    trained(model, tmp_path, torch.randn(3, 4))
+    assert model.calls == 1
+    assert (tmp_path / "model.onnx").exists()
+
+
+# --- what the exporters say
+
+
+def test_nothing_is_printed_warned_of_or_logged_while_a_file_is_made(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "vocab_size": 20}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2}
+    model = MixtralForCausalLM(MixtralConfig(num_hidden_layers=1, **sizes, **heads))
+    recorded = trace(model.train(), torch.randint(0, 20, (2, 5)))
+    capfd.readouterr()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        recorded.save_onnx(tmp_path / "graph.onnx")
+    assert capfd.readouterr() == ("", "")
+    assert [str(item.message) for item in said] == []
+    assert {record.name.partition(".")[0] for record in caplog.records} <= {"modelviz_callbacks"}
+
+
+def test_what_the_exporters_say_is_in_the_log_and_what_others_say_goes_where_it_went(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "modelviz_callbacks")
+    before = sys.stdout, sys.stderr, warnings.showwarning, list(warnings.filters)
+    ready, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        ready.wait(30)
+        print("from another thread")
+        logging.getLogger("torch.onnx").warning("another thread's line")
+        done.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+
+    def speak() -> None:
+        with into_log():
+            with into_log():
+                print("printed")
+            print("an error", file=sys.stderr)
+            warnings.warn("a warning", stacklevel=1)
+            logging.getLogger("torch.onnx").warning("a line")
+            ready.set()
+            assert done.wait(30)
+            raise ValueError("the end")
+
+    with pytest.raises(ValueError, match="the end"):
+        speak()
+    thread.join()
+    assert (sys.stdout, sys.stderr, warnings.showwarning, list(warnings.filters)) == before
+    assert capsys.readouterr().out == "from another thread\n"
+    ours = [r.getMessage() for r in caplog.records if r.name == "modelviz_callbacks"]
+    for text in ("printed", "an error", "a warning", "a line"):
+        assert any(text in line for line in ours)
+    assert not any("another thread" in line for line in ours)
+    assert [r.getMessage() for r in caplog.records if r.name == "torch.onnx"] == [
+        "another thread's line"
+    ]
