@@ -70,7 +70,7 @@ def running_server(folder: Path) -> Iterator[MlflowServer]:
         )
     # Its workers are processes of their own, in the session that was started for it. Should this
     # process be killed, the line to the guard ends, and the guard ends them.
-    command = ["sh", "-c", f"cat > /dev/null; kill -9 -- -{process.pid}"]
+    command = ["sh", "-c", f"cat > /dev/null; kill -KILL -{process.pid}"]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         _wait_until_healthy(process, port, log)

@@ -23,6 +23,7 @@ from modelviz_callbacks.report import Report
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.mlflow_server import MlflowServer
 from tests.trackers.conftest import Store
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.process
 
@@ -104,6 +105,8 @@ def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
         "import sys, mlflow, mlflow.pytorch\n"
         "from pathlib import Path\n"
         "from modelviz_callbacks import GraphLogger\n"
+        "from modelviz_callbacks.jobs import in_worker\n"
+        f"in_worker.WAIT_LIMIT_S = in_worker.UPLOAD_LIMIT_S = {PATIENCE_S}\n"
         "from tests.lightning_modules import Classifier, data, trainer_for\n"
         "from tests.trackers.mlflow.test_runs import FILES\n"
         "folder = Path(sys.argv[1])\n"
