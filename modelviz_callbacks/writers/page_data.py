@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.analysis.repeats import Fold
 from modelviz_callbacks.analysis.steps import QUIET_OPS
@@ -88,6 +89,7 @@ class _Rows:
         self.labels = LayerLabels(analysis)
         self.times_us = times_us
         self.differences = differences
+        self.bookkeeping = bookkeeping(analysis)
         self.words: dict[str, int] = {"": 0}
         self.specs: dict[TensorSpec, int] = {}
         self.scopes = {"": 0} | {call.name: n + 1 for n, call in enumerate(self.graph.modules)}
@@ -205,8 +207,8 @@ class _Rows:
 
     def _node(self, node: Node) -> list[Any]:
         source = node.source
-        # Bit 8 is for what is beside the main path.
         flags = int(node.reads_value) | 2 * (node.op in QUIET_OPS) | 4 * bool(node.writes)
+        flags |= 8 * (node.name in self.bookkeeping)
         return _cut_off(
             [
                 NODE_KINDS.index(node.kind),

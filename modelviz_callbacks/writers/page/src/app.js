@@ -5,7 +5,7 @@ import { modesOf, painter } from "./colours.js";
 import { copyText, byId, h } from "./dom.js";
 import { Drawing } from "./draw.js";
 import { download, seen, toPng, toSvg } from "./export.js";
-import { BOOKKEEPING } from "./graph.js";
+import { BOOKKEEPING, LAYOUT } from "./graph.js";
 import { History } from "./history.js";
 import { Layouts } from "./layout.js";
 import { Metrics } from "./metrics.js";
@@ -58,7 +58,7 @@ export class App {
     this.colour = "";
     /** @type {Map<number, Index>} */ this.indices = new Map();
     this.tip = new Tip(byId("tip"));
-    this.drawing = new Drawing(this.svg, (shape) => this._paint(shape), (shape) => this.describe(shape.box));
+    this.drawing = new Drawing(this.svg, (shape) => this._paint(shape), (shape) => this.describe(shape.box), (shape) => this._classes(shape));
     this.camera = new Camera(this.svg, (view, isUsers) => this._moved(view, isUsers), (event) => this._doubleClicked(event));
     this.minimap = new Minimap(byId("minimap"), (x, y) => {
       const { k } = this.camera.view;
@@ -105,7 +105,8 @@ export class App {
     }
     this.panel = this._newPanel();
     this.first = this.depth ? atLevel(this.layouts, this.tree.root, this.depth).opened
-      : readable(this.layouts, this.tree.root, { ...this.room(), least: this.room().width < 620 ? 0.55 : 0.74 });
+      : readable(this.layouts, this.tree.root, { ...this.room(), least: this.room().width < 620 ? 0.55 : 0.74 },
+        (box) => this.metrics.of(box).ops);
     this.chosen = "";
     this.pinned = -1;
   }
@@ -119,7 +120,9 @@ export class App {
   }
 
   _newLayouts() {
+    const { wrapAt } = this.layouts;
     this.layouts = new Layouts(this.tree, (box) => this._line(box));
+    this.layouts.wrapAt = wrapAt;
     const { width, height } = this.room();
     this.layouts.aspect = Math.min(2.2, Math.max(0.45, width / height));
   }
@@ -141,6 +144,8 @@ export class App {
   _line(box) {
     if (box.kind !== "scope" && box.kind !== "repeat" && box.kind !== "part" && box.kind !== "copy") return "";
     const { params, ops } = this.metrics.of(box);
+    const each = box.copies[0]?.length === 1 && !box.shared ? this.graph.scopes[scopeOf(box)].params : 0;
+    if (each && each * box.times === params) return `${box.times} × ${short(each)} params`;
     if (box.kind === "part") return `${short(ops)} ops${params ? `, ${short(params)} params` : ""}`;
     return params ? `${short(params)} params` : "";
   }
@@ -149,6 +154,18 @@ export class App {
   describe(box) {
     const times = box.times > 1 ? `, ${box.times} times` : "";
     return [box.title + times, box.label, box.detail || this._line(box), this.tree.shapes(box)].filter(Boolean).join(", ");
+  }
+
+  /** @param {import("./scene.js").Shape} shape */
+  _classes({ box, tensor }) {
+    if (tensor !== null) return [];
+    const found = [];
+    if (this.tree.isLeaf(box) || box.kind === "layout") found.push("leaf");
+    if (box.kind === "op" && this.graph.nodes[box.items[0]].flags & LAYOUT) found.push("quiet");
+    if ((box.kind === "scope" || box.kind === "repeat") && !this.metrics.of(box).params) found.push("weightless");
+    const difference = this.graph.differences.length ? this.difference(box) : "";
+    if (difference && difference !== "differs inside") found.push(`is-${difference}`);
+    return found;
   }
 
   /** What happened to a box, between two graphs. @param {Box} box */

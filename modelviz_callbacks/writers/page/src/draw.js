@@ -4,7 +4,7 @@
  */
 
 import { headingOf, HEADER } from "./layout.js";
-import { headOf, pathOf } from "./scene.js";
+import { headOf, pathOf, roundedPath } from "./scene.js";
 import { fitted, widthOf } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -29,8 +29,10 @@ export function svgElement(tag, attributes, text) {
 
 export class Drawing {
   /** @param {SVGSVGElement} svg @param {(shape: Shape) => {fill: string, text: string}|null} paint
-   * @param {(shape: Shape) => string} tell what a screen reader says of a box */
-  constructor(svg, paint, tell) {
+   * @param {(shape: Shape) => string} tell what a screen reader says of a box
+   * @param {(shape: Shape) => string[]} classes more of a box's classes */
+  constructor(svg, paint, tell, classes) {
+    this.classes = classes;
     this.svg = svg;
     this.paint = paint;
     this.tell = tell;
@@ -158,8 +160,7 @@ export class Drawing {
     const classes = ["box", box.kind, open ? "open" : "closed", `deep${shape.depth % 2}`];
     if (element.classList.contains("new")) classes.push("new");
     if (paint) classes.push("painted");
-    const status = statusOf(shape);
-    if (status) classes.push(`is-${status}`);
+    classes.push(...this.classes(shape));
     if (shape.id === this.selected) classes.push("chosen");
     element.setAttribute("class", classes.join(" "));
     element.setAttribute("aria-label", this.tell(shape));
@@ -183,7 +184,7 @@ export class Drawing {
 
   /** @param {string} key @param {Wire} wire */
   _wire(key, wire) {
-    const d = wire.legs.map(pathOf).join("");
+    const d = wire.legs.map(wire.turns ? roundedPath : pathOf).join("");
     if (this.drawn.has(key) && this.states.get(key) === d) return;
     this.drawn.get(key)?.remove();
     const element = svgElement("g", { class: `wire${wire.skip ? " skip" : ""}` });
@@ -235,11 +236,6 @@ export class Drawing {
 /** @param {Shape} shape */
 function canOpen({ box, open }) {
   return open || !["op", "held", "input", "output"].includes(box.kind);
-}
-
-/** @param {Shape} shape */
-function statusOf({ box }) {
-  return /** @type {any} */ (box).status || "";
 }
 
 /** @param {Shape} shape */

@@ -13,19 +13,22 @@
  * @property {number[]} tensors
  * @property {boolean} skip whether it rejoins what went a longer way
  *
+ * @typedef {{id: string, tensors: number[]}} Gate tensors that take one way are one
+ *
  * @typedef {object} Wiring
  * @property {Box[]} boxes the children, and the parameters that ops among them read
  * @property {Edge[]} edges
- * @property {number[]} entries tensors that enter
- * @property {number[]} exits tensors that leave
+ * @property {Gate[]} entries where tensors enter
+ * @property {Gate[]} exits where tensors leave
  * @property {Set<string>} loops ids of repeats in which each copy reads what the one before made
  */
 
 /** Floating point: what is no mask and no position. @param {string} dtype */
 const isFloat = (dtype) => /^(float|bfloat|complex)/.test(dtype);
 
-/** @param {import("./tree.js").Tree} tree @param {Box} container @returns {Wiring} */
-export function wire(tree, container) {
+/** @param {import("./tree.js").Tree} tree @param {Box} container @param {boolean} isJoined whether
+ *   tensors that enter or leave together are one line @returns {Wiring} */
+export function wire(tree, container, isJoined) {
   const { graph } = tree;
   const children = tree.childrenOf(container);
   const nodes = tree.nodesOf(container);
@@ -41,10 +44,11 @@ export function wire(tree, container) {
     else if (!edge.tensors.includes(tensor)) edge.tensors.push(tensor);
   };
   for (const node of nodes) {
-    const child = tree.childWith(container, node);
+    const child = tree.isHidden(node) ? null : tree.childWith(container, node);
     if (!child) continue;
     for (const tensor of graph.reads[node]) {
       const producer = graph.producer[tensor];
+      if (tree.isHidden(producer)) continue;
       if (graph.isHeld(producer)) {
         if (isGiven(tree, child, node, tensor))
           add(heldBox(tree, container, held, producer).id, child.id, tensor);
@@ -58,16 +62,52 @@ export function wire(tree, container) {
     }
     const { first, outs } = graph.nodes[node];
     for (let tensor = first; tensor < first + outs; tensor++) {
-      if (graph.readers[tensor].some((reader) => !inside.has(reader))) {
+      if (graph.readers[tensor].some((reader) => !inside.has(reader) && !tree.isHidden(reader))) {
         exits.add(tensor);
         add(child.id, `out:${tensor}`, tensor);
       }
     }
   }
+  const gates = isJoined ? joined(tree, edges, inside) : null;
   const found = [...edges.values()];
   const boxes = withHeld(children, [...held.values()], found);
   markSkips(graph, boxes, found);
-  return { boxes, edges: found, entries: [...entries], exits: [...exits], loops: loopsOf(tree, children) };
+  const alone = (/** @type {string} */ kind) => (/** @type {number} */ tensor) => ({ id: `${kind}:${tensor}`, tensors: [tensor] });
+  return { boxes, edges: found, loops: loopsOf(tree, children),
+    entries: gates ? gates.entries : [...entries].map(alone("in")),
+    exits: gates ? gates.exits : [...exits].map(alone("out")) };
+}
+
+/** Joins entries that come from one scope and go to the same boxes, and exits likewise; the edges
+ * are changed. @param {import("./tree.js").Tree} tree @param {Map<string, Edge>} edges
+ * @param {Set<number>} inside the nodes in the box */
+function joined(tree, edges, inside) {
+  const { graph } = tree;
+  /** @type {Map<string, Edge[]>} by the tensor's own gate */ const at = new Map();
+  for (const edge of edges.values())
+    for (const id of [edge.from, edge.to])
+      if (/^(in|out):\d+$/.test(id)) at.set(id, [...(at.get(id) || []), edge]);
+  /** @type {Map<string, Gate>} */ const gates = new Map();
+  for (const [id, some] of at) {
+    const tensor = Number(id.slice(id.indexOf(":") + 1));
+    const isEntry = id.startsWith("in:");
+    const ends = some.map((edge) => (isEntry ? edge.to : edge.from)).sort().join("\n");
+    const beyond = isEntry ? [graph.producer[tensor]] : graph.readers[tensor].filter((reader) => !inside.has(reader));
+    const homes = [...new Set(beyond.map((node) => (graph.isCall(node) ? `${graph.nodes[node].home}` : graph.nodes[node].kind === "output" ? "output" : `:${node}`)))];
+    const key = `${isEntry}\n${homes.sort().join()}\n${ends}`;
+    const gate = gates.get(key);
+    if (!gate) {
+      gates.set(key, { id, tensors: [tensor] });
+      continue;
+    }
+    gate.tensors.push(tensor);
+    for (const edge of some) {
+      edges.delete(`${edge.from}\n${edge.to}`);
+      edges.get(isEntry ? `${gate.id}\n${edge.to}` : `${edge.from}\n${gate.id}`)?.tensors.push(tensor);
+    }
+  }
+  const all = [...gates.values()];
+  return { entries: all.filter(({ id }) => id.startsWith("in:")), exits: all.filter(({ id }) => id.startsWith("out:")) };
 }
 
 /** Whether a parameter is drawn beside a child: it is an op that reads it, or a module given it.
@@ -117,8 +157,8 @@ function markSkips(graph, boxes, edges) {
   }
   const kinds = new Map(boxes.map((box) => [box.id, box.kind]));
   for (const edge of edges) {
-    const start = kinds.get(edge.from);
-    if (start === "held" || (into.get(edge.to) || 0) < 2) continue;
+    const [start, end] = [kinds.get(edge.from), kinds.get(edge.to)];
+    if (start === "held" || end === "ends" || end === "output" || (into.get(edge.to) || 0) < 2) continue;
     if (!edge.tensors.some((tensor) => isFloat(graph.spec(tensor).dtype))) continue;
     edge.skip = hasDetour(following, edge);
   }

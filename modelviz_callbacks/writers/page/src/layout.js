@@ -12,8 +12,10 @@ import { fitted, widthOf } from "./text.js";
  * @typedef {[number, number]} Point
  * @typedef {{text: string, size: number, bold: boolean, muted: boolean}} Line
  * @typedef {{box: Box, x: number, y: number, w: number, h: number, open: boolean, lines: Line[],
- *   inner: Layout|null, loop: boolean, tensor: number|null}} Placed
- * @typedef {{from: string, to: string, tensors: number[], skip: boolean, legs: Point[][]}} Route
+ *   inner: Layout|null, loop: boolean, tensor: number|null,
+ *   inset: number}} Placed
+ * @typedef {{from: string, to: string, tensors: number[], skip: boolean, legs: Point[][], turns: boolean}} Route
+ * @typedef {{at: Map<string, Point>, points: Point[][]}} Raw middles of nodes by id; points of edges
  * @typedef {{w: number, h: number, placed: Placed[], routes: Route[],
  *   entryAt: Map<number, number>, exitAt: Map<number, number>}} Layout
  */
@@ -23,8 +25,7 @@ const TITLE = 13, SMALL = 11, PAD_X = 12, PAD_Y = 8;
 const LEADING = { [TITLE]: 17, [SMALL]: 15 };
 const MOST_WIDTH = 230;
 export const HEADER = 26, FRAME = 14;
-const GUTTER = 34;
-/** Edges to and from what is beyond this many boxes of a chain need no layout library. */
+const GUTTER = 34, GAP = 30;
 const PORT = 2;
 
 export class Layouts {
@@ -35,35 +36,38 @@ export class Layouts {
     this.describe = describe;
     /** Width by height that long ways are wrapped to. */
     this.aspect = 1.3;
+    /** Ways that are longer than this are wrapped. */
+    this.wrapAt = 640;
     /** @type {WeakMap<Box, Map<string, Layout>>} */ this._known = new WeakMap();
+    /** @type {WeakMap<Box, Map<string, Raw>>} */ this._placed = new WeakMap();
     /** @type {WeakMap<Box, import("./edges.js").Wiring>} */ this._wired = new WeakMap();
+    /** @type {WeakMap<Box, import("./edges.js").Wiring>} */ this._wiredViews = new WeakMap();
     /** @type {WeakMap<Box, Line[]>} */ this._lines = new WeakMap();
   }
 
-  /** @param {Box} box */
-  wiring(box) {
-    let found = this._wired.get(box);
-    if (!found) this._wired.set(box, (found = wire(this.tree, box)));
+  /** @param {Box} box @param {boolean} [isView] */
+  wiring(box, isView = false) {
+    const known = isView ? this._wiredViews : this._wired;
+    let found = known.get(box);
+    if (!found) known.set(box, (found = wire(this.tree, box, !isView)));
     return found;
   }
 
   /** @param {Box} container @param {Set<string>} opened @param {boolean} [isView] whether it is
    *   looked into, so that what enters and leaves is drawn as boxes @returns {Layout} */
   of(container, opened, isView = false) {
-    const wiring = this.wiring(container);
+    const wiring = this.wiring(container, isView);
     const placed = wiring.boxes.map((box) => this._sized(box, opened, wiring.loops));
     if (isView && container !== this.tree.root) placed.push(...this._ends(container, wiring));
-    const key = `${isView}${this.aspect.toFixed(1)}:${placed.map(({ w, h }) => `${w}×${h}`).join()}`;
-    const known = this._known.get(container) || new Map();
-    this._known.set(container, known);
-    let found = known.get(key);
-    if (!found) {
-      found = arrange(placed, wiring, isView ? this.aspect : Math.min(this.aspect, 1));
-      if (known.size > 12) known.clear();
-      known.set(key, found);
-    }
+    const sizes = placed.map(({ w, h }) => `${w}×${h}`).join();
+    const raw = remembered(this._placed, container, `${isView}${sizes}`, () => arrange(placed, wiring));
+    const aspect = isView ? this.aspect : Math.min(this.aspect, 1.2);
+    const ports = placed.map(({ inner }) => (inner ? [...inner.entryAt.values(), ...inner.exitAt.values()].join() : "")).join(";");
+    const key = `${isView}${sizes}${ports}${aspect.toFixed(1)},${this.wrapAt}`;
+    const found = remembered(this._known, container, key, () =>
+      finished(this.tree, raw, placed.map((one) => ({ ...one })), wiring, { aspect, wrapAt: isView ? Math.min(this.wrapAt, 560) : this.wrapAt }));
     // The same places, though what is inside of a box may have moved.
-    found.placed.forEach((/** @type {Placed} */ one, /** @type {number} */ number) => {
+    found.placed.forEach((one, number) => {
       one.inner = placed[number].inner;
       one.open = placed[number].open;
     });
@@ -79,14 +83,15 @@ export class Layouts {
       const inner = this.of(box, opened);
       const heading = headingOf(box);
       const least = widthOf(heading[0], TITLE, true) + widthOf(heading[1], SMALL) + 58;
-      const w = Math.ceil(Math.max(inner.w, Math.min(least, 420)) + 2 * FRAME);
-      return { box, x: 0, y: 0, w, h: Math.ceil(inner.h + HEADER), open, lines, inner, loop, tensor: null };
+      const w = Math.ceil(Math.max(inner.w + FRAME, Math.min(least, 420)));
+      const inset = (w - inner.w - FRAME) / 2;
+      return { box, x: 0, y: 0, w, h: Math.ceil(inner.h + HEADER), open, lines, inner, loop, tensor: null, inset };
     }
     const sign = this.tree.canOpen(box) ? 18 : 0;
     const widths = lines.map(({ text, size, bold }, at) => widthOf(text, size, bold) + (at ? 0 : 2 * sign));
     const w = Math.ceil(Math.max(34, ...widths) + 2 * PAD_X);
     const h = lines.reduce((sum, line) => sum + LEADING[line.size], 2 * PAD_Y);
-    return { box, x: 0, y: 0, w, h, open, lines, inner: null, loop, tensor: null };
+    return { box, x: 0, y: 0, w, h, open, lines, inner: null, loop, tensor: null, inset: 0 };
   }
 
   /** @param {Box} box @returns {Line[]} */
@@ -96,10 +101,12 @@ export class Layouts {
     const times = box.times > 1 ? ` ×${box.times}` : "";
     const texts = [{ text: box.title + times, size: TITLE, bold: true, muted: false }];
     const detail = [box.detail || this.describe(box), box.varies].filter(Boolean).join(", ");
+    const besides = this.tree.besides(box);
     const quiet = box.kind === "layout" || box.kind === "held" || box.kind === "op" && !detail;
     if (detail) texts.push({ text: detail, size: SMALL, bold: false, muted: false });
-    const last = [box.label, this.tree.shapes(box)].filter(Boolean).join("  ·  ");
+    const last = [box.label === box.title ? "" : box.label, this.tree.shapes(box)].filter(Boolean).join("  ·  ");
     if (last) texts.push({ text: last, size: SMALL, bold: false, muted: true });
+    if (besides.length) texts.push({ text: `with ${besides.slice(0, 3).join(", ")}${besides.length > 3 ? ", …" : ""}`, size: SMALL, bold: false, muted: true });
     if (quiet) texts[0].bold = box.kind !== "layout";
     lines = texts.map((line) => ({ ...line, text: fitted(line.text, line.size, MOST_WIDTH, line.bold) }));
     this._lines.set(box, lines);
@@ -122,10 +129,10 @@ export class Layouts {
         { text: fitted(box.title, TITLE, MOST_WIDTH, true), size: TITLE, bold: true, muted: false },
         { text: shapeOf(tree.graph.spec(tensor)), size: SMALL, bold: false, muted: true }]);
       const w = Math.ceil(Math.max(...lines.map((line) => widthOf(line.text, line.size, line.bold))) + 2 * PAD_X);
-      return { box, x: 0, y: 0, w, h: 48, open: false, lines, inner: null, loop: false, tensor };
+      return { box, x: 0, y: 0, w, h: 48, open: false, lines, inner: null, loop: false, tensor, inset: 0 };
     };
-    return [...wiring.entries.map((tensor) => make(tensor, "input")),
-      ...wiring.exits.map((tensor) => make(tensor, "output"))];
+    return [...wiring.entries.map(({ tensors }) => make(tensors[0], "input")),
+      ...wiring.exits.map(({ tensors }) => make(tensors[0], "output"))];
   }
 }
 
@@ -139,27 +146,47 @@ export function headingOf(box) {
   return [box.title + (box.times > 1 ? ` ×${box.times}` : ""), box.label];
 }
 
-/** @param {Placed[]} placed @param {import("./edges.js").Wiring} wiring @param {number} aspect
- * @returns {Layout} */
-function arrange(placed, wiring, aspect) {
-  const drawn = new Map();
-  for (const one of placed) {
-    if (one.tensor !== null) drawn.set(one.box.kind === "input" ? `in:${one.tensor}` : `out:${one.tensor}`, one);
-    else drawn.set(one.box.id, one);
+/**
+ * @template T
+ * @param {WeakMap<Box, Map<string, T>>} known @param {Box} box @param {string} key @param {() => T} make
+ * @returns {T}
+ */
+function remembered(known, box, key, make) {
+  const of = known.get(box) || new Map();
+  known.set(box, of);
+  let found = of.get(key);
+  if (!found) {
+    if (of.size > 12) of.clear();
+    of.set(key, (found = make()));
   }
+  return found;
+}
+
+/** @param {Placed[]} placed @returns {Map<string, Placed>} by the ids that edges have */
+function drawnIn(placed) {
+  return new Map(placed.map((one) => {
+    if (one.tensor === null) return [one.box.id, one];
+    return [`${one.box.kind === "input" ? "in" : "out"}:${one.tensor}`, one];
+  }));
+}
+
+/** @param {Placed[]} placed @param {import("./edges.js").Wiring} wiring @returns {Raw} */
+function arrange(placed, wiring) {
+  const drawn = drawnIn(placed);
   const graph = new dagre.graphlib.Graph();
-  graph.setGraph({ rankdir: "TB", nodesep: 22, ranksep: 30, edgesep: 14 });
+  graph.setGraph({ rankdir: "TB", nodesep: 22, ranksep: GAP, edgesep: 14 });
   for (const [id, { w, h, loop }] of drawn) graph.setNode(id, { width: w + (loop ? 16 : 0), height: h });
-  const ports = [...wiring.entries.map((tensor) => `in:${tensor}`), ...wiring.exits.map((tensor) => `out:${tensor}`)]
-    .filter((id) => !drawn.has(id));
+  const ports = [...wiring.entries, ...wiring.exits].map(({ id }) => id).filter((id) => !drawn.has(id));
   for (const id of ports) graph.setNode(id, { width: PORT, height: PORT });
   const order = new Map(placed.map((one, number) => [one.box.id, number]));
   for (const { from, to, tensors, skip } of wiring.edges)
     graph.setEdge(from, to, { weight: skip ? 1 : follows(order, from, to) ? 6 : 2, tensors });
   pinPorts(graph, ports);
   dagre.layout(graph);
-  for (const id of [":top", ":bottom"]) graph.hasNode(id) && graph.removeNode(id);
-  return finished(graph, placed, drawn, wiring, aspect);
+  const at = new Map(graph.nodes().map((/** @type {string} */ id) => [id, /** @type {Point} */ ([graph.node(id).x, graph.node(id).y])]));
+  const points = wiring.edges.map(({ from, to }) =>
+    graph.edge(from, to).points.map((/** @type {{x: number, y: number}} */ p) => [p.x, p.y]));
+  return { at, points };
 }
 
 /** @param {Map<string, number>} order @param {string} from @param {string} to */
@@ -185,29 +212,29 @@ function pinPorts(graph, ports) {
   }
 }
 
-/** Reads the places back, wraps them into columns, and runs edges to the borders.
- * @param {any} graph @param {Placed[]} placed @param {Map<string, Placed>} drawn
- * @param {import("./edges.js").Wiring} wiring @param {number} aspect @returns {Layout} */
-function finished(graph, placed, drawn, wiring, aspect) {
+/** Puts boxes in their places, wraps them into columns, and runs edges to the borders.
+ * @param {import("./tree.js").Tree} tree @param {Raw} raw @param {Placed[]} placed
+ * @param {import("./edges.js").Wiring} wiring
+ * @param {{aspect: number, wrapAt: number}} wish @returns {Layout} */
+function finished(tree, raw, placed, wiring, wish) {
+  const drawn = drawnIn(placed);
   for (const [id, one] of drawn) {
-    const { x, y } = graph.node(id);
+    const [x, y] = raw.at.get(id) || [0, 0];
     one.x = x - one.w / 2;
     one.y = y - one.h / 2;
   }
-  /** @type {Route[]} */
-  const routes = wiring.edges.map(({ from, to, tensors, skip }) => {
-    const points = graph.edge(from, to).points.map((/** @type {{x: number, y: number}} */ p) => [p.x, p.y]);
-    return { from, to, tensors, skip, legs: [/** @type {Point[]} */ (points)] };
+  const routes = wiring.edges.map(({ from, to, tensors, skip }, number) => {
+    const leg = between(drawn.get(from), drawn.get(to), raw.points[number]);
+    return /** @type {Route} */ ({ from, to, tensors, skip, legs: [leg], turns: false });
   });
-  const portX = (/** @type {string} */ id) => graph.node(id).x;
-  const entryX = new Map(wiring.entries.filter((t) => !drawn.has(`in:${t}`)).map((t) => [t, portX(`in:${t}`)]));
-  const exitX = new Map(wiring.exits.filter((t) => !drawn.has(`out:${t}`)).map((t) => [t, portX(`out:${t}`)]));
-  const columns = wrapped(placed, routes, aspect);
+  for (const route of routes) toPorts(tree, route, drawn);
+  const entryX = portsOf(raw, wiring.entries, routes, drawn, "from");
+  const exitX = portsOf(raw, wiring.exits, routes, drawn, "to");
+  const columns = wrapped(placed, routes, wish);
   const span = { left: Infinity, right: -Infinity, top: Infinity, bottom: -Infinity };
   for (const { x, y, w, h, loop } of placed) grow(span, x, y, x + w + (loop ? 16 : 0), y + h);
-  const moved = (/** @type {number} */ x, /** @type {number} */ column) => x + columns.shift[column];
-  for (const [tensor, x] of entryX) entryX.set(tensor, moved(x, 0));
-  for (const [tensor, x] of exitX) exitX.set(tensor, moved(x, columns.shift.length - 1));
+  for (const [tensor, x] of entryX) entryX.set(tensor, x + columns.shift[0]);
+  for (const [tensor, x] of exitX) exitX.set(tensor, x + columns.shift[columns.shift.length - 1]);
   if (!placed.length) grow(span, 0, 0, 40, 0);
   for (const { legs } of routes) for (const leg of legs) for (const [x] of leg) grow(span, x, span.top, x, span.top);
   const dx = FRAME - span.left, dy = (entryX.size ? 22 : 12) - span.top;
@@ -224,9 +251,52 @@ function finished(graph, placed, drawn, wiring, aspect) {
     if (!drawn.has(route.from)) first[0] = [entryX.get(route.tensors[0]) ?? first[0][0], 0];
     if (!drawn.has(route.to)) last[last.length - 1] = [exitX.get(route.tensors[0]) ?? last[last.length - 1][0], height];
   }
-  const layout = { w: span.right + dx, h: height, placed, routes, entryAt: entryX, exitAt: exitX };
-  for (const route of routes) toPorts(route, drawn);
-  return layout;
+  return { w: span.right + dx, h: height, placed, routes, entryAt: entryX, exitAt: exitX };
+}
+
+/** Where tensors cross the border: right above the port of the one open box they go to, if it is one.
+ * @param {Raw} raw @param {import("./edges.js").Gate[]} gates @param {Route[]} routes
+ * @param {Map<string, Placed>} drawn @param {"from"|"to"} side the end of edges that is at the gate
+ * @returns {Map<number, number>} by tensor */
+function portsOf(raw, gates, routes, drawn, side) {
+  /** @type {Map<number, number>} */ const found = new Map();
+  for (const { id, tensors } of gates) {
+    if (drawn.has(id)) continue;
+    const mine = routes.filter((route) => route[side] === id);
+    let [x] = raw.at.get(id) || [0];
+    if (mine.length === 1) {
+      const [leg] = mine[0].legs;
+      const other = side === "from" ? leg[leg.length - 1] : leg[0];
+      if (leg.length === 2) [x] = other;
+    }
+    for (const { legs: [leg] } of mine) leg[side === "from" ? 0 : leg.length - 1][0] = x;
+    for (const tensor of tensors) found.set(tensor, x);
+  }
+  return found;
+}
+
+/** The points of an edge, from the lower border of a box to the upper border of another.
+ * @param {Placed|undefined} source @param {Placed|undefined} target @param {Point[]} points */
+function between(source, target, points) {
+  const [first, last] = [points[0], points[points.length - 1]];
+  const inner = points.slice(1, -1).map((point) => /** @type {Point} */ ([...point]));
+  // Sideways between the rows, straight along boxes.
+  if (inner.length < 3) inner.length = 0;
+  else {
+    inner[0][1] += GAP / 2;
+    inner[inner.length - 1][1] -= GAP / 2;
+  }
+  const start = source ? onBorder(source, inner[0] || last, first, source.y + source.h) : first;
+  const end = target ? onBorder(target, inner[inner.length - 1] || first, last, target.y) : last;
+  return [start, ...inner, end];
+}
+
+/** @param {Placed} box @param {Point} toward @param {Point} proposed @param {number} y @returns {Point} */
+function onBorder(box, toward, proposed, y) {
+  const middle = box.x + box.w / 2;
+  const room = Math.max(0, Math.min(box.w / 2 - 14, box.w * 0.3));
+  const wanted = Math.abs(proposed[1] - y) < 1 ? proposed[0] : toward[0];
+  return [Math.abs(toward[0] - middle) < 3 ? middle : Math.min(middle + room, Math.max(middle - room, wanted)), y];
 }
 
 /** @param {{left: number, right: number, top: number, bottom: number}} span @param {number} left
@@ -238,46 +308,72 @@ function grow(span, left, top, right, bottom) {
   span.bottom = Math.max(span.bottom, bottom);
 }
 
-/** Ends of an edge at an open box are at that box's ports. @param {Route} route
- * @param {Map<string, Placed>} drawn */
-function toPorts(route, drawn) {
+/** Ends of an edge at an open box are at that box's ports. @param {import("./tree.js").Tree} tree
+ * @param {Route} route @param {Map<string, Placed>} drawn */
+function toPorts(tree, route, drawn) {
   const [leg] = route.legs;
   const target = drawn.get(route.to), source = drawn.get(route.from);
   if (source?.inner) {
-    const inner = source.inner;
-    const found = route.tensors.map((tensor) => inner.exitAt.get(tensor)).filter((x) => x !== undefined);
-    if (found.length) leg[0] = [source.x + found[0], source.y + source.h];
+    const [x] = portsAt(source.inner.exitAt, route.tensors.map((tensor) => tree.inFirstCopy(source.box, tensor)));
+    if (x !== undefined) leg[0] = [source.x + source.inset + x, source.y + source.h];
   }
   if (target?.inner) {
-    const inner = target.inner;
-    const found = [...new Set(route.tensors.map((tensor) => inner.entryAt.get(tensor)))].filter((x) => x !== undefined);
     const before = leg.slice(0, -1);
-    found.forEach((x, number) => {
-      const end = /** @type {Point} */ ([target.x + /** @type {number} */ (x), target.y]);
+    portsAt(target.inner.entryAt, route.tensors).forEach((x, number) => {
+      const end = /** @type {Point} */ ([target.x + target.inset + x, target.y]);
       if (!number) leg[leg.length - 1] = end;
       else route.legs.push([...before.slice(-1), end]);
     });
   }
 }
 
+/** Places of ports, each once. @param {Map<number, number>} at @param {number[]} tensors */
+function portsAt(at, tensors) {
+  const found = new Set(tensors.flatMap((tensor) => at.get(tensor) ?? []));
+  // Tensors of another copy: through the one port that there is.
+  return found.size || at.size !== 1 ? [...found] : [...at.values()];
+}
+
 /** Cuts a long way into columns side by side where few edges run.
- * @param {Placed[]} placed @param {Route[]} routes @param {number} aspect */
-function wrapped(placed, routes, aspect) {
+ * @param {Placed[]} placed @param {Route[]} routes @param {{aspect: number, wrapAt: number}} wish */
+function wrapped(placed, routes, { aspect, wrapAt }) {
   const whole = { shift: [0] };
   const rows = rowsOf(placed);
   const top = Math.min(...placed.map(({ y }) => y)), bottom = Math.max(...placed.map(({ y, h }) => y + h));
   const left = Math.min(...placed.map(({ x }) => x)), right = Math.max(...placed.map(({ x, w }) => x + w));
   const width = right - left, height = bottom - top;
-  if (rows.length < 6 || height < 560 || width / height > aspect * 0.6) return whole;
+  if (rows.length < 3 || height < wrapAt || width / height > aspect * 0.6) return whole;
   const gaps = rows.slice(1).map((row, number) => {
     const y = (rows[number].bottom + row.top) / 2;
     const crossing = routes.filter(({ legs: [leg] }) => leg[0][1] < y && leg[leg.length - 1][1] > y);
     return { y, crossing: crossing.length };
   });
-  const count = Math.max(2, Math.min(8, Math.round(Math.sqrt((height * aspect) / (width + GUTTER)))));
-  const cuts = chooseCuts(gaps, top, bottom, count);
-  if (!cuts.length) return whole;
-  return moveColumns(placed, routes, [top, ...cuts, bottom]);
+  const cuts = bestCuts(placed, gaps, { top, bottom, width, height }, aspect);
+  return cuts.length ? moveColumns(placed, routes, [top, ...cuts, bottom]) : whole;
+}
+
+/** The cuts after which the whole fits best into a window.
+ * @param {Placed[]} placed @param {{y: number, crossing: number}[]} gaps
+ * @param {{top: number, bottom: number, width: number, height: number}} span @param {number} aspect */
+function bestCuts(placed, gaps, { top, bottom, width, height }, aspect) {
+  let best = /** @type {number[]} */ ([]);
+  let least = Math.max(width / aspect, height);
+  for (let count = 2; count <= Math.min(8, gaps.length + 1); count++) {
+    const chosen = evenCuts(gaps, top, bottom, count);
+    const cuts = chosen.map(({ y }) => y);
+    const borders = [top, ...cuts, bottom];
+    let total = 0, tallest = 0;
+    for (let column = 0; column < count; column++) {
+      const inside = placed.filter(({ y, h }) => y + h / 2 > borders[column] && y + h / 2 <= borders[column + 1]);
+      if (!inside.length) continue;
+      total += Math.max(...inside.map(({ x, w }) => x + w)) - Math.min(...inside.map(({ x }) => x)) + GUTTER * 1.6;
+      tallest = Math.max(tallest, borders[column + 1] - borders[column]);
+    }
+    const crossing = chosen.reduce((sum, gap) => sum + gap.crossing - 1, 0);
+    const size = Math.max(total / aspect, tallest) * (1 + 0.05 * count + 0.06 * crossing);
+    if (size < least) [best, least] = [cuts, size];
+  }
+  return best;
 }
 
 /** Rows that no box reaches across. @param {Placed[]} placed */
@@ -291,25 +387,25 @@ function rowsOf(placed) {
   return rows;
 }
 
-/** @param {{y: number, crossing: number}[]} gaps @param {number} top @param {number} bottom
+/** Cuts into so many columns, about equally high, where few edges run.
+ * @param {{y: number, crossing: number}[]} gaps @param {number} top @param {number} bottom
  * @param {number} count */
-function chooseCuts(gaps, top, bottom, count) {
-  const fewest = Math.min(...gaps.map((gap) => gap.crossing));
-  const allowed = gaps.filter((gap) => gap.crossing <= Math.max(fewest, 2));
+function evenCuts(gaps, top, bottom, count) {
   const each = (bottom - top) / count;
-  /** @type {number[]} */ const cuts = [];
-  let from = top;
-  for (let number = 1; number < count; number++) {
-    const goal = top + number * each;
-    const costs = allowed.filter((gap) => gap.y > from + each * 0.4 && gap.y < bottom - each * 0.3)
-      .map((gap) => ({ gap, cost: Math.abs(gap.y - goal) + (gap.crossing - 1) * each * 0.15 }));
-    if (!costs.length) break;
-    const best = costs.reduce((one, two) => (two.cost < one.cost ? two : one));
-    if (Math.abs(best.gap.y - goal) > each * 0.6) continue;
-    cuts.push(best.gap.y);
-    from = best.gap.y;
-  }
-  return cuts;
+  const uneven = (/** @type {number} */ length) => (length - each) ** 2 / each;
+  /** @type {{cost: number, cuts: typeof gaps}[]} the best way to each gap */
+  let ways = gaps.map((gap) => ({ cost: uneven(gap.y - top) + (gap.crossing - 1) * each * 0.12, cuts: [gap] }));
+  for (let column = 2; column < count; column++)
+    ways = gaps.map((gap, number) => {
+      let best = { cost: Infinity, cuts: /** @type {typeof gaps} */ ([]) };
+      for (let before = 0; before < number; before++) {
+        const cost = ways[before].cost + uneven(gap.y - gaps[before].y) + (gap.crossing - 1) * each * 0.12;
+        if (cost < best.cost) best = { cost, cuts: [...ways[before].cuts, gap] };
+      }
+      return best;
+    });
+  const whole = ways.map(({ cost, cuts }, number) => ({ cost: cost + uneven(bottom - gaps[number].y), cuts }));
+  return whole.reduce((one, two) => (two.cost < one.cost ? two : one)).cuts;
 }
 
 /** @param {Placed[]} placed @param {Route[]} routes @param {number[]} borders */
@@ -346,18 +442,33 @@ function moveColumns(placed, routes, borders) {
     const [from, to] = ends[number];
     const leg = route.legs[0];
     if (from === to) {
-      route.legs = [leg.map(([x, y]) => [x + shift[from], y + lift[from]])];
+      route.legs = route.legs.map((one) => one.map(([x, y]) => [x + shift[from], y + lift[from]]));
       return;
     }
-    const start = /** @type {Point} */ ([leg[0][0] + shift[from], leg[0][1] + lift[from]]);
-    const end = /** @type {Point} */ ([leg[leg.length - 1][0] + shift[to], leg[leg.length - 1][1] + lift[to]]);
+    const others = route.legs.slice(1).map((one) => one[one.length - 1]);
+    const part = (/** @type {number} */ column) => leg.filter(([, y]) => columnOf(y) === column)
+      .map(([x, y]) => /** @type {Point} */ ([x + shift[column], y + lift[column]]));
+    const head = part(from), tail = part(to);
     const step = (lane++ % 4) * 6;
     const low = (to - from > 1 ? deepest : spans[from].bottom + lift[from]) + 12 + step;
     const between = spans[to].left + shift[to] - GUTTER * 0.8 - step;
     const high = spans[to].top + lift[to] - 12 - step;
-    const side = start[1] < spans[from].bottom + lift[from] - 4
-      ? spans[from].right + shift[from] + 8 + step : start[0];
-    route.legs = [[start, [side, start[1] + 10], [side, low], [between, low], [between, high], [end[0], high], end]];
+    route.legs = [upright([...head, [head[head.length - 1][0], low], [between, low], [between, high], [tail[0][0], high], ...tail])];
+    for (const [x, y] of others) {
+      const tip = /** @type {Point} */ ([x + shift[to], y + lift[to]]);
+      route.legs.push([[tail[0][0], high], [tip[0], high], tip]);
+    }
+    route.turns = true;
   });
   return { shift };
+}
+
+/** Points joined by upright and level lines only. @param {Point[]} points @returns {Point[]} */
+function upright(points) {
+  return points.flatMap(([x, y], number) => {
+    const [px, py] = points[number - 1] || [x, y];
+    if (Math.abs(px - x) < 1 || Math.abs(py - y) < 1) return [/** @type {Point} */ ([x, y])];
+    const middle = (py + y) / 2;
+    return /** @type {Point[]} */ ([[px, middle], [x, middle], [x, y]]);
+  });
 }

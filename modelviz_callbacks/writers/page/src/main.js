@@ -12,9 +12,12 @@ const NARROW = "(max-width: 900px)";
 async function start() {
   if (typeof DecompressionStream === "undefined")
     throw new Error("This browser is too old for the page; one of 2023 or later shows it.");
+  performance.mark("start");
   const data = await decode(byId("data").textContent);
   const graphs = data.graphs.map((/** @type {any} */ raw) => new Graph(raw));
+  performance.mark("graph");
   const app = new App(graphs, data.depth);
+  performance.mark("app");
   useControls(app);
   useDrawer(app);
   usePointer(app);

@@ -62,7 +62,8 @@ export class Minimap {
     pen.drawImage(this.back, 0, 0, WIDTH, HEIGHT);
     const left = (-x / k - scene.x) * scale + this.dx, top = (-y / k - scene.y) * scale + this.dy;
     const width = (room.width / k) * scale, height = (room.height / k) * scale;
-    const isAll = left <= 2 && top <= 2 && left + width >= WIDTH - 2 && top + height >= HEIGHT - 2;
+    const isAll = x + scene.x * k >= 0 && y + scene.y * k >= 0 && x + (scene.x + scene.w) * k <= room.width + 1
+      && y + (scene.y + scene.h) * k <= room.height + 1;
     this.canvas.classList.toggle("idle", isAll);
     pen.strokeStyle = getComputedStyle(this.canvas).getPropertyValue("--accent");
     pen.lineWidth = 1.5;

@@ -6,45 +6,67 @@ import { scopeOf } from "./tree.js";
 
 /** More boxes than this are not opened at once. */
 export const MOST_OPENED = 2500;
-const PATIENCE_MS = 350;
+/** So many times is tried what fits; a slow machine may stop before, at the cost of another first
+ * sight. */
+const MOST_TRIES = 30, PATIENCE_MS = 1200;
+/** Lengths from which ways are wrapped, to be tried. */
+const WRAPS = [1e9, 1000, 640];
 
 /**
- * Opens the outermost boxes first, all of a class or one of it, while the whole stays readable.
+ * Opens what most happens in first, all of a class or one of it, while the whole stays readable.
  *
  * @param {import("./layout.js").Layouts} layouts
  * @param {Box} container
  * @param {{width: number, height: number, least: number}} frame room, and the smallest scale
+ * @param {(box: Box) => number} weight how much happens in a box
  * @returns {Set<string>} ids
  */
-export function readable(layouts, container, frame) {
+export function readable(layouts, container, frame, weight) {
   const { tree } = layouts;
   const end = performance.now() + PATIENCE_MS;
-  const fits = (/** @type {Set<string>} */ opened) => {
+  const scale = (/** @type {Set<string>} */ opened, /** @type {number} */ wrapAt) => {
+    layouts.wrapAt = wrapAt;
     const { w, h } = layouts.of(container, opened, true);
-    return Math.min(frame.width / (w + 20), frame.height / (h + 20)) >= frame.least;
+    return Math.min(frame.width / (w + 20), frame.height / (h + 20), 1.25);
+  };
+  const best = (/** @type {Set<string>} */ opened) => {
+    const scales = WRAPS.map((wrapAt) => ({ wrapAt, scale: scale(opened, wrapAt) }));
+    return scales.reduce((one, two) => (two.scale > one.scale * 1.12 ? two : one));
   };
   /** @type {Set<string>} */ let opened = new Set();
+  let { wrapAt } = best(opened);
   /** @type {Set<string>} */ const refused = new Set();
-  while (performance.now() < end) {
-    /** @type {Map<string, Box[]>} */ const kinds = new Map();
-    for (const box of closedIn(layouts, container, opened)) {
-      if (refused.has(box.id) || tree.isLeaf(box)) continue;
-      const kind = kindOf(tree, box);
-      kinds.set(kind, [...(kinds.get(kind) || []), box]);
+  let tries = 0;
+  while (performance.now() < end && tries < MOST_TRIES) {
+    const alike = heaviest(tree, closedIn(layouts, container, opened)
+      .filter((box) => !refused.has(box.id) && !tree.isLeaf(box)), weight);
+    if (!alike.length) break;
+    for (const some of alike.length > 1 ? [alike, alike.slice(0, 1)] : [alike]) {
+      const more = new Set([...opened, ...some.map((box) => box.id)]);
+      tries++;
+      const found = best(more);
+      if (found.scale < frame.least) continue;
+      [opened, wrapAt] = [more, found.wrapAt];
+      break;
     }
-    if (!kinds.size) break;
-    for (const alike of kinds.values()) {
-      for (const some of [alike, alike.slice(0, 1)]) {
-        const more = new Set([...opened, ...some.map((box) => box.id)]);
-        if (performance.now() < end && fits(more)) {
-          opened = more;
-          break;
-        }
-      }
-      for (const box of alike) if (!opened.has(box.id)) refused.add(box.id);
-    }
+    for (const box of alike) if (!opened.has(box.id)) refused.add(box.id);
   }
+  layouts.wrapAt = wrapAt;
   return opened;
+}
+
+/** The boxes of the kind that most happens in. @param {import("./tree.js").Tree} tree
+ * @param {Box[]} boxes @param {(box: Box) => number} weight */
+function heaviest(tree, boxes, weight) {
+  /** @type {Map<string, {boxes: Box[], weight: number}>} */ const kinds = new Map();
+  for (const box of boxes) {
+    const kind = kindOf(tree, box);
+    const known = kinds.get(kind) || { boxes: [], weight: 0 };
+    known.boxes.push(box);
+    known.weight += weight(box);
+    kinds.set(kind, known);
+  }
+  return [...kinds.values()].sort((one, two) => two.weight - one.weight)[0]?.boxes || [];
 }
 
 /** @param {import("./tree.js").Tree} tree @param {Box} box */

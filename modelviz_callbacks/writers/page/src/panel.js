@@ -45,7 +45,8 @@ export class Panel {
     this._show(h("h2", {}, graph.name), table([["class", graph.cls], ...this._sumRows(sums)]),
       this._differences(),
       graph.notes.length ? section("Notes", h("ul", { class: "notes" },
-        ...graph.notes.slice(0, 60).map(([, subject, message]) => h("li", {}, this._subject(subject, message))))) : null,
+        ...alikeNotes(graph.notes).slice(0, 40).map(({ subject, message, more }) => h("li", {}, this._subject(subject, message),
+          more ? h("small", {}, `and ${more} alike`) : null)))) : null,
       h("p", { class: "hint" }, "Click a box or an arrow. Double click opens a box in place."));
   }
 
@@ -270,6 +271,18 @@ export class Panel {
       section(readers.length ? `Used by ${counted(readers.length, "op")}` : "Used by nothing",
         this._links(readers.map((node) => ({ node })))));
   }
+}
+
+/** Notes that differ in numbers only are one. @param {[string, string, string][]} notes */
+function alikeNotes(notes) {
+  /** @type {Map<string, {subject: string, message: string, more: number}>} */ const found = new Map();
+  for (const [kind, subject, message] of notes) {
+    const key = `${kind} ${message.replace(/\d+/g, "#")}`;
+    const known = found.get(key);
+    if (known) known.more++;
+    else found.set(key, { subject, message, more: 0 });
+  }
+  return [...found.values()];
 }
 
 /** @param {number} item @returns {Target} */

@@ -8,7 +8,7 @@ import { FRAME, HEADER } from "./layout.js";
  * @typedef {{id: string, box: Box, x: number, y: number, w: number, h: number, depth: number,
  *   open: boolean, lines: import("./layout.js").Line[], loop: boolean, tensor: number|null}} Shape
  * @typedef {{id: string, container: string, from: string, to: string, tensors: number[],
- *   skip: boolean, legs: Point[][], bounds: [number, number, number, number]}} Wire
+ *   skip: boolean, turns: boolean, legs: Point[][], bounds: [number, number, number, number]}} Wire
  * @typedef {{shapes: Shape[], wires: Wire[], w: number, h: number, x: number, y: number,
  *   byId: Map<string, Shape>}} Scene
  */
@@ -25,18 +25,17 @@ export function sceneOf(layout, container) {
 /** @param {Scene} scene @param {import("./layout.js").Layout} layout @param {Box} container
  * @param {number} left @param {number} top @param {number} depth */
 function add(scene, layout, container, left, top, depth) {
-  for (const { box, x, y, w, h, open, lines, loop, tensor, inner } of layout.placed) {
+  for (const { box, x, y, w, h, open, lines, loop, tensor, inner, inset } of layout.placed) {
     scene.shapes.push({ id: box.id, box, x: left + x, y: top + y, w, h, depth, open, lines, loop, tensor });
     if (inner) {
       // A frame is wider than what is in it where its heading is.
-      const slack = (w - inner.w - FRAME) / 2;
-      add(scene, inner, box, left + x + Math.max(0, slack), top + y + HEADER, depth + 1);
+      add(scene, inner, box, left + x + inset, top + y + HEADER, depth + 1);
     }
   }
-  for (const { from, to, tensors, skip, legs } of layout.routes) {
+  for (const { from, to, tensors, skip, legs, turns } of layout.routes) {
     const moved = legs.map((leg) => leg.map(([x, y]) => /** @type {Point} */ ([x + left, y + top])));
     scene.wires.push({
-      id: `${container.id}\n${from}\n${to}`, container: container.id, from, to, tensors, skip,
+      id: `${container.id}\n${from}\n${to}`, container: container.id, from, to, tensors, skip, turns,
       legs: moved, bounds: boundsOf(moved),
     });
   }
@@ -70,28 +69,36 @@ export function shift(scene, dx, dy) {
   }
 }
 
-/** A smooth line through points. @param {Point[]} points */
+/** A line through points, upright where it passes them. @param {Point[]} points */
 export function pathOf(points) {
-  const [first, ...rest] = points;
-  let path = `M${at(first)}`;
-  if (rest.length === 1) return `${path}L${at(rest[0])}`;
-  for (let number = 0; number < rest.length - 1; number++) {
-    const [one, two] = [rest[number], rest[number + 1]];
-    const isLast = number === rest.length - 2;
-    const end = isLast ? two : /** @type {Point} */ ([(one[0] + two[0]) / 2, (one[1] + two[1]) / 2]);
-    path += `Q${at(one)} ${at(end)}`;
+  let path = `M${at(points[0])}`;
+  for (let number = 1; number < points.length; number++) {
+    const [[x, y], [tx, ty]] = [points[number - 1], points[number]];
+    const middle = (y + ty) / 2;
+    path += Math.abs(x - tx) < 0.5 ? `L${at([tx, ty])}` : `C${at([x, middle])} ${at([tx, middle])} ${at([tx, ty])}`;
   }
   return path;
 }
 
-/** The tip of an arrow at the end of a line. @param {Point[]} points */
+/** A line along points with round corners. @param {Point[]} points */
+export function roundedPath(points) {
+  let path = `M${at(points[0])}`;
+  for (let number = 1; number < points.length - 1; number++) {
+    const [before, corner, after] = [points[number - 1], points[number], points[number + 1]];
+    const one = Math.hypot(corner[0] - before[0], corner[1] - before[1]) || 1;
+    const two = Math.hypot(after[0] - corner[0], after[1] - corner[1]) || 1;
+    const radius = Math.min(10, one / 2, two / 2);
+    const near = (/** @type {Point} */ other, /** @type {number} */ length) => /** @type {Point} */ (
+      [corner[0] + ((other[0] - corner[0]) * radius) / length, corner[1] + ((other[1] - corner[1]) * radius) / length]);
+    path += `L${at(near(before, one))}Q${at(corner)} ${at(near(after, two))}`;
+  }
+  return `${path}L${at(points[points.length - 1])}`;
+}
+
+/** The tip of an arrow at the end of a line, which comes from above. @param {Point[]} points */
 export function headOf(points) {
   const [x, y] = points[points.length - 1];
-  const [px, py] = points[points.length - 2];
-  const length = Math.hypot(x - px, y - py) || 1;
-  const [ux, uy] = [(x - px) / length, (y - py) / length];
-  const [bx, by] = [x - 7 * ux, y - 7 * uy];
-  return `M${at([x, y])}L${at([bx - 3.4 * uy, by + 3.4 * ux])}L${at([bx + 3.4 * uy, by - 3.4 * ux])}Z`;
+  return `M${at([x, y])}L${at([x - 3.6, y - 7.5])}L${at([x + 3.6, y - 7.5])}Z`;
 }
 
 /** @param {Point} point */

@@ -85,6 +85,32 @@ export class Tree {
     return this.childrenOf(box).length > 0;
   }
 
+  /** Whether a node is beside the main path, and that is not shown. @param {number} node */
+  isHidden(node) {
+    return !this.bookkeeping && (this.graph.nodes[node].flags & BOOKKEEPING) !== 0;
+  }
+
+  /** What a box reads of what is hidden, by the names of its arguments. @param {Box} box @returns {string[]} */
+  besides(box) {
+    const { graph } = this;
+    if (this.bookkeeping || box.kind === "held" || box.kind === "ends") return [];
+    /** @type {Set<string>} */ const names = new Set();
+    const scope = scopeOf(box);
+    const ports = new Map(scope ? graph.scopes[scope].inputs.map(({ path, tensor }) => [tensor, path]) : []);
+    const inside = new Set(this.nodesOf(box));
+    for (const node of inside) {
+      if (this.isHidden(node)) continue;
+      for (const tensor of graph.reads[node]) {
+        const producer = graph.producer[tensor];
+        if (!this.isHidden(producer) || inside.has(producer)) continue;
+        const own = graph.nodes[node].args.find(({ segments }) => segments.includes(tensor));
+        names.add(ports.get(tensor) || (scope ? graph.tensorName(tensor).replace(/^.*\//, "") : own?.name) || "");
+      }
+    }
+    // What every layer calls its input says nothing.
+    return [...names].filter((name) => name && name !== "input" && name !== "x");
+  }
+
   /** Whether it is told as one thing at first. @param {Box} box */
   isLeaf(box) {
     if (box.kind === "repeat" || box.kind === "scope") {
@@ -119,31 +145,44 @@ export class Tree {
   _rootBoxes(box) {
     const { graph } = this;
     const of = (/** @type {string} */ kind) =>
-      graph.nodes.flatMap((node, number) => (node.kind === kind ? [number] : []));
+      graph.nodes.flatMap((node, number) => (node.kind === kind && !this.isHidden(number) ? [number] : []));
     const inside = this._split(this._entries(graph.items[0], 0, box), box);
     return [...this._ends(box, of("input"), MOST_ENDS), ...inside,
       ...this._ends(box, of("output"), MOST_ENDS)];
   }
 
-  /** @param {Box} box @param {number[]} nodes @param {number} most 0: as many as there are */
+  /** Inputs or outputs; what is in one structure (a cache of keys and values) is one box.
+   * @param {Box} box @param {number[]} nodes @param {number} most 0: as many as there are */
   _ends(box, nodes, most) {
-    const { graph } = this;
-    if (!nodes.length) return [];
-    const kind = /** @type {"input"|"output"} */ (graph.nodes[nodes[0]].kind);
-    if (most && nodes.length > most) {
-      const names = nodes.slice(0, 3).map((node) => graph.nodes[node].path);
-      const made = this._box(`:${kind}s`, "ends", box, nodes, 0,
-        { title: `${nodes.length} ${kind}s`, label: `${names.join(", ")}, …` });
-      for (const node of nodes) this.boxOfNode[node] = made;
-      return [made];
+    if (!most || nodes.length <= most) return nodes.map((node) => this._end(box, node));
+    /** @type {Map<string, number[]>} */ const groups = new Map();
+    for (const node of nodes) {
+      const [root] = this.graph.nodes[node].path.replace(/^out(put)?\./, "").split(/[.[]/);
+      groups.set(root, [...(groups.get(root) || []), node]);
     }
-    return nodes.map((node) => {
-      const { path, label, aliases } = graph.nodes[node];
-      const title = [path || label, ...aliases].join(", ");
-      const made = this._box(graph.nodeName(node), kind, box, [node], 0, { title });
-      this.boxOfNode[node] = made;
-      return made;
-    });
+    if (groups.size > most) return [this._endGroup(box, nodes, "")];
+    return [...groups].map(([root, some]) => (some.length > 2 ? [this._endGroup(box, some, root)] : some.map((node) => this._end(box, node)))).flat();
+  }
+
+  /** @param {Box} box @param {number[]} nodes @param {string} root */
+  _endGroup(box, nodes, root) {
+    const { graph } = this;
+    const { kind } = graph.nodes[nodes[0]];
+    const names = nodes.slice(0, 3).map((node) => graph.nodes[node].path.replace(/^out\./, ""));
+    const made = this._box(`:${kind}s ${root}`, "ends", box, nodes, 0,
+      root ? { title: root, label: `${nodes.length} tensors` } : { title: `${nodes.length} ${kind}s`, label: `${names.join(", ")}, …` });
+    for (const node of nodes) this.boxOfNode[node] = made;
+    return made;
+  }
+
+  /** @param {Box} box @param {number} node */
+  _end(box, node) {
+    const { graph } = this;
+    const { path, label, aliases, kind } = graph.nodes[node];
+    const title = [path || label, ...aliases].join(", ");
+    const made = this._box(graph.nodeName(node), /** @type {BoxKind} */ (kind), box, [node], 0, { title });
+    this.boxOfNode[node] = made;
+    return made;
   }
 
   /** What is in a module call; one call that is all there is in another is opened with it.
@@ -165,8 +204,8 @@ export class Tree {
   /** Items in which something was computed. @param {number[]} items */
   _ran(items) {
     return items.filter((item) => {
-      if (item < 0) return this.graph.opsIn(item).length > 0;
-      return this.bookkeeping || !(this.graph.nodes[item].flags & BOOKKEEPING);
+      if (item < 0) return this.graph.opsIn(item).some((node) => !this.isHidden(node));
+      return !this.isHidden(item);
     });
   }
 
@@ -315,7 +354,7 @@ export class Tree {
     const { graph } = this;
     if (items.length === 1 && items[0] < 0) {
       const { short, detail, tied } = graph.scopes[-items[0]];
-      return { title: this._title(items[0]), label: short, detail: tied ? `tied to ${tied}` : detail };
+      return { title: this._title(items[0]), label: short, detail: [tied && `tied to ${tied}`, detail].filter(Boolean).join(", ") };
     }
     if (items.length === 1) {
       const node = graph.nodes[items[0]];
@@ -418,6 +457,21 @@ export class Tree {
       box.nodes = found;
     }
     return box.nodes;
+  }
+
+  /** The tensor of the first copy that one of another copy is like. @param {Box} box @param {number} tensor */
+  inFirstCopy(box, tensor) {
+    if (box.copies.length < 2) return tensor;
+    const { graph } = this;
+    const producer = graph.producer[tensor];
+    for (const copy of box.copies.slice(1).reverse()) {
+      const ops = copy.flatMap((item) => graph.opsIn(item));
+      const at = ops.indexOf(producer);
+      if (at < 0) continue;
+      const twin = box.items.flatMap((item) => graph.opsIn(item))[at];
+      return twin === undefined ? tensor : graph.nodes[twin].first + tensor - graph.nodes[producer].first;
+    }
+    return tensor;
   }
 
   /** Shapes of what a box hands on. @param {Box} box */
