@@ -83,6 +83,7 @@ class Visit:
     def at_rest(self) -> None:
         """Waits until nothing moves any more."""
         self.until("() => document.getAnimations().every(one => one.playState !== 'running')")
+        self.page.evaluate("window.lastView = ''")
         self.until(
             """() => { const view = JSON.stringify(modelviz.camera.view);
                  const still = view === window.lastView; window.lastView = view; return still }"""

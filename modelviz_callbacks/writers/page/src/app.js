@@ -571,7 +571,7 @@ export class App {
       const { width, height } = this.room();
       this.camera.to({ k, x: width / 2 - (cx + this.scene.x) * k, y: height / 2 - (cy + this.scene.y) * k });
     } else this.fit();
-    if (this.chosen && !this.scene?.byId.has(this.chosen)) this._goTo(this.chosen);
+    if (this.chosen && this.chosen !== this.focus && !this.scene?.byId.has(this.chosen)) this._goTo(this.chosen);
     this._details();
     this.onchoose(this.chosen !== "" || this.pinned >= 0);
   }

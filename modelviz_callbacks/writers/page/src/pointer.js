@@ -57,7 +57,7 @@ function wireLines(app, tensors) {
   const { graph } = app;
   const lines = tensors.slice(0, 4).map((tensor) => {
     const spec = graph.spec(tensor);
-    return `${graph.tensorName(tensor)}   ${shapeText(spec)} ${spec.dtype}`;
+    return `${graph.tensorName(tensor)} · ${shapeText(spec)} ${spec.dtype}`;
   });
   if (tensors.length > 4) lines.push(`${tensors.length - 4} more`);
   return lines;

@@ -104,6 +104,7 @@ export class Search {
     const target = this.found?.[number];
     if (!target) return;
     this.close();
+    this.field.blur();
     this.go(target);
   }
 
