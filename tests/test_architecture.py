@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,11 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("jobs.worker_process", "cli.terminal"),
     "pygraphviz": ("writers.picture_layout", "writers.png", "writers.svg"),
 }
+
+# Rooms in which a public name of a class or function means one thing, and the names that every
+# writer has, with one meaning.
+ONE_MEANING = ("graph", "analysis", "view", "diff", "writers")
+SAME_MEANING = {"render"}
 
 LONGEST_FILE = 600
 LONGEST_FUNCTION = 60
@@ -209,6 +214,27 @@ def too_long(found: dict[str, Path]) -> list[str]:
     return long
 
 
+def shared_names(found: dict[str, Path], rooms: Collection[str]) -> list[str]:
+    """Public classes, functions and constants of some rooms that two modules define.
+
+    The writers of ONNX are a world of their own, with torch's and ONNX's words.
+    """
+    homes: dict[str, list[str]] = {}
+    for name, path in found.items():
+        if room_of(name) not in rooms or name.startswith("writers.onnx"):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.name] if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            for one in names:
+                if not one.startswith("_") and one not in SAME_MEANING:
+                    homes.setdefault(one, []).append(name)
+    return [f"{name} in {', '.join(at)}" for name, at in homes.items() if len(at) > 1]
+
+
 def test_every_room_imports_only_what_the_table_allows() -> None:
     assert broken_layers(modules()) == []
 
@@ -234,6 +260,17 @@ def test_the_graph_needs_the_standard_library_only() -> None:
 
 def test_no_file_and_no_function_is_too_long_to_read() -> None:
     assert too_long(modules()) == []
+
+
+def test_a_public_name_means_one_thing() -> None:
+    assert shared_names(modules(), ONE_MEANING) == []
+
+
+def test_a_name_with_two_meanings_is_found(tmp_path: Path) -> None:
+    (tmp_path / "view").mkdir()
+    (tmp_path / "view" / "one.py").write_text("class Line: ...\ndef render(): ...\n_MANY = 1\n")
+    (tmp_path / "view" / "two.py").write_text("Line: str = 'x'\ndef render(): ...\n_MANY = 2\n")
+    assert shared_names(modules(tmp_path), ONE_MEANING) == ["Line in view.one, view.two"]
 
 
 def test_no_module_is_a_dumping_ground() -> None:

@@ -22,6 +22,7 @@ from modelviz_callbacks.diff.merged_graph import merge
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
 from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.view.overview import overview
 from tests.networks import NETWORKS, ArticleCnn, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
 
@@ -529,3 +530,26 @@ def test_the_same_difference_reads_the_same_in_any_process(tmp_path: Path) -> No
 def test_a_graph_and_its_copy_through_json_are_told_apart_by_nothing() -> None:
     graph = graph_of("gpt")
     assert dumps(merge(diff(graph, graph)).graph) == dumps(replace(graph, notes=()))
+
+
+class Juggling(nn.Module):
+    """Few ops that compute and many that only change a layout: pictures tell it as one thing."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.reshape(3, 2, 4).transpose(1, 2).contiguous().flatten(1).unsqueeze(0).squeeze(0)
+        x = (x * self.scale).t().contiguous().view(4, 2, 3).permute(2, 0, 1).reshape(3, 8)
+        return x.unsqueeze(2).expand(3, 8, 2).select(2, 0)
+
+
+def test_what_pictures_and_text_tell_as_one_thing_is_compared_as_one_thing() -> None:
+    before, after = (sequential(nn.Linear(8, 8), Juggling(scale)) for scale in (2.0, 3.0))
+    analysis = Analysis(before)
+    (call,) = (call for call in before.modules if call.type_name == "Juggling")
+    assert analysis.is_leaf(call)
+    assert call.name in {box.name for box in overview(analysis).boxes}
+    changes = diff(before, after).changes
+    assert [(change.subject, change.name) for change in changes] == [("module", "1")]

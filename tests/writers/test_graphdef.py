@@ -21,11 +21,8 @@ from modelviz_callbacks.graph import (
     SliceValue,
     TensorSpec,
 )
-from modelviz_callbacks.writers.graphdef import (
-    graph_def,
-    run_metadata,
-)
-from tests.writers.graphdef_reading import by_name, texts_of
+from modelviz_callbacks.writers.graphdef import graph_def
+from tests.writers.graphdef_reading import by_name, run_metadata, texts_of
 from tests.writers.graphdef_rules import model_name, violations
 from tests.writers.graphs_by_hand import GRAPHS, GraphByHand, chain, layers, two_branches
 

@@ -13,14 +13,8 @@ from tensorboard.compat.proto.config_pb2 import RunMetadata
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.writers import graphdef
-from modelviz_callbacks.writers.graphdef import (
-    graph_def,
-    named_graphs,
-    profile_metadata,
-    run_metadata,
-    timed_graph,
-)
-from tests.writers.graphdef_reading import stats_of
+from modelviz_callbacks.writers.graphdef import graph_def, named_graphs, timed_graph
+from tests.writers.graphdef_reading import profile_metadata, run_metadata, stats_of
 from tests.writers.graphdef_rules import model_name
 from tests.writers.graphs_by_hand import GraphByHand, chain, layers, two_branches
 

@@ -28,10 +28,7 @@ from modelviz_callbacks.writers.graphdef.protos import GraphDef, RunMetadata
 __all__ = [
     "NamedGraph",
     "graph_def",
-    "modules_graph_def",
     "named_graphs",
-    "profile_metadata",
-    "run_metadata",
     "timed_graph",
 ]
 
@@ -65,45 +62,6 @@ def graph_def(analysis: Analysis) -> GraphDef:
         WriterError: Nothing in it can be drawn; the page would break.
     """
     return analysis.once(_op_drawing).graph_def
-
-
-def run_metadata(analysis: Analysis) -> RunMetadata:
-    """The costs of `graph_def`'s nodes: FLOPs as "compute time", parameter bytes as "memory".
-
-    How many FLOPs a second of that scale stands for is said by the tags of `named_graphs`.
-
-    Args:
-        analysis: The analysis of any graph that keeps its rules.
-
-    Raises:
-        WriterError: Nothing in it can be drawn.
-    """
-    return analysis.once(_op_drawing).costs()
-
-
-def profile_metadata(analysis: Analysis, times_us: Mapping[str, float]) -> RunMetadata:
-    """Measured times of `graph_def`'s nodes, and the bytes of what they made as "memory".
-
-    Args:
-        analysis: The analysis of any graph that keeps its rules.
-        times_us: Microseconds by the names of its ops; ops that are missing took none.
-
-    Raises:
-        WriterError: A time belongs to no op, is negative or not finite; or nothing can be drawn.
-    """
-    return analysis.once(_op_drawing).times(times_us)
-
-
-def modules_graph_def(analysis: Analysis) -> GraphDef:
-    """The overview: one node a module call, and the ops where branches meet between them.
-
-    Args:
-        analysis: The analysis of any graph that keeps its rules.
-
-    Raises:
-        WriterError: Nothing in it can be drawn.
-    """
-    return analysis.once(_op_drawing).modules.graph_def()
 
 
 def named_graphs(analysis: Analysis, backward: Analysis | None = None) -> tuple[NamedGraph, ...]:
