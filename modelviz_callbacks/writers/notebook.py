@@ -16,7 +16,6 @@ from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html, svg
 
 
-
 def render(
     graph: ModelGraph | Analysis,
     *,

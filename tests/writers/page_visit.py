@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 import time
+from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +110,13 @@ class Visit:
         """Types into the search, and says what is found."""
         self.page.locator("#search").fill(text)
         return self.page.locator("#found li").all_inner_texts()
+
+
+def content(page: bytes) -> str:
+    """The data in a page, as JSON."""
+    found = re.search(rb'id="data">([^<]*)<', page)
+    assert found
+    return gzip.decompress(b64decode(found[1])).decode()
 
 
 def until(page: Page | Frame, expression: str, argument: object = None) -> None:
