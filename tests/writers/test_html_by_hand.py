@@ -185,7 +185,7 @@ def test_one_looks_into_a_module_and_comes_back(bert: Visit) -> None:
 
 
 def test_an_edge_under_the_pointer_lights_its_tensor_and_names_it(cnn: Visit) -> None:
-    x, y = cnn.middle("fc")
+    x = cnn.middle("fc")[0]
     top = cnn.corner("fc")[1]
     cnn.page.mouse.move(x, top - 12)
     cnn.page.locator(".wire.lit").first.wait_for(state="attached")

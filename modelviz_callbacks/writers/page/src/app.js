@@ -13,11 +13,12 @@ import { Minimap } from "./minimap.js";
 import { ModuleTree } from "./moduletree.js";
 import { atLevel, readable, MOST_OPENED } from "./opening.js";
 import { Panel, asTarget } from "./panel.js";
+import { lengthen, placeOf, restore, shorten } from "./places.js";
 import { sceneOf, shift } from "./scene.js";
 import { Index, Search } from "./search.js";
 import { short } from "./text.js";
 import { Tip } from "./tip.js";
-import { Tree, scopeOf, typeName } from "./tree.js";
+import { Tree, scopeOf } from "./tree.js";
 
 /**
  * @typedef {import("./tree.js").Box} Box
@@ -69,11 +70,11 @@ export class App {
     this.modules = new ModuleTree(byId("modules"), (target) => this.go(target));
     this.panel = this._newPanel();
     this.search = new Search(byId("search"), byId("found"), () => this.index(), (target) => this.go(target));
-    this.history = new History(() => this.place(), (place) => this.restore(place), {
-      shorten: (id) => this._shorten(id), lengthen: (id) => this._lengthen(id),
+    this.history = new History(() => placeOf(this), (place) => restore(this, place), {
+      shorten: (id) => shorten(this.graph, id), lengthen: (id) => lengthen(this.graph, id),
     });
     const place = this.history.first();
-    if (place) this.restore(place);
+    if (place) restore(this, place);
     else this.useGraph(0);
   }
 
@@ -81,16 +82,16 @@ export class App {
 
   /** @param {number} number */
   useGraph(number) {
-    this._load(number);
+    this.load(number);
     this.opened = new Set(this.first);
     this.focus = "";
-    this._afterLoad();
+    this.afterLoad();
     this.refresh();
     this.fit();
   }
 
   /** @param {number} number */
-  _load(number) {
+  load(number) {
     this.at = this.graphs[number] ? number : 0;
     this.graph = this.graphs[this.at];
     this.tree = new Tree(this.graph);
@@ -127,11 +128,11 @@ export class App {
     this.layouts.aspect = Math.min(2.2, Math.max(0.45, width / height));
   }
 
-  _afterLoad() {
+  afterLoad() {
     document.title = this.graph.name;
     this.modules.show(this.graph);
     this.onload();
-    this._details();
+    this.details();
   }
 
   index() {
@@ -273,7 +274,7 @@ export class App {
       if (this.opened.has(box.id)) this.opened.delete(box.id);
       else this.opened.add(box.id);
       this.refresh(box.id);
-      this._details();
+      this.details();
     });
   }
 
@@ -285,7 +286,7 @@ export class App {
       for (const id of opened) this.opened.add(id);
       this.refresh();
       this.fit(true);
-      this._details();
+      this.details();
       if (!complete) this.say(`Opened up to ${short(MOST_OPENED)} boxes; open more one by one`);
     });
   }
@@ -303,7 +304,7 @@ export class App {
       this.focus = id;
       this.refresh();
       this.fit();
-      this._details();
+      this.details();
     });
   }
 
@@ -338,23 +339,27 @@ export class App {
 
   /** @param {string} anchor */
   _rebuilt(anchor) {
+    this.rebuild();
+    this.warm(this.opened, this.focus);
+    if (!this.tree.byId.get(this.focus)) this.focus = "";
+    this.sceneOf = this.viewBox();
+    this.refresh(anchor);
+    if (!this.tree.byId.get(this.chosen)) this.chosen = "";
+    this.details();
+  }
+
+  /** Makes boxes anew after it has changed which there are. */
+  rebuild() {
     this.tree.rebuild();
     this.metrics = new Metrics(this.tree);
     this.panel.metrics = this.metrics;
     this.modes = modesOf(this.graph, this.metrics, (box) => this.difference(box));
     this._newLayouts();
-    const [open, focus] = [this.opened, this.focus];
-    this._warm(open, focus);
-    if (!this.tree.byId.get(this.focus)) this.focus = "";
-    this.sceneOf = this.viewBox();
-    this.refresh(anchor);
-    if (!this.tree.byId.get(this.chosen)) this.chosen = "";
-    this._details();
   }
 
   /** Makes the boxes that are open again, so that they are known by their ids.
    * @param {Set<string>} open @param {string} focus */
-  _warm(open, focus) {
+  warm(open, focus) {
     const visit = (/** @type {Box} */ box) => {
       for (const child of this.tree.childrenOf(box))
         if (open.has(child.id) || child.kind === "part" || isAround(child.id, focus)) visit(child);
@@ -378,7 +383,7 @@ export class App {
     this.pinned = -1;
     this.drawing.choose(id);
     this._light();
-    this._details();
+    this.details();
     this.history.note();
     this.onchoose(id !== "");
   }
@@ -393,12 +398,12 @@ export class App {
     this.pinned = tensor;
     this.drawing.choose("");
     this._light();
-    this._details();
+    this.details();
     this.history.note();
     this.onchoose(true);
   }
 
-  _details() {
+  details() {
     const box = this.chosen ? this.tree.byId.get(this.chosen) : null;
     const shape = this.scene?.byId.get(this.chosen);
     if (this.pinned >= 0) this.panel.showTensor(this.pinned);
@@ -447,7 +452,7 @@ export class App {
       this.pinned = -1;
       this.refresh();
       this.centre(box.id);
-      this._details();
+      this.details();
       this.onchoose(true);
     });
   }
@@ -471,10 +476,8 @@ export class App {
       box = tree.boxFor(target);
     }
     if (this.fresh) {
-      this.metrics = new Metrics(tree);
-      this.panel.metrics = this.metrics;
-      this._newLayouts();
-      this._warm(this.opened, this.focus);
+      this.rebuild();
+      this.warm(this.opened, this.focus);
       box = tree.boxFor(target);
     }
     if ("node" in target && graph.isHeld(target.node)) box = this._heldBox(target.node) || box;
@@ -533,74 +536,6 @@ export class App {
     }, number ? box.label || box.title : this.graph.name)));
   }
 
-  /** @returns {import("./history.js").Place} */
-  place() {
-    const { k, x, y } = this.camera.view;
-    const { width, height } = this.room();
-    const isFirst = this.opened.size === this.first.size && [...this.opened].every((id) => this.first.has(id));
-    return {
-      g: this.at, f: this.focus, o: isFirst ? null : [...this.opened], u: [...(this.tree?.unrolled || [])],
-      s: this.chosen, t: this.pinned, c: this.colour,
-      v: this.scene ? [(width / 2 - x) / k - this.scene.x, (height / 2 - y) / k - this.scene.y, k] : null,
-    };
-  }
-
-  /** @param {import("./history.js").Place} place */
-  restore(place) {
-    const isOther = place.g !== this.at;
-    if (isOther) this._load(place.g);
-    const unrolled = place.u.join("\n") !== [...this.tree.unrolled].join("\n");
-    if (unrolled) {
-      this.tree.unrolled = new Set(place.u);
-      this.tree.rebuild();
-      this.metrics = new Metrics(this.tree);
-      this.panel.metrics = this.metrics;
-      this._newLayouts();
-    }
-    this.opened = new Set(place.o || this.first);
-    this._warm(this.opened, place.f);
-    this.focus = this.tree.byId.has(place.f) ? place.f : "";
-    this.colour = this.modes.some((mode) => mode.id === place.c) ? place.c : "";
-    this.chosen = place.s;
-    this.pinned = place.t < this.graph.producer.length ? place.t : -1;
-    if (isOther) this._afterLoad();
-    this.fresh = true;
-    this.refresh();
-    if (place.v && this.scene) {
-      const [cx, cy, k] = place.v;
-      const { width, height } = this.room();
-      this.camera.to({ k, x: width / 2 - (cx + this.scene.x) * k, y: height / 2 - (cy + this.scene.y) * k });
-    } else this.fit();
-    if (this.chosen && this.chosen !== this.focus && !this.scene?.byId.has(this.chosen)) this._goTo(this.chosen);
-    this._details();
-    this.onchoose(this.chosen !== "" || this.pinned >= 0);
-  }
-
-  /** Chooses what a link names, wherever it is. @param {string} name */
-  _goTo(name) {
-    const target = this.graph.find(name);
-    this.chosen = "";
-    if (!target) return;
-    const box = this.reveal(target);
-    this.chosen = box.id;
-    this.refresh();
-    this.centre(box.id);
-  }
-
-  /** Modules by their numbers: names would make addresses too long. @param {string} id */
-  _shorten(id) {
-    const isRepeat = id.endsWith("/*");
-    const found = this.graph.find(isRepeat ? id.slice(0, -2) : id);
-    return found && "scope" in found ? `~${found.scope.toString(36)}${isRepeat ? "*" : ""}` : id;
-  }
-
-  /** @param {string} id */
-  _lengthen(id) {
-    const [, number, repeat] = /^~([0-9a-z]+)(\*?)$/.exec(id) || [];
-    const scope = number && this.graph?.scopes[parseInt(number, 36)];
-    return scope ? scope.name + (repeat ? "/*" : "") : id;
-  }
-
   /** @param {"svg"|"png"} kind */
   async export(kind) {
     const { width, height } = this.room();
@@ -631,5 +566,3 @@ export class App {
 function isAround(outer, inner) {
   return inner === outer || inner.startsWith(`${outer}/`) || inner.startsWith(`${outer}#`);
 }
-
-export { scopeOf, typeName };
