@@ -18,6 +18,7 @@ from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.analysis.repeats import Fold
 from modelviz_callbacks.analysis.steps import QUIET_OPS
 from modelviz_callbacks.analysis.weights import Weights
+from modelviz_callbacks.diff.merged_graph import STATUS
 from modelviz_callbacks.graph.model import NODE_KINDS, ModuleCall, Node, Port
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, TensorSpec, Value
 from modelviz_callbacks.view.formatting import module_label, shortened
@@ -221,7 +222,11 @@ class _Rows:
                 source.line if source else 0,
                 self._word(source.function if source else ""),
                 [self._spec(spec) for spec in node.outputs],
-                [[self._word(a.name), *_joined(self._segments(a.value))] for a in node.arguments],
+                [
+                    [self._word(argument.name), *_joined(self._segments(argument.value))]
+                    for argument in node.arguments
+                    if not (self.differences.entries and argument.name == STATUS)
+                ],
                 flags,
                 node.flops,
                 self._detail(node) if node.is_call else "",

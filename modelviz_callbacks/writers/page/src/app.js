@@ -107,7 +107,7 @@ export class App {
     this.panel = this._newPanel();
     this.first = this.depth ? atLevel(this.layouts, this.tree.root, this.depth).opened
       : readable(this.layouts, this.tree.root, { ...this.room(), least: this.room().width < 620 ? 0.55 : 0.74 },
-        (box) => this.metrics.of(box).ops);
+        (box) => (this.graph.differences.length && this.difference(box) !== "differs inside" ? 0 : this.metrics.of(box).ops));
     this.chosen = "";
     this.pinned = -1;
   }

@@ -106,6 +106,8 @@ export class Layouts {
     if (detail) texts.push({ text: detail, size: SMALL, bold: false, muted: false });
     const last = [box.label === box.title ? "" : box.label, this.tree.shapes(box)].filter(Boolean).join("  ·  ");
     if (last) texts.push({ text: last, size: SMALL, bold: false, muted: true });
+    const was = this.tree.wasOf(box);
+    if (was) texts.push({ text: was, size: SMALL, bold: false, muted: true });
     if (besides.length) texts.push({ text: `with ${besides.slice(0, 3).join(", ")}${besides.length > 3 ? ", …" : ""}`, size: SMALL, bold: false, muted: true });
     if (quiet) texts[0].bold = box.kind !== "layout";
     lines = texts.map((line) => ({ ...line, text: fitted(line.text, line.size, MOST_WIDTH, line.bold) }));

@@ -18,7 +18,7 @@ const WRAPS = [1e9, 1000, 640];
  * @param {import("./layout.js").Layouts} layouts
  * @param {Box} container
  * @param {{width: number, height: number, least: number}} frame room, and the smallest scale
- * @param {(box: Box) => number} weight how much happens in a box
+ * @param {(box: Box) => number} weight how much happens in a box; one with 0 is not opened
  * @returns {Set<string>} ids
  */
 export function readable(layouts, container, frame, weight) {
@@ -39,7 +39,7 @@ export function readable(layouts, container, frame, weight) {
   let tries = 0;
   while (performance.now() < end && tries < MOST_TRIES) {
     const alike = heaviest(tree, closedIn(layouts, container, opened)
-      .filter((box) => !refused.has(box.id) && !tree.isLeaf(box)), weight);
+      .filter((box) => !refused.has(box.id) && !tree.isLeaf(box) && weight(box) > 0), weight);
     if (!alike.length) break;
     for (const some of alike.length > 1 ? [alike, alike.slice(0, 1)] : [alike]) {
       const more = new Set([...opened, ...some.map((box) => box.id)]);

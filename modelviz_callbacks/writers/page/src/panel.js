@@ -108,7 +108,7 @@ export class Panel {
   /** @param {string} text @param {string} [kind] */
   _copy(text, kind = "name") {
     return h("span", { class: kind }, text, h("button", { class: "copy", title: `Copy ${text}`, "aria-label": `Copy ${text}`,
-      onclick: async () => this.actions.say((await copyText(text)) ? "Copied" : "This frame does not allow copying") }, "⧉"));
+      onclick: async () => this.actions.say((await copyText(text)) ? "Copied" : "This frame does not allow copying") }));
   }
 
   /** @param {Box} box @param {number} number */

@@ -90,6 +90,13 @@ export class Tree {
     return !this.bookkeeping && (this.graph.nodes[node].flags & BOOKKEEPING) !== 0;
   }
 
+  /** What a box was in the graph before, where two are compared. @param {Box} box */
+  wasOf(box) {
+    if (box.items.length !== 1 || box.kind === "held") return "";
+    const [item] = box.items;
+    return (item < 0 ? this.graph.scopes[-item] : this.graph.nodes[item]).was;
+  }
+
   /** What a box reads of what is hidden, by the names of its arguments. @param {Box} box @returns {string[]} */
   besides(box) {
     const { graph } = this;
