@@ -43,7 +43,7 @@ def render(
         f'<img alt="{name}" style="max-width:100%" src="data:image/svg+xml;base64,{image}">\n'
         "<details><summary>Look inside</summary>\n"
         '<iframe sandbox="allow-scripts" loading="lazy" '
-        'style="width:100%;height:640px;border:1px solid #8884;border-radius:6px" '
+        'style="width:100%;height:min(720px,85vh);border:1px solid #8884;border-radius:6px" '
         f'title="{name}" srcdoc="{escape(page)}"></iframe>\n'
         "</details>"
     )

@@ -115,7 +115,7 @@ export class App {
   _newPanel() {
     return new Panel(byId("details"), this.tree, this.metrics, {
       go: (target) => this.go(target), pin: (tensor) => this.pin(tensor, true), toggle: (box) => this.toggle(box),
-      focus: (box) => this.focusOn(box.id), unroll: (box) => this.unroll(box), isOpen: (box) => this.opened.has(box.id),
+      focus: (box) => this.focusOn(box.id), unroll: (box) => this.unroll(box), isOpen: (box) => this.opened.has(box.id), isView: (box) => box === this.viewBox(),
       isUnrolled: (box) => this.copyOf(box), roll: (id) => this.roll(id), say: (text) => this.say(text),
     });
   }

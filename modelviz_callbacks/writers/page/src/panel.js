@@ -16,6 +16,7 @@ const MOST_ROWS = 40;
  * @property {(box: Box) => void} toggle
  * @property {(box: Box) => void} focus
  * @property {(box: Box) => void} unroll
+ * @property {(box: Box) => boolean} isView whether it is what is looked into
  * @property {(box: Box) => boolean} isOpen
  * @property {(box: Box) => string} isUnrolled the id of the repeats that a box is a copy of, or ""
  * @property {(id: string) => void} roll
@@ -95,7 +96,7 @@ export class Panel {
     /** @type {HTMLElement[]} */ const found = [];
     const add = (/** @type {string} */ text, /** @type {string} */ key, /** @type {() => void} */ run, /** @type {string} */ id) =>
       found.push(h("button", { class: "act", id, title: `${text} (${key})`, onclick: run }, text));
-    if (tree.canOpen(box)) {
+    if (tree.canOpen(box) && !actions.isView(box)) {
       add(actions.isOpen(box) ? "Collapse" : "Expand", "Enter", () => actions.toggle(box), "toggle");
       add("Focus", "f", () => actions.focus(box), "focus");
     }
@@ -232,12 +233,13 @@ export class Panel {
     if (path === null) return null;
     const under = this.graph.parameters.filter(({ module }) => module === path || !path || module.startsWith(`${path}.`));
     if (!under.length) return null;
+    const isMixed = new Set(under.map(({ spec }) => spec.dtype)).size > 1;
     const rows = under.slice(0, MOST_ROWS).map(({ name, spec, trainable }) => h("tr", {},
       h("td", {}, path ? name.slice(path.length + 1) : name), h("td", { class: "shape" }, shapeText(spec)),
-      h("td", {}, spec.dtype), h("td", { class: "number" }, whole((spec.shape || []).reduce((one, two) => one * two, 1))),
+      isMixed ? h("td", {}, spec.dtype) : null, h("td", { class: "number" }, whole((spec.shape || []).reduce((one, two) => one * two, 1))),
       h("td", {}, trainable ? "" : "frozen")));
     if (under.length > MOST_ROWS) rows.push(h("tr", {}, h("td", { colspan: 5 }, `${whole(under.length - MOST_ROWS)} more`)));
-    return section("Parameters", h("div", { class: "scroll" }, h("table", { class: "parameters" }, ...rows)));
+    return section(isMixed ? "Parameters" : `Parameters, ${under[0].spec.dtype}`, h("div", { class: "scroll" }, h("table", { class: "parameters" }, ...rows)));
   }
 
   /** @param {import("./metrics.js").Sums} sums @returns {[string, any][]} */
