@@ -114,7 +114,11 @@ class _FxReader:
         if node.op == "call_module":
             stack.append(Frame(str(node.target), str(node.target), target))
         scope = self.builder.scope(stack)
-        arguments = [Argument(f"arg_{n}", self._value(a, scope)) for n, a in enumerate(node.args)]
+        named = _argument_names(node)
+        arguments = [
+            Argument(named[n] if n < len(named) else f"arg_{n}", self._value(value, scope))
+            for n, value in enumerate(node.args)
+        ]
         arguments += [Argument(key, self._value(a, scope)) for key, a in node.kwargs.items()]
         specs = _specs(node) or (_UNKNOWN,)
         name = self.builder.op(
@@ -163,6 +167,13 @@ def _names(node: torch.fx.Node, module: torch.fx.GraphModule) -> tuple[str, str]
         return op, f"{namespace}.{op}.{node.target._overloadname}"
     name = getattr(node.target, "__name__", str(node.target))
     return name, f"{getattr(node.target, '__module__', '') or 'builtins'}.{name}"
+
+
+def _argument_names(node: torch.fx.Node) -> list[str]:
+    """What the function calls its arguments, as far as torch knows."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return [argument.name for argument in node.target._schema.arguments]
+    return []
 
 
 def _stack(node: torch.fx.Node) -> Iterator[Frame]:

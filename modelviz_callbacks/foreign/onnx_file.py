@@ -78,7 +78,7 @@ class _OnnxReader:
         for number, node in enumerate(nodes):
             function = self.functions.get((node.domain, node.op_type))
             if function is not None:
-                self._call(function, node, tensors, (*around, _function_frame(node, number)))
+                self._call(function, node, tensors, (*around, _frame(node, number, around)))
                 continue
             stack = around if around else tuple(_stack(node))
             scope = self.builder.scope(stack)
@@ -151,9 +151,11 @@ class _OnnxReader:
         return self.read_initializers[name]
 
 
-def _function_frame(node: onnx.NodeProto, number: int) -> Frame:
-    label = node.name or f"{node.op_type}_{number}"
-    return Frame(f"{label}#{number}", label.replace("/", "."), node.op_type)
+def _frame(node: onnx.NodeProto, number: int, around: tuple[Frame, ...]) -> Frame:
+    """A call of a local function, named as seen from the functions around it."""
+    label = (node.name or f"{node.op_type}_{number}").replace("/", ".")
+    outer = f"{around[-1].path}." if around else ""
+    return Frame(f"{label}#{number}", outer + label, node.op_type)
 
 
 def _stack(node: onnx.NodeProto) -> Iterator[Frame]:
