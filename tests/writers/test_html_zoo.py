@@ -31,13 +31,14 @@ _CHECK = """() => {
         wrong.push(`${shape.id} lies on ${other.id}`);
     apart.set(shape.box.parent, [...beside, shape]);
     const around = scene.byId.get(shape.box.parent?.id);
-    if (around && (shape.x < around.x || shape.y < around.y || shape.x + shape.w > around.x + around.w
-      || shape.y + shape.h > around.y + around.h)) wrong.push(`${shape.id} is not in its frame`);
+    if (around && (shape.x < around.x || shape.y < around.y
+      || shape.x + shape.w > around.x + around.w || shape.y + shape.h > around.y + around.h))
+      wrong.push(`${shape.id} is not in its frame`);
   }
   for (const wire of scene.wires) {
     for (const id of [wire.from, wire.to])
       if (!/^(in|out):/.test(id) && !scene.byId.has(id)) wrong.push(`an edge ends at ${id}`);
-    if (wire.legs.flat(2).some(value => !Number.isFinite(value))) wrong.push(`${wire.id} is nowhere`);
+    if (!wire.legs.flat(2).every(Number.isFinite)) wrong.push(`${wire.id} is nowhere`);
   }
   const held = new Set(), visit = box => {
     if (box.kind !== 'held') for (const item of [...box.items, ...box.copies.flat()])
@@ -45,7 +46,8 @@ _CHECK = """() => {
   };
   scene.shapes.forEach(shape => visit(shape.box));
   graph.nodes.forEach((_, node) => {
-    if (graph.isCall(node) && !tree.isHidden(node) && !held.has(node)) wrong.push(`${graph.nodeName(node)} is lost`);
+    if (graph.isCall(node) && !tree.isHidden(node) && !held.has(node))
+      wrong.push(`${graph.nodeName(node)} is lost`);
   });
   return wrong.slice(0, 5);
 }"""
