@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # pip takes a CPU build of torch where it finds one for this exact version.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check format bench browser clean
+.PHONY: demo test test-fast check format bench browser page clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/lightning_cnn.py demo
@@ -30,6 +30,10 @@ format: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/overhead.py
+
+# The interactive page's script from its modules; needs Node.js 20. Its build is committed.
+page:
+	cd modelviz_callbacks/writers/page && npm ci && npm run check && npm run build
 
 browser:
 	@command -v chromium >/dev/null || { \

@@ -23,7 +23,7 @@ from modelviz_callbacks.writers import html
 _TIMES = 5
 
 _DRAWN = """() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(
-  () => done([performance.now(), document.querySelectorAll('#stage g.box').length]))))"""
+  () => done([performance.now(), document.querySelectorAll('#picture .box').length]))))"""
 
 
 def bert() -> ModelGraph:

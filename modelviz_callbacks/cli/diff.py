@@ -35,6 +35,12 @@ def add_to(commands: Commands) -> None:
         help="also draw both in one picture: green was added, red removed, amber changed",
     )
     parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write an interactive page of both, with a list of differences to step through",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="count names, sizes of the data, devices, source lines and torch's version, too",
@@ -56,4 +62,9 @@ def run(options: argparse.Namespace) -> int:
 
         path = Directory(options.svg.parent).write(options.svg.name, render(found))
         print(f"\nThe picture is {path}")
+    if options.html is not None:
+        from modelviz_callbacks.writers.diff_html import render as render_page
+
+        path = Directory(options.html.parent).write(options.html.name, render_page(found))
+        print(f"\nThe page is {path}")
     return 0 if found.are_equal else 1

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import subprocess
 import sys
+import tempfile
 import webbrowser
 from pathlib import Path
 
@@ -17,14 +18,19 @@ from modelviz_callbacks.cli.commands import (
     positive,
     read_graph,
 )
+from modelviz_callbacks.cli.foreign_files import is_foreign, read_foreign
 from modelviz_callbacks.cli.terminal import print_tree
 from modelviz_callbacks.errors import ModelvizError, OptionError
+from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.text_tree import tree_text
 
 _MORE = """\
-Prints the module tree and opens the interactive page (index.html) in the browser.
+Prints the module tree and opens the interactive page (index.html) in the browser. A page of
+files, or of several folders, is written into a temporary folder.
 
   modelviz show model_graph/Net                the page
+  modelviz show run1 run2 run3/graph.json      one page of several graphs, with a switch
+  modelviz show model.onnx exported.pt2        graphs of others in the same page
   modelviz show model_graph/Net --netron       graph.onnx in Netron
   modelviz show model_graph/Net --tensorboard  the run in TensorBoard
   modelviz show model_graph/Net --text         only the module tree, here
@@ -37,7 +43,13 @@ _EVENTS = "events.out.tfevents.*"
 def add_to(commands: Commands) -> None:
     """Adds the command."""
     parser = declare(commands, "show", run, "open a graph in a viewer", _MORE)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder with the files")
+    parser.add_argument(
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="the folder with the files; or several, a graph.json, an ONNX file, a .pt2 file",
+    )
     viewer = parser.add_mutually_exclusive_group()
     viewer.add_argument("--netron", action="store_true", help="open the ONNX file in Netron")
     viewer.add_argument(
@@ -60,7 +72,12 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Opens the viewer; see `add_to` for the options."""
-    folder = folder_of(options.folder)
+    sources: list[Path] = options.sources
+    if len(sources) > 1 or sources[0].is_file():
+        if options.netron or options.tensorboard:
+            raise OptionError("Netron and TensorBoard show one folder: give one.")
+        return _several(sources, options)
+    folder = folder_of(sources[0])
     if options.netron:
         return _netron(_onnx_in(folder), options.port, options.browser)
     if options.tensorboard:
@@ -78,6 +95,28 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(f"The folder {folder} has no index.html to open. {advice}".strip())
     _open(page.resolve().as_uri(), options.browser)
     return 0
+
+
+def _several(sources: list[Path], options: argparse.Namespace) -> int:
+    """One page of all of them."""
+    graphs = [_read(source) for source in sources]
+    for graph in graphs:
+        print_tree(tree_text(graph, depth=options.depth))
+    if options.text:
+        return 0
+    from modelviz_callbacks.analysis import Analysis
+    from modelviz_callbacks.writers.html import PageGraph, render_pages
+
+    labels = [f"{graph.name}, {source}" for graph, source in zip(graphs, sources, strict=True)]
+    pages = [PageGraph(Analysis(graph), label) for graph, label in zip(graphs, labels, strict=True)]
+    page = Path(tempfile.mkdtemp(prefix="modelviz-")) / "index.html"
+    page.write_bytes(render_pages(pages))
+    _open(page.as_uri(), options.browser)
+    return 0
+
+
+def _read(source: Path) -> ModelGraph:
+    return read_foreign(source) if is_foreign(source) else read_graph(str(source))
 
 
 def _open(address: str, browser: bool) -> None:

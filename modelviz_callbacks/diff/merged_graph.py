@@ -20,7 +20,7 @@ from modelviz_callbacks.graph.values import Argument, Ref
 
 # The arguments that are added; no torch function has them.
 _WAS_READ = "removed"
-_STATUS = "difference"
+STATUS = "difference"
 
 
 @dataclass(frozen=True)
@@ -192,5 +192,5 @@ def _marked(node: Node, graph: ModelGraph, status: dict[str, ChangeKind]) -> Nod
     """The node, with what happened to it or to the innermost module around it it happened to."""
     for name in (node.name, *graph.scopes_of(node.scope)):
         if name in status and node.is_call:
-            return replace(node, arguments=(*node.arguments, Argument(_STATUS, status[name])))
+            return replace(node, arguments=(*node.arguments, Argument(STATUS, status[name])))
     return node

@@ -122,11 +122,12 @@ def _changes(changes: Sequence[Change], found: GraphDiff) -> Iterator[DiffLine]:
         words = () if same and change.subject == "module" else (change.was, change.now)
         alike.setdefault((change.kind, change.subject, words, change.details), []).append(change)
     for group in alike.values():
-        text = _one(group[0]) if len(group) == 1 else _several(group, found)
+        text = change_text(group[0]) if len(group) == 1 else _several(group, found)
         yield DiffLine(group[0].kind, f"  {_SIGNS[group[0].kind]} {text}")
 
 
-def _one(change: Change) -> str:
+def change_text(change: Change) -> str:
+    """One change in a line: ``fc: Linear(128 -> 10) became Linear(128 -> 20)``."""
     name = change.name or change.old_name
     if change.kind == "changed" and change.old_name != change.name:
         name = f"{change.name} (was {change.old_name})"

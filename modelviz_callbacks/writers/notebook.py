@@ -15,9 +15,6 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html, svg
 
-# A cell is shown at once: what is deeper than this many modules is left to the page of a file.
-_MOST_VIEWS = 40
-
 
 def render(
     graph: ModelGraph | Analysis,
@@ -40,13 +37,13 @@ def render(
     """
     analysis = Analysis.of(graph)
     image = b64encode(svg.render(analysis, depth=depth)).decode()
-    page = html.render(analysis, depth=depth, times_us=times_us, most_views=_MOST_VIEWS).decode()
+    page = html.render(analysis, depth=depth, times_us=times_us).decode()
     name = escape(analysis.graph.name.encode(errors="replace").decode())
     return (
         f'<img alt="{name}" style="max-width:100%" src="data:image/svg+xml;base64,{image}">\n'
         "<details><summary>Look inside</summary>\n"
         '<iframe sandbox="allow-scripts" loading="lazy" '
-        'style="width:100%;height:640px;border:1px solid #8884;border-radius:6px" '
+        'style="width:100%;height:min(720px,85vh);border:1px solid #8884;border-radius:6px" '
         f'title="{name}" srcdoc="{escape(page)}"></iframe>\n'
         "</details>"
     )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 import modelviz_callbacks
+from modelviz_callbacks import trace
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.cli.inputs import named, tensor
 from modelviz_callbacks.errors import OptionError
@@ -28,6 +30,7 @@ from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers.formats import FORMATS
 from tests.browser import free_port
 from tests.networks import graph_of, recorded
+from tests.writers.page_visit import content
 
 PROGRAM = Path(sys.executable).parent / "modelviz"
 
@@ -598,3 +601,29 @@ def test_diff_of_what_is_no_graph_ends_with_status_2(
     (tmp_path / "empty").mkdir()
     assert main(["diff", one, str(tmp_path / "empty")]) == 2
     assert "has no graph.json" in capsys.readouterr().err
+
+
+def test_show_makes_one_page_of_several_graphs_and_of_files_of_others(
+    tmp_path: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = tmp_path / "net"
+    net.mkdir()
+    graph_of("article_cnn").save(net / "graph.json")
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    torch.export.save(program, tmp_path / "linear.pt2")
+    onnx_file = tmp_path / "cnn.onnx"
+    trace(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 1, 5, 5)).save_onnx(onnx_file)
+    sources = [str(net), str(tmp_path / "linear.pt2"), str(onnx_file)]
+    assert main(["show", *sources]) == 0
+    (address,) = opened
+    page = Path(address.removeprefix("file://"))
+    try:
+        found = content(page.read_bytes())
+    finally:
+        shutil.rmtree(page.parent)
+    for source in sources:
+        assert source in found
+    assert "aten.linear.default" in found
+    assert '"Conv"' in found
+    assert main(["show", *sources, "--netron"]) == 2
+    assert "give one" in capsys.readouterr().err

@@ -47,9 +47,10 @@ def test_the_page_opens_below_it_and_can_be_used(browser: Browser) -> None:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.locator("summary").click()
     frame = page.frame_locator("iframe")
-    frame.locator("g.heading").filter(has_text="BertLayer ×12").click()
-    frame.locator("#open").click()
-    assert frame.locator("#path button").last.inner_text() == "layer.0"
+    heading = frame.locator(".box").filter(has_text="BertLayer ×12").first
+    heading.click(position={"x": 60, "y": 10})
+    frame.locator("#focus").click()
+    assert frame.locator("#path button").last.inner_text() == "layer.0–11"
     frame.locator("#path button").first.click()
     assert frame.locator("#path button").count() == 1
     assert errors == []
@@ -59,7 +60,7 @@ def test_the_page_opens_below_it_and_can_be_used(browser: Browser) -> None:
 def test_it_takes_no_style_from_the_notebook_and_gives_none(browser: Browser) -> None:
     page = cell(browser, graph_of("article_cnn"))
     page.locator("summary").click()
-    texts = page.frame_locator("iframe").locator("#stage text")
+    texts = page.frame_locator("iframe").locator("#picture text")
     assert texts.first.evaluate("t => getComputedStyle(t).fill") != "rgb(1, 2, 3)"
     colour = page.locator("p").evaluate("p => getComputedStyle(p).color")
     assert colour == "rgb(4, 5, 6)"

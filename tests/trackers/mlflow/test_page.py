@@ -95,10 +95,10 @@ def test_the_picture_is_shown_inline(page: Page, run_url: str) -> None:
 def test_the_interactive_page_works_inside_mlflows_frame(page: Page, run_url: str) -> None:
     page.goto(f"{run_url}/artifacts/model_graph/index.html")
     frame = page.frame_locator("iframe").first
-    heading = frame.locator('g.heading[data-name="cnn"]').first
+    heading = frame.locator('.box[data-name="cnn"]').first
     expect(heading).to_be_visible()
     keep(page, "page")
-    heading.click()
-    frame.locator("#open").click()
+    heading.click(position={"x": 50, "y": 8})
+    frame.locator("#focus").click()
     expect(frame.locator("#path")).to_contain_text("cnn")
     keep(page, "page_inside")

@@ -1,0 +1,1 @@
+"""Graphs that others made, as model graphs: ONNX files, exported programs, fx modules."""
