@@ -21,6 +21,7 @@ from modelviz_callbacks.graph.values import (
     TensorSpec,
     Value,
 )
+from modelviz_callbacks.tracing.op_facts import parameters_of
 
 
 def read_exported(path: Path) -> ModelGraph:
