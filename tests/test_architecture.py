@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "trackers": {"credentials", "errors"},
     "options": {"writers", "view", "errors"},
-    "report": {"credentials", "errors"},
+    "report": {"graph", "credentials", "errors"},
     "artifacts": {
         "options",
         "report",
