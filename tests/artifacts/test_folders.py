@@ -118,6 +118,7 @@ def test_a_dirpath_where_no_folder_can_be_is_one_clear_error(tmp_path: Path) -> 
 _GONE = """
 import os, sys, tempfile
 import torch
+import torch._dynamo  # it cannot be imported any more where the working directory is gone
 from torch import nn
 from modelviz_callbacks import GraphHook
 from modelviz_callbacks.errors import OptionError
