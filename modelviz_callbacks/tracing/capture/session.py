@@ -31,6 +31,7 @@ from modelviz_callbacks.tracing.capture.recording import (
     named_losses,
     paths_of_arguments,
 )
+from modelviz_callbacks.tracing.capture.recursion import make_room
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.torch_internals import (
     forget_hook,
@@ -103,6 +104,7 @@ class Capture:
         self._began = time.perf_counter()
 
     def _arm(self, handles: ExitStack) -> None:
+        handles.callback(make_room())
         self._enter, leave = self._make_hooks()
         before = module_hooks.register_module_forward_pre_hook(self._enter)
         handles.callback(before.remove)
