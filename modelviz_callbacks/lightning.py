@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
@@ -105,8 +105,9 @@ class GraphLogger(pl.Callback):
     # --- the trainer's events
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the run's loggers; only rank zero takes part."""
-        self._waiting = trainer.is_global_zero and is_recording_rank()
+        """Finds the run's loggers; only rank zero takes part, and no run that leaves no trace."""
+        is_trial = bool(getattr(trainer, "fast_dev_run", False)) or trainer.barebones
+        self._waiting = trainer.is_global_zero and is_recording_rank() and not is_trial
         self._run = None
         self._steps_to_timing = self._options.profile_step
         if self._waiting:
@@ -276,24 +277,69 @@ def _time(
                 run.timed(timer)
 
 
+class _Writers:
+    """Several SummaryWriters as one: what comes goes to all of them."""
+
+    def __init__(self, writers: Sequence[Any]) -> None:
+        self._writers = writers
+
+    def get_logdir(self) -> str:
+        """The folder around those of all."""
+        return os.path.commonpath([Path(one.get_logdir()).absolute() for one in self._writers])
+
+    def add_event(self, event: Any) -> None:
+        """Writes an event."""
+        self._each(lambda file: file.add_event(event))
+
+    def flush(self) -> None:
+        """Makes what was written visible."""
+        self._each(lambda file: file.flush())
+
+    def _each(self, act: Callable[[Any], object]) -> None:
+        """Does something with every file, then raises what failed first."""
+        failed: list[Exception] = []
+        for writer in self._writers:
+            if writer.file_writer is None:
+                continue  # closed; it would begin another file
+            try:
+                act(writer.file_writer)
+            except Exception as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+
+def _is_a(logger: object, name: str) -> bool:
+    """Whether a logger is of a class by its name: Lightning comes as two packages."""
+    return any(
+        kind.__name__ == name
+        and kind.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+        for kind in type(logger).__mro__
+    )
+
+
 def _connect(run: Run, trainer: pl.Trainer) -> None:
     """Points the run at the run's own folder, TensorBoard writer and MLflow run.
 
     ``trainer.log_dir`` is not used: it asks the other ranks.
     """
     folder: Path | None = None
-    for logger in trainer.loggers:
+    writers: list[Any] = []
+    loggers: list[Any] = trainer.loggers
+    for logger in loggers:
         log_dir = getattr(logger, "log_dir", None)
         if folder is None and log_dir and "://" not in str(log_dir):  # files stay here
             folder = Path(log_dir)
-        if isinstance(logger, TensorBoardLogger) and run.tensorboard is True:
-            run.tensorboard = logger.experiment
+        if _is_a(logger, "TensorBoardLogger") and run.tensorboard is True:
+            writers.append(logger.experiment)
             # After an earlier fit the writer is closed, and is opened again by the next scalar.
             # Opening it now puts the graph into that same file.
             open_writer(logger.experiment)
+    if writers:
+        run.tensorboard = writers[0] if len(writers) == 1 else _Writers(writers)
     run.write_to((folder or Path(trainer.default_root_dir)) / "model_graph")
-    for logger in trainer.loggers:
-        if isinstance(logger, MLFlowLogger):
+    for logger in loggers:
+        if _is_a(logger, "MLFlowLogger"):
             # The run is made now, as the trainer would a moment later.
             uri, run_id = tracking_uri(logger), logger.run_id
             run.find_mlflow(uri, run_id)

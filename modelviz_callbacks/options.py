@@ -21,8 +21,10 @@ class Options:
     """What to write, and where.
 
     Attributes:
-        dirpath: Folder for the files; ``None``: ``<log dir>/model_graph`` in Lightning,
-            ``./model_graph/<name>`` in a plain loop.
+        dirpath: Folder for the files, itself: files of an earlier recording that its report.json
+            lists are replaced. ``None``: ``<log dir>/model_graph`` in Lightning,
+            ``./model_graph/<name>`` in a plain loop; a folder that is there already is of another
+            recording, and this one's is called ``<name>_2``.
         name: What the graph is called; ``None``: the model's class name.
         tensorboard: ``True``: the run's own writer if there is one, else a new one beside the
             files; a ``SummaryWriter`` or a directory: there; ``False``: not at all.

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
+from modelviz_callbacks.graph.names import plain_text
 
 # Letters of a reason; somebody's error may be a page of a server.
 _LONGEST_WHY = 5000
@@ -108,19 +109,21 @@ class Report:
 
 
 def say(message: str) -> None:
-    """Prints a line, and never raises: the output may be closed, or not know a letter."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    """Prints a line, and never raises: the output may be closed, gone, or anybody's object."""
+    line = plain_text(message)
+    # An own object may raise anything; what ends the program (Ctrl-C) still does.
+    with contextlib.suppress(Exception):
         try:
-            print(message, flush=True)
+            print(line, flush=True)
         except UnicodeEncodeError:
-            print(message.encode("ascii", "backslashreplace").decode(), flush=True)
+            print(line.encode("ascii", "backslashreplace").decode(), flush=True)
 
 
 def warn(message: str) -> None:
-    """Warns, and never raises: somebody may have turned warnings into errors."""
+    """Warns, and never raises: warnings may be errors, and whoever shows them may fail."""
     try:
         # Not a line of ours: what failed is in the message.
         warnings.warn_explicit(message, ModelvizWarning, "modelviz_callbacks", 0)
-    except ModelvizWarning:
-        with contextlib.suppress(OSError, ValueError):
-            print(f"modelviz_callbacks: {message}", file=sys.stderr)
+    except Exception:
+        with contextlib.suppress(Exception):
+            print(f"modelviz_callbacks: {plain_text(message)}", file=sys.stderr)

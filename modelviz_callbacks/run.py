@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.artifacts.events import add_run_graph
+from modelviz_callbacks.artifacts.folders import checked_folder, release, take_given, take_new
 from modelviz_callbacks.artifacts.maker import Events, Maker, file_name
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.errors import CaptureError
@@ -52,12 +54,17 @@ class Run:
             options: What to write, and where.
             class_name: What to call the graph if the options do not say.
             polls: Whether `poll` will be called while training goes on.
+
+        Raises:
+            OptionError: No folder can be where the options say.
         """
         self.options = options
         name = options.name or class_name
-        folder = Path(options.dirpath or Path("model_graph") / file_name(name))
-        with contextlib.suppress(OSError):
-            folder = folder.absolute()  # the working directory may change before the end
+        if options.dirpath is None:
+            folder = _default_folder(name)
+        else:
+            folder = checked_folder(Path(options.dirpath))
+        self._has_folder = False
         self.report = Report(name, str(folder))
         self.tensorboard = _absolute(options.tensorboard)
         self._maker = Maker(options, folder, self.report)
@@ -125,6 +132,7 @@ class Run:
 
     def captured(self, recording: Recording) -> None:
         """Takes a recording over: hands it to the worker, or writes what is quick to write."""
+        self._take_folder()
         with self.guarded("the backward graph"):
             recording.backward = record_backward(recording)
         if self.tensorboard is not False:
@@ -135,6 +143,17 @@ class Run:
         place = InPlace(self._maker, self._mlflow_target)
         self._recordings.append(place)
         place.begin(recording)
+
+    def _take_folder(self) -> None:
+        """Makes the folder this run's own, when it is known that something is written."""
+        if self._has_folder:
+            return
+        self._has_folder = True
+        with self.guarded("the folder"):
+            wanted = self._maker.folder
+            is_given = self.options.dirpath is not None
+            self._maker.folder = take_given(wanted, self) if is_given else take_new(wanted)
+            self.report.folder = str(self._maker.folder)
 
     def _hand_over(self, recording: Recording) -> bool:
         worker = InWorker(self._maker, self._mlflow_target, self._has_own_writer, self._polls)
@@ -202,6 +221,7 @@ class Run:
         if not recordings:
             if self._maker.failed is None:
                 self._maker.refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
+            self._take_folder()
             self._maker.write_report()
         else:
             self._add_times(recordings[0])
@@ -209,6 +229,7 @@ class Run:
             with self.guarded("the files"):
                 recording.finish(is_patient)
         QUEUE.let_go(self)
+        release(self)
         self._tell(may_raise)
 
     def _add_times(self, recording: InPlace | InWorker) -> None:
@@ -231,6 +252,15 @@ class Run:
         failed = self._maker.failed
         if may_raise and failed is not None and self.options.on_error == "raise":
             raise failed
+
+
+def _default_folder(name: str) -> Path:
+    """A folder below the working directory, which may change before the end, or be gone."""
+    below = Path("model_graph") / file_name(name)
+    try:
+        return below.absolute()
+    except OSError:
+        return Path(tempfile.gettempdir()) / below
 
 
 def _absolute(target: Any) -> Any:

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "foreign": {"tracing.op_facts", "graph", "errors"},
     "trackers": {"credentials", "errors"},
     "options": {"writers", "view", "errors"},
-    "report": {"credentials", "errors"},
+    "report": {"graph", "credentials", "errors"},
     "artifacts": {
         "options",
         "report",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 import warnings
 from pathlib import Path
@@ -265,14 +266,57 @@ def test_without_a_tensorboard_logger_there_is_something_to_look_at(
     assert only_event_file(folder).Tags()["graph"]
 
 
-def test_a_fast_dev_run_is_recorded_and_keeps_the_callback_quiet(
+@pytest.mark.parametrize("kind", ["fast_dev_run", "barebones"])
+def test_a_run_that_leaves_no_trace_leaves_none_of_ours(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    callback = GraphLogger(**QUICK, **way)
+    bare: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    ) | {"log_every_n_steps": None}
+    more = {"fast_dev_run": True} if kind == "fast_dev_run" else bare | {"barebones": True}
+    trainer_for(tmp_path, callback, **more).fit(Classifier(), data())
+    assert callback.report is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_tensorboard_logger_of_a_run_gets_the_graph(
     tmp_path: Path, way: dict[str, Any]
 ) -> None:
+    loggers = [TensorBoardLogger(tmp_path, name=name) for name in ("one", "two")]
     callback = GraphLogger(**QUICK, **way)
-    trainer_for(tmp_path, callback, fast_dev_run=True).fit(Classifier(), data())
+    trainer_for(tmp_path, callback, logger=loggers).fit(Classifier(), data())
     assert callback.report is not None
     assert callback.report.refused == []
-    assert (tmp_path / "model_graph" / "graph.json").exists()
+    for logger in loggers:
+        assert only_event_file(Path(logger.log_dir)).Tags()["graph"]
+    assert callback.report.stored == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
+
+
+def test_the_loggers_of_the_other_package_of_lightning_are_known(tmp_path: Path) -> None:
+    from modelviz_callbacks.lightning import _is_a
+
+    other: Any = importlib.import_module("pytorch_lightning.loggers")
+    assert _is_a(other.TensorBoardLogger(tmp_path), "TensorBoardLogger")
+    assert _is_a(TensorBoardLogger(tmp_path), "TensorBoardLogger")
+    assert not _is_a(CSVLogger(tmp_path), "TensorBoardLogger")
+    assert _is_a(object.__new__(other.MLFlowLogger), "MLFlowLogger")
+
+
+def test_two_runs_without_a_log_folder_have_a_folder_each(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
+    folders = []
+    for rows in (4, 2):
+        callback = GraphLogger(**QUICK, **way)
+        loader = DataLoader(torch.randn(8, 4), rows)
+        trainer_for(tmp_path, callback).fit(Classifier(), loader)
+        assert callback.report is not None
+        folders.append(Path(callback.report.folder))
+        graph = ModelGraph.load(folders[-1] / "graph.json")
+        assert graph.of_kind("input")[0].outputs[0].shape == (rows, 4)
+    assert folders == [tmp_path / "model_graph", tmp_path / "model_graph_2"]
 
 
 def test_every_fit_of_one_callback_is_recorded_in_its_own_run(

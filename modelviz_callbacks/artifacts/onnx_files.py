@@ -93,10 +93,15 @@ def _named(networks: Sequence[Unit]) -> Iterator[tuple[Unit, str]]:
     for unit in networks:
         base = name = file_name(unit.name)
         number = 2
-        while name.lower() in taken:
+        while taken & (files := _files(name)):
             name, number = f"{base}_{number}", number + 1
-        taken.add(name.lower())
+        taken |= files
         yield unit, f"{name}."
+
+
+def _files(name: str) -> set[str]:
+    """What a network's files are called where upper and lower case are the same."""
+    return {f"{name}.onnx".casefold(), f"{name}.model.onnx".casefold()}
 
 
 def view_of(

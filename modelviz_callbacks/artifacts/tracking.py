@@ -15,6 +15,7 @@ from modelviz_callbacks.report import Report
 from modelviz_callbacks.trackers.interface import ARTIFACT_SCHEME, FOLDER, MultiTracker
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from modelviz_callbacks.trackers.registry import make_tracker
+from modelviz_callbacks.writers.markdown import escaped_markdown
 
 # The end of the name of an ONNX file that is for running.
 _TRAINED = "model.onnx"
@@ -106,17 +107,19 @@ def _batch(graph: ModelGraph) -> int:
 def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
     """Markdown: the picture and the figures."""
     metrics = metrics_of(graph)
+    # An underline inside a word means nothing; it is common, and stays as it is.
+    name = escaped_markdown(graph.name).replace("\\_", "_")
     picture = next((name for name in ("graph.svg", "graph.png") if name in files), None)
     # The figures first: of a long description trackers show the beginning.
     lines = [
-        f"**{graph.name}** as recorded in the first training batch",
+        f"**{name}** as recorded in the first training batch",
         "",
         "| parameters | trainable | FLOPs per sample | ops | depth |",
         "| --: | --: | --: | --: | --: |",
         "| " + " | ".join(f"{value:,.0f}" for value in metrics.values()) + " |",
     ]
     if picture is not None:
-        lines += ["", f"![{graph.name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})"]
+        lines += ["", f"![{name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})"]
     if "index.html" in files:
         lines += ["", f"Interactive: `{FOLDER}/index.html` among the artifacts."]
     return "\n".join(lines)

@@ -63,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelvizError as error:
         print(f"modelviz {options.command}: {error}", file=sys.stderr)
         return FAILED
+    except RecursionError:
+        print(
+            f"modelviz {options.command}: the graph nests too deeply to be shown.", file=sys.stderr
+        )
+        return FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:

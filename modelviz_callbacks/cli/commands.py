@@ -117,7 +117,5 @@ def read_graph(source: str, tracking_uri: str | None = None) -> ModelGraph:
 def _loaded(path: Path) -> ModelGraph:
     try:
         return ModelGraph.load(path)
-    except UnicodeDecodeError as error:
-        raise GraphFormatError(f"{path} is not a model graph: it is not text.") from error
     except OSError as error:
         raise GraphFormatError(f"{path} cannot be read: {error.strerror or error}.") from error

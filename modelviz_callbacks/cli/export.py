@@ -10,6 +10,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.cli.commands import Commands, declare, folder_of, positive, read_graph
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.writers.formats import FORMATS, render
 
 _MORE = """\
@@ -51,7 +52,10 @@ def run(options: argparse.Namespace) -> int:
     if options.out == "-":
         if len(options.formats) > 1:
             raise OptionError("Only one --format can be written to standard output (--out -).")
-        sys.stdout.buffer.write(render(analysis, options.formats[0], options.depth))
+        data = render(analysis, options.formats[0], options.depth)
+        if options.formats[0] != "png":  # it may be a terminal, whatever the names are
+            data = plain_text(data.decode()).encode()
+        sys.stdout.buffer.write(data)
         return 0
     source = Path(options.source)
     folder = options.out or (source.parent if source.is_file() else folder_of(source))

@@ -9,7 +9,7 @@ from modelviz_callbacks.graph.model import (
     Port,
     Source,
 )
-from modelviz_callbacks.graph.names import NameAllocator, clean_part
+from modelviz_callbacks.graph.names import NameAllocator, clean_part, plain_text
 from modelviz_callbacks.graph.validate import check, problems
 from modelviz_callbacks.graph.values import (
     Argument,
@@ -38,6 +38,7 @@ __all__ = [
     "TensorSpec",
     "check",
     "clean_part",
+    "plain_text",
     "problems",
     "refs",
 ]

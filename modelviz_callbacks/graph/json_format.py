@@ -16,6 +16,8 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from modelviz_callbacks.errors import GraphFormatError
+from modelviz_callbacks.graph.json_reading import Fault, restored, shown
+from modelviz_callbacks.graph.validate import problems
 from modelviz_callbacks.graph.values import (
     Argument,
     Items,
@@ -29,6 +31,11 @@ SCHEMA_VERSION = 1
 
 # The lists of a graph in the order in which they are written, one entry a line.
 _LISTS = ("modules", "nodes", "parameters", "notes")
+
+_NO_GRAPH = (
+    "{} is not a model graph: expected JSON with a 'schema' number. "
+    "Give a graph.json written by this library."
+)
 
 _T = TypeVar("_T")
 
@@ -67,35 +74,40 @@ def loads(kind: type[_T], text: str, origin: str = "the text") -> _T:
         A graph equal to the one given to `dumps`.
 
     Raises:
-        GraphFormatError: It is not JSON, not a graph, or of a newer schema.
+        GraphFormatError: It is not JSON, not a graph, a graph that breaks a rule, or of a newer
+            schema; the message is one sentence.
     """
-    try:
-        data = json.loads(text)
-        schema = data["schema"]
-    except (ValueError, TypeError, KeyError) as error:
+    data = _parsed(text, origin)
+    schema = data["schema"]
+    if type(schema) is not int or schema != SCHEMA_VERSION:
         raise GraphFormatError(
-            f"{origin} is not a model graph: expected JSON with a 'schema' number. "
-            "Give a graph.json written by this library."
-        ) from error
-    if schema != SCHEMA_VERSION:
-        raise GraphFormatError(
-            f"{origin} has schema {schema!r}, this version reads {SCHEMA_VERSION}. "
+            f"{origin} has schema {shown(schema)}, this version reads {SCHEMA_VERSION}. "
             "Read it with the version of modelviz-callbacks that wrote it, or a newer one."
         )
-    graph_class: Any = kind
     try:
-        lists: dict[str, Any] = {
-            name: tuple(_restore(_nested(graph_class)[name], item) for item in data[name])
-            for name in _LISTS
-        }
-        head: dict[str, Any] = {
-            field.name: data[field.name]
-            for field in fields(graph_class)
-            if field.name not in _LISTS
-        }
-        return kind(**head, **lists)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise GraphFormatError(f"{origin} is damaged: {error!r}. Make it again.") from error
+        graph = restored(kind, {key: value for key, value in data.items() if key != "schema"})
+    except Fault as fault:
+        raise GraphFormatError(f"{origin} is damaged: {fault}. Make it again.") from fault
+    checked: Any = graph
+    found = list(problems(checked))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise GraphFormatError(f"{origin} is damaged: {found[0]}{more}. Make it again.")
+    return graph
+
+
+def _parsed(text: str, origin: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise GraphFormatError(_NO_GRAPH.format(origin)) from error
+    if not isinstance(data, dict) or "schema" not in data:
+        raise GraphFormatError(_NO_GRAPH.format(origin))
+    return data
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 @cache
@@ -158,41 +170,3 @@ def _plain_value(value: Value) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}  # JSON has no nan and no infinity
     return value
-
-
-def _restore(kind: Any, data: dict[str, Any]) -> Any:
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        nested = _nested(kind).get(name)
-        if nested is not None and value is not None:
-            values[name] = (
-                tuple(_restore(nested, part) for part in value)
-                if isinstance(value, list)
-                else _restore(nested, value)
-            )
-        elif kind is Argument and name == "value":
-            values[name] = _value(value)
-        elif name == "ref":
-            values[name] = Ref(value[0], value[1])
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
-
-
-def _value(data: Any) -> Value:
-    if isinstance(data, list):
-        return tuple(_value(item) for item in data)
-    if not isinstance(data, dict):
-        return data  # type: ignore[no-any-return]
-    ((key, content),) = data.items()
-    if key == "$ref":
-        return Ref(content[0], content[1])
-    if key == "$python":
-        return PythonText(content)
-    if key == "$float":
-        return float(content)
-    if key == "$slice":
-        return SliceValue(*(_value(part) for part in content))
-    if key == "$items":
-        return Items(tuple((name, _value(item)) for name, item in content))
-    raise ValueError(f"unknown kind of argument {key!r}")

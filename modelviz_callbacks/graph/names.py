@@ -18,6 +18,14 @@ from functools import lru_cache
 _RESERVED = re.compile(r"[/:^\\\x00-\x1f\x7f]")
 _QUOTES = re.compile(r"['\"]")  # left out: ``out['logits']`` becomes ``out[logits]``
 
+# What steers a terminal (control characters of both sets) or changes the order in which text is
+# shown (marks of direction), halves of characters, and what some viewers take for a new line.
+# Not tabulators and ends of lines.
+_STEERS = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    r"\ud800-\udfff]"
+)
+
 _BREAKS_TENSORBOARD = frozenset(
     {
         "__root__",
@@ -44,6 +52,19 @@ def clean_part(text: str) -> str:
     if not cleaned:
         return "unnamed"
     return f"{cleaned}_" if cleaned in _BREAKS_TENSORBOARD else cleaned
+
+
+def plain_text(text: str) -> str:
+    """Text that steers no terminal and hides nothing: a model's names may be anybody's.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The same, U+FFFD in the place of control characters and of marks of direction; tabulators
+        and ends of lines stay.
+    """
+    return _STEERS.sub("\ufffd", text)
 
 
 class NameAllocator:

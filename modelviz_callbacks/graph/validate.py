@@ -4,23 +4,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from modelviz_callbacks.errors import GraphError
-from modelviz_callbacks.graph.model import NODE_KINDS, ModelGraph, Node
-from modelviz_callbacks.graph.values import (
-    Ref,
-)
+from modelviz_callbacks.graph.parts import NODE_KINDS, ModuleCall, Node, ParameterInfo
+from modelviz_callbacks.graph.values import Ref, TensorSpec
 
 _OUTPUT_NUMBER = re.compile(r":\d+$")
 
+# More than any tensor has; below it sums of a million of them are still numbers that can be
+# shown and divided.
+_MOST_ELEMENTS = 2**127
+# No forward nests as many calls in Python's own limit of 1,000 frames.
+_MOST_LEVELS = 1_000
 
-def problems(graph: ModelGraph) -> Iterator[str]:
+
+class Graph(Protocol):
+    """What the rules are about: a ``ModelGraph``, which knows them in turn."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """In execution order."""
+        ...
+
+    @property
+    def modules(self) -> tuple[ModuleCall, ...]:
+        """In order of entry."""
+        ...
+
+    @property
+    def parameters(self) -> tuple[ParameterInfo, ...]:
+        """In the model's order."""
+        ...
+
+
+def problems(graph: Graph) -> Iterator[str]:
     """Every broken rule, as a sentence; nothing for a sound graph."""
     for rule in _RULES:
         yield from rule(graph)
 
 
-def check(graph: ModelGraph) -> None:
+def check(graph: Graph) -> None:
     """Makes sure that a graph keeps its rules.
 
     Args:
@@ -39,7 +68,7 @@ def check(graph: ModelGraph) -> None:
         )
 
 
-def _names(graph: ModelGraph) -> Iterator[str]:
+def _names(graph: Graph) -> Iterator[str]:
     seen: set[str] = set()
     for name in [call.name for call in graph.modules] + [node.name for node in graph.nodes]:
         if name in seen:
@@ -53,9 +82,13 @@ def _names(graph: ModelGraph) -> Iterator[str]:
             yield f"the name {name!r} starts like a control edge"
 
 
-def _scopes(graph: ModelGraph) -> Iterator[str]:
+def _scopes(graph: Graph) -> Iterator[str]:
     entered = {""}
+    levels = {"": 0}
     for call in graph.modules:
+        levels[call.name] = levels.get(call.parent, 0) + 1
+        if levels[call.name] > _MOST_LEVELS:
+            yield f"module call {call.name!r} is more than {_MOST_LEVELS} levels deep"
         if call.parent not in entered:
             yield f"module call {call.name!r} comes before its parent {call.parent!r}"
         if call.parent and not call.name.startswith(f"{call.parent}/"):
@@ -68,7 +101,7 @@ def _scopes(graph: ModelGraph) -> Iterator[str]:
             yield f"node {node.name!r} is not named after its scope {node.scope!r}"
 
 
-def _shapes_of_kinds(graph: ModelGraph) -> Iterator[str]:
+def _shapes_of_kinds(graph: Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.kind not in NODE_KINDS:
             yield f"node {node.name!r} has the unknown kind {node.kind!r}"
@@ -87,7 +120,7 @@ def _is_ref(node: Node) -> bool:
     return isinstance(node.arguments[0].value, Ref)
 
 
-def _edges(graph: ModelGraph) -> Iterator[str]:
+def _edges(graph: Graph) -> Iterator[str]:
     made: dict[str, int] = {}
     for node in graph.nodes:
         for ref in node.inputs:
@@ -102,9 +135,28 @@ def _edges(graph: ModelGraph) -> Iterator[str]:
                 yield f"module call {call.name!r} has a port to {port.ref}, which does not exist"
 
 
-_RULES: tuple[Callable[[ModelGraph], Iterator[str]], ...] = (
+def _sizes(graph: Graph) -> Iterator[str]:
+    for node in graph.nodes:
+        if any(map(_is_odd, node.outputs)):
+            yield f"node {node.name!r} has an output of an impossible size"
+        if node.flops is not None and not 0 <= node.flops < _MOST_ELEMENTS:
+            yield f"node {node.name!r} has an impossible number of FLOPs"
+    for parameter in graph.parameters:
+        if _is_odd(parameter.spec):
+            yield f"parameter {parameter.name!r} has an impossible size"
+
+
+def _is_odd(spec: TensorSpec) -> bool:
+    shape = spec.shape
+    if shape is None:
+        return False
+    return any(size < 0 or size >= _MOST_ELEMENTS for size in shape) or spec.numel >= _MOST_ELEMENTS
+
+
+_RULES: tuple[Callable[[Graph], Iterator[str]], ...] = (
     _names,
     _scopes,
     _shapes_of_kinds,
     _edges,
+    _sizes,
 )

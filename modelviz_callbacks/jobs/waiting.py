@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from modelviz_callbacks.report import say
 
@@ -28,10 +29,31 @@ def shown(folder: Path, end: float) -> Iterator[Callable[[str], None]]:
         say(message)
         yield lambda _: None
         return
-    from rich.console import Console
+    status = _started(message)
 
-    with Console(stderr=True).status(message) as status:
-        yield lambda progress: status.update(f"{message}: {progress}")
+    def tell(progress: str) -> None:
+        if status is not None:
+            with contextlib.suppress(Exception):  # the terminal may go at any moment
+                status.update(f"{message}: {progress}")
+
+    try:
+        yield tell
+    finally:
+        if status is not None:
+            with contextlib.suppress(Exception):
+                status.stop()
+
+
+def _started(message: str) -> Any:
+    """A line that moves; ``None`` where the terminal takes none."""
+    try:
+        from rich.console import Console
+
+        status = Console(stderr=True).status(message)
+        status.start()
+    except Exception:
+        return None
+    return status
 
 
 def _is_terminal() -> bool:

@@ -10,6 +10,7 @@ from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.analysis.weights import Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.values import (
     Ref,
 )
@@ -70,7 +71,7 @@ def tree_text(
         lines = [
             line if len(line) <= width else line[: max(width - 3, 0)] + "..." for line in lines
         ]
-    return "\n".join(line.rstrip() for line in lines)
+    return plain_text("\n".join(line.rstrip() for line in lines)).replace("\r", "\ufffd")
 
 
 def _columns(lines: Sequence[_TreeLine]) -> list[str]:

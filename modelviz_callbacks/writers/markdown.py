@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph, Node
+from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.values import (
     TensorSpec,
 )
@@ -16,6 +18,8 @@ from modelviz_callbacks.writers.table import LayerRow, layers
 
 # Punctuation that Markdown could take for its own, escaped with a backslash.
 _MEANT = frozenset("\\`*_{}[]<>#|~&!$@")
+# What is made a link although nobody asked for one, and where to put a backslash.
+_LINK = re.compile(r"(?i)\b(www|mailto|xmpp|ftp|https?)([.:])")
 # A page shows this many rows; the whole table is what the CSV is for.
 _MOST_ROWS = 200
 _MOST_ENDS = 12
@@ -62,8 +66,9 @@ def layer_table(analysis: Analysis) -> str:
 
 def escaped_markdown(text: str) -> str:
     """Text in one line that Markdown shows as it is."""
-    line = " ".join(text.split())
-    return "".join(f"\\{character}" if character in _MEANT else character for character in line)
+    line = plain_text(" ".join(text.split()))
+    told = "".join(f"\\{character}" if character in _MEANT else character for character in line)
+    return _LINK.sub(r"\g<1>\\\g<2>", told)
 
 
 def _facts(analysis: Analysis) -> Iterator[str]:

@@ -6,6 +6,7 @@ import math
 from xml.sax.saxutils import escape, quoteattr
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.writers.picture import (
     LOOKS,
     MUTED,
@@ -20,10 +21,8 @@ from modelviz_callbacks.writers.picture import (
 
 _ARROW_LENGTH = 6.0
 
-# What XML 1.0 forbids even when escaped.
-_FORBIDDEN = dict.fromkeys(
-    [*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd"
-)
+# What XML 1.0 forbids even when escaped, and ``plain_text`` leaves.
+_FORBIDDEN = {0xFFFE: "\ufffd", 0xFFFF: "\ufffd"}
 
 
 def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
@@ -130,12 +129,16 @@ def _number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
+def _plain(text: str) -> str:
+    return plain_text(text).translate(_FORBIDDEN)
+
+
 def _text(text: str) -> str:
-    return escape(text.translate(_FORBIDDEN))
+    return escape(_plain(text))
 
 
 def _attribute(text: str) -> str:
-    return quoteattr(text.translate(_FORBIDDEN))
+    return quoteattr(_plain(text))
 
 
 def scheme_rules(scheme: int) -> str:

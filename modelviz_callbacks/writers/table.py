@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.graph.model import ModuleCall, Node
+from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.values import (
     Ref,
     TensorSpec,
 )
 from modelviz_callbacks.view.formatting import shape_text
+
+# What a cell begins with that spreadsheets compute.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 COLUMNS = (
     "name",
@@ -85,8 +89,8 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     for row in found:
         writer.writerow(
             (
-                row.name,
-                row.kind,
+                _cell(row.name),
+                _cell(row.kind),
                 _shapes(row.inputs),
                 _shapes(row.outputs),
                 row.parameters,
@@ -99,6 +103,12 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
             )
         )
     return out.getvalue().encode()
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula: a name may be anybody's."""
+    plain = plain_text(text)
+    return f"'{plain}" if plain.startswith(_FORMULA) else plain
 
 
 def share(part: int, whole: int) -> str:

@@ -36,7 +36,7 @@ VALUES = (
     "text",
     PythonText("torch.float16"),
     Ref("x"),
-    Ref("split", 1),
+    Ref("parts", 1),
     SliceValue(None, 3, None),
     (1, (Ref("x"), "a"), ()),
     Items((("key", Ref("x")), ("other", (1, 2)))),
@@ -46,6 +46,7 @@ GRAPH = ModelGraph(
     "nets.Net",
     nodes=(
         Node("x", "input", "input", outputs=(SPEC,), path="x"),
+        Node("parts", "op", "unbind", outputs=(SPEC, SPEC), target="torch.unbind"),
         Node(
             "split",
             "op",
@@ -71,7 +72,7 @@ GRAPH = ModelGraph(
 def test_every_field_and_every_kind_of_value_comes_back() -> None:
     found = loads(ModelGraph, dumps(GRAPH))
     assert found == GRAPH
-    types = [type(argument.value) for argument in found.nodes[1].arguments]
+    types = [type(argument.value) for argument in found.nodes[2].arguments]
     assert types == [type(value) for value in VALUES]
     assert dumps(found) == dumps(GRAPH)
 
@@ -86,6 +87,40 @@ def test_what_is_no_graph_is_an_error_that_names_the_file(text: str, tmp_path: P
         ModelGraph.load(path)
 
 
+DAMAGES = {
+    "a reference to nothing": ('["x",0]', '["y",0]', "reads 'y', which does not exist before it"),
+    "a cycle": ('["x",0]', '["split",0]', "reads 'split', which does not exist before it"),
+    "two nodes of one name": ('"parts","kind"', '"x","kind"', "two things are called 'x'"),
+    "text for a number": ('"shape":[2,3]', '"shape":[2,"3"]', r"shape\[1\]: expected a whole"),
+    "a number for a list": ('"shape":[2,3]', '"shape":2', "shape: expected a list, found 2"),
+    "true for a number": ('"flops":0', '"flops":true', "flops: expected a whole number"),
+    "a negative size": ('"shape":[2,3]', '"shape":[2,-3]', "impossible size"),
+    "a huge size": ('"shape":[2,3]', f'"shape":[2,{10**60}]', "impossible size"),
+    "half a character": ('"nets.Net"', '"nets.\\ud800"', "halves of characters"),
+    "nan as a number": ('"flops":0', '"flops":NaN', "is not a model graph"),
+    "more than a float": ('"value":-0.5', '"value":-1e999', "a number that a float can be"),
+    "an unknown kind": ('"kind":"input"', '"kind":"inptu"', "expected one of input, parameter"),
+    "an unknown field": ('"kind":"input"', '"kind":"input","x":1', "there is no field 'x'"),
+    "a missing field": ('"op":"unbind",', "", "the field 'op' is missing"),
+    "a later schema": ('"schema": 1', '"schema": 2', "has schema 2, this version reads 1"),
+    "a schema that is a flag": ('"schema": 1', '"schema": true', "has schema True"),
+    "an argument that nests": ('"value":-0.5', f'"value":{"[" * 90}{"]" * 90}', "60 levels"),
+    "text that nests": ('"value":-0.5', f'"value":{"[" * 10**5}{"]" * 10**5}', "is not a model"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_wrong_with_a_file_is_one_sentence_that_says_where(damage: str) -> None:
+    old, new, expected = DAMAGES[damage]
+    text = dumps(GRAPH)
+    assert old in text
+    with pytest.raises(GraphFormatError, match=expected) as error:
+        loads(ModelGraph, text.replace(old, new, 1))
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.process
 def test_the_graph_knows_no_view_until_it_is_printed() -> None:
     script = (
         "import sys\nfrom modelviz_callbacks.graph import ModelGraph\n"

@@ -32,6 +32,7 @@ from modelviz_callbacks.tracing.capture.recording import (
     named_losses,
     paths_of_arguments,
 )
+from modelviz_callbacks.tracing.capture.recursion import make_room
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.torch_internals import (
     forget_hook,
@@ -110,6 +111,7 @@ class Capture:
         self._began = time.perf_counter()
 
     def _arm(self, handles: ExitStack) -> None:
+        handles.callback(make_room())
         self._enter, leave = self._make_hooks()
         if self._kept is not None:
             self._enter, leave = self._kept.around(self._enter, leave, self.recorder)

@@ -172,7 +172,7 @@ def _find_in(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, _ABSENT)
-    except ImportError:
+    except Exception:  # also what importing does: torch._dynamo asks for the working directory
         found = _ABSENT
     if found is _ABSENT:
         _note_missing(path)
