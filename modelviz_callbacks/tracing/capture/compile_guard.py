@@ -147,7 +147,7 @@ def _hidden_from_compiled_modules() -> Iterator[None]:
         yield
         return
     original: Callable[[], bool] = getattr(home, HOOK_QUESTION)
-    had_some = original()
+    had_some = bool(original())
     setattr(home, HOOK_QUESTION, lambda: had_some)
     try:
         yield
