@@ -83,15 +83,34 @@ class GraphHook:
         if self._records:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
+            self._arm()
+
+    def _arm(self) -> None:
+        model = self._model
+        self._compiled_call = compiled_call(model)
+        if self._compiled_call is not None:
             # What `model.compile()` has put in the place of the call runs hooks inside compiled
-            # code; until there is a recording the model runs as it is.
-            self._compiled_call = compiled_call(model)
+            # code, so there must be none.
+            set_compiled_call(model, self._call_compiled)
+            return
+        self._handles = [
+            model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
+            model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+        ]
+
+    def _call_compiled(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in the place of the compiled call until it was recorded, and calls it."""
+        model, call = self._model, self._compiled_call
+        set_compiled_call(model, call)  # a model that calls itself calls that
+        self._before(model, args, kwargs)
+        result = None
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            self._after(model, args, kwargs, result)
             if self._compiled_call is not None:
-                set_compiled_call(model, None)
-            self._handles = [
-                model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
-                model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-            ]
+                set_compiled_call(model, self._call_compiled)
+        return result
 
     @property
     def report(self) -> Report:
@@ -157,7 +176,7 @@ class GraphHook:
         self._restore_compiled()
 
     def _restore_compiled(self) -> None:
-        if self._compiled_call is not None and compiled_call(self._model) is None:
+        if self._compiled_call is not None and compiled_call(self._model) == self._call_compiled:
             set_compiled_call(self._model, self._compiled_call)
         self._compiled_call = None
 
@@ -204,7 +223,7 @@ class GraphHook:
                 keeps_inputs=self._run.keeps_inputs,
             )
             capture.start(args, kwargs)
-            if model is self._core:
+            if model is self._core and self._compiled_call is None:
                 capture.enter_model()
             self._capture, self._depth = capture, 0
             self._handled = sys.exc_info()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -118,6 +119,25 @@ class Encoder:
             self.encode(args)
         except Exception as error:
             self.give_up(error)
+
+    # --- what stands in for something else for a while
+
+    def stand_in(self, fake: torch.Tensor, real: torch.Tensor) -> None:
+        """Takes a tensor for another one from now on."""
+        record = self.record(real)
+        record.ref = weakref.ref(fake)
+        self._records[id(fake)] = record
+
+    def give_place(self, fake: torch.Tensor, real: torch.Tensor) -> None:
+        """Lets what is known of a tensor be known of another one, which it stood in for."""
+        latest = self._records.pop(id(fake), None)
+        if latest is None:
+            return
+        record: TensorRecord | None = latest
+        while record is not None:
+            record.ref = weakref.ref(real)
+            record = record.previous
+        self._records[id(real)] = latest
 
     # --- what comes out
 

@@ -1,18 +1,20 @@
-"""Keeps torch.compile out of the recorded stretch, and the recorder out of torch's own compiles.
+"""Keeps the recorder out of compiled code, and out of torch's own compiles.
 
-Dynamo cannot trace through a mode of ours, and what it compiles hides its ops; so compiled
-parts run as eager code for the recorded batch. torch's higher-order ops (``torch.cond``,
-``scan``) are another matter: they are defined by being compiled, and run wrongly without.
-While one of them compiles, everything is as if nobody recorded; its result is then explained
-like that of any code out of sight.
+Dynamo cannot trace through a mode of ours, and what it compiles must be what it compiles without
+us. So where compiled code begins the recorder is told to go, and where it ends to come back.
+torch's higher-order ops (``torch.cond``, ``scan``) are defined by being compiled: while one of
+them compiles, everything is as if nobody recorded; its result is then explained like that of any
+code out of sight.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -21,8 +23,14 @@ from modelviz_callbacks.tracing.capture.mode_stack import is_active, push_mode, 
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.torch_internals import (
     COMPILATION_CONTEXT,
+    EVAL_FRAME_SETTER,
+    HOOK_QUESTION,
     compiled_call,
+    compiled_code_of,
+    home_of_eval_frame_setter,
+    home_of_hook_question,
     homes_of_compilation_context,
+    is_around_compiled_code,
     is_compiled,
 )
 from modelviz_callbacks.tracing.capture.wrappers import (
@@ -31,36 +39,120 @@ from modelviz_callbacks.tracing.capture.wrappers import (
     unwrapped,
 )
 
-# Stance and patch belong to the process: the first recorder sets them, the last one to end, maybe
-# in another thread, takes them back.
+
+class CompiledWatcher(Protocol):
+    """Somebody who must not be there while compiled code runs in its thread."""
+
+    def is_here(self) -> bool:
+        """Whether this thread is its own."""
+
+    def before_compiled(self) -> None:
+        """Takes everything down; never raises."""
+
+    def after_compiled(self, call: Any) -> None:
+        """Puts everything up again; never raises.
+
+        Args:
+            call: As `compiled_code_of` gives it.
+        """
+
+
+# Patches belong to the process: the first recorder sets them, the last one to end, maybe in
+# another thread, takes them back.
 _lock = threading.Lock()
 _recorders: list[TorchFunctionMode] = []
+_watchers: list[CompiledWatcher] = []
 _undo = contextlib.ExitStack()
+# The frame around the compiled code that this thread is in.
+_around = threading.local()
 
 
 @contextlib.contextmanager
-def eager(mode: TorchFunctionMode) -> Iterator[None]:
-    """Runs compiled code eagerly until left, but for the insides of higher-order ops.
+def out_of_compiled_code(
+    mode: TorchFunctionMode, watcher: CompiledWatcher | None = None
+) -> Iterator[None]:
+    """Keeps a recorder out of compiled code until left.
 
     Dynamo is imported by any optimiser, so needing it costs a training process nothing.
 
     Args:
         mode: The recorder; out of the way while a higher-order op compiles.
+        watcher: Who takes the recorder out of compiled code. Without, and where torch does not
+            tell where compiled code begins, compiled code runs eagerly.
     """
-    with _lock:
-        if not _recorders:
-            with contextlib.ExitStack() as handles:
-                handles.enter_context(torch.compiler.set_stance("force_eager"))
-                handles.enter_context(_hidden_from_higher_order_ops())
-                _undo.enter_context(handles.pop_all())
-        _recorders.append(mode)
+    with contextlib.ExitStack() as own:
+        if watcher is None or home_of_eval_frame_setter() is None:
+            own.enter_context(torch.compiler.set_stance("force_eager"))
+            watcher = None
+        with _lock:
+            if not _recorders:
+                with contextlib.ExitStack() as handles:
+                    handles.enter_context(_told_of_compiled_code())
+                    handles.enter_context(_hidden_from_compiled_modules())
+                    handles.enter_context(_hidden_from_higher_order_ops())
+                    _undo.enter_context(handles.pop_all())
+            _recorders.append(mode)
+            if watcher is not None:
+                _watchers.append(watcher)
+        try:
+            yield
+        finally:
+            with _lock:
+                _recorders.remove(mode)
+                if watcher is not None:
+                    _watchers.remove(watcher)
+                if not _recorders:
+                    _undo.close()
+
+
+@contextlib.contextmanager
+def _told_of_compiled_code() -> Iterator[None]:
+    home = home_of_eval_frame_setter()
+    if home is None:
+        yield
+        return
+    original: Callable[[Any], Any] = getattr(home, EVAL_FRAME_SETTER)
+
+    def setter(callback: Any) -> Any:
+        frame = sys._getframe(1)
+        inside: tuple[FrameType, list[CompiledWatcher]] | None = getattr(_around, "call", None)
+        if inside is None:
+            here = [watcher for watcher in tuple(_watchers) if watcher.is_here()]
+            if callback is None or not here or not is_around_compiled_code(frame):
+                return original(callback)
+            _around.call = frame, here
+            for watcher in here:
+                watcher.before_compiled()
+            return original(callback)  # from here on every call of Python's may be compiled
+        result = original(callback)
+        if inside[0] is frame:
+            _around.call = None
+            call = compiled_code_of(frame)
+            for watcher in inside[1]:
+                watcher.after_compiled(call)
+        return result
+
+    setattr(home, EVAL_FRAME_SETTER, setter)
     try:
         yield
     finally:
-        with _lock:
-            _recorders.remove(mode)
-            if not _recorders:
-                _undo.close()
+        setattr(home, EVAL_FRAME_SETTER, original)
+
+
+@contextlib.contextmanager
+def _hidden_from_compiled_modules() -> Iterator[None]:
+    """Lets compiled modules warn of other people's global hooks only; ours are gone in time."""
+    home = home_of_hook_question()
+    if home is None:
+        yield
+        return
+    original: Callable[[], bool] = getattr(home, HOOK_QUESTION)
+    had_some = bool(original())
+    setattr(home, HOOK_QUESTION, lambda: had_some)
+    try:
+        yield
+    finally:
+        setattr(home, HOOK_QUESTION, original)
 
 
 @contextlib.contextmanager

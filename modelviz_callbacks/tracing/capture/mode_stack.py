@@ -12,9 +12,12 @@ from modelviz_callbacks.tracing.capture import torch_internals
 _pushed = threading.local()
 
 
-def push_mode(mode: TorchFunctionMode) -> None:
-    """Puts a mode on top of this thread's stack."""
+def push_mode(mode: TorchFunctionMode, below: int = 0) -> None:
+    """Puts a mode on this thread's stack, on top of it or below so many others."""
+    above = [torch_internals.pop_mode() for _ in range(below)]
     torch_internals.push_mode(mode)
+    for other in reversed(above):
+        torch_internals.push_mode(other)
     _pushed.modes = [*_own(), mode]
 
 
@@ -24,16 +27,21 @@ def is_active(mode: TorchFunctionMode) -> bool:
     return any(other is mode for other in (_own() if stack is None else stack))
 
 
-def remove_mode(mode: TorchFunctionMode) -> None:
-    """Takes one mode off this thread's stack, wherever on it it is."""
+def remove_mode(mode: TorchFunctionMode) -> int:
+    """Takes one mode off this thread's stack, wherever on it it is.
+
+    Returns:
+        How many others were above it.
+    """
     _pushed.modes, was_pushed = [other for other in _own() if other is not mode], is_active(mode)
     if not was_pushed:
-        return
+        return 0
     above: list[TorchFunctionMode] = []
     while (top := torch_internals.pop_mode()) is not mode:
         above.append(top)
     for other in reversed(above):
         torch_internals.push_mode(other)
+    return len(above)
 
 
 def _own() -> list[TorchFunctionMode]:

@@ -8,6 +8,7 @@ an array that Python made from values it read; else a constant that was there be
 from __future__ import annotations
 
 import bisect
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -174,6 +175,19 @@ class OriginFinder:
             return
         with no_torch_function(), torch.no_grad():
             origin.value = _same_level(tensor, tensor.detach().clone())
+
+    @contextlib.contextmanager
+    def without_values(self) -> Iterator[None]:
+        """While what is written to has no data that could be kept."""
+        keeps, self._keeps_state = self._keeps_state, False
+        try:
+            yield
+        finally:
+            self._keeps_state = keeps
+
+    def rewind(self) -> None:
+        """To be called where the end of the tape was taken away again."""
+        self._taken_in = min(self._taken_in, len(self._recorder.tape))
 
     def note_reads(self, position: int, args: Sequence[Any]) -> None:
         """Remembers that Python got hold of these tensors' values."""

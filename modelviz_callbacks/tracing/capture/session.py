@@ -19,10 +19,11 @@ from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.gc_pause import slowed_collector
 from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, read_backward
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
-from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
+from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
+from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
-from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.pytree import Leaf, walk
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.recording import (
@@ -36,9 +37,11 @@ from modelviz_callbacks.tracing.capture.recursion import make_room
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.torch_internals import (
     forget_hook,
+    home_of_eval_frame_setter,
     is_compiled,
     missing_parts,
 )
+from modelviz_callbacks.tracing.capture.wrappers import author_path, class_of, unwrapped
 
 # Letters of the user's error that are kept: they stand in every file.
 _LONGEST_ERROR = 1000
@@ -75,6 +78,10 @@ class Capture:
         self.recorder = Recorder(self._state, keeps_state)
         self._kept = KeptInputs() if keeps_inputs else None
         self._handles = ExitStack()
+        self._watching: ExitStack | None = None  # hooks and mode, while they are up
+        self._modes_above = 0
+        self._around = self._modules_around()
+        self._compiled = CompiledParts(self.recorder, self._name_of, self._around)
         self._signature = forward_signature(model)
         self._inputs: dict[str, Any] = {}
         self._is_step = False
@@ -112,12 +119,31 @@ class Capture:
 
     def _arm(self, handles: ExitStack) -> None:
         handles.callback(make_room())
-        self._enter, leave = self._make_hooks()
+        self._enter, self._leave = self._make_hooks()
         if self._kept is not None:
-            self._enter, leave = self._kept.around(self._enter, leave, self.recorder)
+            self._enter, self._leave = self._kept.around(self._enter, self._leave, self.recorder)
+        handles.enter_context(slowed_collector())
+        handles.enter_context(out_of_compiled_code(self.recorder, self))
+        handles.callback(self._unwatch)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._watching is None:
+            with ExitStack() as handles:
+                self._put_up(handles)
+                self._watching = handles.pop_all()
+
+    def _unwatch(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.close()
+
+    def _put_up(self, handles: ExitStack) -> None:
         before = module_hooks.register_module_forward_pre_hook(self._enter)
         handles.callback(before.remove)
-        after = module_hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
+        after = module_hooks.register_module_forward_hook(
+            self._leave, with_kwargs=True, always_call=True
+        )
         handles.callback(after.remove)
         # torch's own handle forgets this table.
         handles.callback(forget_hook, after.id)
@@ -126,10 +152,36 @@ class Capture:
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
             handles.callback(register(self._pause_hook(paused)).remove)
-        handles.enter_context(slowed_collector())
-        handles.enter_context(eager(self.recorder))
-        push_mode(self.recorder)
-        handles.callback(remove_mode, self.recorder)
+        push_mode(self.recorder, self._modes_above)
+        handles.callback(self._remove_mode)
+
+    def _remove_mode(self) -> None:
+        self._modes_above = remove_mode(self.recorder)
+
+    def before_compiled(self) -> None:
+        """Takes hooks and mode down: compiled code runs now."""
+        self._unwatch()
+
+    def after_compiled(self, call: Any) -> None:
+        """Records what compiled code did, and goes on.
+
+        Args:
+            call: What was called, with which arguments, and the result; ``None`` if it raised.
+        """
+        try:
+            self._compiled.add(call, self._watch)
+        except Exception as error:
+            self.recorder.give_up(error)
+
+    def _name_of(self, function: Any) -> str:
+        """What to call something that was compiled: the module's path, or its own name."""
+        module = getattr(function, "__wrapped__", getattr(function, "__self__", None))
+        if not isinstance(module, torch.nn.Module):
+            return str(getattr(function, "__qualname__", type(function).__name__))
+        for path, other in paths_of(self._model):
+            if other is module and author_path(path):
+                return author_path(path)
+        return class_of(unwrapped(module)).__name__
 
     def is_here(self) -> bool:
         """Whether this thread is the one that is recorded."""
@@ -180,8 +232,9 @@ class Capture:
 
     def _remarks(self) -> list[str]:
         remarks = [*self._unread, *missing_parts()]
+        remarks += self._compiled.remarks
         compiled = compiled_parts(self._called)
-        if compiled:
+        if compiled and home_of_eval_frame_setter() is None:
             remarks.append(
                 f"{', '.join(compiled)}: compiled code ran eagerly for the recorded batch, and is "
                 "compiled from the next on."
@@ -206,7 +259,7 @@ class Capture:
     def _recording(self, result: Any, error: str) -> Recording:
         seconds = time.perf_counter() - self._began
         self._state.update()
-        return Recording(
+        recording = Recording(
             self._model,
             self.recorder.transforms.with_layers(self.recorder.tape),
             self._signature,
@@ -222,12 +275,34 @@ class Capture:
             seconds=seconds,
             input_values={} if self._kept is None else self._kept.values,
         )
+        if recording.backward is None:
+            recording.backward = self._compiled_backward(recording)
+        return recording
+
+    def _compiled_backward(self, recording: Recording) -> BackwardRecord | None:
+        """The backward of the original code, where all that was returned came of compiled code."""
+        results = self._compiled.results
+        outputs = recording.output_records()
+        if not outputs or any(record not in results for _, record in outputs):
+            return None
+        roots = [(path, results[record]) for path, record in outputs]
+        paths = living_inputs(paths_of_arguments(self._inputs))
+        inputs = {
+            id(fake): paths[id(real)]
+            for fake, real in self._compiled.copies.values()
+            if id(real) in paths
+        }
+        try:
+            return read_backward(roots, self._compiled.state_names(self._state), inputs)
+        except Exception as error:
+            recording.remarks.append(f"The backward is not shown: {error!r}.")
+            return None
 
     # --- hooks: they see every module call of every thread, and run once a call
 
     def _make_hooks(self) -> tuple[Callable[..., None], Callable[..., None]]:
         """The hooks around a module call; what they need is bound here, not looked up there."""
-        recorder, thread, around = self.recorder, self._thread, self._around()
+        recorder, thread, around = self.recorder, self._thread, self._around
         encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
         transforms = recorder.transforms
 
@@ -263,7 +338,7 @@ class Capture:
 
         return enter, leave
 
-    def _around(self) -> set[int]:
+    def _modules_around(self) -> set[int]:
         """The modules that only wrap what is to be seen, by their ``id``."""
         around = {id(module) for module in modules_of(self._called) if is_compiled(module)}
         if self._called is not self._model:

@@ -23,7 +23,7 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file, source_of
-from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, eager
+from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
@@ -174,7 +174,7 @@ class StepTimer(TorchFunctionMode):
         ):
             handles.callback(register(self._pause_hook(paused)).remove)
         # What was not compiled yet runs eagerly, as it did when it was recorded.
-        handles.enter_context(eager(self))
+        handles.enter_context(out_of_compiled_code(self))
         push_mode(self)
         handles.callback(remove_mode, self)
 

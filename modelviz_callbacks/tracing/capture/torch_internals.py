@@ -14,124 +14,16 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import CodeType, FrameType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-
-class Internal(NamedTuple):
-    """One private name.
-
-    Attributes:
-        path: Where it is. The last step alone is private of whatever object has it where the
-            path leads to a class; a ``*`` stands for the rest of a name.
-        since: The oldest release of torch (of Lightning, of that) known to have it.
-        use: What it is for.
-        loss: What is missing without it, as a sentence; ``""`` where a public way does the same.
-    """
-
-    path: str
-    since: str
-    use: str
-    loss: str = ""
-
-
-# What is lost.
-_WRITES = "Writes in place by functions written in Python and by custom ops are not recorded."
-_TIES = (
-    "Ops of the backward are not tied to the ops of the forward, and tensors that no recorded op "
-    "made are not connected."
-)
-_GRADIENTS = "There is no graph of the backward: nodes do not tell the gradients they take."
-_SAVED = "What autograd keeps for the backward is not shown."
-_DUAL = "Forward-mode differentiation (dual numbers) is not marked, and cannot be replayed."
-_COMPILED = "What model.compile() compiled is not known as such; its ops may be missing."
-_HIGHER = "What torch.cond, scan or flex_attention computed may be wrong or missing in the graph."
-_NAMES = "Arguments of compiled functions and of torch.ops are called arg0, arg1, ... in the graph."
-_CUSTOM = "Custom ops of a library may be unknown to the process that writes the files."
-_TREES = "Tensors in containers that only torch's own registry knows are not inputs and outputs."
-_FUNC = (
-    "How tensors get into function transforms (vmap, grad, jvp) and out of them is not recorded."
-)
-_WRITER = "A second fit writes no graph to TensorBoard: the logger's writer cannot be opened again."
-_SERVER = "The server of the trainer's MLflow logger is not known: MLflow's own setting is used."
-
-_FUNCTORCH_NAMES = """
-    CGradInterpreterPtr CVmapInterpreterPtr _add_batch_dim _grad_decrement_nesting
-    _grad_increment_nesting _jvp_decrement_nesting _jvp_increment_nesting _remove_batch_dim
-    _unwrap_for_grad _vmap_decrement_nesting _vmap_increment_nesting _wrap_for_grad
-    get_dynamic_layer_stack_depth get_inplace_requires_grad_allowed get_interpreter_stack
-    get_unwrapped is_batchedtensor is_dead_tensor_wrapper is_functorch_wrapped_tensor
-    maybe_get_bdim maybe_get_level pop_dynamic_layer_stack
-    pop_dynamic_layer_stack_and_undo_to_depth push_dynamic_layer_stack
-    set_inplace_requires_grad_allowed
-"""
-_PYTREE_NAMES = """
-    SUPPORTED_NODES is_namedtuple_instance tree_flatten tree_flatten_with_path tree_unflatten
-"""
-
-INTERNALS: tuple[Internal, ...] = (
-    Internal("torch._C._storage_address", "2.8", "which tensors share memory, by one C call"),
-    Internal("torch.Tensor._version", "2.0", "whether a call wrote to its arguments", _WRITES),
-    Internal("torch._C.DisableTorchFunction", "2.0", "to look at tensors unseen by any mode"),
-    Internal("torch._C._set_grad_enabled", "2.0", "switches gradients, as torch.export writes it"),
-    Internal("torch._C._is_any_autocast_enabled", "2.8", "asked once an op"),
-    Internal("torch.amp.autocast_mode._enter_autocast", "2.0", "as torch.export writes it"),
-    Internal("torch.amp.autocast_mode._exit_autocast", "2.0", "likewise"),
-    Internal("torch._C._autograd._get_sequence_nr", "2.8", "which op made which node", _TIES),
-    Internal("torch.autograd.graph.Node._sequence_nr", "2.8", "likewise", _TIES),
-    Internal("torch.autograd.graph.Node._input_metadata", "2.8", "gradients' shapes", _GRADIENTS),
-    Internal("torch.autograd.graph.Node._raw_saved_*", "2.0", "tensors kept, packed", _SAVED),
-    Internal("torch.autograd.forward_ad._current_level", "2.0", "whether one is open", _DUAL),
-    Internal("torch._VF._make_dual", "2.0", "a witness that dies with a dual level", _DUAL),
-    Internal("torch._VF._unpack_dual", "2.0", "whether that witness lives", _DUAL),
-    Internal("torch.overrides._get_current_function_mode_stack", "2.0", "whether ours is on it"),
-    Internal("torch.overrides._pop_mode", "2.0", "takes our mode off, wherever it is"),
-    Internal("torch.overrides._push_mode", "2.0", "puts our mode on the stack"),
-    Internal("torch.nn.Module._modules", "2.0", "the children, without a generator for each"),
-    Internal("torch.nn.Module._parameters", "2.0", "the parameters, likewise"),
-    Internal("torch.nn.Module._buffers", "2.0", "the buffers, likewise"),
-    Internal("torch.nn.Module._call_impl", "2.0", "which frames are calls of a module"),
-    Internal("torch.nn.Module._compiled_call_impl", "2.0", "model.compile() sets it", _COMPILED),
-    Internal(
-        "torch.nn.modules.module._global_forward_hooks_with_kwargs",
-        "2.0",
-        "a table that the handle of a global hook forgets to clear",
-    ),
-    Internal("torch._dynamo.OptimizedModule", "2.0", "what torch.compile(module) returns"),
-    Internal("torch._dynamo.OptimizedModule._orig_mod", "2.0", "the module that was compiled"),
-    Internal("torch._dynamo.utils.counters", "2.0", "whether to time: compiled code is not"),
-    Internal(
-        "torch._higher_order_ops.utils.setup_compilation_env",
-        "2.8",
-        "torch's context around the compilation of a higher-order op, in which no mode may be",
-        _HIGHER,
-    ),
-    Internal("torch._ops.OpOverload", "2.0", "the class of torch.ops.aten.add.Tensor"),
-    Internal("torch._ops.OpOverloadPacket", "2.0", "the class of torch.ops.aten.add"),
-    Internal("torch._ops.HigherOrderOperator", "2.0", "that of torch.cond's op", _HIGHER),
-    Internal("torch._ops.OpOverload._schema", "2.0", "name, arguments and writes", _NAMES),
-    Internal("torch._ops.OpOverload._overloadname", "2.0", "an op by name, for another process"),
-    Internal("torch._ops.OpOverloadPacket._qualified_op_name", "2.0", "likewise"),
-    Internal("torch._C._jit_get_schemas_for_operator", "2.0", "names of arguments", _NAMES),
-    Internal("torch._library.custom_ops.OPDEFS", "2.8", "where an op was defined", _CUSTOM),
-    Internal("torch._library.custom_ops.CustomOpDef._init_fn", "2.8", "likewise", _CUSTOM),
-    *(
-        Internal(f"torch.utils._pytree.{name}", "2.8", "opens containers of tensors", _TREES)
-        for name in _PYTREE_NAMES.split()
-    ),
-    *(
-        Internal(f"torch._C._functorch.{name}", "2.8", "follows function transforms", _FUNC)
-        for name in _FUNCTORCH_NAMES.split()
-    ),
-    Internal("torch.utils.tensorboard.SummaryWriter._get_file_writer", "2.0", "opens it", _WRITER),
-    Internal(
-        "lightning.pytorch.loggers.MLFlowLogger._tracking_uri",
-        "2.5",
-        "the server that the trainer's MLflow logger writes to",
-        _SERVER,
-    ),
+from modelviz_callbacks.tracing.capture.internal_names import (
+    FUNCTORCH_NAMES,
+    INTERNALS,
+    PYTREE_NAMES,
+    Internal,
 )
 
 _BY_PATH = {internal.path: internal for internal in INTERNALS}
@@ -430,10 +322,10 @@ def compiled_call(module: torch.nn.Module) -> Any:
 
 def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
     """Puts something in the place of a module's call, or takes it away (``None``)."""
-    module.__setattr__(_COMPILED_CALL, call)
+    module.__setattr__(COMPILED_CALL, call)
 
 
-_COMPILED_CALL = "_compiled_call_impl"
+COMPILED_CALL = "_compiled_call_impl"
 
 
 def forget_hook(number: int) -> None:
@@ -488,11 +380,81 @@ def homes_of_compilation_context() -> list[Any]:
     return [home for home in homes if hasattr(home, COMPILATION_CONTEXT)]
 
 
+EVAL_FRAME_SETTER = "_maybe_set_eval_frame"
+"""What torch calls where compiled code begins, with what compiles it, and where it ends."""
+
+
+def home_of_eval_frame_setter() -> Any:
+    """The module that has it under this name; ``None`` where torch does otherwise."""
+    if _find_in("torch._dynamo.eval_frame._maybe_set_eval_frame") is None:
+        return None
+    return sys.modules["torch._dynamo.eval_frame"]
+
+
+# torch's wrapper around compiled code, and what it calls the code and its arguments. Only looked
+# for: where torch writes it otherwise, compiled code stands in the graph as one box.
+_COMPILED_CODE = "compile_wrapper"
+_RETURNED = "result"
+
+
+def is_around_compiled_code(frame: FrameType) -> bool:
+    """Whether a frame that calls `EVAL_FRAME_SETTER` is that of a call of compiled code."""
+    return frame.f_code.co_name == _COMPILED_CODE
+
+
+def compiled_code_of(frame: FrameType) -> tuple[Any, tuple[Any, ...], dict[str, Any], Any] | None:
+    """What a frame around compiled code called, with which arguments, and the result.
+
+    ``None`` where it did not return, or torch does not tell.
+    """
+    names = frame.f_locals
+    if not {"fn", "args", "kwargs", _RETURNED} <= set(names):
+        return None
+    return names["fn"], names["args"], names["kwargs"], names[_RETURNED]
+
+
+HOOK_QUESTION = "_has_any_global_hook"
+"""What compiled modules ask before they warn of global hooks."""
+
+
+def home_of_hook_question() -> Any:
+    """The module that has it under this name; ``None`` where there is no such question."""
+    if _find("torch.nn.modules.module._has_any_global_hook") is None:
+        return None
+    return torch.nn.modules.module
+
+
+def original_function(function: Any) -> Any:
+    """The function that a compiled one was made of; ``None`` of any other."""
+    return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+@cache
+def _fake_tensor_mode() -> Any:
+    return _find_in("torch._subclasses.FakeTensorMode")
+
+
+def fake_tensor_mode() -> Any:
+    """A mode in which tensors have no data; ``None`` where torch lacks it."""
+    kind = _fake_tensor_mode()
+    return None if kind is None else kind(allow_non_fake_inputs=True)
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of such a mode."""
+    return type(tensor).__name__ == "FakeTensor" or hasattr(tensor, "fake_mode")
+
+
+TRAINER_ATTRIBUTE = "_trainer"
+"""Where a LightningModule has its trainer, if it has one."""
+
+
 def import_slow_parts() -> None:
     """Imports what a recording needs of torch and a training process may not have imported."""
     for name in ("torch._dynamo", "torch._higher_order_ops.utils"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    _fake_tensor_mode()
 
 
 # FSDP's hooks run between the modules' calls and move parameters about. Only compared with the
@@ -576,10 +538,10 @@ def _group(names: str, home: str) -> Any:
 
 
 importlib.import_module("torch.utils._pytree")
-pytree: Any = _group(_PYTREE_NAMES, "torch.utils._pytree")
+pytree: Any = _group(PYTREE_NAMES, "torch.utils._pytree")
 """torch's registry of containers; ``None`` where it lacks a part."""
 
-functorch: Any = _group(_FUNCTORCH_NAMES, "torch._C._functorch")
+functorch: Any = _group(FUNCTORCH_NAMES, "torch._C._functorch")
 """What torch.func is made of; ``None`` where it lacks a part: ops under transforms are recorded
 then, but not how tensors get into the transforms and out of them."""
 

@@ -18,7 +18,11 @@ from modelviz_callbacks.writers.onnx import exporter_internals
 from tests.tracing.capture import without_internals
 
 ROOT = Path(modelviz_callbacks.__file__).parent
-HOMES = ("tracing/capture/torch_internals.py", "writers/onnx/exporter_internals.py")
+HOMES = (
+    "tracing/capture/internal_names.py",
+    "tracing/capture/torch_internals.py",
+    "writers/onnx/exporter_internals.py",
+)
 
 LIBRARIES = ("torch", "lightning", "pytorch_lightning", "onnxscript", "onnx_ir", "onnx")
 # Underscores that Python itself documents.

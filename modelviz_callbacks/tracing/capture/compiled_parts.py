@@ -1,0 +1,213 @@
+"""What compiled code did, found out without touching it.
+
+While compiled code runs nothing of ours is there: no mode, no hook. Right after it the code that
+it was made of runs once more under the recorder, on copies of its modules and arguments that
+have shapes but no data. What cannot run so stands in the graph as one box, and the reason is said.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.tracing.capture.pytree import walk
+from modelviz_callbacks.tracing.capture.recorder import Recorder
+from modelviz_callbacks.tracing.capture.stand_ins import (
+    CannotStandInError,
+    StandIns,
+    unchanged_random_states,
+)
+from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import (
+    Enter,
+    Leave,
+    OpEntry,
+    TensorRecord,
+    as_entry,
+    flat_records,
+)
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    fake_tensor_mode,
+    is_fake,
+    storage_address,
+)
+
+# A call of compiled code: what was compiled, its arguments, and the result.
+CompiledCall = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
+
+_LONGEST_REASON = 200
+
+
+class CompiledParts:
+    """Adds to a tape what the compiled code of one thread did.
+
+    Attributes:
+        results: What compiled code returned: the records, with the tensors without data that
+            autograd tells the graph of the original code of. They live until the recording ends.
+        copies: The copies of parameters, buffers and arguments by their ``id``, each with what
+            it is a copy of.
+    """
+
+    def __init__(self, recorder: Recorder, name_of: Callable[[Any], str], around: set[int]) -> None:
+        """Nothing was compiled yet.
+
+        Args:
+            recorder: Writes the tape.
+            name_of: What to call something compiled.
+            around: The modules that only wrap what is recorded, by their ``id``; copies of them
+                are added.
+        """
+        self._recorder = recorder
+        self._name_of = name_of
+        self._around = around
+        self.results: dict[TensorRecord, torch.Tensor] = {}
+        self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._run: dict[str, None] = {}
+        self._boxes: dict[str, str] = {}
+        self._without_hooks: dict[str, None] = {}
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know."""
+        said = []
+        if self._run:
+            said.append(
+                f"{', '.join(self._run)}: compiled code was left alone; its ops are those of the "
+                "original code, which ran once more on tensors without data."
+            )
+        said += [
+            f"{name}: compiled code was left alone, and what is inside of it is not shown: "
+            f"{reason}."
+            for name, reason in self._boxes.items()
+        ]
+        if self._without_hooks:
+            said.append(
+                f"The hooks of {', '.join(self._without_hooks)} were not run again for the graph."
+            )
+        return said
+
+    def add(self, call: CompiledCall | None, watch: Callable[[], None]) -> None:
+        """Adds what a call of compiled code did.
+
+        Args:
+            call: The call; ``None`` if it did not return.
+            watch: Begins to record again; it is called in any case.
+        """
+        recorder = self._recorder
+        if call is None or recorder.paused or recorder.fault is not None:
+            watch()
+            return
+        start = len(recorder.tape)
+        try:
+            self._run_again(call, watch)
+            self._run.setdefault(self._name_of(call[0]))
+            return
+        except Exception as error:
+            text = str(error) if isinstance(error, CannotStandInError) else _reason(error)
+        watch()
+        recorder.paused = recorder.fault is not None
+        del recorder.tape[start:]
+        recorder.origins.rewind()
+        self._boxes.setdefault(self._name_of(call[0]), text[:_LONGEST_REASON].rstrip("."))
+        self._add_box(call)
+
+    def _add_box(self, call: CompiledCall) -> None:
+        function, args, kwargs, result = call
+        module = getattr(function, "__wrapped__", getattr(function, "__self__", None))
+        if not isinstance(module, torch.nn.Module) or id(module) in self._around:
+            return
+        encode, append = self._recorder.encode, self._recorder.tape.append
+        taken = [encode(value) for value in args]
+        named = {key: encode(value) for key, value in kwargs.items()}
+        append((module, module.training))
+        append((module, taken, named, encode(result), True))
+
+    def _run_again(self, call: CompiledCall, watch: Callable[[], None]) -> None:
+        function, args, kwargs, result = call
+        recorder, mode = self._recorder, fake_tensor_mode()
+        if mode is None:
+            raise CannotStandInError("this torch has no tensors without data")
+        start = len(recorder.tape)
+        with ExitStack() as handles:
+            handles.enter_context(unchanged_random_states())
+            handles.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # the training has told them
+            copies = StandIns(mode)
+            target = copies.function(function)
+            args, kwargs = copies.of(args), copies.of(kwargs)
+            self._around.update(
+                key for key, module in copies.modules.items() if id(module) in self._around
+            )
+            for real, fake in copies.tensors.values():
+                handles.callback(recorder.give_place, fake, real)
+                recorder.stand_in(fake, real)
+            handles.enter_context(recorder.origins.without_values())
+            handles.enter_context(torch.compiler.set_stance("force_eager"))
+            watch()
+            with mode:
+                made = target(*args, **kwargs)
+            if recorder.fault is not None:
+                raise recorder.fault
+            self._match(made, result)
+        self._clean(start, copies)
+        self._without_hooks.update(dict.fromkeys(copies.without_hooks))
+        self.copies.update({id(fake): (fake, real) for real, fake in copies.tensors.values()})
+
+    def _match(self, made: Any, result: Any) -> None:
+        """Lets what the compiled code returned be what the original code returned."""
+        recorder = self._recorder
+        fakes = _tensors(made)
+        reals = _tensors(result)
+        if [_facts(tensor) for tensor in fakes] != [_facts(tensor) for tensor in reals]:
+            raise CannotStandInError("the original code returned something else")
+        for fake, real in zip(fakes, reals, strict=True):
+            if recorder.known(real) is not None:
+                continue
+            record = recorder.record(fake)
+            recorder.give_place(fake, real)
+            record.storage = storage_address(real)
+            recorder.origins.remember(record)
+            self.results[record] = fake
+
+    def _clean(self, start: int, copies: StandIns) -> None:
+        """Puts the modules in the place of their copies, and drops values without data."""
+        tape = self._recorder.tape
+        for place in range(start, len(tape)):
+            entry = as_entry(tape[place])
+            if isinstance(entry, OpEntry):
+                for record in flat_records((entry.args, entry.kwargs)):
+                    origin = record.origin
+                    if origin is not None and origin.value is not None and is_fake(origin.value):
+                        origin.value = None
+            elif isinstance(entry, (Enter, Leave)):
+                module = copies.modules.get(id(entry.module), entry.module)
+                tape[place] = (module, *entry[1:])
+
+    def state_names(self, state: StateNames) -> StateNames:
+        """The names of the copies of a model's parameters and buffers."""
+        named = []
+        for fake, real in self.copies.values():
+            found = state.find(real)
+            if found is not None:
+                named.append((fake, found))
+        return StateNames.restored(torch.nn.Module(), named, {})
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    walk(value, found.append)
+    return found
+
+
+def _facts(tensor: torch.Tensor) -> Any:
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"the original code failed without data ({text})"
