@@ -120,6 +120,8 @@ class Run:
 
     def captured(self, recording: Recording) -> None:
         """Takes a recording over: hands it to the worker, or writes what is quick to write."""
+        if recording.fault:
+            self._maker.refuse("a part of the graph", CaptureError(recording.fault))
         with self.guarded("the backward graph"):
             recording.backward = record_backward(recording)
         if self.tensorboard is not False:

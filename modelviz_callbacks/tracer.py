@@ -15,6 +15,7 @@ from modelviz_callbacks.artifacts.events import write_graph
 from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import (
     Capture,
     Program,
@@ -129,6 +130,8 @@ class Trace:
             >>> torch.equal(t.replay(torch.ones(3, 4)), t.outputs)
             True
         """
+        if self._recording.fault:
+            raise ReplayError(f"This recording cannot be run again. {self._recording.fault}")
         tensors = self._recording.tensors_of(args, kwargs)
         expected = len(self._program.inputs)
         if len(tensors) != expected:
@@ -301,4 +304,7 @@ def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:
         outputs = model(*args, **kwargs)
     finally:
         capture.stop()
-    return Trace(capture.finish(outputs), outputs)
+    recording = capture.finish(outputs)
+    if recording.fault:
+        warn(recording.fault)
+    return Trace(recording, outputs)

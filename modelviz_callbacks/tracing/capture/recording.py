@@ -53,6 +53,7 @@ class Recording:
         remarks: What happened while recording that a person should know.
         backward: What autograd knew right after it, if somebody looked.
         seconds: How long the code recorded ran.
+        fault: What kept the recorder from seeing all of it, as a sentence; ``""``: nothing.
     """
 
     model: torch.nn.Module
@@ -69,6 +70,12 @@ class Recording:
     remarks: list[str] = field(default_factory=list)
     backward: BackwardRecord | None = None
     seconds: float = 0.0
+    fault: str = ""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of the code recorded did not run, or was not seen."""
+        return bool(self.error or self.fault)
 
     @cached_property
     def tape(self) -> list[Entry]:

@@ -15,7 +15,6 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.credentials import without_credentials
-from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.gc_pause import slowed_collector
 from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, read_backward
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
@@ -76,6 +75,7 @@ class Capture:
         self._began = 0.0
         self._backwards: list[BackwardRecord] = []
         self._unread: list[str] = []
+        self._fault: Exception | None = None
 
     def start(
         self,
@@ -96,7 +96,9 @@ class Capture:
         self.recorder.see_state(tensor for tensor, _ in self._state.all())
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
-        self._inputs = named_inputs(self._signature, args, kwargs, self.recorder.adopt)
+        self._inputs = self._attempt(
+            lambda: named_inputs(self._signature, args, kwargs, self.recorder.adopt), {}
+        )
         with ExitStack() as handles:
             self._arm(handles)
             self._handles = handles.pop_all()
@@ -147,19 +149,15 @@ class Capture:
             result: What it returned.
 
         Returns:
-            The recording.
-
-        Raises:
-            CaptureError: The recorder had to give up.
+            The recording; of what ran before a fault of the recorder, if it had to give up.
         """
         self.stop()
-        self._raise_fault()
-        return self._recording(walk(result, self.recorder.record), "")
+        walked = self._attempt(lambda: walk(result, self.recorder.record), Leaf(None))
+        return self._recording(walked, "")
 
     def abandon(self, error: BaseException) -> Recording:
         """Ends the recording of code that raised; what ran until then is kept."""
         self.stop()
-        self._raise_fault()
         text = without_credentials(f"{type(error).__name__}: {error}", _LONGEST_ERROR)
         return self._recording(Leaf(None), text)
 
@@ -183,21 +181,34 @@ class Capture:
             )
         return remarks
 
-    def _raise_fault(self) -> None:
-        fault = self.recorder.fault
-        if fault is not None:
-            raise CaptureError(
-                f"Recording {type(self._model).__name__} stopped at op "
-                f"{len(self.recorder.tape)} by a fault of the recorder ({fault!r}); training "
-                "went on without it. Please report the model."
-            ) from fault
+    def _attempt(self, make: Callable[[], Any], otherwise: Any) -> Any:
+        """What a step of our own gives; if it fails, the recording goes on without it."""
+        try:
+            return make()
+        except Exception as error:
+            self._fault = self._fault or error
+            return otherwise
+
+    def _why_partial(self) -> str:
+        fault = self.recorder.fault or self._fault
+        if fault is None:
+            return ""
+        said = without_credentials(repr(fault), _LONGEST_ERROR)
+        return (
+            f"Recording {type(self._model).__name__} stopped at op {len(self.recorder.tape)} by a "
+            f"fault of the recorder ({said}); the forward went on without it. Please report the "
+            "model."
+        )
 
     def _recording(self, result: Any, error: str) -> Recording:
         seconds = time.perf_counter() - self._began
-        self._state.update()
+        self._attempt(self._state.update, None)
+        tape = self.recorder.tape
+        layered = self._attempt(lambda: self.recorder.transforms.with_layers(tape), tape)
+        remarks = self._attempt(self._remarks, [])
         return Recording(
             self._model,
-            self.recorder.transforms.with_layers(self.recorder.tape),
+            layered,
             self._signature,
             self._inputs,
             self._state,
@@ -206,9 +217,10 @@ class Capture:
             is_step=self._is_step,
             grad=self._grad,
             losses=self.recorder.losses,
-            remarks=self._remarks(),
+            remarks=remarks,
             backward=joined(self._backwards),
             seconds=seconds,
+            fault=self._why_partial(),
         )
 
     # --- hooks: they see every module call of every thread, and run once a call

@@ -131,7 +131,7 @@ class _Lowering:
             modules=tuple(scope.freeze() for scope in self._kept_scopes()),
             parameters=self._parameters(),
             notes=self._notes(),
-            partial=bool(recording.error),
+            partial=recording.is_partial,
             torch_version=torch.__version__.partition("+")[0],
         )
 
@@ -197,6 +197,8 @@ class _Lowering:
         if recording.error:
             message = f"The forward ended early with {recording.error}; this is what ran before."
             notes.append(Note("partial", "", message))
+        if recording.fault:
+            notes.append(Note("partial", "", recording.fault))
         return tuple(notes)
 
     def _kept_scopes(self) -> list[Scope]:
