@@ -159,6 +159,10 @@ class Run:
         if self._recordings and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             self._add_times(self._recordings[0])
 
+    def remark(self, sentence: str) -> None:
+        """Puts into the report what a person should know about the recording."""
+        self._maker.add_remark(sentence)
+
     def not_timed(self, reason: str) -> None:
         """Says why the step that `Options.profile_step` names is not timed."""
         self._why_not_timed = reason
@@ -199,7 +203,8 @@ class Run:
         if not recordings:
             if self._maker.failed is None:
                 self._maker.refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
-            self._maker.write_report()
+            else:
+                self._maker.write_report()
         else:
             self._add_times(recordings[0])
         for recording in recordings:
@@ -222,7 +227,7 @@ class Run:
             recording.add_times(timer.finish())
 
     def _tell(self, may_raise: bool) -> None:
-        if self.report.files:
+        if any(name != "report.json" for name in self.report.files):
             say(self.report.summary())
         self.report.warn()
         failed = self._maker.failed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Generator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ class Trace:
     """One recorded forward.
 
     Attributes:
-        outputs: What the model returned, untouched.
+        outputs: What the model returned, untouched; a list of all that a generator gave.
 
     Example:
         >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
@@ -273,19 +275,19 @@ class Trace:
         write_graph(self._analysis, log_dir)
 
 
-def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:
+def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
     """Runs one forward of a model, as it is and with the flags it has, and records it.
 
     Args:
-        model: Any module.
-        *args: What its forward takes.
+        model: Any module, or a method of one (``policy.evaluate_actions``).
+        *args: What its forward, or the method, takes.
         **kwargs: Likewise.
 
     Returns:
         The recording.
 
     Raises:
-        CaptureError: ``model`` is not a module.
+        CaptureError: ``model`` is neither a module nor a method of one.
         Exception: Whatever the forward raises goes on untouched.
 
     Example:
@@ -293,15 +295,20 @@ def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:
         >>> t.graph.parameter_count
         10
     """
-    if not isinstance(model, torch.nn.Module):
+    owner, signature = model, None
+    if inspect.ismethod(model) and isinstance(model.__self__, torch.nn.Module):
+        owner, signature = model.__self__, inspect.signature(model)
+    if not isinstance(owner, torch.nn.Module):
         raise CaptureError(
             f"trace() records a torch.nn.Module, it was given a {type(model).__name__}. "
             "Wrap a function in a module whose forward calls it."
         )
-    capture = Capture(model)
-    capture.start(args, kwargs)
+    capture = Capture(owner)
+    capture.start(args, kwargs, signature, is_step=False)
     try:
         outputs = model(*args, **kwargs)
+        if isinstance(outputs, Generator):  # its ops run only while somebody goes through it
+            outputs = list(outputs)
     finally:
         capture.stop()
     recording = capture.finish(outputs)

@@ -76,12 +76,14 @@ class Capture:
         self._backwards: list[BackwardRecord] = []
         self._unread: list[str] = []
         self._fault: Exception | None = None
+        self._end = 0
 
     def start(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         signature: inspect.Signature | None = None,
+        is_step: bool | None = None,
     ) -> None:
         """Begins to record.
 
@@ -89,8 +91,10 @@ class Capture:
             args: Positional arguments of the code to be recorded.
             kwargs: Its keyword arguments.
             signature: Its signature, if it is not the model's forward.
+            is_step: Whether it is a training step, whose results are what ``backward`` is called
+                on; ``None``: it is one if it has a signature.
         """
-        self._is_step = signature is not None
+        self._is_step = signature is not None if is_step is None else is_step
         if self._is_step:  # which may run several backwards, and drop what they began at
             self.recorder.before_backward = self._read_backward
         self.recorder.see_state(tensor for tensor, _ in self._state.all())
@@ -127,6 +131,7 @@ class Capture:
         return get_ident() == self._thread
 
     def _read_backward(self, losses: list[torch.Tensor]) -> None:
+        self._end = self._end or len(self.recorder.tape)
         paths = {record: path for path, record in named_losses(self.recorder.losses)}
         roots = [(paths[self.recorder.record(loss)], loss) for loss in losses]
         inputs = living_inputs(paths_of_arguments(self._inputs))
@@ -141,6 +146,10 @@ class Capture:
     def enter_model(self) -> None:
         """Marks the start of the model's own forward, where no hook saw it."""
         self._enter(self._model, ())
+
+    def enter_part(self, part: torch.nn.Module) -> None:
+        """Marks the start of the call of a module of the model, where no hook saw it."""
+        self._enter(part, ())
 
     def finish(self, result: Any) -> Recording:
         """Ends the recording of code that returned.
@@ -160,6 +169,18 @@ class Capture:
         self.stop()
         text = without_credentials(f"{type(error).__name__}: {error}", _LONGEST_ERROR)
         return self._recording(Leaf(None), text)
+
+    @property
+    def saw_backward(self) -> bool:
+        """Whether a step that is being recorded has called ``backward``."""
+        return self._end > 0
+
+    def finish_at_backward(self) -> Recording:
+        """Ends the recording of a stretch of code with its first ``backward``, or now."""
+        self.stop()
+        if self._end:
+            del self.recorder.tape[self._end :]
+        return self._recording(Leaf(None), "")
 
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
