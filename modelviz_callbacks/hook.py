@@ -125,6 +125,16 @@ class GraphHook:
         self._closed = False
         self._depth = 0
         self._handled: BaseException | None = None
+        self._begin_unarmed()
+        self._records = is_recording_rank()
+        if self._records:
+            with self._run.guarded("the preparations"):
+                self._run.get_ready()
+            with self._run.guarded("the recording"):
+                self._arm(model)
+
+    def _begin_unarmed(self) -> None:
+        """What is known before anything ran."""
         self._undo: list[Callable[[], None]] = []
         self._compiled_call: Any = None
         self._pending: Recording | None = None
@@ -135,12 +145,6 @@ class GraphHook:
         self._copy_ran = self._is_copy = False
         self._number = next(_numbers)
         _hooks[self._number] = self
-        self._records = is_recording_rank()
-        if self._records:
-            with self._run.guarded("the preparations"):
-                self._run.get_ready()
-            with self._run.guarded("the recording"):
-                self._arm(model)
 
     def _arm(self, model: torch.nn.Module) -> None:
         if self._methods:

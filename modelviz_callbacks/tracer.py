@@ -17,11 +17,11 @@ from modelviz_callbacks.artifacts.events import write_graph
 from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import (
     Capture,
     Program,
     Recording,
+    ValuesRead,
     record_backward,
     run,
     to_backward_graph,
@@ -43,9 +43,12 @@ class Trace:
         torch.Size([3, 2])
     """
 
-    def __init__(self, recording: Recording, outputs: Any) -> None:
+    def __init__(
+        self, recording: Recording, outputs: Any, values_read: ValuesRead | None = None
+    ) -> None:
         """Made by `trace`."""
         self._recording = recording
+        self._values_read = values_read
         self.outputs = outputs
 
     @cached_property
@@ -124,8 +127,9 @@ class Trace:
             The same structure as the model's own result.
 
         Raises:
-            ReplayError: A part of the forward could not be seen and cannot be repeated, or the
-                arguments hold another number of tensors than the recorded ones.
+            ReplayError: A part of the forward could not be seen and cannot be repeated; Python or
+                numpy read values (``.item()``, ``.numpy()``) of inputs that are others now; or
+                the arguments hold another number of tensors than the recorded ones.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
@@ -140,6 +144,13 @@ class Trace:
             raise ReplayError(
                 f"The recording takes {expected} tensor(s) ({', '.join(self._program.inputs)}), "
                 f"{len(tensors)} were given. Call replay with arguments like the recorded ones."
+            )
+        op = self._values_read.changed(tensors) if self._values_read is not None else ""
+        if op:
+            raise ReplayError(
+                f"The recording cannot be run on these inputs: at {op} Python or numpy read values "
+                "that come from them, and what it made of those is not recorded. Call trace() "
+                "with the new inputs."
             )
         return self._recording.result_from(run(self._program, tensors))
 
@@ -312,6 +323,15 @@ def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any
     finally:
         capture.stop()
     recording = capture.finish(outputs)
-    if recording.fault:
-        warn(recording.fault)
-    return Trace(recording, outputs)
+    on_demand.warn_if_partial(recording)
+    return Trace(recording, outputs, _values_read(recording, args, kwargs))
+
+
+def _values_read(
+    recording: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ValuesRead | None:
+    """What Python read of the inputs; ``None`` where that cannot be told."""
+    try:
+        return ValuesRead(recording, recording.tensors_of(args, kwargs))
+    except Exception:  # nothing of ours may end what was traced
+        return None

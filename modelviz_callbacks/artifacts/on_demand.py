@@ -9,6 +9,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.onnx_files import view_of
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import Recording
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.formats import render
@@ -64,3 +65,9 @@ def save_onnx(
     view = view_of(Unit.whole(recording), graph, input_names, output_names, weights)
     path = Path(path)
     return Directory(path.parent).write(path.name, view.data)
+
+
+def warn_if_partial(recording: Recording) -> None:
+    """Warns, and never raises, if a fault of the recorder kept it from seeing everything."""
+    if recording.fault:
+        warn(recording.fault)

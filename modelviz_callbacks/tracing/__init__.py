@@ -27,6 +27,7 @@ from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
+from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
 from modelviz_callbacks.tracing.transport.pack import pack, unpack
 from modelviz_callbacks.tracing.transport.timed_steps import pack_timed, unpack_timed
 
@@ -37,6 +38,7 @@ __all__ = [
     "Recording",
     "StepTimer",
     "TimedStep",
+    "ValuesRead",
     "calls_under_way",
     "class_of",
     "compiled_call",

@@ -151,11 +151,11 @@ class _Lowering:
         for entry in self._recording.tape:
             if isinstance(entry, Leave) and entry.module is self._recording.model:
                 arguments = bound_arguments(entry, 0)
-                return {
-                    value: name
-                    for name, value in arguments.items()
-                    if isinstance(value, TensorRecord)
-                }
+                names: dict[TensorRecord, str] = {}
+                for name, value in arguments.items():
+                    if isinstance(value, TensorRecord):
+                        names.setdefault(value, name)  # handed in twice: its first name
+                return names
         return {}
 
     def _add_outputs(self) -> None:
