@@ -87,3 +87,19 @@ def test_a_tensor_handed_in_twice_has_its_first_name_everywhere() -> None:
     t = trace(Net(), input_ids=x, labels=x)
     assert [node.path for node in t.graph.of_kind("input")] == ["input_ids"]
     assert t._program.inputs == ["input_ids"]
+
+
+def test_a_compiled_part_that_ran_is_not_called_one_that_was_never_called() -> None:
+    model = nn.Sequential()
+    model.a = torch.compile(nn.Linear(3, 3))  # type: ignore[assignment]
+    notes = [note.message for note in trace(model, torch.randn(2, 3)).graph.notes]
+    assert not [message for message in notes if "never called" in message]
+
+
+def test_a_scripted_part_is_not_said_to_be_missing_in_a_replay() -> None:
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.ReLU())))
+    x = torch.randn(2, 3)
+    t = trace(model, x)
+    (opaque,) = [note.message for note in t.graph.notes if note.kind == "opaque"]
+    assert "replay" not in opaque
+    assert torch.equal(t.replay(x), t.outputs)

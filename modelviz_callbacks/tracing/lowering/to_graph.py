@@ -42,7 +42,12 @@ from modelviz_callbacks.tracing.capture.tape import (
     TensorRecord,
     flat_records,
 )
-from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of, has_forward
+from modelviz_callbacks.tracing.capture.wrappers import (
+    author_path,
+    class_name,
+    class_of,
+    has_forward,
+)
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
 from modelviz_callbacks.tracing.lowering.node_builder import NodeBuilder, graph_value, spec_of
 from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
@@ -66,7 +71,10 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     graph = lowering.run(name)
     check(graph)
     _NAMES[recording] = lowering.node_names
-    modules = [(path, has_forward(module)) for path, module in recording.model.named_modules()]
+    # A compiled module and what it wraps are one to the author.
+    modules = {
+        author_path(path): has_forward(module) for path, module in recording.model.named_modules()
+    }.items()
     return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
 
 
