@@ -2,43 +2,81 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import sys
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch.compiler import is_dynamo_compiling
+from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
-from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.errors import CaptureError, OptionError
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import (
     Capture,
+    Recording,
     StepTimer,
     calls_under_way,
     class_of,
     compiled_call,
     is_compiled,
+    method_under_way,
+    modules_of,
+    record_backward,
     set_compiled_call,
     unwrapped,
+    watch_method,
 )
 
 _NEVER = (
-    "No forward of it ran in training mode between the making of the hook and its end. Make the "
-    "hook before the loop, call the module itself rather than its forward(), and call "
-    "model.train(). Where a function around the model is compiled, compile the model instead."
+    "No forward of it ran in training mode, or with gradients, between the making of the hook and "
+    "its end. Make the hook before the loop, call the module itself rather than its forward(), "
+    "and call model.train(). Where another method is trained, name it: GraphHook(model, "
+    'method="loss"); trace(model, x) records one call at once. Where a function around the model '
+    "is compiled, compile the model instead."
+)
+_NEVER_CALLED = (
+    "The method {names} was not called between the making of the hook and its end. Name in "
+    "method= what the loop calls, or record one call with trace(model.{names}, ...)."
+)
+_COPY = (
+    "A copy of the model ran in its place (copy.deepcopy, or a trainer that copies): make the "
+    "GraphHook with the copy, or record it with trace(copy, x)."
+)
+_WITHOUT_GRADIENTS = (
+    "Recorded without gradients: no forward with gradients enabled came, so this is the first one "
+    "in training mode."
+)
+_IN_EVAL_MODE = "Recorded in eval mode, with gradients enabled: no forward in training mode came."
+_STRETCH = (
+    "The model's forward was not called: recorded is what ran from the first call of {first} to "
+    "the backward. {advice}"
 )
 _INTERRUPTED = InterruptedError("it was interrupted before its end")
 
+# How much a recording is worth: a better one takes its place.
+_NOTHING, _NO_GRADIENTS, _STRETCH_ONLY, _EVAL_MODE, _BEST = range(5)
+
+# Hooks by their number, so that the hooks on a copy of a model can say that the copy runs.
+_hooks: WeakValueDictionary[int, GraphHook] = WeakValueDictionary()
+_numbers = itertools.count()
+
 
 class GraphHook:
-    """Records the first forward of a model in training mode, once.
+    """Records the first forward of a model in training mode with gradients enabled, once.
 
     It is armed when made and disarms itself after that forward; files that are slow to make
-    are written by `close`, or at the end of the ``with`` block.
+    are written by `close`, or at the end of the ``with`` block. Where no such forward comes, it
+    is the first in eval mode with gradients; else what the model's own modules ran up to the
+    backward; else the first forward in training mode without gradients.
 
     Example:
         >>> with GraphHook(model):
@@ -47,11 +85,19 @@ class GraphHook:
         modelviz: ...
     """
 
-    def __init__(self, model: torch.nn.Module, **options: Unpack[OptionFields]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        method: str | Sequence[str] | None = None,
+        **options: Unpack[OptionFields],
+    ) -> None:
         """Arms the hook.
 
         Args:
             model: The model to watch; may be a part of a larger one.
+            method: Name of the method whose call is recorded instead of the model's forward
+                (``"evaluate_actions"``), or several: the first of them that is called.
             **options: See ``modelviz_callbacks.options.Options``.
 
         Raises:
@@ -68,7 +114,9 @@ class GraphHook:
         while model is not self._core and not _is_compiled(model):
             model = model.module  # type: ignore[assignment]
         self._model = model
-        self._run = Run(make_options(**options), class_of(self._core).__name__)
+        settings = make_options(**options)
+        self._methods = _methods_of(self._core, method)
+        self._run = Run(settings, class_of(self._core).__name__)
         self._run.find_mlflow()
         self._capture: Capture | None = None
         self._timer: StepTimer | None = None
@@ -77,26 +125,48 @@ class GraphHook:
         self._closed = False
         self._depth = 0
         self._handled: BaseException | None = None
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._compiled_call: Any = None
+        self._begin_unarmed()
         self._records = is_recording_rank()
         if self._records:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
-            self._arm()
+            with self._run.guarded("the recording"):
+                self._arm(model)
 
-    def _arm(self) -> None:
-        model = self._model
+    def _begin_unarmed(self) -> None:
+        """What is known before anything ran."""
+        self._undo: list[Callable[[], None]] = []
+        self._compiled_call: Any = None
+        self._pending: Recording | None = None
+        self._worth = self._next_worth = _NOTHING
+        self._stretch_of: torch.nn.Module | None = None
+        self._stretch_in = ""
+        self._in_method = False
+        self._copy_ran = self._is_copy = False
+        self._number = next(_numbers)
+        _hooks[self._number] = self
+
+    def _arm(self, model: torch.nn.Module) -> None:
+        if self._methods:
+            for name in self._methods:
+                self._undo.append(watch_method(self._core, name, self._around_method))
+            return
         self._compiled_call = compiled_call(model)
         if self._compiled_call is not None:
             # What `model.compile()` has put in the place of the call runs hooks inside compiled
             # code, so there must be none.
             set_compiled_call(model, self._call_compiled)
             return
-        self._handles = [
+        for handle in (
             model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-        ]
+        ):
+            self._undo.append(handle.remove)
+        if not is_compiled(model):
+            for part in modules_of(self._core)[1:]:
+                if not isinstance(part, torch.jit.ScriptModule) and not _is_compiled(part):
+                    handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
+                    self._undo.append(handle.remove)
 
     def _call_compiled(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in the place of the compiled call until it was recorded, and calls it."""
@@ -137,6 +207,7 @@ class GraphHook:
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
+        self._end_stretch()
         self._disarm()
         if self._timer is not None:  # the timed forward was interrupted
             self._timer.stop()
@@ -146,17 +217,26 @@ class GraphHook:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
             with self._run.guarded("the recording"):
                 self._run.captured(capture.abandon(error or _INTERRUPTED))
+                self._pending = None
+        self._commit()
         self._handled = None
         if not self._closed:
             self._closed = True
             if self._records:
                 patient = error is None or isinstance(error, Exception)
-                self._run.finish(_NEVER, error is None, patient)
+                self._run.finish(self._why_nothing(), error is None, patient)
+
+    def _why_nothing(self) -> str:
+        if self._copy_ran:
+            return _COPY
+        if self._methods:
+            return _NEVER_CALLED.format(names=" or ".join(self._methods))
+        return _NEVER
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the model (an average of weights, a saved file) takes its hooks along; the
         # copy is not the model that is watched.
-        return _inert, ()
+        return _inert, (self._number,)
 
     def __enter__(self) -> Self:
         return self
@@ -170,9 +250,9 @@ class GraphHook:
         self._close(error)  # what the loop raised is what its author must see
 
     def _disarm(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        undo, self._undo = self._undo, []
+        for step in undo:
+            step()
         self._restore_compiled()
 
     def _restore_compiled(self) -> None:
@@ -196,6 +276,12 @@ class GraphHook:
     ) -> None:
         if is_dynamo_compiling():
             return  # compiled with the code around it: its ops cannot be seen
+        if self._is_copy:
+            _note_copy(self, model)
+            return
+        if self._in_method:
+            return
+        self._end_stretch()
         if self._capture is not None and self._capture.is_here():
             if _calls_on_stack(model) > 1:
                 self._depth += 1  # the model calls itself
@@ -205,11 +291,21 @@ class GraphHook:
             self._capture = None
         if self._capture is not None:
             return  # another thread is at it
-        if not model.training or self._closed or model is not self._model:
+        if self._closed:
             return
         if self._recorded:
-            self._count_down()
+            if model.training:
+                self._count_down()
             return
+        worth = _worth_now(model)
+        if worth <= self._worth:
+            return
+        self._start(model, args, kwargs, worth)
+
+    def _start(
+        self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], worth: int
+    ) -> None:
+        """Begins to record a forward."""
         if not is_recording_rank():  # known only now: the process group came after the hook
             self._records = False
             self._disarm()
@@ -225,7 +321,7 @@ class GraphHook:
             capture.start(args, kwargs)
             if model is self._core and self._compiled_call is None:
                 capture.enter_model()
-            self._capture, self._depth = capture, 0
+            self._capture, self._depth, self._next_worth = capture, 0, worth
             self._handled = sys.exc_info()[1]
         if self._capture is None:
             self._disarm()  # what failed now would fail in every step
@@ -245,15 +341,131 @@ class GraphHook:
             self._depth -= 1
             return
         self._capture = None
-        self._after_recording()
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
+        self._take(capture, self._next_worth, result, raised if raised is not handled else None)
+
+    def _take(
+        self, capture: Capture, worth: int, result: Any, raised: BaseException | None
+    ) -> None:
+        """Ends a recording: hands it on, or keeps it for the case that no better one comes."""
+        if worth == _BEST:
+            self._after_recording()
+            self._pending = None
         with self._run.guarded("the recording"):
             capture.stop()
-            if raised is not None and raised is not handled:
-                self._run.captured(capture.abandon(raised))
+            recording = capture.finish(result) if raised is None else capture.abandon(raised)
+            if worth == _BEST:
+                self._run.captured(recording)
             else:
-                self._run.captured(capture.finish(result))
+                self._keep(recording, worth)
+
+    def _keep(self, recording: Recording, worth: int) -> None:
+        recording.backward = record_backward(recording)  # while its outputs are alive
+        if worth == _EVAL_MODE:
+            recording.remarks.append(_IN_EVAL_MODE)
+            self._commit_at_optimizer_step()
+        elif worth == _NO_GRADIENTS:
+            recording.remarks.append(_WITHOUT_GRADIENTS)
+        self._pending, self._worth = recording, worth
+
+    def _commit(self) -> None:
+        """Hands on what was kept, since nothing better will come."""
+        pending, self._pending = self._pending, None
+        if pending is None or not self._records:
+            return
+        self._after_recording()
+        with self._run.guarded("the recording"):
+            self._run.captured(pending)
+
+    def _commit_at_optimizer_step(self) -> None:
+        """What an optimizer trains is the training: no better recording is waited for."""
+        own = {id(parameter) for parameter in self._core.parameters()}
+
+        def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            groups = optimizer.param_groups
+            if any(id(parameter) in own for group in groups for parameter in group["params"]):
+                self._end_stretch()
+                if self._worth >= _STRETCH_ONLY:
+                    self._commit()
+
+        handle = optimizer_hooks.register_optimizer_step_pre_hook(before_step)
+        self._undo.append(handle.remove)
+
+    # --- a method
+
+    def _around_method(
+        self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs one call of a watched method, recorded if it is better than what there is."""
+        worth = _worth_now(self._core)
+        if worth in (_EVAL_MODE, _NOTHING):
+            worth = _BEST if worth else _NO_GRADIENTS  # the method was asked for
+        is_busy = self._in_method or self._recorded or self._closed or self._capture is not None
+        if is_dynamo_compiling() or is_busy or worth <= self._worth:
+            return inner(*args, **kwargs)
+        capture: Capture | None = None
+        with self._run.guarded("the recording"):
+            starting = Capture(self._core, keeps_state=self._run.keeps_state)
+            starting.start(args, kwargs, inspect.signature(inner), is_step=False)
+            capture = starting
+        if capture is None:
+            self._disarm()
+            return inner(*args, **kwargs)
+        self._in_method, raised, result = True, None, None
+        try:
+            result = inner(*args, **kwargs)
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            self._in_method = False
+            self._take(capture, worth, result, raised)
+        return result
+
+    # --- the model's own modules, where its forward does not run
+
+    def _before_part(
+        self, part: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Begins to record at the first call of an own module with gradients."""
+        if self._is_copy:
+            _note_copy(self, part)
+            return
+        if is_dynamo_compiling() or self._closed or self._recorded or self._in_method:
+            return
+        capture = self._capture
+        if capture is not None:
+            if self._stretch_of is not None and capture.is_here() and capture.saw_backward:
+                self._end_stretch()
+            return
+        if self._worth >= _STRETCH_ONLY or not torch.is_grad_enabled():
+            return
+        if not any(parameter.requires_grad for parameter in part.parameters()):
+            return
+        if not is_recording_rank() or _calls_on_stack(self._model):
+            return
+        with self._run.guarded("the recording"):
+            capture = Capture(self._core, keeps_state=self._run.keeps_state)
+            capture.start(args, kwargs, inspect.signature(part.forward), is_step=True)
+            capture.enter_part(part)
+            self._commit_at_optimizer_step()
+            self._capture, self._stretch_of = capture, part
+            self._stretch_in = method_under_way(self._core)
+
+    def _end_stretch(self) -> None:
+        """Keeps what the model's own modules ran up to the backward."""
+        capture, part = self._capture, self._stretch_of
+        if capture is None or part is None or not capture.is_here():
+            return
+        self._capture, self._stretch_of = None, None
+        name = next((path for path, m in self._core.named_modules() if m is part), "a module")
+        method = self._stretch_in or "loss"
+        advice = f'With GraphHook(model, method="{method}") it has the inputs of that method.'
+        with self._run.guarded("the recording"):
+            recording = capture.finish_at_backward()
+            recording.remarks.append(_STRETCH.format(first=name, advice=advice))
+            self._keep(recording, _STRETCH_ONLY)
 
     # --- the step to be timed
 
@@ -288,12 +500,40 @@ def _is_compiled(model: torch.nn.Module) -> bool:
     return is_compiled(model) or compiled_call(model) is not None
 
 
-def _inert() -> GraphHook:
-    """A hook that watches nothing."""
+def _worth_now(model: torch.nn.Module) -> int:
+    """What a recording is worth that begins now."""
+    if torch.is_grad_enabled():
+        return _BEST if model.training else _EVAL_MODE
+    return _NO_GRADIENTS if model.training else _NOTHING
+
+
+def _methods_of(model: torch.nn.Module, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the methods to watch, checked."""
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+    for name in names:
+        if not callable(getattr(model, name, None)):
+            raise OptionError(
+                f"Option method={wanted!r} cannot be used: {type(model).__name__} has no method "
+                f"{name!r}. Name a method of the model handed over."
+            )
+    return names
+
+
+def _note_copy(hook: GraphHook, model: torch.nn.Module) -> None:
+    """Tells the hook of the original that a copy of its model is trained."""
+    original = _hooks.get(hook._number)
+    if original is not None and (model.training or torch.is_grad_enabled()):
+        original._copy_ran = True
+
+
+def _inert(number: int = -1) -> GraphHook:
+    """A hook on a copy of a model: it watches nothing, but the original hears that it runs."""
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
-    hook._handles, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
-    hook._steps_to_timing, hook._records = None, False
+    hook._undo, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
+    hook._steps_to_timing, hook._records, hook._in_method = None, False, True
+    hook._stretch_of, hook._pending, hook._number = None, None, number
+    hook._is_copy = True
     return hook
 
 

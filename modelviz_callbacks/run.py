@@ -133,6 +133,8 @@ class Run:
     def captured(self, recording: Recording) -> None:
         """Takes a recording over: hands it to the worker, or writes what is quick to write."""
         self._take_folder()
+        if recording.fault:
+            self._maker.refuse("a part of the graph", CaptureError(recording.fault))
         with self.guarded("the backward graph"):
             recording.backward = record_backward(recording)
         if self.tensorboard is not False:
@@ -181,6 +183,10 @@ class Run:
         if self._recordings and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             self._add_times(self._recordings[0])
 
+    def remark(self, sentence: str) -> None:
+        """Puts into the report what a person should know about the recording."""
+        self._maker.add_remark(sentence)
+
     def not_timed(self, reason: str) -> None:
         """Says why the step that `Options.profile_step` names is not timed."""
         self._why_not_timed = reason
@@ -221,8 +227,9 @@ class Run:
         if not recordings:
             if self._maker.failed is None:
                 self._maker.refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
-            self._take_folder()
-            self._maker.write_report()
+            else:
+                self._take_folder()
+                self._maker.write_report()
         else:
             self._add_times(recordings[0])
         for recording in recordings:
@@ -246,7 +253,7 @@ class Run:
             recording.add_times(timer.finish())
 
     def _tell(self, may_raise: bool) -> None:
-        if self.report.files:
+        if any(name != "report.json" for name in self.report.files):
             say(self.report.summary())
         self.report.warn()
         failed = self._maker.failed

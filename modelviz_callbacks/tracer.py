@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Generator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from modelviz_callbacks.tracing import (
     Capture,
     Program,
     Recording,
+    ValuesRead,
     record_backward,
     run,
     to_backward_graph,
@@ -30,7 +33,7 @@ class Trace:
     """One recorded forward.
 
     Attributes:
-        outputs: What the model returned, untouched.
+        outputs: What the model returned, untouched; a list of all that a generator gave.
 
     Example:
         >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
@@ -40,9 +43,12 @@ class Trace:
         torch.Size([3, 2])
     """
 
-    def __init__(self, recording: Recording, outputs: Any) -> None:
+    def __init__(
+        self, recording: Recording, outputs: Any, values_read: ValuesRead | None = None
+    ) -> None:
         """Made by `trace`."""
         self._recording = recording
+        self._values_read = values_read
         self.outputs = outputs
 
     @cached_property
@@ -121,20 +127,30 @@ class Trace:
             The same structure as the model's own result.
 
         Raises:
-            ReplayError: A part of the forward could not be seen and cannot be repeated, or the
-                arguments hold another number of tensors than the recorded ones.
+            ReplayError: A part of the forward could not be seen and cannot be repeated; Python or
+                numpy read values (``.item()``, ``.numpy()``) of inputs that are others now; or
+                the arguments hold another number of tensors than the recorded ones.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
             >>> torch.equal(t.replay(torch.ones(3, 4)), t.outputs)
             True
         """
+        if self._recording.fault:
+            raise ReplayError(f"This recording cannot be run again. {self._recording.fault}")
         tensors = self._recording.tensors_of(args, kwargs)
         expected = len(self._program.inputs)
         if len(tensors) != expected:
             raise ReplayError(
                 f"The recording takes {expected} tensor(s) ({', '.join(self._program.inputs)}), "
                 f"{len(tensors)} were given. Call replay with arguments like the recorded ones."
+            )
+        op = self._values_read.changed(tensors) if self._values_read is not None else ""
+        if op:
+            raise ReplayError(
+                f"The recording cannot be run on these inputs: at {op} Python or numpy read values "
+                "that come from them, and what it made of those is not recorded. Call trace() "
+                "with the new inputs."
             )
         return self._recording.result_from(run(self._program, tensors))
 
@@ -270,19 +286,19 @@ class Trace:
         write_graph(self._analysis, log_dir)
 
 
-def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:
+def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
     """Runs one forward of a model, as it is and with the flags it has, and records it.
 
     Args:
-        model: Any module.
-        *args: What its forward takes.
+        model: Any module, or a method of one (``policy.evaluate_actions``).
+        *args: What its forward, or the method, takes.
         **kwargs: Likewise.
 
     Returns:
         The recording.
 
     Raises:
-        CaptureError: ``model`` is not a module.
+        CaptureError: ``model`` is neither a module nor a method of one.
         Exception: Whatever the forward raises goes on untouched.
 
     Example:
@@ -290,15 +306,32 @@ def trace(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Trace:
         >>> t.graph.parameter_count
         10
     """
-    if not isinstance(model, torch.nn.Module):
+    owner, signature = model, None
+    if inspect.ismethod(model) and isinstance(model.__self__, torch.nn.Module):
+        owner, signature = model.__self__, inspect.signature(model)
+    if not isinstance(owner, torch.nn.Module):
         raise CaptureError(
             f"trace() records a torch.nn.Module, it was given a {type(model).__name__}. "
             "Wrap a function in a module whose forward calls it."
         )
-    capture = Capture(model)
-    capture.start(args, kwargs)
+    capture = Capture(owner)
+    capture.start(args, kwargs, signature, is_step=False)
     try:
         outputs = model(*args, **kwargs)
+        if isinstance(outputs, Generator):  # its ops run only while somebody goes through it
+            outputs = list(outputs)
     finally:
         capture.stop()
-    return Trace(capture.finish(outputs), outputs)
+    recording = capture.finish(outputs)
+    on_demand.warn_if_partial(recording)
+    return Trace(recording, outputs, _values_read(recording, args, kwargs))
+
+
+def _values_read(
+    recording: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ValuesRead | None:
+    """What Python read of the inputs; ``None`` where that cannot be told."""
+    try:
+        return ValuesRead(recording, recording.tensors_of(args, kwargs))
+    except Exception:  # nothing of ours may end what was traced
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import threading
 import warnings
 from collections.abc import Callable
@@ -104,18 +103,23 @@ def test_closing_twice_writes_and_says_everything_once(
     assert capsys.readouterr().out.count(f"is in {tmp_path}") == 1
 
 
-def test_a_model_that_is_never_called_gives_one_warning_that_says_what_to_do(
-    tmp_path: Path, way: dict[str, Any]
+def test_a_model_that_is_never_called_gives_one_warning_that_says_what_to_do_and_no_folder(
+    tmp_path: Path, way: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with GraphHook(small().eval(), dirpath=tmp_path, **QUICK, **way) as hook:
+        folder = tmp_path / "graph"
+        with GraphHook(small().eval(), dirpath=folder, **QUICK, **way) as hook, torch.no_grad():
             hook._model(torch.randn(5, 4))
     ours = [str(item.message) for item in caught if issubclass(item.category, ModelvizWarning)]
     assert len(ours) == 1
     assert "training mode" in ours[0]
     assert "model.train()" in ours[0]
-    assert json.loads((tmp_path / "report.json").read_text())["refused"]
+    assert "trace(" in ours[0]
+    assert "method=" in ours[0]
+    assert hook.report.refused
+    assert not folder.exists()
+    assert capsys.readouterr().out == ""
 
 
 # --- what it leaves alone

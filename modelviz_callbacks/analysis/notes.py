@@ -42,11 +42,13 @@ def _opaque(graph: ModelGraph) -> Iterator[Note]:
     for node in graph.of_kind("opaque"):
         if node.target == UNSEEN_VIEW:
             continue  # another view of memory that the graph shows
+        # A scripted module is called again as a whole in a replay.
+        where = "in ONNX" if node.target.startswith("torch.jit.") else "in a replay or in ONNX"
         yield Note(
             "opaque",
             node.name,
             f"{node.name} was computed out of sight ({node.target}): its inputs and outputs are "
-            "joined, what lies between is not shown and is not run again in a replay or in ONNX.",
+            f"joined, what lies between is not shown and is not run again {where}.",
         )
 
 

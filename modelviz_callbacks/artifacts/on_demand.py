@@ -67,3 +67,9 @@ def save_onnx(
     if view.missing:
         warn(view.remarks(path.name)[-1])
     return Directory(path.parent).write(path.name, view.data)
+
+
+def warn_if_partial(recording: Recording) -> None:
+    """Warns, and never raises, if a fault of the recorder kept it from seeing everything."""
+    if recording.fault:
+        warn(recording.fault)

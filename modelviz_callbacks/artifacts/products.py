@@ -129,7 +129,7 @@ class Products:
     def networks(self) -> list[Unit] | None:
         """The networks in the recording; ``None`` where it ended early."""
         recording = self.recording
-        if recording is None or recording.error:
+        if recording is None or recording.is_partial:
             return None
         return self._attempt("the ONNX files", lambda: units(recording))
 

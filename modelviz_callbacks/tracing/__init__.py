@@ -1,6 +1,7 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
@@ -14,6 +15,11 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     tracking_uri,
 )
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
+from modelviz_callbacks.tracing.capture.watched_method import (
+    Around,
+    method_under_way,
+    watch_method,
+)
 from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.replay import run
@@ -21,19 +27,24 @@ from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
+from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
 from modelviz_callbacks.tracing.transport.pack import pack, unpack
 from modelviz_callbacks.tracing.transport.timed_steps import pack_timed, unpack_timed
 
 __all__ = [
+    "Around",
     "Capture",
     "Program",
     "Recording",
     "StepTimer",
     "TimedStep",
+    "ValuesRead",
     "calls_under_way",
     "class_of",
     "compiled_call",
     "is_compiled",
+    "method_under_way",
+    "modules_of",
     "op_times",
     "open_writer",
     "pack",
@@ -49,5 +60,6 @@ __all__ = [
     "unpack_timed",
     "unwrapped",
     "warm_up",
+    "watch_method",
     "with_flops",
 ]

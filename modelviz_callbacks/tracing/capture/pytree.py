@@ -7,6 +7,7 @@ leaf without tensors. The walk replaces tensors by something else, and can put t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import types
@@ -108,9 +109,11 @@ def walk(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = 0) -> 
     Returns:
         What ``replace`` gave, a `TreeSpec` or an `Leaf`. Holds no tensor of ``value``.
     """
-    if isinstance(value, torch.Tensor):
+    # By the class alone: asking an object may run code of somebody's own, and raise.
+    kind = type(value)
+    if issubclass(kind, torch.Tensor):
         return replace(value)
-    if isinstance(value, PLAIN_TYPES):
+    if issubclass(kind, PLAIN_TYPES):
         return Leaf(value)
     if depth >= _MAX_DEPTH:
         return Leaf(None)
@@ -151,36 +154,66 @@ _Parts = tuple[tuple[str, ...], list[Any], Callable[[list[Any]], Any]]
 
 
 def _open(value: Any) -> _Parts | None:
-    kind = type(value)
-    if kind in (list, tuple):
-        return tuple(f"[{index}]" for index in range(len(value))), list(value), kind
-    if kind is dict:
-        keys = list(value)
-        return (
-            tuple(f"[{key!r}]" if isinstance(key, (str, int)) else f"[{key}]" for key in keys),
-            list(value.values()),
-            lambda children: dict(zip(keys, children, strict=True)),
-        )
-    if pytree is None:
-        if isinstance(value, tuple) and hasattr(kind, "_fields"):
-            return _open_named_tuple(value)
-    elif kind in pytree.SUPPORTED_NODES or pytree.is_namedtuple_instance(value):
-        return _open_pytree(value)
-    if isinstance(value, Mapping):
-        return _open_mapping(value)
-    if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        return _open_attributes(value, names)
-    if _is_plain_object(value) and _mentions_tensor(value, 0, set()):
-        return _open_attributes(value, list(vars(value)))
+    """The parts of a container, opened in the first way that it allows.
+
+    Opening runs code of somebody's own (a flatten function, ``__getattr__``, ``__len__``), which
+    may raise anything; the object may still open in another way.
+    """
+    for opens in _WAYS:
+        try:
+            parts = opens(value)
+        except Exception:
+            continue
+        if parts is not None:
+            return parts
     return None
 
 
-def _open_pytree(value: Any) -> _Parts:
+def _open_builtin(value: Any) -> _Parts | None:
+    kind = type(value)
+    if kind in (list, tuple):
+        return _indices(len(value)), list(value), kind
+    if kind is dict:
+        keys = list(value)
+        return (
+            _key_steps(keys),
+            list(value.values()),
+            lambda children: dict(zip(keys, children, strict=True)),
+        )
+    return None
+
+
+def _open_registered(value: Any) -> _Parts | None:
+    kind = type(value)
+    if pytree is None:
+        named = issubclass(kind, tuple) and hasattr(kind, "_fields")
+        return _open_named_tuple(value) if named else None
+    if kind not in pytree.SUPPORTED_NODES and not pytree.is_namedtuple_instance(value):
+        return None
     children, spec = pytree.tree_flatten(value, is_leaf=lambda part: part is not value)
-    keyed, _ = pytree.tree_flatten_with_path(value, is_leaf=lambda part: part is not value)
-    steps = tuple(_step(value, path) for path, _ in keyed)
-    return steps, children, lambda parts: pytree.tree_unflatten(parts, spec)
+    return (
+        _registered_steps(value, children),
+        children,
+        lambda parts: pytree.tree_unflatten(parts, spec),
+    )
+
+
+def _registered_steps(value: Any, children: list[Any]) -> tuple[str, ...]:
+    """The steps to the children of a registered container; indices where it has no key paths."""
+    try:
+        keyed, _ = pytree.tree_flatten_with_path(value, is_leaf=lambda part: part is not value)
+        steps = tuple(_step(value, path) for path, _ in keyed)
+    except Exception:  # registered without key paths, or with some that raise
+        steps = ()
+    if len(steps) == len(children) == len(set(steps)):
+        return steps
+    if dataclasses.is_dataclass(value):
+        names = [f.name for f in dataclasses.fields(value) if _get(value, f.name) is not None]
+        if len(names) == len(children) and all(
+            _get(value, name) is child for name, child in zip(names, children, strict=True)
+        ):
+            return tuple(f".{name}" for name in names)
+    return _indices(len(children))
 
 
 def _step(value: Any, path: tuple[Any, ...]) -> str:
@@ -199,42 +232,198 @@ def _open_named_tuple(value: Any) -> _Parts:
     return tuple(f".{name}" for name in kind._fields), list(value), lambda parts: kind(*parts)
 
 
-def _open_mapping(value: Mapping[Any, Any]) -> _Parts | None:
+def _open_mapping(value: Any) -> _Parts | None:
     """A mapping of somebody's own: by its items, whatever it keeps them in."""
+    if not issubclass(type(value), Mapping):
+        return None
     keys = list(value)
 
     def build(children: list[Any]) -> Any:
         made = copy.copy(value)
         for key, child in zip(keys, children, strict=True):
-            made[key] = child  # type: ignore[index]
+            made[key] = child
         return made
 
-    return tuple(f"[{key!r}]" for key in keys), [value[key] for key in keys], build
+    return _key_steps(keys), [value[key] for key in keys], build
+
+
+def _open_collection(value: Any) -> _Parts | None:
+    """Subclasses of lists and tuples, and sets, with tensors in them."""
+    kind = type(value)
+    if not issubclass(kind, (tuple, list, set, frozenset)):
+        return None
+    if not _mentions_tensor(value, 0, set()):
+        return None
+    if issubclass(kind, tuple):
+        children = list(tuple.__iter__(value))
+        return _indices(len(children)), children, lambda parts: tuple.__new__(kind, parts)
+    if issubclass(kind, list):
+        children = list(list.__iter__(value))
+
+        def build(parts: list[Any]) -> Any:
+            made = copy.copy(value)
+            made[:] = parts
+            return made
+
+        return _indices(len(children)), children, build
+    children = list(value)
+    return _indices(len(children)), children, kind
+
+
+def _open_dataclass(value: Any) -> _Parts | None:
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return None
+    names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+    more = [
+        name
+        for name, part in _attributes(value).items()
+        if name not in names and _mentions_tensor(part, 0, set())
+    ]
+    return _open_attributes(value, names + more)
+
+
+def _open_object(value: Any) -> _Parts | None:
+    if not _is_plain_object(value) or not _mentions_tensor(value, 0, set()):
+        return None
+    return _open_attributes(value, list(_attributes(value)))
 
 
 def _open_attributes(value: Any, names: list[str]) -> _Parts:
     kind: Any = type(value)
+    found = _attributes(value)
     rest = {
         name: attribute
-        for name, attribute in getattr(value, "__dict__", {}).items()
+        for name, attribute in found.items()
         if name not in names and _is_harmless(attribute)
     }
+    parts = {name: found[name] if name in found else getattr(value, name) for name in names}
+    # A tensor that an object shows under a public name and keeps under a private one is one.
+    public = {id(part): name for name, part in parts.items() if not name.startswith("_")}
+    twins = {
+        name: public[id(part)]
+        for name, part in parts.items()
+        if name.startswith("_") and id(part) in public and isinstance(part, torch.Tensor)
+    }
+    names = [name for name in names if name not in twins]
 
     def build(children: list[Any]) -> Any:
         made = kind.__new__(kind)
-        for name, attribute in (*rest.items(), *zip(names, children, strict=True)):
+        given = dict(zip(names, children, strict=True))
+        given |= {name: given[twin] for name, twin in twins.items()}
+        for name, attribute in (*rest.items(), *given.items()):
             object.__setattr__(made, name, attribute)
         return made
 
-    children = [getattr(value, name) for name in names]
-    # Private attributes are how an object keeps its parts, not what they are called.
-    steps = tuple("" if name.startswith("_") else f".{name}" for name in names)
-    return steps, children, build
+    return _attribute_steps(kind, parts, names), [parts[name] for name in names], build
+
+
+def _attribute_steps(kind: type[Any], parts: dict[str, Any], names: list[str]) -> tuple[str, ...]:
+    """The steps to attributes: by the property that shows a private one, if there is one.
+
+    Private attributes are how an object keeps its parts, not what they are called: where only one
+    of them holds tensors, its parts are the object's. Where several do, their names tell them
+    apart.
+    """
+    shown = _properties(kind) if any(name.startswith("_") for name in names) else {}
+    unnamed = [
+        name
+        for name in names
+        if name.startswith("_") and name not in shown and _mentions_tensor(parts[name], 0, set())
+    ]
+
+    def step(name: str) -> str:
+        if not name.startswith("_"):
+            return f".{name}"
+        if name in shown:
+            return f".{shown[name]}"
+        return f".{name}" if len(unnamed) > 1 else ""
+
+    return tuple(map(step, names))
+
+
+def _properties(kind: type[Any]) -> dict[str, str]:
+    """The public properties of a class by the private attribute that each shows.
+
+    Read off their code, since to call them may run anything.
+    """
+    shown: dict[str, str] = {}
+    for cls in kind.__mro__:
+        for name, member in vars(cls).items():
+            getter = getattr(member, "fget", None) if isinstance(member, property) else None
+            code = getattr(getter, "__code__", None)
+            if code is None or name.startswith("_"):
+                continue
+            if len(code.co_names) == 1:
+                shown.setdefault(code.co_names[0], name)
+            elif f"_{name}" in code.co_names:
+                shown.setdefault(f"_{name}", name)
+    return shown
+
+
+_WAYS: tuple[Callable[[Any], _Parts | None], ...] = (
+    _open_builtin,
+    _open_registered,
+    _open_mapping,
+    _open_collection,
+    _open_dataclass,
+    _open_object,
+)
+
+
+def _indices(count: int) -> tuple[str, ...]:
+    return tuple(f"[{index}]" for index in range(count))
+
+
+def _key_steps(keys: list[Any]) -> tuple[str, ...]:
+    """The steps to the items of a mapping, unique."""
+    steps = [_key_step(index, key) for index, key in enumerate(keys)]
+    if len(set(steps)) < len(steps):
+        steps = [f"{step[:-1]} #{index}]" for index, step in enumerate(steps)]
+    return tuple(steps)
+
+
+def _key_step(index: int, key: Any) -> str:
+    if isinstance(key, (str, int)):
+        return f"[{key!r}]"
+    if isinstance(key, torch.Tensor):
+        return f"[key {index}]"
+    try:
+        return f"[{key}]"
+    except Exception:  # somebody's own ``__str__``
+        return f"[key {index}]"
+
+
+def _get(value: Any, name: str) -> Any:
+    """An attribute; ``None`` where there is none or asking for it raises."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object keeps in its dictionary and in its slots, past any code of its class."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(AttributeError, TypeError):  # has slots only
+        found |= object.__getattribute__(value, "__dict__")
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            # Python's own name for a private slot.
+            mangled = name.startswith("__") and not name.endswith("__")
+            stored = f"_{cls.__name__.lstrip('_')}{name}" if mangled else name
+            member = vars(cls).get(stored)
+            if isinstance(member, types.MemberDescriptorType):
+                try:
+                    found.setdefault(stored, member.__get__(value))
+                except AttributeError:
+                    continue  # not set
+    return found
 
 
 def _is_plain_object(value: Any) -> bool:
-    return hasattr(value, "__dict__") and not isinstance(
-        value,
+    return not issubclass(
+        type(value),
         (
             torch.nn.Module,
             type,
@@ -246,27 +435,40 @@ def _is_plain_object(value: Any) -> bool:
     )
 
 
+# Objects looked at before a structure counts as one without tensors: it may be all of a program.
+_MOST_OBJECTS = 5_000
+
+
 def _mentions_tensor(value: Any, depth: int, seen: set[int]) -> bool:
     """Whether a tensor lies a few attributes or items down."""
-    if isinstance(value, torch.Tensor):
+    kind = type(value)
+    if issubclass(kind, torch.Tensor):
         return True
-    if depth >= 4 or isinstance(value, PLAIN_TYPES) or id(value) in seen:
+    if depth >= 4 or issubclass(kind, PLAIN_TYPES) or id(value) in seen:
         return False
     seen.add(id(value))
-    if isinstance(value, dict):
-        parts: list[Any] = list(value.values())
-    elif isinstance(value, (list, tuple)):
-        parts = list(value)
-    elif _is_plain_object(value):
-        parts = list(vars(value).values())
-    else:
+    if len(seen) > _MOST_OBJECTS:
         return False
-    return any(_mentions_tensor(part, depth + 1, seen) for part in parts)
+    return any(_mentions_tensor(part, depth + 1, seen) for part in _parts_of(value))
+
+
+def _parts_of(value: Any) -> list[Any]:
+    """What lies directly in a value, found without calling any code of its class."""
+    kind = type(value)
+    if issubclass(kind, dict):
+        return [*dict.values(value), *_attributes(value).values()]
+    if issubclass(kind, tuple):
+        return [*tuple.__iter__(value), *_attributes(value).values()]
+    if issubclass(kind, list):
+        return [*list.__iter__(value), *_attributes(value).values()]
+    if issubclass(kind, (set, frozenset)):
+        return list(value)
+    return list(_attributes(value).values()) if _is_plain_object(value) else []
 
 
 def _is_harmless(value: Any) -> bool:
     """Whether keeping the value keeps no tensor alive."""
-    return not isinstance(value, torch.Tensor) and not _mentions_tensor(value, 0, set())
+    return not _mentions_tensor(value, 0, set())
 
 
 def as_walked(value: Any) -> Any:
@@ -293,9 +495,9 @@ def python_text(value: Any) -> str:
         return str(value)
     if value is Ellipsis:
         return "..."
-    qualname = getattr(value, "__qualname__", None)
-    if qualname is not None:
-        return f"{getattr(value, '__module__', '')}.{qualname}".lstrip(".")
-    shape = getattr(value, "shape", None)
+    qualname = _get(value, "__qualname__")
+    if isinstance(qualname, str):
+        return f"{_get(value, '__module__') or ''}.{qualname}".lstrip(".")
+    shape = _get(value, "shape")
     suffix = f"(shape={tuple(shape)})" if isinstance(shape, tuple) else ""
     return f"{type(value).__module__}.{type(value).__qualname__}{suffix}"

@@ -55,6 +55,7 @@ class Recording:
         seconds: How long the code recorded ran.
         input_values: Copies of input tensors on the CPU by their first slots, if they were kept;
             they stay in this process.
+        fault: What kept the recorder from seeing all of it, as a sentence; ``""``: nothing.
     """
 
     model: torch.nn.Module
@@ -72,6 +73,12 @@ class Recording:
     backward: BackwardRecord | None = None
     seconds: float = 0.0
     input_values: dict[TensorRecord, torch.Tensor] = field(default_factory=dict)
+    fault: str = ""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of the code recorded did not run, or was not seen."""
+        return bool(self.error or self.fault)
 
     @cached_property
     def tape(self) -> list[Entry]:
@@ -91,7 +98,7 @@ class Recording:
         found: dict[TensorRecord, str] = {}
         for path, record in paths_of_arguments(self.inputs):
             found.setdefault(record, path)
-        return [(path, record) for record, path in found.items()]
+        return _with_unique_paths([(path, record) for record, path in found.items()])
 
     def output_records(self) -> list[tuple[str, TensorRecord]]:
         """The tensors returned, each with its path (``output``, ``out.logits``).
@@ -99,7 +106,7 @@ class Recording:
         A training step of manual optimisation returns nothing: what it called ``backward`` on
         are its outputs then, ``loss``, ``loss_1``, ...
         """
-        found = named_leaves(self.result)
+        found = _with_unique_paths(named_leaves(self.result))
         if found or not self.is_step:
             return found
         return named_losses(self.losses)
@@ -182,6 +189,25 @@ def _serves_creation(
 def argument_records(entry: OpEntry) -> list[TensorRecord]:
     """The tensors among an op's arguments, in order."""
     return [*flat_records(entry.args), *flat_records(entry.kwargs)]
+
+
+def _with_unique_paths(
+    found: list[tuple[str, TensorRecord]],
+) -> list[tuple[str, TensorRecord]]:
+    """The same with ``_1``, ``_2``, ... behind a path that was there before."""
+    taken: set[str] = {path for path, _ in found}
+    if len(taken) == len(found):
+        return found
+    used: set[str] = set()
+    unique = []
+    for path, record in found:
+        name, number = path, 0
+        while name in used or (number and name in taken):
+            number += 1
+            name = f"{path}_{number}"
+        used.add(name)
+        unique.append((name, record))
+    return unique
 
 
 def named_leaves(result: Any) -> list[tuple[str, Any]]:

@@ -15,7 +15,6 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.credentials import without_credentials
-from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.gc_pause import slowed_collector
 from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, read_backward
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
@@ -89,12 +88,15 @@ class Capture:
         self._began = 0.0
         self._backwards: list[BackwardRecord] = []
         self._unread: list[str] = []
+        self._fault: Exception | None = None
+        self._end = 0
 
     def start(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         signature: inspect.Signature | None = None,
+        is_step: bool | None = None,
     ) -> None:
         """Begins to record.
 
@@ -102,16 +104,20 @@ class Capture:
             args: Positional arguments of the code to be recorded.
             kwargs: Its keyword arguments.
             signature: Its signature, if it is not the model's forward.
+            is_step: Whether it is a training step, whose results are what ``backward`` is called
+                on; ``None``: it is one if it has a signature.
         """
-        self._is_step = signature is not None
+        self._is_step = signature is not None if is_step is None else is_step
         if self._is_step:  # which may run several backwards, and drop what they began at
             self.recorder.before_backward = self._read_backward
         self.recorder.see_state(tensor for tensor, _ in self._state.all())
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
-        self._inputs = named_inputs(self._signature, args, kwargs, self.recorder.adopt)
+        self._inputs = self._attempt(
+            lambda: named_inputs(self._signature, args, kwargs, self.recorder.adopt), {}
+        )
         if self._kept is not None:
-            self._kept.keep_living(slot for _, slot in paths_of_arguments(self._inputs))
+            self._kept.keep_living(record for _, record in paths_of_arguments(self._inputs))
         with ExitStack() as handles:
             self._arm(handles)
             self._handles = handles.pop_all()
@@ -188,6 +194,7 @@ class Capture:
         return get_ident() == self._thread
 
     def _read_backward(self, losses: list[torch.Tensor]) -> None:
+        self._end = self._end or len(self.recorder.tape)
         paths = {record: path for path, record in named_losses(self.recorder.losses)}
         roots = [(paths[self.recorder.record(loss)], loss) for loss in losses]
         inputs = living_inputs(paths_of_arguments(self._inputs))
@@ -203,6 +210,10 @@ class Capture:
         """Marks the start of the model's own forward, where no hook saw it."""
         self._enter(self._model, ())
 
+    def enter_part(self, part: torch.nn.Module) -> None:
+        """Marks the start of the call of a module of the model, where no hook saw it."""
+        self._enter(part, ())
+
     def finish(self, result: Any) -> Recording:
         """Ends the recording of code that returned.
 
@@ -210,21 +221,29 @@ class Capture:
             result: What it returned.
 
         Returns:
-            The recording.
-
-        Raises:
-            CaptureError: The recorder had to give up.
+            The recording; of what ran before a fault of the recorder, if it had to give up.
         """
         self.stop()
-        self._raise_fault()
-        return self._recording(walk(result, self.recorder.record), "")
+        walked = self._attempt(lambda: walk(result, self.recorder.record), Leaf(None))
+        return self._recording(walked, "")
 
     def abandon(self, error: BaseException) -> Recording:
         """Ends the recording of code that raised; what ran until then is kept."""
         self.stop()
-        self._raise_fault()
         text = without_credentials(f"{type(error).__name__}: {error}", _LONGEST_ERROR)
         return self._recording(Leaf(None), text)
+
+    @property
+    def saw_backward(self) -> bool:
+        """Whether a step that is being recorded has called ``backward``."""
+        return self._end > 0
+
+    def finish_at_backward(self) -> Recording:
+        """Ends the recording of a stretch of code with its first ``backward``, or now."""
+        self.stop()
+        if self._end:
+            del self.recorder.tape[self._end :]
+        return self._recording(Leaf(None), "")
 
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
@@ -247,21 +266,34 @@ class Capture:
             )
         return remarks
 
-    def _raise_fault(self) -> None:
-        fault = self.recorder.fault
-        if fault is not None:
-            raise CaptureError(
-                f"Recording {type(self._model).__name__} stopped at op "
-                f"{len(self.recorder.tape)} by a fault of the recorder ({fault!r}); training "
-                "went on without it. Please report the model."
-            ) from fault
+    def _attempt(self, make: Callable[[], Any], otherwise: Any) -> Any:
+        """What a step of our own gives; if it fails, the recording goes on without it."""
+        try:
+            return make()
+        except Exception as error:
+            self._fault = self._fault or error
+            return otherwise
+
+    def _why_partial(self) -> str:
+        fault = self.recorder.fault or self._fault
+        if fault is None:
+            return ""
+        said = without_credentials(repr(fault), _LONGEST_ERROR)
+        return (
+            f"Recording {type(self._model).__name__} stopped at op {len(self.recorder.tape)} by a "
+            f"fault of the recorder ({said}); the forward went on without it. Please report the "
+            "model."
+        )
 
     def _recording(self, result: Any, error: str) -> Recording:
         seconds = time.perf_counter() - self._began
-        self._state.update()
+        self._attempt(self._state.update, None)
+        tape = self.recorder.tape
+        layered = self._attempt(lambda: self.recorder.transforms.with_layers(tape), tape)
+        remarks = self._attempt(self._remarks, [])
         recording = Recording(
             self._model,
-            self.recorder.transforms.with_layers(self.recorder.tape),
+            layered,
             self._signature,
             self._inputs,
             self._state,
@@ -270,10 +302,11 @@ class Capture:
             is_step=self._is_step,
             grad=self._grad,
             losses=self.recorder.losses,
-            remarks=self._remarks(),
+            remarks=remarks,
             backward=joined(self._backwards),
             seconds=seconds,
             input_values={} if self._kept is None else self._kept.values,
+            fault=self._why_partial(),
         )
         if recording.backward is None:
             recording.backward = self._compiled_backward(recording)

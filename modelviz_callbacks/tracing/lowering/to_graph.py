@@ -42,7 +42,12 @@ from modelviz_callbacks.tracing.capture.tape import (
     TensorRecord,
     flat_records,
 )
-from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of, has_forward
+from modelviz_callbacks.tracing.capture.wrappers import (
+    author_path,
+    class_name,
+    class_of,
+    has_forward,
+)
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
 from modelviz_callbacks.tracing.lowering.node_builder import NodeBuilder, graph_value, spec_of
 from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
@@ -66,7 +71,10 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     graph = lowering.run(name)
     check(graph)
     _NAMES[recording] = lowering.node_names
-    modules = [(path, has_forward(module)) for path, module in recording.model.named_modules()]
+    # A compiled module and what it wraps are one to the author.
+    modules = {
+        author_path(path): has_forward(module) for path, module in recording.model.named_modules()
+    }.items()
     return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
 
 
@@ -131,7 +139,7 @@ class _Lowering:
             modules=tuple(scope.freeze() for scope in self._kept_scopes()),
             parameters=self._parameters(),
             notes=self._notes(),
-            partial=bool(recording.error),
+            partial=recording.is_partial,
             torch_version=torch.__version__.partition("+")[0],
         )
 
@@ -151,11 +159,11 @@ class _Lowering:
         for entry in self._recording.tape:
             if isinstance(entry, Leave) and entry.module is self._recording.model:
                 arguments = bound_arguments(entry, 0)
-                return {
-                    value: name
-                    for name, value in arguments.items()
-                    if isinstance(value, TensorRecord)
-                }
+                names: dict[TensorRecord, str] = {}
+                for name, value in arguments.items():
+                    if isinstance(value, TensorRecord):
+                        names.setdefault(value, name)  # handed in twice: its first name
+                return names
         return {}
 
     def _add_outputs(self) -> None:
@@ -197,6 +205,8 @@ class _Lowering:
         if recording.error:
             message = f"The forward ended early with {recording.error}; this is what ran before."
             notes.append(Note("partial", "", message))
+        if recording.fault:
+            notes.append(Note("partial", "", recording.fault))
         return tuple(notes)
 
     def _kept_scopes(self) -> list[Scope]:

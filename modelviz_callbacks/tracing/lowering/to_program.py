@@ -116,6 +116,7 @@ class _Lowering:
         self._grad = recording.grad
         self._read_of: dict[int, fx.Node] = {}
         self._inputs: list[tuple[str, TensorRecord]] = []
+        self._placeholders: set[str] = set()
         # ``None``: before the first node.
         self._last_input: fx.Node | None = None
         self._prologue_end: fx.Node | None = None
@@ -148,7 +149,11 @@ class _Lowering:
 
     def _add_input(self, path: str, record: TensorRecord) -> fx.Node:
         with self._behind(self._last_input):
-            node = self._graph.placeholder(identifier(path, len(self._inputs)))
+            name = identifier(path, len(self._inputs))
+            while name in self._placeholders:  # `a.b` and `a_b` are one in Python code
+                name = f"{name}_{len(self._inputs)}"
+            self._placeholders.add(name)
+            node = self._graph.placeholder(name)
         if self._prologue_end is self._last_input:
             self._prologue_end = node
         self._inputs.append((path, record))

@@ -1,0 +1,83 @@
+"""Puts something around the calls of one object's method, for a while."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# Around one call of a method: gets the bound method, its arguments, and gives its result.
+Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def watch_method(model: torch.nn.Module, name: str, around: Around) -> Callable[[], None]:
+    """Puts something around the calls of a method of one model.
+
+    The class gets the wrapper where the method is the class's: on the object it would go along
+    into copies of it, which then called the method of the original.
+
+    Args:
+        model: Whose method.
+        name: The method's name.
+        around: Called in the place of the method when it is this model's.
+
+    Returns:
+        Undoes it; safe to call again.
+    """
+    own = vars(model).get(name)
+    if own is not None:
+        return _watch_own(model, name, own, around)
+    cls = type(model)
+    inner = inspect.getattr_static(cls, name)
+    had_own = name in vars(cls)
+    function = getattr(cls, name)
+
+    @functools.wraps(function)
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = inner.__get__(self, type(self))
+        return around(bound, args, kwargs) if self is model else bound(*args, **kwargs)
+
+    setattr(cls, name, watched)
+
+    def undo() -> None:
+        if vars(cls).get(name) is not watched:
+            return
+        if had_own:
+            setattr(cls, name, inner)
+        else:
+            delattr(cls, name)
+
+    return undo
+
+
+def _watch_own(
+    model: torch.nn.Module, name: str, own: Callable[..., Any], around: Around
+) -> Callable[[], None]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        return around(own, args, kwargs)
+
+    vars(model)[name] = watched
+
+    def undo() -> None:
+        if vars(model).get(name) is watched:
+            vars(model)[name] = own
+
+    return undo
+
+
+def method_under_way(model: torch.nn.Module) -> str:
+    """The name of the outermost method of a model that this thread is in; ``""``: of none."""
+    frame, found = sys._getframe(1), ""
+    while frame is not None:
+        code = frame.f_code
+        name = code.co_name
+        own = inspect.getattr_static(type(model), name, None)
+        is_first = code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is model
+        if is_first and getattr(own, "__code__", None) is code and not name.startswith("_"):
+            found = name
+        frame = frame.f_back  # type: ignore[assignment]
+    return found

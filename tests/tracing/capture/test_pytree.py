@@ -1,0 +1,193 @@
+"""What models take and return is walked, whatever class it is of and however that behaves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import UserDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Categorical, Normal
+from torch.utils import _pytree
+
+from modelviz_callbacks import trace
+from modelviz_callbacks.tracing.capture.pytree import leaves, rebuild, walk
+
+ONE, TWO = torch.ones(2), torch.zeros(3)
+
+
+class WithoutKeys:
+    """Registered without key paths."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+
+@dataclasses.dataclass
+class DataWithoutKeys:
+    """Likewise, as the outputs of diffusers are."""
+
+    sample: Any
+    extra: Any = None
+
+
+class BrokenNode:
+    """Registered with a flatten function that raises."""
+
+    def __init__(self) -> None:
+        self.image = ONE
+
+
+def _breaks(*_: Any) -> Any:
+    raise RuntimeError("not today")
+
+
+_pytree.register_pytree_node(
+    WithoutKeys, lambda box: (list(box.parts), None), lambda parts, _: WithoutKeys(*parts)
+)
+_pytree.register_pytree_node(
+    DataWithoutKeys,
+    lambda data: ([data.sample, data.extra], None),
+    lambda parts, _: DataWithoutKeys(*parts),
+)
+_pytree.register_pytree_node(BrokenNode, _breaks, _breaks)
+
+
+class Hostile:
+    """Raises whatever it is asked."""
+
+    def __init__(self) -> None:
+        self.image = ONE
+
+    __eq__ = __len__ = __bool__ = __iter__ = __str__ = __repr__ = _breaks  # type: ignore[assignment]
+    __hash__ = _breaks  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Unspeakable:
+    """A key without a text."""
+
+    __str__ = __repr__ = _breaks
+
+
+class Sample:
+    """Properties over private attributes."""
+
+    def __init__(self) -> None:
+        self._img, self._target = ONE, TWO
+
+    @property
+    def image(self) -> torch.Tensor:
+        return self._img
+
+    @property
+    def target(self) -> torch.Tensor:
+        return self._target
+
+
+class TwoPrivates:
+    def __init__(self) -> None:
+        self._a, self._b = ONE, TWO
+
+
+class Slotted:
+    __slots__ = ("boxes", "unset")
+
+    def __init__(self) -> None:
+        self.boxes = ONE
+
+
+class MyList(list[Any]):
+    """A list of somebody's own."""
+
+
+class MyTuple(tuple[Any, ...]):
+    __slots__ = ()
+
+
+def paths(value: Any) -> list[str]:
+    return [path for path, _ in leaves(walk(value, lambda tensor: tensor), "x")]
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (lambda: WithoutKeys(ONE, {"a": TWO}), ["x[0]", "x[1]['a']"]),
+        (lambda: DataWithoutKeys(ONE, TWO), ["x.sample", "x.extra"]),
+        (BrokenNode, ["x.image"]),
+        (Hostile, ["x.image"]),
+        (lambda: {(1, 2): ONE, 3.5: TWO}, ["x[(1, 2)]", "x[3.5]"]),
+        (lambda: {Unspeakable(): ONE, Unspeakable(): TWO}, ["x[key 0]", "x[key 1]"]),
+        (lambda: UserDict({"a": ONE, None: TWO}), ["x['a']", "x[None]"]),
+        (Sample, ["x.image", "x.target"]),
+        (TwoPrivates, ["x._a", "x._b"]),
+        (Slotted, ["x.boxes"]),
+        (lambda: MyList([ONE, MyTuple([TWO])]), ["x[0]", "x[1][0]"]),
+        (lambda: Normal(torch.zeros(2), torch.ones(2)), ["x.loc", "x.scale"]),
+        (lambda: Categorical(logits=torch.zeros(3)), ["x.logits"]),
+    ],
+)
+def test_every_tensor_is_found_once_by_its_public_path(
+    make: Callable[[], Any], wanted: list[str]
+) -> None:
+    assert paths(make()) == wanted
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WithoutKeys(ONE, TWO),
+        lambda: DataWithoutKeys(ONE),
+        Sample,
+        Slotted,
+        lambda: MyList([ONE, TWO]),
+        lambda: Categorical(logits=torch.zeros(3)),
+    ],
+)
+def test_a_walked_object_is_put_together_again(make: Callable[[], Any]) -> None:
+    made = make()
+    again = rebuild(walk(made, lambda tensor: tensor), lambda tensor: tensor)
+    assert type(again) is type(made)
+    assert paths(again) == paths(made)
+
+
+class Returns(nn.Module):
+    """A layer whose result is put into an object."""
+
+    def __init__(self, make: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.make = nn.Linear(2, 2), make
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.make(self.layer(x))
+
+
+def _hostile(x: torch.Tensor) -> Hostile:
+    made = Hostile()
+    made.image = x
+    return made
+
+
+@pytest.mark.parametrize("make", [WithoutKeys, DataWithoutKeys, _hostile])
+def test_a_model_that_returns_such_an_object_has_its_whole_graph(
+    make: Callable[[torch.Tensor], Any],
+) -> None:
+    graph = trace(nn.Sequential(Returns(make)), torch.ones(3, 2)).graph
+    assert not graph.partial
+    assert [op.name for op in graph.ops] == ["0_Returns/layer/linear"]
+    assert len(graph.of_kind("output")) == 1
+
+
+def _nothing() -> Iterator[torch.Tensor]:
+    yield ONE
+
+
+def test_a_generator_is_not_used_up() -> None:
+    generator = _nothing()
+    walk(generator, lambda tensor: tensor)
+    assert list(generator) == [ONE]
