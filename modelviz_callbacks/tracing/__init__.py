@@ -21,8 +21,9 @@ from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
-from modelviz_callbacks.tracing.transport.pack import pack, unpack
+from modelviz_callbacks.tracing.transport.pack import pack
 from modelviz_callbacks.tracing.transport.timed_steps import pack_timed, unpack_timed
+from modelviz_callbacks.tracing.transport.unpack import unpack
 
 __all__ = [
     "Capture",
