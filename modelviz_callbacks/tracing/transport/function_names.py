@@ -27,7 +27,7 @@ import torch
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture import functorch_levels
-from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
+from modelviz_callbacks.tracing.capture.qualified_names import name_of_once
 from modelviz_callbacks.tracing.capture.torch_internals import (
     HigherOrderOperator,
     OpOverload,
@@ -169,7 +169,7 @@ def _same(found: Any, func: Any) -> bool:
 
 
 def _names_of(func: Any) -> tuple[str, str, str, list[list[Any]] | None]:
-    home, _, last = qualified_name(func).rpartition(".")
+    home, _, last = name_of_once(func).rpartition(".")
     try:
         parameters = inspect.signature(func).parameters.values()
     except (TypeError, ValueError):  # compiled

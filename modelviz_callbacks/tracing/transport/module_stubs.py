@@ -34,6 +34,7 @@ class Stubs:
         modules: The modules; the model itself is the first.
         tensors: Parameters and buffers, also those that the forward has replaced.
         names: The names of the first of them.
+        tensor_numbers: The number of each of them, by its ``id``.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Stubs:
         self.names = names
         self._records = records
         self._module_numbers = {id(module): index for index, module in enumerate(modules)}
-        self._tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
+        self.tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
         self._classes: dict[type[nn.Module], _Class] = {}
 
     @classmethod
@@ -93,7 +94,7 @@ class Stubs:
 
     def tensor_number(self, tensor: torch.Tensor | None) -> int | None:
         """The number of a parameter or buffer; ``None`` for any other tensor."""
-        return self._tensor_numbers.get(id(tensor))
+        return self.tensor_numbers.get(id(tensor))
 
     def reference(self, number: int | None) -> Callable[[], torch.Tensor | None]:
         """A weak reference to a tensor, dead if it is none of the model's."""
@@ -112,16 +113,19 @@ class Stubs:
         """What goes along of each module; children and tensors by their numbers.
 
         Returns:
-            Module, qualified name and name of its class, the signature of its forward, whether
-            it is in training mode, and its children, parameters and buffers, each with its name.
+            Module, qualified name and name of its class, the signature of its forward, and as
+            one tuple whether it is in training mode, and its children, parameters and buffers,
+            each with its name.
         """
         return [
             (
                 *self._class(module),
-                module.training,
-                _numbered(children_of(module), self._module_numbers),
-                _numbered(parameters_of(module), self._tensor_numbers),
-                _numbered(buffers_of(module), self._tensor_numbers),
+                (
+                    module.training,
+                    _numbered(children_of(module), self._module_numbers),
+                    _numbered(parameters_of(module), self.tensor_numbers),
+                    _numbered(buffers_of(module), self.tensor_numbers),
+                ),
             )
             for module in self.modules
         ]

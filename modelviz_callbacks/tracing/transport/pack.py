@@ -10,18 +10,20 @@ The bytes are data, see ``container`` and ``value_rows``: reading them runs noth
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
-from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, GradSpec
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, RawEntry
 from modelviz_callbacks.tracing.transport.container import join
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs
-from modelviz_callbacks.tracing.transport.value_rows import ValueRows, parameter_rows
+from modelviz_callbacks.tracing.transport.value_rows import ValueRows
 
 # How many fields the entries have that begin with a module.
 _ENTER, _LEAVE = len(Enter._fields), len(Leave._fields)
-_WITH_LAYERS = len(OpEntry._fields)
+# How many an op has that ran under no transform.
+_PLAIN = len(OpEntry._fields) - 1
 
 
 def pack(recording: Recording, with_values: bool = False) -> bytes:
@@ -40,9 +42,10 @@ def pack(recording: Recording, with_values: bool = False) -> bytes:
     called = [raw[0] for raw in recording.raw_tape if len(raw) in (_ENTER, _LEAVE)]
     stubs = Stubs.of(recording.model, called, recording.state)
     rows = ValueRows(stubs, with_values)
+    tape, integers = _tape_rows(recording.raw_tape, rows, stubs)
     given = {
-        "tape": _tape_rows(recording.raw_tape, rows, stubs),
-        "signature": parameter_rows(recording.signature),
+        "tape": tape,
+        "signature": rows.signature(recording.signature),
         "inputs": [[name, rows.value(walked)] for name, walked in recording.inputs.items()],
         "result": rows.value(recording.result),
         "losses": [rows.record(loss) for loss in recording.losses],
@@ -57,51 +60,76 @@ def pack(recording: Recording, with_values: bool = False) -> bytes:
         "names": stubs.names,
     }
     rows.finish_origins()
-    return join({**given, **rows.tables}, rows.blobs)
+    columns = [array("q", numbers).tobytes() for numbers in (rows.integers, integers)]
+    return join({**given, **rows.tables}, [*columns, *rows.blobs])
 
 
-def _tape_rows(tape: list[RawEntry], rows: ValueRows, stubs: Stubs) -> list[list[Any]]:
-    """One row an entry, told apart by their number as the entries themselves are."""
-    value, found = rows.value, []
+def _tape_rows(tape: list[RawEntry], rows: ValueRows, stubs: Stubs) -> tuple[list[Any], list[int]]:
+    """What the entries hold, and six whole numbers of each op."""
+    value, numbers, found = rows.value, rows.records, []
+    functions = rows.function_numbers
+    integers: list[int] = []
     for raw in tape:
         if len(raw) > _LEAVE:
-            found.append(_op_row(raw, rows))
+            func, args, kwargs, result, writes, code, lasti, plumbing, grad, autocast = raw[:10]
+            integers += (
+                functions[func] if func in functions else rows.function(func),
+                -1 if code is None else rows.code(code),
+                lasti,
+                2 * plumbing + grad,
+                *raw[10:12],
+            )
+            given = value(args)
+            known = numbers.get(id(result))
+            made = value(result) if known is None else known
+            if len(raw) == _PLAIN and not (kwargs or writes or autocast):
+                found.append([given, made, kwargs])
+            else:
+                found.append([given, made, *_rest(raw, rows)])
         elif len(raw) == _LEAVE:
             module, args, kwargs, result, unseen = raw
             number = stubs.module_number(module)
             found.append([number, value(args), value(kwargs), value(result), unseen])
         else:
             found.append([stubs.module_number(raw[0]), raw[1]])
-    return found
+    return found, integers
 
 
-def _op_row(raw: RawEntry, rows: ValueRows) -> list[Any]:
-    func, args, kwargs, result, writes, code, lasti, plumbing, grad, autocast, first, last = raw[
-        :12
-    ]
-    value = rows.value
+def _rest(raw: RawEntry, rows: ValueRows) -> list[Any]:
+    """What few ops have: keyword arguments, writes, autocast, and layers of transforms."""
+    kwargs, writes, autocast = raw[2], raw[4], raw[9]
     row = [
-        rows.function(func),
-        value(args),
-        None if kwargs is None else value(kwargs),
-        value(result),
-        [rows.record(record) for record in writes] if writes else writes,
-        None if code is None else rows.code(code),
-        lasti,
-        plumbing,
-        grad,
+        None if kwargs is None else rows.value(kwargs),
+        [rows.record(record) for record in writes],
         None if autocast is None else [[device, str(dtype)] for device, dtype in autocast],
-        first,
-        last,
+        len(raw) > _PLAIN,
     ]
-    if len(raw) == _WITH_LAYERS:
-        layers = raw[-1]
+    if len(raw) > _PLAIN:
+        layers = raw[_PLAIN]
         row.append(None if layers is None else [rows.layer(layer) for layer in layers])
+    else:
+        row.append(None)
     return row
 
 
 def _backward_row(backward: BackwardRecord | None) -> Any:
-    # Named tuples of text and numbers: JSON takes them as they are.
     if backward is None:
         return None
-    return [backward.roots, backward.nodes, backward.repacked, backward.is_cut]
+    specs: dict[GradSpec, int] = {}
+    places: dict[int, int] = {}  # by the ``id``: equal ones are mostly one object
+
+    def place(spec: GradSpec) -> int:
+        found = places.get(id(spec))
+        if found is None:
+            found = places[id(spec)] = specs.setdefault(spec, len(specs))
+        return found
+
+    names: dict[str, int] = {}
+    nodes = []
+    for name, sequence, edges, takes, leaf, saved in backward.nodes:
+        number = names.setdefault(name, len(names))
+        row = [number, sequence, edges, [place(spec) for spec in takes]]
+        if leaf is not None or saved:
+            row += [leaf, [(one, place(spec), *rest) for one, spec, *rest in saved]]
+        nodes.append(row)
+    return [backward.roots, nodes, backward.repacked, backward.is_cut, [*names], [*specs]]

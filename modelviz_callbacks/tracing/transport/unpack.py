@@ -15,7 +15,7 @@ from modelviz_callbacks.tracing.capture.backward_record import (
 )
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateTensor
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, RawEntry, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave, RawEntry, TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import fill_module
 from modelviz_callbacks.tracing.transport.container import split
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs, dead, stub_class, tensor_of
@@ -30,7 +30,7 @@ from modelviz_callbacks.tracing.transport.value_reader import (
     integer,
     layout_of,
     made_tensor,
-    signature_of,
+    rows_of,
     text,
     truth,
 )
@@ -65,13 +65,14 @@ def unpack(data: bytes) -> Recording:
 
 
 def _recording(rows: Tables, blobs: list[memoryview]) -> Recording:
-    reader = ValueReader(rows, blobs)
+    columns, integers, *values = blobs
+    reader = ValueReader(rows, values)
     stubs = _stubs(rows, reader)
-    reader.read_records(stubs)
+    reader.read_records(columns, stubs)
     return Recording(
         at(stubs.modules, 0),
-        [_entry(row, reader, stubs) for row in rows["tape"]],
-        signature_of(rows["signature"]),
+        _tape(rows["tape"], rows_of(integers, 6), reader, stubs),
+        at(reader.signatures, rows["signature"]),
         {text(name): reader.value(walked) for name, walked in rows["inputs"]},
         stubs.state(),
         reader.value(rows["result"]),
@@ -85,44 +86,48 @@ def _recording(rows: Tables, blobs: list[memoryview]) -> Recording:
     )
 
 
-def _entry(row: Row, reader: ValueReader, stubs: Stubs) -> RawEntry:
-    if len(row) == len(Enter._fields):
-        return at(stubs.modules, row[0]), truth(row[1])
-    if len(row) == len(Leave._fields):
-        number, args, kwargs, result, unseen = row
-        value = reader.value
-        return (
-            at(stubs.modules, number),
-            _arguments(value(args)),
-            _named(value(kwargs)),
-            value(result),
-            truth(unseen),
-        )
-    return _op(row, reader)
+def _tape(
+    rows: list[Row], integers: list[tuple[int, ...]], reader: ValueReader, stubs: Stubs
+) -> list[RawEntry]:
+    tape: list[RawEntry] = []
+    of_ops = iter(integers)
+    for row in rows:
+        if len(row) == len(Enter._fields):
+            tape.append((at(stubs.modules, row[0]), truth(row[1])))
+        elif len(row) == len(Leave._fields):
+            number, args, kwargs, result, unseen = row
+            given = _arguments(reader.value(args)), _named(reader.value(kwargs))
+            made = reader.value(result), truth(unseen)
+            tape.append((at(stubs.modules, number), *given, *made))
+        else:
+            numbers = next(of_ops, None)
+            if numbers is None:
+                raise ValueError("an op has no numbers")
+            tape.append(_op(row, numbers, reader))
+    if next(of_ops, None) is not None:
+        raise ValueError("there are numbers of no op")
+    return tape
 
 
-def _op(row: Row, reader: ValueReader) -> RawEntry:
-    func, args, kwargs, result, writes, code, lasti, plumbing, grad, autocast, first, last = row[
-        :12
-    ]
+def _op(row: Row, numbers: tuple[int, ...], reader: ValueReader) -> RawEntry:
+    func, code, lasti, flags, first, last = numbers
+    args, result, kwargs, *rest = row
+    writes, autocast, has_layers, layers = rest or ([], None, False, None)
     entry: RawEntry = (
         at(reader.functions, func),
         _arguments(reader.value(args)),
         None if kwargs is None else _named(reader.value(kwargs)),
         reader.value(result),
         tuple([reader.record(record) for record in writes]),
-        None if code is None else at(reader.codes, code),
-        integer(lasti),
-        truth(plumbing),
-        truth(grad),
+        None if code == -1 else at(reader.codes, code),
+        lasti,
+        bool(flags & 2),
+        bool(flags & 1),
         None if autocast is None else tuple([(text(one), dtype_of(to)) for one, to in autocast]),
-        integer(first),
-        integer(last),
+        first,
+        last,
     )
-    if len(row) > len(OpEntry._fields):
-        raise ValueError("an op has too many fields")
-    if len(row) == len(OpEntry._fields):
-        layers = row[-1]
+    if truth(has_layers):
         entry += (None if layers is None else tuple([at(reader.layers, one) for one in layers]),)
     return entry
 
@@ -157,9 +162,9 @@ def _stubs(rows: Tables, reader: ValueReader) -> Stubs:
         else:
             made = made_tensor(values, shape, dtype)
         tensors.append(as_parameter(made, requires_grad) if is_parameter else made)
-    modules = [_module(row) for row in rows["modules"]]
-    for module, row in zip(modules, rows["modules"], strict=True):
-        parts = zip(row[-3:], (modules, tensors, tensors), strict=True)
+    modules = [_module(row, reader) for row in rows["modules"]]
+    for module, (*_, children, parameters, buffers) in zip(modules, rows["modules"], strict=True):
+        parts = zip((children, parameters, buffers), (modules, tensors, tensors), strict=True)
         found = [{text(name): at(table, one) for name, one in part} for part, table in parts]
         fill_module(module, *found)
     names = [
@@ -171,9 +176,9 @@ def _stubs(rows: Tables, reader: ValueReader) -> Stubs:
     return Stubs(modules, tensors, names, records)
 
 
-def _module(row: Row) -> torch.nn.Module:
+def _module(row: Row, reader: ValueReader) -> torch.nn.Module:
     home, qualname, name, signature, training, *_ = row
-    known = None if signature is None else signature_of(signature)
+    known = None if signature == -1 else at(reader.signatures, signature)
     module = stub_class(text(home), text(qualname), text(name), known)()
     module.training = truth(training)
     return module
@@ -185,18 +190,18 @@ def _module(row: Row) -> torch.nn.Module:
 def _backward(row: Any) -> BackwardRecord | None:
     if row is None:
         return None
-    roots, nodes, repacked, is_cut = row
-    specs: dict[Any, GradSpec] = {}
-    return BackwardRecord(
-        tuple([(text(path), integer(node), integer(number)) for path, node, number in roots]),
-        tuple([_node(node, specs, len(nodes)) for node in nodes]),
-        integer(repacked),
-        truth(is_cut),
-    )
+    roots, nodes, repacked, is_cut, named, described = row
+    names, specs = [text(name) for name in named], [_spec(one) for one in described]
+    starts = [(text(path), integer(node), integer(number)) for path, node, number in roots]
+    if any(not 0 <= node < len(nodes) for _, node, _ in starts):
+        raise ValueError("the backward begins at a node that is not there")
+    found = [_node(node, names, specs, len(nodes)) for node in nodes]
+    return BackwardRecord(tuple(starts), tuple(found), integer(repacked), truth(is_cut))
 
 
-def _node(row: Row, specs: dict[Any, GradSpec], count: int) -> GradNode:
-    name, sequence, edges, takes, leaf, saved = row
+def _node(row: Row, names: list[str], specs: list[GradSpec], count: int) -> GradNode:
+    name, sequence, edges, takes, *rest = row
+    leaf, saved = rest or (None, ())
     ways = tuple([(integer(place), integer(number)) for place, number in edges])
     if any(not -1 <= place < count for place, _ in ways):
         raise ValueError("a gradient flows to a node that is not there")
@@ -205,25 +210,21 @@ def _node(row: Row, specs: dict[Any, GradSpec], count: int) -> GradNode:
         kind, path = leaf
         end = (text(kind), text(path))
     return GradNode(
-        text(name),
+        at(names, name),
         integer(sequence),
         ways,
-        tuple([_spec(taken, specs) for taken in takes]),
+        tuple([at(specs, taken) for taken in takes]),
         end,
         tuple([_saved(one, specs) for one in saved]),
     )
 
 
-def _spec(row: Row, specs: dict[Any, GradSpec]) -> GradSpec:
+def _spec(row: Row) -> GradSpec:
     shape, dtype, device = row
     sizes = None if shape is None else tuple([integer(size) for size in shape])
-    key = (sizes, text(dtype), text(device))
-    known = specs.get(key)
-    if known is None:
-        known = specs[key] = GradSpec(*key)
-    return known
+    return GradSpec(sizes, text(dtype), text(device))
 
 
-def _saved(row: Row, specs: dict[Any, GradSpec]) -> SavedSpec:
+def _saved(row: Row, specs: list[GradSpec]) -> SavedSpec:
     name, spec, memory, path = row
-    return SavedSpec(text(name), _spec(spec, specs), integer(memory), text(path))
+    return SavedSpec(text(name), at(specs, spec), integer(memory), text(path))

@@ -70,8 +70,10 @@ class ValueReader:
         self.functions = [function_of(row) for row in tables["functions"]]
         self.codes = [_code(row) for row in tables["codes"]]
         self.layers = [_layer(row) for row in tables["layers"]]
+        self.signatures = [signature_of(rows) for rows in tables["signatures"]]
         self._tensors: dict[int, torch.Tensor] = {}
         self._readers: dict[str, Callable[[Row], Any]] = {
+            "i": lambda row: _whole(*row),
             "l": lambda row: [self.value(item) for item in row],
             "t": lambda row: tuple([self.value(item) for item in row]),
             "s": lambda row: {self.value(item) for item in row},
@@ -81,7 +83,7 @@ class ValueReader:
             "r": lambda row: range(*map(integer, row)),
             "c": lambda row: complex(*map(_real, row)),
             "b": lambda row: text(*row).encode("latin-1"),
-            "e": lambda row: ...,
+            "e": lambda _: ...,
             "sz": lambda row: torch.Size([integer(size) for size in row]),
             "dt": lambda row: dtype_of(*row),
             "dv": lambda row: torch.device(text(*row)),
@@ -101,17 +103,18 @@ class ValueReader:
             "nu": lambda row: self._array(row)[()],
         }
 
-    def read_records(self, stubs: Stubs) -> None:
+    def read_records(self, columns: memoryview, stubs: Stubs) -> None:
         """Reads the records and the origins of tensors.
 
         Args:
+            columns: Four whole numbers of each record.
             stubs: The modules and the state.
         """
         self._stubs = stubs
         sources = []
-        for row in self._tables["records"]:
-            facts, created_at, storage, previous, *rest = row
-            number, origin, layout = rest or (-1, -1, "torch.strided")
+        more = {place: rest for place, *rest in self._tables["more"]}
+        for facts, created_at, storage, previous in rows_of(columns, 4):
+            number, origin, layout = more.get(len(self.records), (-1, -1, None))
             # Only one before it: a chain of versions has an end.
             before = None if previous == -1 else at(self.records, previous)
             record = TensorRecord.restored(
@@ -134,15 +137,13 @@ class ValueReader:
 
     def value(self, row: Any) -> Any:
         """One value."""
-        if type(row) is not list:
-            if isinstance(row, dict):
-                raise ValueError("a value is no table")
-            return row
-        tag = row[0]
-        if type(tag) is int:
-            (number,) = row
-            return at(self.records, number)
-        return self._readers[tag](row[1:])
+        if type(row) is list:
+            return self._readers[row[0]](row[1:])
+        if type(row) is int:
+            return at(self.records, row)
+        if isinstance(row, dict):
+            raise ValueError("a value is no table")
+        return row
 
     def _origin(self, row: Row) -> Origin:
         value, flags, sources, alias, made_by = row
@@ -233,6 +234,25 @@ def integer(value: Any) -> int:
     return value
 
 
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no whole number")
+    return value
+
+
+def rows_of(columns: memoryview, width: int) -> list[tuple[int, ...]]:
+    """Whole numbers of 64 bits, a few to a row.
+
+    Raises:
+        ValueError: They are not so many to a row.
+        TypeError: They are cut off.
+    """
+    numbers = columns.cast("q").tolist()
+    if len(numbers) % width:
+        raise ValueError("a row of whole numbers is cut off")
+    return list(zip(*[iter(numbers)] * width, strict=True))
+
+
 def truth(value: Any) -> bool:
     """``True`` or ``False``.
 
@@ -281,12 +301,12 @@ def dtype_of(name: Any) -> torch.dtype:
 
 
 def layout_of(name: Any) -> torch.layout:
-    """A layout of torch by its name.
+    """A layout of torch by its name; ``None`` is that of most.
 
     Raises:
         KeyError: There is none of this name.
     """
-    found: torch.layout = _NAMED[torch.layout][text(name)]
+    found: torch.layout = _NAMED[torch.layout][text("torch.strided" if name is None else name)]
     return found
 
 

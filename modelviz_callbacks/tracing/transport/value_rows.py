@@ -1,8 +1,9 @@
 """What stands on a tape, as rows of JSON.
 
-``None``, truth values, numbers and text are themselves. Anything else is a list: ``[3]`` is the
-third record, and what begins with text is what `TAGS` says. What may stand in several places (a
-record, a tensor, a layer, a function) is a row of a table of its own and named by its number.
+``None``, truth values, fractions and text are themselves. A whole number is that of a record: there
+are more of these than of anything else. What else there is is a list that begins as `TAGS` says.
+What may stand in several places (a record, a tensor, a layer, a function) is a row of a table of
+its own and named by its number.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from modelviz_callbacks.tracing.transport.function_names import name_of
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs, bytes_of
 
 TAGS: Final = {
+    "i": "int",
     "l": "list",
     "t": "tuple",
     "d": "dict: keys and values in turn",
@@ -59,7 +61,7 @@ _MAX_CONSTANT_BYTES = 64 * 1024
 # Classes from here mean the same in any process.
 SHARED = frozenset(("builtins", "collections", "inspect", "numpy", "torch", "modelviz_callbacks"))
 
-_ITSELF = frozenset((type(None), bool, int, float, str))
+_ITSELF = frozenset((type(None), bool, float, str))
 _NAMED = {torch.dtype: "dt", torch.device: "dv", torch.layout: "ly", torch.memory_format: "mf"}
 _CONTAINERS = {list: "l", tuple: "t", set: "s", frozenset: "fs", torch.Size: "sz"}
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -74,7 +76,9 @@ class ValueRows:
     Attributes:
         tables: Rows by the name of their table.
         blobs: The raw values of tensors and arrays.
+        integers: Four of each record: facts, when it was made, storage, the version before.
         records: The number of each record, by its ``id``.
+        function_numbers: The number of each function.
     """
 
     def __init__(self, stubs: Stubs, with_values: bool) -> None:
@@ -90,13 +94,15 @@ class ValueRows:
         self.blobs: list[bytes] = []
         self.tables: dict[str, list[Row]] = {
             name: []
-            for name in ("records", "facts", "origins", "layers", "tensors", "functions", "codes")
+            for name in ("more", "facts", "origins", "layers", "tensors", "functions", "codes")
         }
-        self._record_rows = self.tables["records"]
+        self.tables["signatures"] = []
+        self.integers: list[int] = []
+        self._tensor_numbers = stubs.tensor_numbers
         self.records: dict[int, int] = {}
         self._facts: dict[Facts, int] = {}
         self._numbers: dict[int, int] = {}  # of what is in the other tables, by its ``id``
-        self._function_numbers: dict[Any, int] = {}
+        self.function_numbers: dict[Any, int] = {}
         self._origins: list[Origin] = []
 
     def value(self, value: Any) -> Any:
@@ -104,13 +110,17 @@ class ValueRows:
         kind = value.__class__
         if kind is TensorRecord:
             number = self.records.get(id(value))
-            return [self.record(value) if number is None else number]
+            return self.record(value) if number is None else number
         if kind in _ITSELF:
             return value
-        if kind is tuple:
-            return ["t", *[self.value(item) for item in value]]
-        if kind is list:
-            return ["l", *[self.value(item) for item in value]]
+        if kind is int:
+            return ["i", value]
+        if kind is tuple or kind is list:
+            known, row = self.records, ["t" if kind is tuple else "l"]
+            for item in value:
+                number = known.get(id(item))  # of no other object: all of them are alive
+                row.append(self.value(item) if number is None else number)
+            return row
         if kind is dict:
             return ["d", *[self.value(part) for item in value.items() for part in item]]
         if kind is slice:
@@ -186,7 +196,10 @@ class ValueRows:
         known = self.records.get(id(record))
         if known is not None:
             return known
-        new, previous = [record], record.previous
+        previous = record.previous
+        if previous is None:
+            return self._add_record(record, -1)
+        new = [record]
         while previous is not None and id(previous) not in self.records:
             new.append(previous)
             previous = previous.previous
@@ -196,16 +209,19 @@ class ValueRows:
         return before
 
     def _add_record(self, record: TensorRecord, previous: int) -> int:
-        stubs, origin, layout = self._stubs, record.origin, record.layout
-        number = stubs.tensor_number(record.ref())
-        row = [self.facts(record), record.created_at, record.storage, previous]
-        if number is not None or origin is not None or layout is not torch.strided:
+        number = self._tensor_numbers.get(id(record.ref()), -1)
+        origin, layout = record.origin, record.layout
+        place = self.records[id(record)] = len(self.records)
+        try:
+            facts = self._facts[record.facts]
+        except (KeyError, TypeError, RuntimeError):
+            facts = self.facts(record)
+        self.integers += (facts, record.created_at, record.storage, previous)
+        if number >= 0 or origin is not None or layout is not torch.strided:
             source = -1 if origin is None else self._origin(origin)
-            row += [-1 if number is None else number, source, str(layout)]
-            if origin is not None and origin.written and number is not None:
+            if origin is not None and origin.written and number >= 0 and not self._with_values:
                 self._without_values.add(id(origin.value))  # a copy of state
-        place = self.records[id(record)] = len(self._record_rows)
-        self._record_rows.append(row)
+            self.tables["more"].append([place, number, source, _layout_name(layout)])
         return place
 
     def facts(self, record: TensorRecord) -> int:
@@ -247,10 +263,10 @@ class ValueRows:
 
     def function(self, func: Any) -> int:
         """The number of a function."""
-        known = self._function_numbers.get(func)
+        known = self.function_numbers.get(func)
         if known is None:
             rows = self.tables["functions"]
-            known = self._function_numbers[func] = len(rows)
+            known = self.function_numbers[func] = len(rows)
             rows.append(name_of(func))
         return known
 
@@ -285,9 +301,13 @@ class ValueRows:
     def module_rows(self) -> list[Row]:
         """The rows of the stubs' modules."""
         return [
-            [home, qualname, name, parameter_rows(signature), *rest]
-            for home, qualname, name, signature, *rest in self._stubs.module_rows()
+            [*names, -1 if signature is None else self.signature(signature), *rest]
+            for *names, signature, rest in self._stubs.module_rows()
         ]
+
+    def signature(self, signature: inspect.Signature) -> int:
+        """The number of a signature."""
+        return self._row("signatures", signature, parameter_rows)
 
     def state_rows(self) -> list[Row]:
         """The rows of the stubs' parameters and buffers."""
@@ -296,19 +316,21 @@ class ValueRows:
             record = TensorRecord(tensor, 0)
             values = bytes_of(tensor) if self._with_values else None
             is_parameter = type(tensor) is not torch.Tensor and isinstance(tensor, nn.Parameter)
-            facts, layout = self.facts(record), str(record.layout)
+            facts, layout = self.facts(record), _layout_name(record.layout)
             rows.append([facts, layout, is_parameter, self._blob(values)])
         return rows
 
 
-def parameter_rows(signature: inspect.Signature | None) -> list[Row] | None:
+def parameter_rows(signature: inspect.Signature) -> list[Row]:
     """The parameters of a signature: name, kind, whether it has a default."""
-    if signature is None:
-        return None
     return [
         [name, int(parameter.kind), parameter.default is not parameter.empty]
         for name, parameter in signature.parameters.items()
     ]
+
+
+def _layout_name(layout: torch.layout) -> str | None:
+    return None if layout is torch.strided else str(layout)
 
 
 def _layer_row(layer: Layer) -> Row:
