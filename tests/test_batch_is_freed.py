@@ -116,6 +116,7 @@ def one_step(model: nn.Module, make: Callable[[torch.Tensor], Any]) -> dict[str,
     return kept
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_of_the_first_batch_is_kept_after_its_step(

@@ -164,8 +164,12 @@ def _stubs(rows: Tables, reader: ValueReader) -> Stubs:
         tensors.append(as_parameter(made, requires_grad) if is_parameter else made)
     modules = [_module(row, reader) for row in rows["modules"]]
     for module, (*_, children, parameters, buffers) in zip(modules, rows["modules"], strict=True):
-        parts = zip((children, parameters, buffers), (modules, tensors, tensors), strict=True)
-        found = [{text(name): at(table, one) for name, one in part} for part, table in parts]
+        tables: list[tuple[Row, list[Any]]] = [
+            (children, modules),
+            (parameters, tensors),
+            (buffers, tensors),
+        ]
+        found = [{text(name): at(table, one) for name, one in part} for part, table in tables]
         fill_module(module, *found)
     names = [
         StateTensor(text(kind), text(name), tuple(map(text, aliases)))

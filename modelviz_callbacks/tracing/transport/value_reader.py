@@ -133,7 +133,7 @@ class ValueReader:
 
     def record(self, number: Any) -> TensorRecord:
         """The record of a number."""
-        return at(self.records, number)
+        return self.records[index_in(self.records, number)]
 
     def value(self, row: Any) -> Any:
         """One value."""

@@ -65,7 +65,7 @@ _ITSELF = frozenset((type(None), bool, float, str))
 _NAMED = {torch.dtype: "dt", torch.device: "dv", torch.layout: "ly", torch.memory_format: "mf"}
 _CONTAINERS = {list: "l", tuple: "t", set: "s", frozenset: "fs", torch.Size: "sz"}
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
-_BASES = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
+_BASES: tuple[Any, ...] = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
 
 Row = list[Any]
 
