@@ -110,12 +110,12 @@ _LIBRARIES = {
     "xformers": "xformers.ops",
 }
 
-_COMPILED = (
-    types.BuiltinFunctionType,
+_METHODS = (
     types.MethodDescriptorType,
     types.WrapperDescriptorType,
     types.ClassMethodDescriptorType,
 )
+_COMPILED = (types.BuiltinFunctionType, *_METHODS)
 
 # A row of JSON: what kind of name it is, and the name.
 Row = list[Any]
@@ -295,7 +295,7 @@ def _is_open(func: Any) -> bool:
             return issubclass(torch.Tensor, owner)
         # A static method of the class that has torch's functions; others (`fork`) have an owner.
         return owner is None and func.__module__ == "torch"
-    return isinstance(func, _COMPILED) and issubclass(torch.Tensor, func.__objclass__)
+    return isinstance(func, _METHODS) and issubclass(torch.Tensor, func.__objclass__)
 
 
 @cache

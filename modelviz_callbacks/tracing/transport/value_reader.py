@@ -72,7 +72,10 @@ class ValueReader:
         self.layers = [_layer(row) for row in tables["layers"]]
         self.signatures = [signature_of(rows) for rows in tables["signatures"]]
         self._tensors: dict[int, torch.Tensor] = {}
-        self._readers: dict[str, Callable[[Row], Any]] = {
+        self._readers = self._readers_by_tag()
+
+    def _readers_by_tag(self) -> dict[str, Callable[[Row], Any]]:
+        return {
             "i": lambda row: _whole(*row),
             "l": lambda row: [self.value(item) for item in row],
             "t": lambda row: tuple([self.value(item) for item in row]),

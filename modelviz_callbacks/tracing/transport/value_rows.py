@@ -63,7 +63,13 @@ SHARED = frozenset(("builtins", "collections", "inspect", "numpy", "torch", "mod
 
 _ITSELF = frozenset((type(None), bool, float, str))
 _NAMED = {torch.dtype: "dt", torch.device: "dv", torch.layout: "ly", torch.memory_format: "mf"}
-_CONTAINERS = {list: "l", tuple: "t", set: "s", frozenset: "fs", torch.Size: "sz"}
+_CONTAINERS: dict[type[Any], str] = {
+    list: "l",
+    tuple: "t",
+    set: "s",
+    frozenset: "fs",
+    torch.Size: "sz",
+}
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _BASES: tuple[Any, ...] = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
 
@@ -116,7 +122,7 @@ class ValueRows:
         if kind is int:
             return ["i", value]
         if kind is tuple or kind is list:
-            known, row = self.records, ["t" if kind is tuple else "l"]
+            known, row = self.records, list[Any](("t" if kind is tuple else "l",))
             for item in value:
                 number = known.get(id(item))  # of no other object: all of them are alive
                 row.append(self.value(item) if number is None else number)
