@@ -87,7 +87,7 @@ class ValueReader:
             "c": lambda row: complex(*map(_real, row)),
             "b": lambda row: text(*row).encode("latin-1"),
             "e": lambda _: ...,
-            "sz": lambda row: torch.Size([integer(size) for size in row]),
+            "sz": lambda row: torch.Size([integer(self.value(size)) for size in row]),
             "dt": lambda row: dtype_of(*row),
             "dv": lambda row: torch.device(text(*row)),
             "ly": lambda row: layout_of(*row),
