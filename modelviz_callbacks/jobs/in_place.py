@@ -36,12 +36,17 @@ class InPlace:
             recording: What a capture gave.
         """
         maker, options = self._maker, self._maker.options
-        self._live = self._products = Products(recording, options.name, maker.refuse)
-        if options.onnx_weights:
-            # The weights of now; training goes on.
-            with maker.guarded("the weights"):
-                kept = unpack(pack(recording, with_values=True))
-                self._products = Products(kept, options.name, maker.refuse)
+        # What goes to a worker holds no object and no tensor of the user's, and the weights of now.
+        if options.trained_onnx:
+            self._live = Products(recording, options.name, maker.refuse)
+        try:
+            recording = unpack(pack(recording, options.onnx_weights))
+        except Exception as error:
+            maker.add_remark(
+                "The recording was kept as it is until the end, and with it what the first batch "
+                f"was made of ({type(error).__name__}: {error})."
+            )
+        self._products = Products(recording, options.name, maker.refuse)
         maker.describe(self._products.early.graph)
         maker.make(early_rows(), self._products.early)
 

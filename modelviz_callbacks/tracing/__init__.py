@@ -28,8 +28,9 @@ from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_gr
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
-from modelviz_callbacks.tracing.transport.pack import pack, unpack
+from modelviz_callbacks.tracing.transport.pack import pack
 from modelviz_callbacks.tracing.transport.timed_steps import pack_timed, unpack_timed
+from modelviz_callbacks.tracing.transport.unpack import unpack
 
 __all__ = [
     "Around",

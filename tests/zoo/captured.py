@@ -55,7 +55,7 @@ def assert_sound(graph: ModelGraph) -> None:
     """The graph keeps its rules, is whole, and comes back from JSON as it was."""
     check(graph)
     assert not graph.partial, f"the graph is partial: {graph.notes}"
-    assert loads(dumps(graph)) == graph, "JSON gives another graph back"
+    assert loads(ModelGraph, dumps(graph)) == graph, "JSON gives another graph back"
     for sizes in (False, True):
         assert unfold(fold(graph, sizes=sizes)) == graph, "unfolding gives another graph back"
 

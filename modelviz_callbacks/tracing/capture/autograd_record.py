@@ -112,7 +112,7 @@ class _Reader:
         self._inputs = inputs
         self._saved = saved
         self._repacked = 0
-        self._specs: dict[Any, GradSpec] = {}  # few; pickle writes one object once
+        self._specs: dict[Any, GradSpec] = {}  # few
         self._attributes: dict[type[Any], list[str]] = {}
         self._memory: dict[tuple[Any, ...], int] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class GradSpec(NamedTuple):
@@ -69,20 +69,6 @@ class BackwardRecord:
     nodes: tuple[GradNode, ...]
     repacked: int = 0
     is_cut: bool = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # As bare tuples: pickle asks each named one what it is.
-        rows = [tuple(node) for node in self.nodes]
-        return _restored, (self.roots, rows, self.repacked, self.is_cut)
-
-
-def _restored(
-    roots: tuple[tuple[str, int, int], ...],
-    rows: list[tuple[Any, ...]],
-    repacked: int,
-    is_cut: bool,
-) -> BackwardRecord:
-    return BackwardRecord(roots, tuple(map(GradNode._make, rows)), repacked, is_cut)
 
 
 def joined(records: Sequence[BackwardRecord]) -> BackwardRecord | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +49,27 @@ class FrameKind(IntEnum):
     SHARDING = 3  # gathers and frees parameters around the modules' forwards
 
 
+@dataclass(frozen=True, eq=False)
+class CodeLines:
+    """What is asked of a code object, of one that is in another process.
+
+    Attributes:
+        co_filename: As of a code object, like the others.
+        co_name: The function's name.
+        co_firstlineno: Where it begins.
+        lines: What ``co_lines`` gives: begin and end in the code, and the line.
+    """
+
+    co_filename: str
+    co_name: str
+    co_firstlineno: int
+    lines: Sequence[tuple[int, int, int | None]]
+
+    def co_lines(self) -> Iterator[tuple[int, int, int | None]]:
+        """Where each line of the source is in the code."""
+        return iter(self.lines)
+
+
 def classify_file(filename: str) -> FrameKind:
     """Whose code a file is."""
     if any(part in filename for part in SHARDING_FILES):
@@ -60,7 +83,7 @@ def classify_file(filename: str) -> FrameKind:
     return FrameKind.USER
 
 
-def source_of(code: CodeType | None, lasti: int) -> Source | None:
+def source_of(code: CodeType | CodeLines | None, lasti: int) -> Source | None:
     """The source line of a position in a code object; ``None`` where it has none."""
     if code is None or code.co_filename.startswith("<"):
         return None
@@ -68,7 +91,7 @@ def source_of(code: CodeType | None, lasti: int) -> Source | None:
     return Source(short_path(code.co_filename), line, code.co_name)
 
 
-def _line_at(code: CodeType, lasti: int) -> int:
+def _line_at(code: CodeType | CodeLines, lasti: int) -> int:
     for start, end, line in code.co_lines():
         if start <= lasti < end and line is not None:
             return line

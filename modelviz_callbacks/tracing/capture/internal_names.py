@@ -132,3 +132,27 @@ INTERNALS: tuple[Internal, ...] = (
         _SERVER,
     ),
 )
+
+# Modules of torch with the functions that a recorder sees.
+FUNCTION_HOMES = frozenset(
+    (
+        "torch",
+        "torch._C._fft",
+        "torch._C._linalg",
+        "torch._C._nested",
+        "torch._C._nn",
+        "torch._C._sparse",
+        "torch._C._special",
+        "torch._lobpcg",
+        "torch._lowrank",
+        "torch._tensor",
+        "torch.autograd",
+        "torch.autograd.forward_ad",
+        "torch.functional",
+        "torch.nn.functional",
+        "torch.nn.init",
+    )
+)
+
+# What is made in these, but stands in one of the above.
+FUNCTION_MAKERS = FUNCTION_HOMES | {"torch._jit_internal"}

@@ -18,6 +18,11 @@ _NAMED_FIRST = {
 @cache
 def qualified_name(func: Any) -> str:
     """The name one would write to reach a torch function: ``torch.nn.functional.relu``."""
+    return name_of_once(func)
+
+
+def name_of_once(func: Any) -> str:
+    """As `qualified_name`, of a function that may be the user's and must not be kept alive."""
     name = torch.overrides.resolve_name(func)
     if name:
         return name if name.startswith("torch.") else f"torch.ops.{name}"

@@ -85,14 +85,6 @@ class Recording:
         """The entries of the tape, with names for their fields."""
         return [as_entry(raw) for raw in self.raw_tape]
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The names of the nodes belong to entries by their address; `tape` is made from the raw.
-        return {**vars(self), "node_names": None, "input_values": {}, "tape": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        del self.tape
-
     def input_records(self) -> list[tuple[str, TensorRecord]]:
         """The tensors handed in, each with its path, the first name of each only."""
         found: dict[TensorRecord, str] = {}

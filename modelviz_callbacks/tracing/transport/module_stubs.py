@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,41 +14,14 @@ from torch import nn
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import forward_signature
 from modelviz_callbacks.tracing.capture.state_names import StateNames, StateTensor
-from modelviz_callbacks.tracing.capture.tape import Facts, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import (
     buffers_of,
     children_of,
-    fill_module,
     is_compiled,
     parameters_of,
 )
 from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward
-
-# A model larger than this gets parameters without memory instead of zeros.
-_MOST_ZEROS_BYTES = 8 * 2**30
-
-
-class _TensorRow(NamedTuple):
-    """What goes along of a parameter or buffer; no layout stands for the usual one."""
-
-    facts: Facts
-    layout: torch.layout | None
-    is_parameter: bool
-    values: bytes | None
-
-
-class _ModuleRow(NamedTuple):
-    """What goes along of a module; children and tensors by their numbers."""
-
-    home: str
-    qualname: str
-    name: str
-    signature: inspect.Signature | None
-    training: bool
-    children: tuple[tuple[str, int], ...]
-    parameters: tuple[tuple[str, int], ...]
-    buffers: tuple[tuple[str, int], ...]
-
 
 # Module, qualified name and name of a class, and the signature of its forward.
 _Class = tuple[str, str, str, inspect.Signature | None]
@@ -61,6 +33,8 @@ class Stubs:
     Attributes:
         modules: The modules; the model itself is the first.
         tensors: Parameters and buffers, also those that the forward has replaced.
+        names: The names of the first of them.
+        tensor_numbers: The number of each of them, by its ``id``.
     """
 
     def __init__(
@@ -69,17 +43,21 @@ class Stubs:
         tensors: list[torch.Tensor],
         names: list[StateTensor],
         records: Sequence[TensorRecord] = (),
-        with_values: bool = False,
     ) -> None:
-        """Numbers them; the first tensors are those that have names."""
-        self._with_values = with_values
+        """Numbers them.
+
+        Args:
+            modules: The modules.
+            tensors: Parameters and buffers; the first are those that have names.
+            names: The names of these.
+            records: Of stand-ins: what was known of the tensors in the training process.
+        """
         self.modules = modules
         self.tensors = tensors
-        self._names = names
+        self.names = names
         self._records = records
         self._module_numbers = {id(module): index for index, module in enumerate(modules)}
-        self._tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
-        self._facts: dict[Facts, Facts] = {}
+        self.tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
         self._classes: dict[type[nn.Module], _Class] = {}
 
     @classmethod
@@ -88,7 +66,6 @@ class Stubs:
         model: nn.Module,
         others: Iterable[nn.Module],
         state: StateNames,
-        with_values: bool,
     ) -> Stubs:
         """The stubs of a model.
 
@@ -96,7 +73,6 @@ class Stubs:
             model: The model recorded.
             others: Modules that were called, its own among them.
             state: The names of its parameters and buffers.
-            with_values: Whether the values of dense tensors go along.
         """
         modules = {id(module): module for module in modules_of(model)}
         for other in others:
@@ -110,7 +86,7 @@ class Stubs:
                     if tensor is not None:
                         tensors.setdefault(id(tensor), tensor)
         names = [known for _, known in named]
-        return cls(list(modules.values()), list(tensors.values()), names, (), with_values)
+        return cls(list(modules.values()), list(tensors.values()), names)
 
     def module_number(self, module: nn.Module) -> int | None:
         """The number of a module; ``None`` for one that was neither called nor is part."""
@@ -118,47 +94,41 @@ class Stubs:
 
     def tensor_number(self, tensor: torch.Tensor | None) -> int | None:
         """The number of a parameter or buffer; ``None`` for any other tensor."""
-        return self._tensor_numbers.get(id(tensor))
-
-    def facts(self, record: TensorRecord) -> Facts:
-        """The plain facts of a record; equal ones are one object, which pickle writes once."""
-        try:
-            known = self._facts.get(record.facts)
-        except (TypeError, RuntimeError):  # a size that is a symbol
-            return record.plain_facts()
-        if known is None:
-            known = self._facts[record.facts] = record.plain_facts()
-        return known
+        return self.tensor_numbers.get(id(tensor))
 
     def reference(self, number: int | None) -> Callable[[], torch.Tensor | None]:
         """A weak reference to a tensor, dead if it is none of the model's."""
-        return _dead if number is None else weakref.ref(self.tensors[number])
+        return dead if number is None else weakref.ref(self.tensors[number])
 
     def state(self) -> StateNames:
         """The names of the state, with what was known of the tensors in the training process."""
-        named = zip(self.tensors, self._names, strict=False)
+        named = zip(self.tensors, self.names, strict=False)
         facts = {
             id(tensor): record
             for tensor, record in zip(self.tensors, self._records or (), strict=False)
         }
         return StateNames.restored(self.modules[0], named, facts)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # As bare tuples: pickle asks each object with a name what it is.
-        modules = [self._module_row(module) for module in self.modules]
-        tensors = [self._tensor_row(tensor) for tensor in self.tensors]
-        names = [tuple(known) for known in self._names]
-        return _restored, (modules, tensors, names)
+    def module_rows(self) -> list[tuple[Any, ...]]:
+        """What goes along of each module; children and tensors by their numbers.
 
-    def _module_row(self, module: nn.Module) -> tuple[Any, ...]:
-        """The fields of a `_ModuleRow`."""
-        return (
-            *self._class(module),
-            module.training,
-            _numbered(children_of(module), self._module_numbers),
-            _numbered(parameters_of(module), self._tensor_numbers),
-            _numbered(buffers_of(module), self._tensor_numbers),
-        )
+        Returns:
+            Module, qualified name and name of its class, the signature of its forward, and as
+            one tuple whether it is in training mode, and its children, parameters and buffers,
+            each with its name.
+        """
+        return [
+            (
+                *self._class(module),
+                (
+                    module.training,
+                    _numbered(children_of(module), self._module_numbers),
+                    _numbered(parameters_of(module), self.tensor_numbers),
+                    _numbered(buffers_of(module), self.tensor_numbers),
+                ),
+            )
+            for module in self.modules
+        ]
 
     def _class(self, module: nn.Module) -> _Class:
         """What the class of a module tells of it; looked up once for each."""
@@ -168,18 +138,6 @@ class Stubs:
         if known is None:
             known = self._classes[type(module)] = _class_of(module)
         return known
-
-    def _tensor_row(self, tensor: torch.Tensor) -> tuple[Any, ...]:
-        """The fields of a `_TensorRow`."""
-        record = TensorRecord(tensor, 0)
-        values = bytes_of(tensor) if self._with_values else None
-        layout = None if record.layout is torch.strided else record.layout
-        return self.facts(record), layout, _is_parameter(tensor), values
-
-
-def _is_parameter(tensor: torch.Tensor) -> bool:
-    # Most others are plain tensors, and to ask that is quicker.
-    return type(tensor) is not torch.Tensor and isinstance(tensor, nn.Parameter)
 
 
 def _class_of(module: nn.Module) -> _Class:
@@ -195,8 +153,9 @@ def _numbered(table: Mapping[str, Any], numbers: Mapping[int, int]) -> tuple[tup
     return tuple([(name, numbers[id(one)]) for name, one in table.items() if one is not None])
 
 
-def _dead() -> None:
-    return None
+def dead() -> None:
+    """A weak reference to nothing."""
+    return
 
 
 def bytes_of(tensor: torch.Tensor) -> bytes | None:
@@ -210,59 +169,23 @@ def bytes_of(tensor: torch.Tensor) -> bytes | None:
 
 
 def tensor_of(
-    values: bytes | None, shape: tuple[int, ...] | None, dtype: torch.dtype, device: str = "cpu"
+    values: memoryview | None,
+    shape: tuple[int, ...] | None,
+    dtype: torch.dtype,
+    device: str = "cpu",
 ) -> torch.Tensor:
     """A tensor from `bytes_of`; without values one of zeros, which take memory when read."""
     if values is None:
         # A quantised one as the integers it consists of.
         plain = torch.uint8 if str(dtype).startswith("torch.q") else dtype
         return torch.zeros(shape or (), dtype=plain, device=device)
-    if not values:
+    if not len(values):
         return torch.empty(shape or (), dtype=dtype)
     return torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape or ())
 
 
-# --- what the other process calls
-
-
-def _restored(
-    module_rows: list[tuple[Any, ...]],
-    tensor_rows: list[tuple[Any, ...]],
-    names: list[tuple[str, str, tuple[str, ...]]],
-) -> Stubs:
-    modules = [_ModuleRow._make(row) for row in module_rows]
-    tensors = [_TensorRow._make(row) for row in tensor_rows]
-    records = [
-        TensorRecord.restored(_dead, 0, row.facts, 0, row.layout or torch.strided)
-        for row in tensors
-    ]
-    size = sum(math.prod(row.facts[0] or ()) * row.facts[1].itemsize for row in tensors)
-    device = "cpu" if size <= _MOST_ZEROS_BYTES else "meta"
-    # Where values were asked for, zeros in place of those that cannot be read would be false.
-    has_values = any(row.values is not None for row in tensors)
-    without = "meta" if has_values else device
-    made = [_tensor(row, device if row.values is not None else without) for row in tensors]
-    stubs = [_stub_class(row.home, row.qualname, row.name, row.signature)() for row in modules]
-    for stub, row in zip(stubs, modules, strict=True):
-        stub.training = row.training
-        fill_module(
-            stub,
-            {name: stubs[number] for name, number in row.children},
-            {name: made[number] for name, number in row.parameters},
-            {name: made[number] for name, number in row.buffers},
-        )
-    return Stubs(stubs, made, [StateTensor(*row) for row in names], records)
-
-
-def _tensor(row: _TensorRow, device: str) -> torch.Tensor:
-    shape, dtype, _, requires_grad, *_ = row.facts
-    made = tensor_of(row.values, shape, dtype, device)
-    can_train = requires_grad and (dtype.is_floating_point or dtype.is_complex)
-    return nn.Parameter(made, can_train) if row.is_parameter else made
-
-
 @cache
-def _stub_class(
+def stub_class(
     home: str, qualname: str, name: str, signature: inspect.Signature | None
 ) -> type[nn.Module]:
     """A class with the name of a model's, and the signature of its forward."""
