@@ -162,11 +162,9 @@ class GraphHook:
             model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ):
             self._undo.append(handle.remove)
-        if not is_compiled(model):
-            for part in modules_of(self._core)[1:]:
-                if not isinstance(part, torch.jit.ScriptModule) and not _is_compiled(part):
-                    handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
-                    self._undo.append(handle.remove)
+        for part in _watched_parts(model, self._core):
+            handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
+            self._undo.append(handle.remove)
 
     def _call_compiled(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in the place of the compiled call until it was recorded, and calls it."""
@@ -494,6 +492,16 @@ class GraphHook:
         with self._run.guarded("the times"):
             timer.stop()
             self._run.timed(timer)
+
+
+def _watched_parts(model: torch.nn.Module, core: torch.nn.Module) -> list[torch.nn.Module]:
+    """The model's own modules that may have hooks: none that compiled code may run."""
+    if is_compiled(model):
+        return []
+    parts = modules_of(core)[1:]
+    inside = {id(one) for part in parts if _is_compiled(part) for one in modules_of(part)}
+    scripted = torch.jit.ScriptModule
+    return [one for one in parts if id(one) not in inside and not isinstance(one, scripted)]
 
 
 def _is_compiled(model: torch.nn.Module) -> bool:

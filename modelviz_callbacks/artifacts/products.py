@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -46,6 +45,7 @@ class Products:
         name: str | None = None,
         on_failure: OnFailure = _raise,
         timed: TimedStep | None = None,
+        early: Products | None = None,
     ) -> None:
         """Nothing is computed yet.
 
@@ -54,12 +54,15 @@ class Products:
             name: What to call the graph; ``None``: the model's class.
             on_failure: Called with what failed and the error; the default raises it.
             timed: A later step that was timed.
+            early: What `early` of the same recording was, if it was asked for before.
         """
         self.recording = recording
         self.timed = timed
         self._name = name
         self._on_failure = on_failure
-        self._early_analysis: Analysis | None = None
+        self._early_analysis = None if early is None else early.analysis
+        if early is not None:
+            vars(self)["lowered"] = early.graph
 
     @staticmethod
     def of_graph(
@@ -146,13 +149,6 @@ class Products:
         if graph is None or timed is None:
             return None
         return self._attempt("the times", lambda: op_times(timed, graph))
-
-    def add_times(self, timed: TimedStep) -> None:
-        """Takes over a step that was timed; what was computed of an earlier one is forgotten."""
-        self.timed = timed
-        for name in ("times", "times_us"):
-            with suppress(KeyError):
-                del vars(self)[name]
 
     def _attempt(self, what: str, compute: Callable[[], T]) -> T | None:
         try:

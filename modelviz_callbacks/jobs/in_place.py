@@ -27,7 +27,9 @@ class InPlace:
         self._maker = maker
         self._target = target
         self._live: Products | None = None
-        self._products: Products | None = None
+        self._early: Products | None = None
+        self._recording: bytes | Recording = b""
+        self._timed: TimedStep | None = None
 
     def begin(self, recording: Recording) -> None:
         """Makes what is quick to make.
@@ -36,19 +38,22 @@ class InPlace:
             recording: What a capture gave.
         """
         maker, options = self._maker, self._maker.options
-        # What goes to a worker holds no object and no tensor of the user's, and the weights of now.
+        products = Products(recording, options.name, maker.refuse)
         if options.trained_onnx:
-            self._live = Products(recording, options.name, maker.refuse)
+            self._live = products
+        # What is packed holds no object and no tensor of the user's, and the weights of now. It is
+        # read again at the end: to make tensors here would be seen by whoever records this step.
+        self._recording = recording
         try:
-            recording = unpack(pack(recording, options.onnx_weights))
+            self._recording = pack(recording, options.onnx_weights)
         except Exception as error:
             maker.add_remark(
                 "The recording was kept as it is until the end, and with it what the first batch "
                 f"was made of ({type(error).__name__}: {error})."
             )
-        self._products = Products(recording, options.name, maker.refuse)
-        maker.describe(self._products.early.graph)
-        maker.make(early_rows(), self._products.early)
+        self._early = products.early
+        maker.describe(self._early.graph)
+        maker.make(early_rows(), self._early)
 
     def add_times(self, step: TimedStep) -> None:
         """Takes over a step that was timed, for the files that are made at the end.
@@ -56,8 +61,7 @@ class InPlace:
         Args:
             step: The step.
         """
-        if self._products is not None:
-            self._products.add_times(step)
+        self._timed = step
 
     def poll(self) -> bool:
         """Nothing is made meanwhile.
@@ -67,20 +71,29 @@ class InPlace:
         """
         return True
 
+    def _all(self) -> Products:
+        """What can be made of the recording, begun with what was made early."""
+        recording, self._recording = self._recording, b""
+        early, self._early = self._early, None
+        assert early is not None
+        if isinstance(recording, bytes):
+            recording = unpack(recording)
+        options, timed = self._maker.options, self._timed
+        return Products(recording, options.name, self._maker.refuse, timed, early)
+
     def finish(self, is_patient: bool) -> None:
         """Makes the rest, with the weights of now at hand.
 
         Args:
             is_patient: Whether there is time to wait for a server.
         """
-        maker, products = self._maker, self._products
-        assert products is not None
+        maker, products = self._maker, self._all()
         maker.describe(products.graph)
         maker.describe_times(products)
         maker.make(late_rows(), products)
         if self._live is not None:
             maker.make(rows(MadeIn.TRAINING), self._live)
-        self._live = self._products = None
+        self._live = None
         maker.write_report()
         if self._target is not None and products.analysis is not None and is_patient:
             say(f"modelviz: sending the files to MLflow (at most {MLFLOW_LIMIT_S:.0f} s)")

@@ -21,7 +21,7 @@ from modelviz_callbacks.options import FORMATS
 from modelviz_callbacks.tracing.lowering import networks
 from modelviz_callbacks.view import overview
 from modelviz_callbacks.writers import graphdef, picture, picture_layout
-from modelviz_callbacks.writers.formats import FILES
+from modelviz_callbacks.writers.formats import FORMATS as ROWS
 from tests.networks import Stack, mlp
 
 
@@ -95,7 +95,7 @@ def test_a_run_with_everything_computes_each_thing_about_a_graph_once(
     ):
         model(torch.zeros(2, 8)).sum().backward()
     files = {path.name for path in (tmp_path / "graph").iterdir()}
-    assert files >= {FILES[kind][0] for kind in FORMATS} | {"graph.onnx", "backward.svg"}
+    assert files >= {ROWS[kind].file for kind in FORMATS} | {"graph.onnx", "backward.svg"}
     tags = mlflow.get_run(run.info.run_id).data.tags
     assert len(tags["modelviz.fingerprint"]) == 32
     # Three graphs: that of the first batch, the same with its FLOPs, that of the backward pass.

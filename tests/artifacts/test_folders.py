@@ -178,18 +178,21 @@ def test_networks_whose_names_make_one_file_name_have_files_of_their_own(
         "x.model",
         "…",
     ]
-    networks = [SimpleNamespace(module=None, call=None, name=name) for name in names]
+    networks = [
+        SimpleNamespace(module=None, call=None, name=name, recorded_inputs=lambda: None)
+        for name in names
+    ]
     options = Options(trained_onnx=True)
     maker = Maker(options, tmp_path, Report("gan", str(tmp_path)))
     home = "modelviz_callbacks.artifacts.onnx_files"
-    view = SimpleNamespace(reason="", untranslated=())
+    view = SimpleNamespace(remarks=lambda _: [])
     monkeypatch.setattr(
         f"{home}.view_of",
         lambda unit, *_, **__: SimpleNamespace(**vars(view), data=f"view {unit.name}".encode()),
     )
 
-    def trained(source: str, module: Any, call: Any, names: Any, path: Path) -> Any:
-        path.write_text(f"trained {source}")
+    def trained(subject: Any, names: Any, path: Path) -> Any:
+        path.write_text(f"trained {subject.program}")
         return SimpleNamespace(files=[path.name], remarks=[], max_difference=0.0)
 
     monkeypatch.setattr(f"{home}.onnx_source", lambda unit: unit.name)

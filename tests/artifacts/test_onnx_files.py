@@ -19,11 +19,14 @@ def test_of_several_networks_the_largest_difference_in_onnx_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     differences = {"generator": 3e-5, "critic": 1e-7}
-    networks = [SimpleNamespace(module=None, call=None, name=name) for name in differences]
+    networks = [
+        SimpleNamespace(module=None, call=None, name=name, recorded_inputs=lambda: None)
+        for name in differences
+    ]
     maker = Maker(Options(trained_onnx=True), tmp_path, Report("gan", str(tmp_path)))
 
-    def written(source: Any, *_: object) -> Any:
-        return SimpleNamespace(files=[], remarks=[], max_difference=differences[source])
+    def written(subject: Any, *_: object) -> Any:
+        return SimpleNamespace(files=[], remarks=[], max_difference=differences[subject.program])
 
     monkeypatch.setattr(onnx_files, "onnx_source", lambda unit: unit.name)
     monkeypatch.setattr("modelviz_callbacks.writers.onnx.write_trained", written)

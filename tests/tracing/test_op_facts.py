@@ -18,8 +18,8 @@ from modelviz_callbacks.analysis.steps import Steps
 from modelviz_callbacks.graph import op_facts as by_target
 from modelviz_callbacks.graph.op_facts import OP_FACTS, VERSIONS, OpFact
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
+from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.lowering.inference_form import to_inference
-from modelviz_callbacks.tracing.lowering.signatures import qualified_name
 from modelviz_callbacks.tracing.op_facts import facts_of, torch_name
 
 # Custom ops named like torch's, the way each is called.

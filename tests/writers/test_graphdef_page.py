@@ -96,6 +96,7 @@ def test_a_long_chain_of_ops_opens_box_by_box(tmp_path: Path, browser: Browser) 
         assert page.errors == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("load_fast", ["auto", "false"])
 def test_scalars_before_and_after_the_graph_show_in_a_tensorboard_that_was_there_first(
     tmp_path: Path, load_fast: str

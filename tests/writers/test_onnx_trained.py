@@ -22,7 +22,10 @@ from modelviz_callbacks.writers.onnx.exporter_output import into_log
 from tests.writers.test_onnx import nodes_of, run
 
 # torch.ao.quantization and the old weight norm say that they are old.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 
 
 def trained(model: nn.Module, folder: Path, *args: Any) -> GraphHook:

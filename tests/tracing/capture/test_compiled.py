@@ -128,6 +128,7 @@ WAYS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", WAYS)
 def test_five_steps_are_the_same_to_the_bit_and_compiled_as_often(way: str, tmp_path: Path) -> None:
     graph, remarks = compared(WAYS[way], tmp_path)

@@ -185,6 +185,10 @@ def test_an_op_that_is_not_registered_cannot_be_called(name: str) -> None:
         found()
 
 
+def is_torchs(func: Any) -> bool:
+    return str(getattr(func, "__module__", "")).partition(".")[0] == "torch"
+
+
 def test_every_function_that_torch_lets_others_override_is_found_by_its_name() -> None:
     lost = []
     for functions in torch.overrides.get_overridable_functions().values():
@@ -192,7 +196,8 @@ def test_every_function_that_torch_lets_others_override_is_found_by_its_name() -
             row = name_of(func)
             if row[0] == "unknown" or function_of(row) != func:
                 lost.append(func)
-    assert lost == [torch.autocast]  # a class
+    # A class; and what other libraries have put in the place of torch's.
+    assert [one for one in lost if is_torchs(one)] == [torch.autocast]
 
 
 def test_nothing_in_the_package_can_run_what_it_reads() -> None:
