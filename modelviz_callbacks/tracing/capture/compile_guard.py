@@ -115,7 +115,7 @@ def _told_of_compiled_code() -> Iterator[None]:
 
     def setter(callback: Any) -> Any:
         frame = sys._getframe(1)
-        inside: tuple[FrameType, list[CompiledWatcher]] | None = getattr(_around, "call", None)
+        inside: tuple[FrameType | None, list[CompiledWatcher]] | None = getattr(_around, "call", None)
         if inside is None:
             here = [watcher for watcher in tuple(_watchers) if watcher.is_here()]
             if callback is None or not here or not is_around_compiled_code(frame):
@@ -172,10 +172,13 @@ def _hidden_from_higher_order_ops() -> Iterator[None]:
             return
         for mode in here:
             remove_mode(mode)
+        outer = getattr(_around, "call", None)
+        _around.call = outer or (None, [])  # what begins here is no compiled code of the user's
         try:
             with torch.compiler.set_stance("default"), original() as backend:
                 yield backend
         finally:
+            _around.call = outer
             for mode in here:
                 push_mode(mode)
 
