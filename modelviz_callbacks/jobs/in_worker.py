@@ -65,7 +65,7 @@ class _Handed:
     @property
     def is_over(self) -> bool:
         """Whether nothing more comes of it, for better or worse."""
-        return self.job.is_done or self.worker is None or self.worker.has_ended
+        return self.job.is_over or self.worker is None or self.worker.has_ended
 
     @property
     def has_files(self) -> bool:
