@@ -136,12 +136,6 @@ def test_mixed_precision_is_recorded_as_it_ran(tmp_path: Path) -> None:
         {"accumulate_grad_batches": 2},
         {"gradient_clip_val": 0.1},
         {"detect_anomaly": True},
-        {
-            "barebones": True,
-            "logger": None,
-            "enable_checkpointing": None,
-            "log_every_n_steps": None,
-        },
         {"precision": "64-true"},
         {"inference_mode": False},
         {"profiler": "simple"},
@@ -151,8 +145,6 @@ def test_mixed_precision_is_recorded_as_it_ran(tmp_path: Path) -> None:
 def test_the_trainers_settings_do_not_change_what_is_recorded(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
-    if options.get("barebones"):
-        options |= {"enable_progress_bar": None, "enable_model_summary": None}
     graph = recorded(tmp_path, Classifier(), **options)
     assert ops_of(graph) == [*HEAD_OPS, "square", "mean"]
 

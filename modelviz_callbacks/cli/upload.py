@@ -27,8 +27,9 @@ gets its tags, metrics, description and trained model, too, as far as the files 
 Credentials come from the environment as MLflow reads it (MLFLOW_TRACKING_USERNAME, ..._PASSWORD,
 ..._TOKEN), and are never printed. The exit status is 0 if all arrived, 1 if some did, 2 if none.
 """
-# TensorBoard's event files belong to the log folder, not among the run's artifacts.
-_EVENTS = "events.out.tfevents"
+# TensorBoard's event files and what the worker said belong to the log folder, not among the
+# run's artifacts.
+_STAYS = ("events.out.tfevents", "worker.log")
 
 
 def add_to(commands: Commands) -> None:
@@ -89,11 +90,11 @@ def _graph_in(folder: Path) -> tuple[ModelGraph | None, ModelvizError | None]:
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """The files to upload by their names below the folder; no hidden ones, no event files."""
+    """The files to upload by their names below the folder; no hidden ones, events or logs."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         is_hidden = any(part.startswith(".") for part in name.parts)
-        if path.is_file() and not is_hidden and not path.name.startswith(_EVENTS):
+        if path.is_file() and not is_hidden and not path.name.startswith(_STAYS):
             found[name.as_posix()] = path
     return found
