@@ -115,7 +115,9 @@ def _told_of_compiled_code() -> Iterator[None]:
 
     def setter(callback: Any) -> Any:
         frame = sys._getframe(1)
-        inside: tuple[FrameType | None, list[CompiledWatcher]] | None = getattr(_around, "call", None)
+        inside: tuple[FrameType | None, list[CompiledWatcher]] | None = getattr(
+            _around, "call", None
+        )
         if inside is None:
             here = [watcher for watcher in tuple(_watchers) if watcher.is_here()]
             if callback is None or not here or not is_around_compiled_code(frame):

@@ -62,6 +62,11 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("torch._C._storage_address", "2.8", "which tensors share memory, by one C call"),
     Internal("torch.Tensor._version", "2.0", "whether a call wrote to its arguments", _WRITES),
     Internal("torch._C.DisableTorchFunction", "2.0", "to look at tensors unseen by any mode"),
+    Internal(
+        "torch._C._VariableFunctions",
+        "2.0",
+        "torch's own functions, where another library has put others in their place",
+    ),
     Internal("torch._C._set_grad_enabled", "2.0", "switches gradients, as torch.export writes it"),
     Internal("torch._C._is_any_autocast_enabled", "2.8", "asked once an op"),
     Internal("torch.amp.autocast_mode._enter_autocast", "2.0", "as torch.export writes it"),

@@ -124,6 +124,7 @@ no_torch_function: Callable[[], contextlib.AbstractContextManager[Any]] = _find(
 )
 """A context in which no function mode sees anything."""
 
+OWN_FUNCTIONS: Any = _find("torch._C._VariableFunctions")
 set_grad_enabled: Callable[[bool], Any] = _find(
     "torch._C._set_grad_enabled", torch.set_grad_enabled
 )

@@ -30,6 +30,7 @@ from modelviz_callbacks.tracing.capture import functorch_levels
 from modelviz_callbacks.tracing.capture.internal_names import FUNCTION_HOMES, FUNCTION_MAKERS
 from modelviz_callbacks.tracing.capture.qualified_names import name_of_once
 from modelviz_callbacks.tracing.capture.torch_internals import (
+    OWN_FUNCTIONS,
     HigherOrderOperator,
     OpOverload,
     OpOverloadPacket,
@@ -255,6 +256,8 @@ def _at(home: str, qualname: str) -> Any:
             found = found.__get__(None, torch.Tensor)
     else:
         found = vars(module).get(name)
+        if module is torch and not _is_open(found):
+            found = getattr(OWN_FUNCTIONS, name, None)  # another library has replaced it
     return found if name not in _REFUSED and _is_open(found) else None
 
 
