@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.overrides import wrap_torch_function
 
 from modelviz_callbacks import Trace, trace
-from modelviz_callbacks.analysis.steps import Steps
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import op_facts as by_target
 from modelviz_callbacks.graph.op_facts import OP_FACTS, VERSIONS, OpFact
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
@@ -89,7 +89,7 @@ def _record(func: Callable[[torch.Tensor], Any], writes: bool = False) -> tuple[
 def _assert_is_itself(traced: Trace, name: str) -> None:
     """The op is in the graph as an op of nobody's knowledge, and is run again exactly."""
     node = traced.graph.by_name[name]
-    steps = Steps(traced.graph).of("")
+    steps = Analysis(traced.graph).steps().of("")
     assert [step.name for step in steps if step.name == name], "it is part of another step"
     assert not any(step.is_quiet for step in steps), "it is told as a change of layout"
     assert not node.reads_value
