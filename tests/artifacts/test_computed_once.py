@@ -73,6 +73,7 @@ def count_all(calls: Calls) -> None:
     calls.monkeypatch.setattr(Fingerprinter, "body", body)
 
 
+@pytest.mark.process
 def test_a_run_with_everything_computes_each_thing_about_a_graph_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
