@@ -23,6 +23,7 @@ NOT_STANDARD = {
     "autograd-gradient_penalty": "torch.autograd.grad",
     "autograd-inner_loop": "torch.autograd.grad",
     "code-custom_op": "an operator of the user's own",
+    "code-library_ops": "operators of a library's own",
     "code-mutating_custom_op": "an operator of the user's own",
     "code-scripted_function": "TorchScript",
     "code-scripted_model": "TorchScript",
