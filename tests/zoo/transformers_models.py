@@ -6,6 +6,7 @@ that coverage cannot shrink in silence.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ def model_class(model_type: str, task: str) -> Any:
     return getattr(transformers, found if isinstance(found, str) else found[0])
 
 
+def forget_results(model: Any) -> None:
+    """Empties the caches of a model's classes, which models of one process share.
+
+    What another model has computed would be out of sight in this one's forward.
+    """
+    for cls in {cls for module in model.modules() for cls in type(module).__mro__}:
+        for member in vars(cls).values():
+            function = getattr(member, "__func__", member)
+            for cell in getattr(function, "__closure__", None) or ():
+                with contextlib.suppress(ValueError):  # an empty cell
+                    getattr(cell.cell_contents, "cache_clear", lambda: None)()
+
+
 def build(model_type: str, task: str) -> Built:
     """A tiny model of a type, in training mode, with inputs and labels."""
     import transformers
@@ -40,6 +54,7 @@ def build(model_type: str, task: str) -> Built:
     cls = model_class(model_type, task)
     default = transformers.CONFIG_MAPPING[model_type]()
     model = cls(tiny(default, CONFIGS.get(model_type, dict)())).train()
+    forget_results(model)
     return model, (), inputs_for(model, task, INPUTS.get(model_type, {}))
 
 
