@@ -199,7 +199,7 @@ def test_a_remote_log_directory_gets_the_graph_and_the_files_stay_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    logger = TensorBoardLogger("memory://remote_log_directory", name="", version="")
+    logger = TensorBoardLogger(f"memory://{tmp_path.name}", name="", version="")
     callback = GraphLogger(**QUICK, **way)
     trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
     assert callback.report is not None
@@ -207,7 +207,7 @@ def test_a_remote_log_directory_gets_the_graph_and_the_files_stay_here(
     assert Path(callback.report.folder) == tmp_path / "model_graph"
     assert [path.name for path in tmp_path.iterdir()] == ["model_graph"]
     remote = fsspec.filesystem("memory")
-    (events,) = remote.glob("/remote_log_directory/**/events.*")
+    (events,) = remote.glob(f"/{tmp_path.name}/**/events.*")
     local = tmp_path / "events.out.tfevents.1"
     local.write_bytes(remote.cat(events))
     found = EventAccumulator(str(local))
