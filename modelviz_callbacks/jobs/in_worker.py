@@ -30,8 +30,9 @@ from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 # How long the end of training waits for files, in seconds; after that the worker goes on alone.
 WAIT_LIMIT_S = 60.0
 
-# How long it waits where only uploads are missing, in seconds.
-UPLOAD_LIMIT_S = 5.0
+# How long it waits where only uploads are missing, in seconds: a process that starts, MLflow and a
+# model in a good store take longer than a few.
+UPLOAD_LIMIT_S = 30.0
 
 # A worker that starts takes memory and caches from the step that has just called it, on whatever
 # core: it waits for what the backward and the optimizer take, in times of the forward's.
