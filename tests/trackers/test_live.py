@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -125,19 +127,21 @@ os._exit(0)  # to close a task takes ClearML ten seconds
 @pytest.mark.process
 def test_the_open_task_of_clearml_gets_files_and_figures(tmp_path: Path) -> None:
     environment = {**os.environ, "CLEARML_CACHE_DIR": str(tmp_path), "CLEARML_OFFLINE_MODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WITH_CLEARML],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+    command = [sys.executable, "-W", "ignore", "-c", WITH_CLEARML]
+    # What ClearML starts lives on for half a minute, with the output open: no pipe, and it ends.
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            assert process.wait(timeout=120) == 0, (tmp_path / "said").read_text()[-3000:]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    lines = (tmp_path / "said").read_text().splitlines()
+    told = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     assert told["refused"] == []
-    assert told["stored"][0].startswith("ClearML: ")
+    assert told["stored"][0].startswith("ClearML: offline-")
     assert "model_graph/graph.txt" in told["artifacts"]
     reported = (Path(told["folder"]) / "metrics.jsonl").read_text()
     assert "modelviz.parameters" in reported
