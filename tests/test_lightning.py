@@ -13,7 +13,12 @@ import fsspec
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import (
+    CSVLogger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 from lightning.pytorch.tuner import Tuner
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -284,6 +289,99 @@ def test_every_tensorboard_logger_of_a_run_gets_the_graph(
     for logger in loggers:
         assert only_event_file(Path(logger.log_dir)).Tags()["graph"]
     assert callback.report.stored == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
+
+
+@pytest.mark.process
+def test_each_of_several_mlflow_loggers_gets_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    place = (tmp_path / "artifacts").as_uri()
+    loggers = [
+        MLFlowLogger(name, tracking_uri=store, artifact_location=place) for name in ("one", "two")
+    ]
+    callback = GraphLogger(**QUICK)
+    trainer_for(tmp_path, callback, logger=loggers).fit(Classifier(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    client = MlflowClient(store)
+    for logger in loggers:
+        stored = {item.path for item in client.list_artifacts(logger.run_id, "model_graph")}
+        assert "model_graph/graph.txt" in stored
+        assert "modelviz.fingerprint" in client.get_run(logger.run_id).data.tags
+
+
+def test_a_wandb_loggers_run_gets_the_graph_and_its_folder_the_files(
+    tmp_path: Path, wandb_run: Any
+) -> None:
+    logger = WandbLogger(save_dir=tmp_path / "logs", experiment=wandb_run, project="tests")
+    callback = GraphLogger(**IN_PLACE)
+    trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    folder = tmp_path / "logs" / "tests" / str(logger.version) / "model_graph"
+    assert Path(callback.report.folder) == folder
+    assert (folder / "graph.txt").exists()
+    assert wandb_run.summary["modelviz/ops"] == callback.report.figures["ops"]
+    assert (Path(wandb_run.dir) / "model_graph" / "graph.txt").exists()
+
+
+def test_a_search_for_the_batch_size_before_records_nothing_and_costs_no_graph(
+    tmp_path: Path,
+) -> None:
+    class WithData(Classifier):
+        batch_size = 2
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(torch.randn(32, 4), self.batch_size)
+
+    logger = TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphLogger(**IN_PLACE)
+    trainer = trainer_for(tmp_path, callback, logger=logger)
+    module = WithData()
+    Tuner(trainer).scale_batch_size(module, max_trials=2, steps_per_trial=1)
+    assert callback.report is None
+    trainer.fit(module)
+    graph = ModelGraph.load(Path(logger.log_dir) / "model_graph" / "graph.json")
+    assert graph.of_kind("input")[0].outputs[0].shape == (module.batch_size, 4)
+
+
+def test_a_trainer_of_the_other_package_of_lightning_is_recorded_into_its_loggers_runs(
+    tmp_path: Path,
+) -> None:
+    other: Any = importlib.import_module("pytorch_lightning")
+    loggers: Any = importlib.import_module("pytorch_lightning.loggers")
+
+    class Other(other.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(4, 2)
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> Any:
+            return self.head(batch).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    logger = loggers.TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphLogger(**IN_PLACE)
+    trainer = other.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(Other(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert ops_of(ModelGraph.load(Path(logger.log_dir) / "model_graph" / "graph.json")) == [
+        *("linear", "square", "mean")
+    ]
+    assert only_event_file(Path(logger.log_dir)).Tags()["graph"]
 
 
 def test_the_loggers_of_the_other_package_of_lightning_are_known(tmp_path: Path) -> None:
