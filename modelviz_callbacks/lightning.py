@@ -84,6 +84,7 @@ class GraphLogger(pl.Callback):
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self._options = make_options(**given)
         self._steps: TrainingSteps | None = None
+        self._folder: Path | None = None
 
     @property
     def report(self) -> Report | None:
@@ -111,6 +112,8 @@ class GraphLogger(pl.Callback):
         with run.guarded("the loggers"):
             # ``trainer.log_dir`` is not used: it asks the other ranks.
             connect(run, trainer.loggers, Path(trainer.default_root_dir))
+            run.is_continued = trainer.ckpt_path is not None or run.folder == self._folder
+            self._folder = run.folder
         with run.guarded("the preparations"):
             run.get_ready()
 
@@ -147,7 +150,7 @@ class GraphLogger(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for another run: what belongs to this one stays behind.
-        return {**vars(self), "_steps": None}
+        return {**vars(self), "_steps": None, "_folder": None}
 
     def _finish(self, may_raise: bool = True, patient: bool = True) -> None:
         if self._steps is not None:

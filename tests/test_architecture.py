@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracing.lowering",
         "trackers",
         "writers",
+        "diff",
         "view",
         "analysis",
         "graph",

@@ -438,6 +438,62 @@ def test_a_second_fit_of_one_trainer_still_writes_to_its_run(
     assert any("tensorboard" in place for place in callback.report.stored)
 
 
+def fit_twice(folder: Path, change: Any, way: dict[str, Any]) -> tuple[GraphLogger, Path]:
+    """Fits a module, changes it, fits it again with the same trainer and callback."""
+    logger = TensorBoardLogger(folder, name="runs")
+    callback = GraphLogger(**QUICK, **way)
+    trainer = trainer_for(folder, callback, logger=logger, max_steps=2)
+    module = Classifier()
+    trainer.fit(module, data())
+    change(module)
+    trainer.fit_loop.epoch_loop.max_steps = 5
+    trainer.fit(module, data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    return callback, Path(logger.log_dir)
+
+
+def test_a_second_fit_keeps_the_first_graph_if_it_is_the_same(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
+    callback, run = fit_twice(tmp_path, lambda module: None, way)
+    assert callback.report is not None
+    assert callback.report.remarks[-1].startswith("The graph is the one that was there already")
+    assert [path.name for path in run.glob("model_graph*")] == ["model_graph"]
+    assert Path(callback.report.folder) == run / "model_graph"
+    assert callback.report.figures["ops"] > 0
+    assert "graph.txt" in callback.report.files
+
+
+def test_a_second_fit_of_a_changed_model_is_recorded_and_says_what_changed(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
+    def widen(module: Classifier) -> None:
+        module.head.append(torch.nn.Linear(2, 3))
+
+    callback, run = fit_twice(tmp_path, widen, way)
+    assert callback.report is not None
+    assert {path.name for path in run.glob("model_graph*")} == {"model_graph", "model_graph_2"}
+    told = "\n".join(callback.report.remarks)
+    assert f"another one than that in {run / 'model_graph'}" in told
+    assert "head" in told
+
+
+def test_a_fit_that_resumes_in_the_folder_of_its_run_keeps_the_first_graph(
+    tmp_path: Path,
+) -> None:
+    for steps in (2, 4):
+        logger = TensorBoardLogger(tmp_path, name="runs", version=0)
+        callback = GraphLogger(**IN_PLACE)
+        trainer = trainer_for(tmp_path, callback, logger=logger, max_steps=steps)
+        checkpoint = tmp_path / "last.ckpt"
+        trainer.fit(Classifier(), data(), ckpt_path=checkpoint if steps == 4 else None)
+        trainer.save_checkpoint(checkpoint)
+    assert [path.name for path in (tmp_path / "runs" / "version_0").glob("model_graph*")] == [
+        "model_graph"
+    ]
+
+
 def test_a_search_for_the_learning_rate_before_does_not_cost_the_graph(
     tmp_path: Path, way: dict[str, Any]
 ) -> None:
