@@ -13,6 +13,7 @@ from modelviz_callbacks.loggers import connect
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
+from modelviz_callbacks.report_mailbox import ReportMailbox
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.training_step import TrainingSteps
 
@@ -85,6 +86,8 @@ class GraphLogger(pl.Callback):
         self._options = make_options(**given)
         self._steps: TrainingSteps | None = None
         self._folder: Path | None = None
+        self._mailbox = ReportMailbox()
+        self._collected: Report | None = None
 
     @property
     def report(self) -> Report | None:
@@ -97,7 +100,11 @@ class GraphLogger(pl.Callback):
             >>> "graph.txt" in graph_logger.report.files
             True
         """
-        return self._steps.run.report if self._steps is not None else None
+        if self._steps is not None:
+            return self._steps.run.report
+        # Where the trainer has started processes for the training, it is in one of them.
+        self._collected = self._mailbox.collect() or self._collected
+        return self._collected
 
     # --- the trainer's events
 
@@ -150,8 +157,12 @@ class GraphLogger(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for another run: what belongs to this one stays behind.
-        return {**vars(self), "_steps": None, "_folder": None}
+        own = dict.fromkeys(("_steps", "_folder", "_collected"))
+        return {**vars(self), **own}
 
     def _finish(self, may_raise: bool = True, patient: bool = True) -> None:
         if self._steps is not None:
-            self._steps.finish(_NEVER, may_raise, patient)
+            try:
+                self._steps.finish(_NEVER, may_raise, patient)
+            finally:
+                self._mailbox.leave(self._steps.run.report)

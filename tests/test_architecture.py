@@ -76,7 +76,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training_step": {"run", "tracing"},
     "loggers": {"run", "tracing", "trackers"},
     "hook": {"loggers", "run", "tracing", "options", "ranks", "report", "errors"},
-    "lightning": {"training_step", "loggers", "run", "options", "ranks", "report"},
+    "report_mailbox": {"report"},
+    "lightning": {
+        "training_step",
+        "loggers",
+        "run",
+        "options",
+        "ranks",
+        "report",
+        "report_mailbox",
+    },
     "integrations": {
         "hook",
         "training_step",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -436,6 +440,28 @@ def test_a_second_fit_of_one_trainer_still_writes_to_its_run(
     assert callback.report is not None
     assert callback.report.refused == []
     assert any("tensorboard" in place for place in callback.report.stored)
+
+
+@pytest.mark.process
+def test_the_report_comes_back_from_processes_that_the_trainer_has_started(
+    tmp_path: Path,
+) -> None:
+    script = Path(__file__).parent / "spawned_training.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path), "ddp_spawn"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [one for one in done.stdout.splitlines() if one.startswith("REPORT ")]
+    report = json.loads(line.removeprefix("REPORT "))
+    assert report["refused"] == []
+    assert "graph.txt" in report["files"]
+    assert Path(report["folder"]) == tmp_path / "model_graph"
+    assert [path.name for path in tmp_path.glob("model_graph*")] == ["model_graph"]
 
 
 def fit_twice(folder: Path, change: Any, way: dict[str, Any]) -> tuple[GraphLogger, Path]:
