@@ -85,6 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ranks",
         "report",
         "report_mailbox",
+        "errors",
     },
     "integrations": {
         "hook",
