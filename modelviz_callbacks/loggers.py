@@ -5,7 +5,6 @@ Nothing is imported for it: what a person does not use is not loaded to be recog
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -102,7 +101,11 @@ def connect(
     for logger in loggers:
         with run.guarded("the loggers"):
             inner = _written_with(logger)
-            folder = folder or _folder_of(logger, inner)
+            given = _folder_of(logger, inner)
+            if given is not None and "://" in given:
+                run.add_remote_folder(f"{given.rstrip('/')}/model_graph")
+            elif given is not None and folder is None:
+                folder = Path(given).absolute()
             if is_summary_writer(inner) and run.tensorboard is True:
                 # After an earlier fit the writer is closed, and is opened again by the next
                 # scalar. Opening it now puts the graph into that same file.
@@ -183,8 +186,8 @@ def _written_with(logger: Any) -> Any:
     return logger
 
 
-def _folder_of(logger: Any, inner: Any) -> Path | None:
-    """The folder that a logger keeps this run's files in; ``None``: none here."""
+def _folder_of(logger: Any, inner: Any) -> str | None:
+    """The folder that a logger keeps this run's files in, maybe a URL; ``None``: none."""
     given = getattr(logger, "log_dir", None)
     if given is None and is_summary_writer(inner):
         given = inner.get_logdir()
@@ -193,9 +196,5 @@ def _folder_of(logger: Any, inner: Any) -> Path | None:
         given, version = getattr(logger, "save_dir", None), getattr(logger, "version", None)
         if isinstance(given, (str, os.PathLike)) and version is not None:
             version = version if isinstance(version, str) else f"version_{version}"
-            given = Path(given) / str(getattr(logger, "name", "")) / version
-    if not isinstance(given, (str, os.PathLike)) or "://" in str(given):
-        return None  # files stay here
-    with contextlib.suppress(OSError):
-        return Path(given).absolute()
-    return None
+            given = "/".join((str(given), str(getattr(logger, "name", "")), version))
+    return str(given) if isinstance(given, (str, os.PathLike)) else None

@@ -24,15 +24,16 @@ class Options:
         dirpath: Folder for the files, itself: files of an earlier recording that its report.json
             lists are replaced. ``None``: ``<log dir>/model_graph`` in Lightning,
             ``./model_graph/<name>`` in a plain loop; a folder that is there already is of another
-            recording, and this one's is called ``<name>_2``.
+            recording, and this one's is called ``<name>_2``. A URL that fsspec knows
+            (``"s3://..."``) gets a copy of the files at the end.
         name: What the graph is called; ``None``: the model's class name.
         tensorboard: ``True``: the run's own writer if there is one, else a new one beside the
             files; a ``SummaryWriter`` or a directory: there; ``False``: not at all.
         mlflow: ``None``: the MLFlowLogger's run or the active one, if any; ``True``: start a
             run where there is none; a run id or a tracking URI: there; ``False``: not at all.
         tracker: ``True``: the W&B run and the ClearML task that are open, if any; such a run, a
-            function that is called with the files and the figures, or a list of them: these;
-            ``False``: none.
+            function that is called with the files and the figures, a folder's URL that fsspec
+            knows (``"s3://..."``), or a list of them: these; ``False``: none.
         onnx: Write ``graph.onnx``, for looking at in Netron.
         onnx_weights: Put the weights of the first batch into it.
         trained_onnx: Write, check and run ``model.onnx`` with the trained weights at the end.
@@ -88,7 +89,8 @@ class Options:
         self._require("mlflow", is_target, "True, False, None, a run id or a tracking URI")
         is_odd = self.tracker is None or isinstance(self.tracker, (str, bytes, int, float))
         is_tracker = isinstance(self.tracker, bool) or not is_odd
-        self._require("tracker", is_tracker, "True, False, a run, a function, or a list of them")
+        is_tracker |= isinstance(self.tracker, str) and "://" in self.tracker
+        self._require("tracker", is_tracker, "True, False, a run, a function, a URL, or a list")
         self._require("on_error", self.on_error in ("warn", "raise"), "'warn' or 'raise'")
         for name, least in (("depth", 1), ("profile_step", 1)):
             value = getattr(self, name)

@@ -65,10 +65,11 @@ class Run:
         """
         self.options = options
         name = options.name or class_name
-        if options.dirpath is None:
-            folder = _default_folder(name)
+        self._has_given_folder = options.dirpath is not None and not _is_url(options.dirpath)
+        if self._has_given_folder:
+            folder = checked_folder(Path(options.dirpath or ""))
         else:
-            folder = checked_folder(Path(options.dirpath))
+            folder = _default_folder(name)
         self._has_folder = False
         self.report = Report(name, str(folder))
         self.tensorboard = _absolute(options.tensorboard)
@@ -91,7 +92,7 @@ class Run:
 
     def write_to(self, folder: Path) -> None:
         """Sets the folder for the files; an option ``dirpath`` goes before."""
-        if self.options.dirpath is None:
+        if not self._has_given_folder:
             self._maker.folder = folder.absolute()
         self.report.folder = str(self._maker.folder)
 
@@ -115,14 +116,19 @@ class Run:
 
     def add_live(self, run: Any) -> None:
         """Names a run of this process (of W&B, of ClearML) that gets the files at the end."""
-        if self.options.tracker is True and not any(run is known for known in self._live):
+        if self.options.tracker is True and all(run is not known for known in self._live):
             self._live.append(run)
+
+    def add_remote_folder(self, url: str) -> None:
+        """Names a folder that fsspec knows; it gets the files at the end, unless one is given."""
+        if self.options.dirpath is None and url not in self._live:
+            self._live.append(url)
 
     def _look_around(self) -> None:
         """Looks for runs that were begun after the hook was made."""
         if not self._mlflow_targets:
             self.find_mlflow()
-        if not self._live:
+        if all(isinstance(known, str) for known in self._live):
             for run in live_runs():
                 self.add_live(run)
 
@@ -216,7 +222,7 @@ class Run:
         self._has_folder = True
         with self.guarded("the folder"):
             wanted = self._maker.folder
-            is_given = self.options.dirpath is not None
+            is_given = self._has_given_folder
             self._maker.folder = take_given(wanted, self) if is_given else take_new(wanted)
             self.report.folder = str(self._maker.folder)
 
@@ -344,8 +350,9 @@ class Run:
 def _live_of(options: Options) -> list[Any]:
     """The runs and functions that the options name."""
     given = options.tracker
+    remote = [str(options.dirpath)] if _is_url(options.dirpath) else []
     if isinstance(given, bool):
-        return []
+        return remote
     named = list(given) if isinstance(given, (list, tuple)) else [given]
     for one in named:
         if kind_of(one) is None:
@@ -353,7 +360,11 @@ def _live_of(options: Options) -> list[Any]:
                 f"Option tracker has a {type(one).__name__}: give a W&B run, a ClearML task, or a "
                 "function of (files, figures)."
             )
-    return named
+    return [*named, *remote]
+
+
+def _is_url(path: object) -> bool:
+    return isinstance(path, str) and "://" in path
 
 
 def _default_folder(name: str) -> Path:

@@ -205,7 +205,7 @@ def test_a_tensorboard_run_gets_the_graph_in_the_file_of_its_scalars(
     assert files - {"worker.log"} == {"graph.json", "graph.txt", "report.json"}
 
 
-def test_a_remote_log_directory_gets_the_graph_and_the_files_stay_here(
+def test_a_remote_log_directory_gets_the_graph_and_a_copy_of_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -217,6 +217,7 @@ def test_a_remote_log_directory_gets_the_graph_and_the_files_stay_here(
     assert Path(callback.report.folder) == tmp_path / "model_graph"
     assert [path.name for path in tmp_path.iterdir()] == ["model_graph"]
     remote = fsspec.filesystem("memory")
+    assert remote.glob(f"/{tmp_path.name}/**/model_graph/graph.txt")
     (events,) = remote.glob(f"/{tmp_path.name}/**/events.*")
     local = tmp_path / "events.out.tfevents.1"
     local.write_bytes(remote.cat(events))

@@ -19,6 +19,7 @@ TRACKERS: dict[str, tuple[str, str]] = {
     "wandb": ("modelviz_callbacks.trackers.wandb", "WandbTracker"),
     "clearml": ("modelviz_callbacks.trackers.clearml", "ClearmlTracker"),
     "function": ("modelviz_callbacks.trackers.function", "FunctionTracker"),
+    "folder": ("modelviz_callbacks.trackers.remote_folder", "RemoteFolderTracker"),
 }
 
 # Trackers whose run is an object of the process that began it, and is written to from there: its
@@ -39,7 +40,7 @@ def is_live_run(thing: object) -> bool:
 
 
 def kind_of(thing: object) -> str | None:
-    """The key of `TRACKERS` for a live run or a function; ``None``: neither.
+    """The key of `TRACKERS` for a live run, a function, a folder's URL; ``None``: none of them.
 
     Args:
         thing: What a user or a trainer has.
@@ -47,6 +48,8 @@ def kind_of(thing: object) -> str | None:
     if is_live_run(thing):
         packages = [kind.__module__.split(".")[0] for kind in type(thing).__mro__]
         return next(package for package in packages if package in _LIVE)
+    if isinstance(thing, str) and "://" in thing:
+        return "folder"
     return "function" if callable(thing) else None
 
 

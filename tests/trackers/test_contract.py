@@ -48,6 +48,7 @@ def places(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> dict
         tensorboard=str(tmp_path / "runs"),
         mlflow=MlflowTarget(store.uri, store.new_run()),
         function=lambda files, figures: None,
+        folder=f"memory://{tmp_path.name}",
     )
 
 
@@ -61,6 +62,7 @@ def bad_places(tmp_path: Path) -> dict[str, Any]:
         "wandb": "no run",
         "clearml": "no task",
         "function": "no function",
+        "folder": "nowhere://ann:secret-pw@host/folder",
     }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from wandb.proto import wandb_internal_pb2
@@ -167,6 +168,38 @@ def test_a_function_gets_the_files_that_the_worker_made(tmp_path: Path) -> None:
     seen: list[str] = []
     recorded(tmp_path, tracker=lambda files, _: seen.extend(files), background=True)
     assert {"graph.json", "graph.txt", "index.html", "report.json"} <= set(seen)
+
+
+@pytest.mark.parametrize("background", [False, pytest.param(True, marks=pytest.mark.process)])
+def test_a_remote_folder_gets_all_files(
+    background: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = f"memory://{tmp_path.name}-{background}/graph"
+    options = FORMATS | {"dirpath": url, "background": background}
+    hook = GraphHook(model := net(), **options)
+    model(torch.randn(2, 4)).sum().backward()
+    hook.close()
+    graph_of(hook.report)
+    assert Path(hook.report.folder) == tmp_path / "model_graph" / "Net"
+    assert f"folder: {url}" in hook.report.stored
+    system = fsspec.filesystem("memory")
+    there = {Path(name).name for name in system.ls(f"/{tmp_path.name}-{background}/graph", False)}
+    assert {"graph.json", "graph.txt", "index.html", "report.json"} <= there
+    assert [path.name for path in tmp_path.iterdir()] == ["model_graph"]
+
+
+def test_a_remote_folder_that_cannot_be_reached_costs_a_line_of_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hook = GraphHook(model := net(), **FORMATS | {"dirpath": "nowhere://u:secret@host/graph"})
+    model(torch.randn(2, 4)).sum().backward()
+    hook.close()
+    (refusal,) = hook.report.refused
+    assert "nowhere" in refusal.why
+    assert "secret" not in refusal.why
+    assert "graph.txt" in hook.report.files
 
 
 def test_a_function_that_fails_costs_a_line_of_the_report(tmp_path: Path) -> None:

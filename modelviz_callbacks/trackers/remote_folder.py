@@ -1,0 +1,81 @@
+"""A folder that fsspec knows (``s3://``, ``gs://``, ``memory://``): it gets the files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelviz_callbacks.credentials import without_credentials
+from modelviz_callbacks.errors import TrackerError
+from modelviz_callbacks.trackers import checked_name
+from modelviz_callbacks.trackers.interface import Tracker, UploadError
+
+
+class RemoteFolderTracker(Tracker):
+    """Copies the files.
+
+    Args:
+        target: The folder's URL; the file system's settings are those of fsspec.
+        run_name: Not used.
+        deadline_s: Not used: whoever calls bounds the time.
+        tries: Not used: file systems try again by themselves.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        target: Any,
+        *,
+        run_name: str | None = None,
+        deadline_s: float | Callable[[], float] = 0.0,
+        tries: int | None = None,
+    ) -> None:
+        self._url = str(target).rstrip("/")
+        self._system: Any = None
+        self._root = ""
+
+    @property
+    def place(self) -> str:
+        """The URL, without credentials."""
+        return without_credentials(self._url)
+
+    def open(self) -> None:
+        """Finds the file system.
+
+        Raises:
+            TrackerError: There is none for such a URL, or it cannot be used.
+        """
+        from fsspec.core import url_to_fs
+
+        try:
+            self._system, self._root = url_to_fs(self._url)
+        except Exception as error:  # its package is missing, or refuses the address
+            said = without_credentials(f"{type(error).__name__}: {error}")
+            raise TrackerError(f"cannot write to {self.place}: {said}.") from error
+
+    def log_files(self, files: Mapping[str, Path]) -> None:
+        """Copies the files, each whole.
+
+        Raises:
+            UploadError: Not all arrived.
+        """
+        missing, reasons = [], []
+        for name, path in files.items():
+            try:
+                place = f"{self._root.rstrip('/')}/{checked_name(name)}"
+                self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
+                self._system.pipe_file(place, path.read_bytes())
+            except Exception as error:
+                missing.append(name)
+                reasons.append(f"{name} ({type(error).__name__}: {error})")
+        if missing:
+            raise UploadError(
+                f"could not copy to {self.place}: {without_credentials('; '.join(reasons))}.",
+                tuple(name for name in files if name not in missing),
+                tuple(missing),
+            )
+
+    def close(self) -> None:
+        """Nothing is open between two files."""
