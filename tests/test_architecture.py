@@ -78,6 +78,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lightning": {"run", "tracing", "options", "ranks", "report", "errors"},
     "cli": {
         "architecture",
+        "hook",
+        "tracer",
+        "report",
+        "credentials",
         "foreign",
         "run",
         "artifacts",
@@ -106,6 +110,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "hook",
         "jobs.worker_program",
         "architecture",
+        "cli.doctor",
         "cli.inputs",
         "cli.models",
         "cli.one_forward",

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from modelviz_callbacks import __version__
 from modelviz_callbacks.cli.check import add_to as add_check
 from modelviz_callbacks.cli.diff import add_to as add_diff
+from modelviz_callbacks.cli.doctor import add_to as add_doctor
 from modelviz_callbacks.cli.export import add_to as add_export
 from modelviz_callbacks.cli.show import add_to as add_show
 from modelviz_callbacks.cli.trace import add_to as add_trace
@@ -38,6 +39,7 @@ examples:
   modelviz diff run_a/model_graph run_b/model_graph --svg difference.svg
   modelviz check my_models:make_net --input 1x3x224x224 --against graph.json
   modelviz upload model_graph/Net --run 0123456789abcdef0123456789abcdef
+  modelviz doctor
 
 `modelviz COMMAND --help` says more about each. The exit status is 0 if all went well, 1 if a
 part did not (for diff and check: if there is a difference), 2 if the command could not be done.
@@ -89,6 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"modelviz {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (add_trace, add_show, add_export, add_diff, add_check, add_upload):
+    for add in (add_trace, add_show, add_export, add_diff, add_check, add_upload, add_doctor):
         add(commands)
     return parser
