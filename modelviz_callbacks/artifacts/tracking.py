@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.trackers.interface import ARTIFACT_SCHEME, FOLDER, MultiTracker
@@ -87,12 +88,19 @@ def tags_of(analysis: Analysis) -> dict[str, object]:
 
 
 def metrics_of(graph: ModelGraph) -> dict[str, float]:
-    """What runs are compared by; FLOPs of one forward, a sample (the first input's first size)."""
+    """What runs are compared by; FLOPs of one forward, a sample (the first input's first size).
+
+    Where not all that multiplies could be counted, the name says that they are a lower bound:
+    ``modelviz.flops_per_sample_at_least``.
+    """
+    flops = sum(node.flops or 0 for node in graph.ops) / _batch(graph)
+    # A figure that runs are compared by must not be taken for another one.
+    bound = "_at_least" if any(is_uncounted(node) for node in graph.ops) else ""
     depth = max((call.name.count("/") + 1 for call in graph.modules), default=0)
     return {
         "modelviz.parameters": graph.parameter_count,
         "modelviz.parameters_trainable": graph.trainable_count,
-        "modelviz.flops_per_sample": sum(node.flops or 0 for node in graph.ops) / _batch(graph),
+        f"modelviz.flops_per_sample{bound}": flops,
         "modelviz.ops": len(graph.ops),
         "modelviz.depth": depth,
     }
@@ -110,13 +118,17 @@ def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
     # An underline inside a word means nothing; it is common, and stays as it is.
     name = escaped_markdown(graph.name).replace("\\_", "_")
     picture = next((name for name in ("graph.svg", "graph.png") if name in files), None)
+    told = [
+        f"{'at least ' if key.endswith('_at_least') else ''}{value:,.0f}"
+        for key, value in metrics.items()
+    ]
     # The figures first: of a long description trackers show the beginning.
     lines = [
         f"**{name}** as recorded in the first training batch",
         "",
         "| parameters | trainable | FLOPs per sample | ops | depth |",
         "| --: | --: | --: | --: | --: |",
-        "| " + " | ".join(f"{value:,.0f}" for value in metrics.values()) + " |",
+        "| " + " | ".join(told) + " |",
     ]
     if picture is not None:
         lines += ["", f"![{name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})"]

@@ -18,11 +18,16 @@ from typing import Any, NamedTuple
 import torch
 
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
-from modelviz_callbacks.tracing.capture.torch_internals import AUTOCAST_DEVICES, storage_address
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    AUTOCAST_DEVICES,
+    storage_address,
+    stored_elements,
+)
 
 _weak, _STRIDED = weakref.ref, torch.strided
 
-# Shape, dtype, device, requires_grad, stride and offset of a tensor.
+# Shape, dtype, device, requires_grad, stride and offset of a tensor; of a sparse one the stride
+# is ``None``, and how many elements it stores (-1: not known) takes the place of the offset.
 Facts = tuple[tuple[int, ...] | None, torch.dtype, torch.device, bool, tuple[int, ...] | None, Any]
 
 
@@ -108,7 +113,18 @@ class TensorRecord:
             shape = torch.Size([int(size) for size in tensor.shape])
         except (RuntimeError, NotImplementedError, TypeError, AttributeError):
             shape = None
-        self.facts = (shape, tensor.dtype, tensor.device, tensor.requires_grad, None, 0)
+        try:
+            stored = stored_elements(tensor)
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+            stored = None
+        self.facts = (
+            shape,
+            tensor.dtype,
+            tensor.device,
+            tensor.requires_grad,
+            None,
+            -1 if stored is None else stored,
+        )
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -153,6 +169,11 @@ class TensorRecord:
     def offset(self) -> int:
         """Position of the first element in the storage, in elements."""
         return int(self.facts[5])
+
+    @property
+    def stored(self) -> int | None:
+        """How many elements a sparse tensor stores; ``None`` where that is not known."""
+        return self.facts[5] if self.facts[4] is None and self.facts[5] >= 0 else None
 
 
 def flat_records(value: Any) -> Iterator[TensorRecord]:

@@ -106,6 +106,21 @@ version_of: Callable[[torch.Tensor], int] = _find("torch.Tensor._version", _NoVe
 """A tensor's version counter; raises ``RuntimeError`` for one made in inference mode."""
 
 
+_blocks_or_elements: Callable[[torch.Tensor], int] | None = _find("torch.Tensor._nnz")
+
+
+def stored_elements(tensor: torch.Tensor) -> int | None:
+    """How many elements a sparse tensor stores; ``None`` for other layouts and for blocks."""
+    if _blocks_or_elements is None:
+        return None
+    if tensor.layout in (torch.sparse_csr, torch.sparse_csc):
+        return _blocks_or_elements(tensor)
+    if tensor.layout is torch.sparse_coo:
+        dense: Any = tensor.shape[tensor.sparse_dim() :]
+        return _blocks_or_elements(tensor) * dense.numel()  # type: ignore[no-any-return]
+    return None
+
+
 class _ModesAside:
     """Takes every function mode of this thread away for a while."""
 
