@@ -74,6 +74,22 @@ def says_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
+def mlflow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No later test meets this one's tracking server.
+
+    Lightning's ``MLFlowLogger`` makes its server the one of the process.
+    """
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None:
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of training waits as long as it takes: other programs may keep the cores busy."""
     for limit in ("WAIT_LIMIT_S", "UPLOAD_LIMIT_S"):
