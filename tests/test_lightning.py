@@ -287,13 +287,14 @@ def test_every_tensorboard_logger_of_a_run_gets_the_graph(
 
 
 def test_the_loggers_of_the_other_package_of_lightning_are_known(tmp_path: Path) -> None:
-    from modelviz_callbacks.lightning import _is_a
+    from modelviz_callbacks.loggers import is_named
 
     other: Any = importlib.import_module("pytorch_lightning.loggers")
-    assert _is_a(other.TensorBoardLogger(tmp_path), "TensorBoardLogger")
-    assert _is_a(TensorBoardLogger(tmp_path), "TensorBoardLogger")
-    assert not _is_a(CSVLogger(tmp_path), "TensorBoardLogger")
-    assert _is_a(object.__new__(other.MLFlowLogger), "MLFlowLogger")
+    packages = ("lightning", "pytorch_lightning")
+    assert is_named(other.TensorBoardLogger(tmp_path), "TensorBoardLogger", *packages)
+    assert is_named(TensorBoardLogger(tmp_path), "TensorBoardLogger", *packages)
+    assert not is_named(CSVLogger(tmp_path), "TensorBoardLogger", *packages)
+    assert is_named(object.__new__(other.MLFlowLogger), "MLFlowLogger", *packages)
 
 
 def test_two_runs_without_a_log_folder_have_a_folder_each(

@@ -10,6 +10,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,15 +126,16 @@ class InWorker:
         """
         self._hand_over(self._job(), timed=pack_timed(step))
 
-    def _hand_over(self, job: Job, **parts: Any) -> _Handed:
-        uri = self._target.tracking_uri if self._target is not None else None
+    def _hand_over(self, job: Job, target: MlflowTarget | None = None, **parts: Any) -> _Handed:
+        target = target or self._target
+        uri = target.tracking_uri if target is not None else None
         worker = QUEUE.submit(job, uri=uri, **parts)
         handed = _Handed(job, worker, time.time(), "recording" in parts)
         self._handed.append(handed)
         return handed
 
-    def _job(self) -> Job:
-        maker, target = self._maker, self._target
+    def _job(self, target: MlflowTarget | None = None) -> Job:
+        maker, target = self._maker, target or self._target
         kind, event_folder = "", ""
         if maker.events is not None:
             kind = "folder"
@@ -174,11 +176,12 @@ class InWorker:
 
     # --- the end
 
-    def finish(self, is_patient: bool) -> None:
+    def finish(self, is_patient: bool, more: Sequence[MlflowTarget] = ()) -> None:
         """Waits for the worker or does what it has not begun, and makes what only this process can.
 
         Args:
             is_patient: Whether there is time to wait for anything.
+            more: MLflow runs that get the files besides the first, or were found late.
         """
         end = time.monotonic() + (WAIT_LIMIT_S if is_patient else 0.0)
         if is_patient:
@@ -189,6 +192,9 @@ class InWorker:
         if is_patient and self._live is not None:
             self._make_the_rest()
         self._live = None
+        names = list(self._maker.report.files)
+        for target in more if is_patient and names else ():
+            self._upload_and_wait(names, target)
         self._say_what_is_left()
 
     def _take_back(self) -> None:
@@ -205,16 +211,24 @@ class InWorker:
         if job.run is not None and job.report.files:
             self._upload([*job.report.files])
 
-    def _upload(self, names: list[str]) -> None:
+    def _upload(self, names: list[str], target: MlflowTarget | None = None) -> None:
         """Lets a worker send files: nothing here waits on the network for long."""
         worker = QUEUE.worker
         if worker is not None and not worker.hurry():
             QUEUE.replace_worker(worker)
-        upload = self._job()
+        upload = self._job(target)
         upload.tensorboard = ""
         upload.upload = names
         with self._maker.guarded("the MLflow run"):
-            self._hand_over(upload)
+            self._hand_over(upload, target)
+
+    def _upload_and_wait(self, names: list[str], target: MlflowTarget | None = None) -> None:
+        first = len(self._handed)
+        self._only_uploads_since = math.inf
+        self._upload(names, target)
+        for handed in self._handed[first:]:
+            self._wait(time.monotonic() + UPLOAD_LIMIT_S)
+            self._collect(handed)
 
     def _wait(self, end: float) -> None:
         """Waits until all is done or time is up; only uploads are not waited for so long."""
@@ -297,11 +311,7 @@ class InWorker:
         if not made or self._target is None:
             return
         maker.write_report()
-        first_upload = len(self._handed)
-        self._upload([*made, "report.json"])
-        for handed in self._handed[first_upload:]:
-            self._wait(time.monotonic() + UPLOAD_LIMIT_S)
-            self._collect(handed)
+        self._upload_and_wait([*made, "report.json"])
 
     def _say_what_is_left(self) -> None:
         """Ends the report, unless the worker is still to write it."""

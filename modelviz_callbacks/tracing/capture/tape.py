@@ -96,15 +96,6 @@ class TensorRecord:
         """Makes this the version after another one."""
         self.previous, self.first = previous, previous.first or previous
 
-    def plain_facts(self) -> Facts:
-        """What `restored` takes: the facts as plain numbers."""
-        _, dtype, device, requires_grad, stride, offset = self.facts
-        try:
-            strides = None if stride is None else tuple([int(step) for step in stride])
-        except (RuntimeError, TypeError, AttributeError):
-            strides = None  # of a jagged tensor
-        return self.sizes, dtype, device, requires_grad, strides, int(offset)
-
     def _describe_without_strides(self, tensor: torch.Tensor) -> None:
         # Sparse, nested and functorch-wrapped tensors have no strides or no storage to show.
         self.layout = tensor.layout
@@ -140,10 +131,7 @@ class TensorRecord:
     @property
     def sizes(self) -> tuple[int, ...] | None:
         """The shape as plain numbers; ``None`` where one of them is none (a jagged tensor)."""
-        try:
-            return None if self.shape is None else tuple([int(size) for size in self.shape])
-        except (RuntimeError, TypeError, AttributeError):
-            return None
+        return _plain(self.shape)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -174,6 +162,20 @@ class TensorRecord:
     def stored(self) -> int | None:
         """How many elements a sparse tensor stores; ``None`` where that is not known."""
         return self.facts[5] if self.facts[4] is None and self.facts[5] >= 0 else None
+
+
+def plain_facts(facts: Facts) -> Facts:
+    """Facts as plain numbers, which is what `TensorRecord.restored` takes."""
+    shape, dtype, device, requires_grad, stride, offset = facts
+    return _plain(shape), dtype, device, requires_grad, _plain(stride), int(offset)
+
+
+def _plain(sizes: tuple[Any, ...] | None) -> tuple[int, ...] | None:
+    """Sizes as plain numbers; ``None`` where one of them is none (a jagged tensor)."""
+    try:
+        return None if sizes is None else tuple([int(size) for size in sizes])
+    except (RuntimeError, TypeError, AttributeError):
+        return None
 
 
 def flat_records(value: Any) -> Iterator[TensorRecord]:

@@ -194,9 +194,20 @@ def sequence_number(node: Any) -> int:
     return -1 if numbered is None else int(numbered())
 
 
-def taken_gradients(node: Any) -> Any:
-    """Descriptions (shape, dtype, device) of the gradients that a node takes; maybe ``None``."""
-    return _member("torch.autograd.graph.Node._input_metadata", node)
+def node_readers(kind: type[Any]) -> tuple[Callable[[Any], int], Callable[[Any], Any] | None]:
+    """How a class of autograd's nodes tells of them; bound once a class, since there are many.
+
+    Returns:
+        What gives a node's number, -1 where it is not told; and what gives descriptions (shape,
+        dtype, device) of the gradients that it takes, ``None`` where these are not told.
+    """
+    numbered = _member("torch.autograd.graph.Node._sequence_nr", kind, _no_number)
+    taken = _member("torch.autograd.graph.Node._input_metadata", kind)
+    return numbered, None if taken is None else taken.__get__
+
+
+def _no_number(_: Any) -> int:
+    return -1
 
 
 SAVED_PREFIX = "_raw_saved_"

@@ -17,14 +17,26 @@ _NOWHERE = ".."
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The author's model inside the wrappers that distribute or compile it."""
     while True:
-        if is_compiled(model):
-            model = original_module(model)
-        elif isinstance(
-            model, (torch.nn.parallel.DistributedDataParallel, torch.nn.parallel.DataParallel)
-        ):
-            model = model.module
-        else:
+        inner = unwrapped_once(model)
+        if inner is model:
             return model
+        model = inner
+
+
+def unwrapped_once(model: torch.nn.Module) -> torch.nn.Module:
+    """What the outermost wrapper of a model holds; a model without one is given back."""
+    if is_compiled(model):
+        return original_module(model)
+    inner: object = None
+    if isinstance(
+        model, (torch.nn.parallel.DistributedDataParallel, torch.nn.parallel.DataParallel)
+    ):
+        inner = model.module
+    elif type(model).__name__ == "_FabricModule":
+        # What Lightning's Fabric makes of a model; its ``module`` is the author's, under all that
+        # is between.
+        inner = getattr(model, "_forward_module", None) or getattr(model, "module", None)
+    return inner if isinstance(inner, torch.nn.Module) else model
 
 
 def author_path(path: str) -> str:
