@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracing": {"tracing.capture", "tracing.transport", "tracing.lowering"},
     "tracing.op_facts": {"tracing.capture", "graph"},  # of capture only what names torch's own
     "tracing.capture": {"tracing.op_facts", "graph", "gc_pause", "credentials", "errors"},
-    "tracing.transport": {"tracing.op_facts", "tracing.capture", "errors"},
+    "tracing.transport": {"gc_pause", "tracing.op_facts", "tracing.capture", "errors"},
     "tracing.lowering": {
         "tracing.op_facts",
         "tracing.capture",
