@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pytest
@@ -97,18 +96,3 @@ def nothing_changes() -> Callable[[], AbstractContextManager[None]]:
         assert now() == before
 
     return unchanged
-
-
-@pytest.fixture
-def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An offline run of W&B, below the test's folder."""
-    import wandb
-
-    settings = {"MODE": "offline", "CONSOLE": "off", "SILENT": "true", "ERROR_REPORTING": "false"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "wandb_home"))
-    run = wandb.init(project="tests", dir=str(tmp_path), reinit="finish_previous")
-    yield run
-    run.finish()
