@@ -18,7 +18,8 @@ from modelviz_callbacks.training_step import TrainingSteps
 
 _NEVER = (
     "No training batch ran to the point where training_step is called. If the loader is empty "
-    "or on_train_batch_start skips every batch, there is nothing to record."
+    "or on_train_batch_start skips every batch, there is nothing to record. To record something "
+    "else than training_step: trace(model, *inputs), or GraphHook(model, method=...) around it."
 )
 
 

@@ -30,6 +30,8 @@ def shown(folder: Path, end: float) -> Iterator[Callable[[str], None]]:
         yield lambda _: None
         return
     status = _started(message)
+    if status is None:
+        say(message)
 
     def tell(progress: str) -> None:
         if status is not None:
@@ -45,7 +47,7 @@ def shown(folder: Path, end: float) -> Iterator[Callable[[str], None]]:
 
 
 def _started(message: str) -> Any:
-    """A line that moves; ``None`` where the terminal takes none."""
+    """A line that moves; ``None`` where rich is not installed or the terminal takes none."""
     try:
         from rich.console import Console
 
