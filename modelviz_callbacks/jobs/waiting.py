@@ -32,6 +32,8 @@ def shown(folder: Path, end: float, uploads: bool = False) -> Iterator[Callable[
         yield lambda _: None
         return
     status = _started(message)
+    if status is None:
+        say(message)
 
     def tell(progress: str) -> None:
         if status is not None:
@@ -47,7 +49,7 @@ def shown(folder: Path, end: float, uploads: bool = False) -> Iterator[Callable[
 
 
 def _started(message: str) -> Any:
-    """A line that moves; ``None`` where the terminal takes none."""
+    """A line that moves; ``None`` where rich is not installed or the terminal takes none."""
     try:
         from rich.console import Console
 
