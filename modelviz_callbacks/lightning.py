@@ -19,8 +19,8 @@ from modelviz_callbacks.run import Run
 from modelviz_callbacks.training_step import TrainingSteps
 
 _NEVER = (
-    "No batch ran to the point where {step} is called. If the loader is empty or {event} skips every "
-    "batch, there is nothing to record. To record something else than {step}: trace(model, "
+    "No batch ran to the point where {step} is called. If the loader is empty or {event} skips "
+    "every batch, there is nothing to record. To record something else than {step}: trace(model, "
     "*inputs), or GraphHook(model, method=...) around it."
 )
 
