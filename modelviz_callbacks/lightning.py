@@ -20,7 +20,8 @@ from modelviz_callbacks.training_step import TrainingSteps
 
 _NEVER = (
     "No batch ran to the point where {step} is called. If the loader is empty or {event} skips "
-    "every batch, there is nothing to record."
+    "every batch, there is nothing to record. To record something else than {step}: trace(model, "
+    "*inputs), or GraphHook(model, method=...) around it."
 )
 
 Stage = Literal["train", "validate", "test", "predict"]

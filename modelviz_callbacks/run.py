@@ -139,8 +139,9 @@ class Run:
             QUEUE.hold(self)
         writes_here = self._has_own_writer or not in_worker
         if self.tensorboard is not False and writes_here and not (in_worker and self._polls):
-            for name in _EVENT_RECORDS:
-                importlib.import_module(name)
+            with contextlib.suppress(ImportError):  # said when the events are to be written
+                for name in _EVENT_RECORDS:
+                    importlib.import_module(name)
 
     @property
     def keeps_state(self) -> bool:

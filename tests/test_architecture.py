@@ -22,6 +22,7 @@ ROOT = Path(modelviz_callbacks.__file__).parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "credentials": set(),
+    "libraries": {"errors"},
     "ranks": set(),
     "gc_pause": set(),
     "graph": {"errors"},
@@ -32,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracing": {"tracing.capture", "tracing.transport", "tracing.lowering"},
     "tracing.op_facts": {"tracing.capture", "graph"},  # of capture only what names torch's own
     "tracing.capture": {"tracing.op_facts", "graph", "gc_pause", "credentials", "errors"},
-    "tracing.transport": {"tracing.op_facts", "tracing.capture", "errors"},
+    "tracing.transport": {"tracing.op_facts", "tracing.capture", "gc_pause", "errors"},
     "tracing.lowering": {
         "tracing.op_facts",
         "tracing.capture",
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "foreign": {"tracing.op_facts", "graph", "errors"},
     "trackers": {"credentials", "errors"},
     "options": {"writers", "view", "errors"},
-    "report": {"graph", "credentials", "errors"},
+    "report": {"graph", "credentials", "libraries", "errors"},
     "artifacts": {
         "options",
         "report",
@@ -72,7 +73,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
     },
     "run": {"jobs", "artifacts", "options", "report", "tracing", "trackers", "errors"},
-    "tracer": {"artifacts", "tracing", "writers", "analysis", "graph", "errors"},
+    "tracer": {"artifacts", "tracing", "writers", "analysis", "graph", "libraries", "errors"},
+    "architecture": {"tracer", "diff", "writers", "analysis", "graph", "errors"},
+    "pytest_plugin": {"architecture"},
     "training_step": {"run", "tracing"},
     "loggers": {"run", "tracing", "trackers"},
     "hook": {"loggers", "run", "tracing", "options", "ranks", "report", "errors"},
@@ -99,6 +102,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
     },
     "cli": {
+        "architecture",
+        "hook",
+        "tracer",
+        "report",
+        "credentials",
+        "libraries",
         "foreign",
         "run",
         "artifacts",
@@ -112,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "options",
         "errors",
     },
-    "": {"graph", "hook", "lightning", "tracer", "errors"},  # the package itself
+    "": {"graph", "hook", "lightning", "tracer", "errors", "libraries"},  # the package itself
 }
 
 # Library -> the only modules that may import it, at any depth.
@@ -128,9 +137,11 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "tracer",
         "hook",
         "jobs.worker_program",
+        "architecture",
+        "cli.doctor",
         "cli.inputs",
         "cli.models",
-        "cli.trace",
+        "cli.one_forward",
         "foreign.fx_graph",
     ),
     "lightning": ("lightning",),
@@ -148,6 +159,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnx_ir": ("writers.onnx",),
     "onnxscript": ("writers.onnx",),
     "onnxruntime": ("writers.onnx",),
+    "pytest": ("pytest_plugin",),
     "rich": ("jobs.waiting", "cli.terminal"),
     "pygraphviz": ("writers.picture_layout", "writers.png", "writers.svg"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.interface import FOLDER, Tracker, UploadError
+from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, UploadError, unheard
 
 
 class ClearmlTracker(Tracker):
@@ -20,6 +20,7 @@ class ClearmlTracker(Tracker):
         run_name: Not used: the task has its name.
         deadline_s: Not used: ClearML uploads in threads of its own.
         tries: Not used.
+        heard: Not used: nothing is sent from here.
     """
 
     name = "ClearML"
@@ -31,6 +32,7 @@ class ClearmlTracker(Tracker):
         run_name: str | None = None,
         deadline_s: float | Callable[[], float] = 0.0,
         tries: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._task = target
 

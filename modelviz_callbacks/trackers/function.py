@@ -8,7 +8,7 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.interface import Tracker
+from modelviz_callbacks.trackers.interface import Heard, Tracker, unheard
 
 
 class FunctionTracker(Tracker):
@@ -20,6 +20,7 @@ class FunctionTracker(Tracker):
         run_name: Not used.
         deadline_s: Not used: how long the function takes is its author's business.
         tries: Not used.
+        heard: Not used: nothing is sent from here.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class FunctionTracker(Tracker):
         run_name: str | None = None,
         deadline_s: float | Callable[[], float] = 0.0,
         tries: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._call = target
         self._files: dict[str, Path] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.interface import Tracker, UploadError
+from modelviz_callbacks.trackers.interface import Heard, Tracker, UploadError, unheard
 
 
 class RemoteFolderTracker(Tracker):
@@ -20,6 +20,7 @@ class RemoteFolderTracker(Tracker):
         run_name: Not used.
         deadline_s: Not used: whoever calls bounds the time.
         tries: Not used: file systems try again by themselves.
+        heard: Not used: nothing is sent from here.
     """
 
     name = "folder"
@@ -31,6 +32,7 @@ class RemoteFolderTracker(Tracker):
         run_name: str | None = None,
         deadline_s: float | Callable[[], float] = 0.0,
         tries: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._url = str(target).rstrip("/")
         self._system: Any = None

@@ -14,7 +14,7 @@ from typing import Any
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.interface import FOLDER, Tracker, UploadError
+from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, UploadError, unheard
 
 _PAGE = "index.html"
 
@@ -27,6 +27,7 @@ class WandbTracker(Tracker):
         run_name: Not used: the run has its name.
         deadline_s: Not used: W&B's calls hand over to its service process.
         tries: Not used.
+        heard: Not used: nothing is sent from here.
     """
 
     name = "W&B"
@@ -38,6 +39,7 @@ class WandbTracker(Tracker):
         run_name: str | None = None,
         deadline_s: float | Callable[[], float] = 0.0,
         tries: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._run = target
 

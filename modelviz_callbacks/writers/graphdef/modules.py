@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.graph import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.writers.graphdef.layout import place
 from modelviz_callbacks.writers.graphdef.nodedefs import (
@@ -36,15 +37,19 @@ class ModulesDrawing:
     Args:
         graph: The graph.
         node_defs: What describes the graph's own nodes.
+        beside: Nodes to leave out: those beside the main path.
     """
 
-    def __init__(self, graph: ModelGraph, node_defs: NodeDefs) -> None:
+    def __init__(
+        self, graph: ModelGraph, node_defs: NodeDefs, beside: frozenset[str] = frozenset()
+    ) -> None:
+        self._beside = beside
         self._graph = graph
         self._node_defs = node_defs
 
     @cached_property
     def _nodes(self) -> Mapping[str, OverviewNode]:
-        return module_overview(self._graph)
+        return module_overview(self._graph, self._beside)
 
     @cached_property
     def _owned(self) -> Mapping[str, int]:
@@ -107,7 +112,8 @@ class ModulesDrawing:
         yield "module class", call.class_name
         yield "ops inside", str(len(drawn.members))
         yield "parameters", f"{self._parameter_count(drawn.members):,}"
-        yield "FLOPs", f"{sum(n.flops or 0 for n in drawn.members):,}"
+        least = "at least " if any(is_uncounted(n) for n in drawn.members) else ""
+        yield "FLOPs", f"{least}{sum(n.flops or 0 for n in drawn.members):,}"
 
     def _parameter_count(self, members: list[Node]) -> int:
         read = {ref.node: self._graph.by_name[ref.node] for n in members for ref in n.inputs}
