@@ -32,6 +32,11 @@ from tests.integrations.seen import (
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|lightning|accelerate)")
 
 
+def forget() -> None:
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
 @pytest.fixture
 def accelerator(tmp_path: Path) -> Iterator[Callable[..., Accelerator]]:
     """Makes an Accelerator; what accelerate keeps for the whole process is forgotten."""
@@ -39,9 +44,9 @@ def accelerator(tmp_path: Path) -> Iterator[Callable[..., Accelerator]]:
     def make(**options: Any) -> Accelerator:
         return Accelerator(cpu=True, project_dir=tmp_path, **options)
 
+    forget()
     yield make
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
+    forget()
 
 
 def train(
