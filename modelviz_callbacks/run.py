@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.jobs.in_place import InPlace
 from modelviz_callbacks.jobs.in_worker import InWorker
 from modelviz_callbacks.jobs.queue import QUEUE
+from modelviz_callbacks.jobs.unseen import unseen
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.tracing import Recording, StepTimer, record_backward, warm_up
@@ -76,7 +78,7 @@ class Run:
         self._process = os.getpid()
         self._why_not_timed = "training ended before it"
         with self.guarded("the preparations"):
-            warm_up()
+            unseen(warm_up)
 
     # --- set by who knows more about the run
 
@@ -100,8 +102,7 @@ class Run:
             QUEUE.hold(self)
         writes_here = self._has_own_writer or not in_worker
         if self.tensorboard is not False and writes_here and not (in_worker and self._polls):
-            for name in _EVENT_RECORDS:
-                importlib.import_module(name)
+            unseen(lambda: [importlib.import_module(name) for name in _EVENT_RECORDS])
 
     @property
     def keeps_state(self) -> bool:
@@ -144,7 +145,7 @@ class Run:
             return
         place = InPlace(self._maker, self._mlflow_target)
         self._recordings.append(place)
-        place.begin(recording)
+        unseen(lambda: place.begin(recording))
 
     def _take_folder(self) -> None:
         """Makes the folder this run's own, when it is known that something is written."""
@@ -170,11 +171,14 @@ class Run:
         self._recordings.append(worker)
         if self._has_own_writer and not self._polls:
             # Nobody comes by before the end, and the graph is wanted now.
-            products = Products(recording, self.options.name, self._maker.refuse)
-            if products.lowered is not None:
-                with self.guarded("the TensorBoard graph"):
-                    add_run_graph(self._maker, products.early)
+            unseen(lambda: self._add_run_graph(recording))
         return True
+
+    def _add_run_graph(self, recording: Recording) -> None:
+        products = Products(recording, self.options.name, self._maker.refuse)
+        if products.lowered is not None:
+            with self.guarded("the TensorBoard graph"):
+                add_run_graph(self._maker, products.early)
 
     def timed(self, timer: StepTimer) -> None:
         """Takes over a timer that has run; it is read when that disturbs no step."""
@@ -234,7 +238,7 @@ class Run:
             self._add_times(recordings[0])
         for recording in recordings:
             with self.guarded("the files"):
-                recording.finish(is_patient)
+                unseen(partial(recording.finish, is_patient))
         QUEUE.let_go(self)
         release(self)
         self._tell(may_raise)
