@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from modelviz_callbacks.jobs.in_place import InPlace
 from modelviz_callbacks.jobs.in_worker import InWorker
 from modelviz_callbacks.jobs.live_upload import log_to
 from modelviz_callbacks.jobs.queue import QUEUE
+from modelviz_callbacks.jobs.unseen import unseen
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.tracing import Recording, StepTimer, record_backward, warm_up
@@ -86,7 +88,7 @@ class Run:
         self._process = os.getpid()
         self._why_not_timed = "training ended before it"
         with self.guarded("the preparations"):
-            warm_up()
+            unseen(warm_up)
 
     # --- set by who knows more about the run
 
@@ -140,8 +142,7 @@ class Run:
         writes_here = self._has_own_writer or not in_worker
         if self.tensorboard is not False and writes_here and not (in_worker and self._polls):
             with contextlib.suppress(ImportError):  # said when the events are to be written
-                for name in _EVENT_RECORDS:
-                    importlib.import_module(name)
+                unseen(lambda: [importlib.import_module(name) for name in _EVENT_RECORDS])
 
     @property
     def keeps_state(self) -> bool:
@@ -187,7 +188,7 @@ class Run:
             return
         place = InPlace(self._maker, self._take_first_target())
         self._recordings.append(place)
-        place.begin(recording)
+        unseen(lambda: place.begin(recording))
 
     def _keeps_the_first(self, recording: Recording) -> bool:
         """Whether what was recorded is in this run already; if not, in what it differs is said."""
@@ -245,11 +246,14 @@ class Run:
         self._recordings.append(worker)
         if self._has_own_writer and not self._polls:
             # Nobody comes by before the end, and the graph is wanted now.
-            products = Products(recording, self.options.name, self._maker.refuse)
-            if products.lowered is not None:
-                with self.guarded("the TensorBoard graph"):
-                    add_run_graph(self._maker, products.early)
+            unseen(lambda: self._add_run_graph(recording))
         return True
+
+    def _add_run_graph(self, recording: Recording) -> None:
+        products = Products(recording, self.options.name, self._maker.refuse)
+        if products.lowered is not None:
+            with self.guarded("the TensorBoard graph"):
+                add_run_graph(self._maker, products.early)
 
     def timed(self, timer: StepTimer) -> None:
         """Takes over a timer that has run; it is read when that disturbs no step."""
@@ -311,7 +315,7 @@ class Run:
         late = [target for target in self._mlflow_targets if target not in self._early_targets]
         for recording in recordings:
             with self.guarded("the files"):
-                recording.finish(is_patient, late)
+                unseen(partial(recording.finish, is_patient, late))
         if recordings and is_patient:
             self._log_live()
         QUEUE.let_go(self)

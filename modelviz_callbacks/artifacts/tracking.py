@@ -6,6 +6,7 @@ that got its files later has the same as one that got them at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from modelviz_callbacks.trackers.interface import (
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from modelviz_callbacks.trackers.registry import make_tracker
 from modelviz_callbacks.writers.markdown import escaped_markdown
+
+# An escaped underline with letters or digits on both sides.
+_UNDERLINE = re.compile(r"(?<=[^\W_])\\_(?=[^\W_])")
 
 # The end of the name of an ONNX file that is for running.
 _TRAINED = "model.onnx"
@@ -124,7 +128,7 @@ def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
     """Markdown: the picture and the figures."""
     metrics = metrics_of(graph)
     # An underline inside a word means nothing; it is common, and stays as it is.
-    name = escaped_markdown(graph.name).replace("\\_", "_")
+    name = _UNDERLINE.sub("_", escaped_markdown(graph.name))
     picture = next((name for name in ("graph.svg", "graph.png") if name in files), None)
     told = [
         f"{'at least ' if key.endswith('_at_least') else ''}{value:,.0f}"

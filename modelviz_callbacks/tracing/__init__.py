@@ -9,6 +9,7 @@ from modelviz_callbacks.tracing.capture.timed_step import TimedStep
 from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     compiled_call,
+    has_modes,
     is_compiled,
     open_writer,
     set_compiled_call,
@@ -43,6 +44,7 @@ __all__ = [
     "calls_under_way",
     "class_of",
     "compiled_call",
+    "has_modes",
     "is_compiled",
     "method_under_way",
     "modules_of",

@@ -19,6 +19,8 @@ from modelviz_callbacks.writers.table import LayerRow, layers
 # Punctuation that Markdown could take for its own, escaped with a backslash.
 _MEANT = frozenset("\\`*_{}[]<>#|~&!$@")
 # What is made a link although nobody asked for one, and where to put a backslash.
+# What begins a list, a rule or an underline where a line begins with it.
+_BLOCK = re.compile(r"\A(\d{0,9})([-+=.)~])")
 _LINK = re.compile(r"(?i)\b(www|mailto|xmpp|ftp|https?)([.:])")
 # A page shows this many rows; the whole table is what the CSV is for.
 _MOST_ROWS = 200
@@ -68,7 +70,7 @@ def escaped_markdown(text: str) -> str:
     """Text in one line that Markdown shows as it is."""
     line = plain_text(" ".join(text.split()))
     told = "".join(f"\\{character}" if character in _MEANT else character for character in line)
-    return _LINK.sub(r"\g<1>\\\g<2>", told)
+    return _BLOCK.sub(r"\g<1>\\\g<2>", _LINK.sub(r"\g<1>\\\g<2>", told))
 
 
 def _facts(analysis: Analysis) -> Iterator[str]:

@@ -113,7 +113,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
 def _cell(text: str) -> str:
     """Text that a spreadsheet does not take for a formula: a name may be anybody's."""
     plain = plain_text(text)
-    return f"'{plain}" if plain.startswith(_FORMULA) else plain
+    return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
 
 
 def share(part: int, whole: int) -> str:

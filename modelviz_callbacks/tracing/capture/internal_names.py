@@ -85,6 +85,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("torch._VF._make_dual", "2.0", "a witness that dies with a dual level", _DUAL),
     Internal("torch._VF._unpack_dual", "2.0", "whether that witness lives", _DUAL),
     Internal("torch.overrides._get_current_function_mode_stack", "2.0", "whether ours is on it"),
+    Internal("torch._C._len_torch_dispatch_stack", "2.0", "whether somebody watches what ops do"),
     Internal("torch.overrides._pop_mode", "2.0", "takes our mode off, wherever it is"),
     Internal("torch.overrides._push_mode", "2.0", "puts our mode on the stack"),
     Internal("torch.nn.Module._modules", "2.0", "the children, without a generator for each"),

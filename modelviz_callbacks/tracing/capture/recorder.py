@@ -50,6 +50,7 @@ _is_grad_enabled = torch.is_grad_enabled
 _Tensor = torch.Tensor
 _TORCH_FILE, _PLUMBING_FILE = FrameKind.TORCH, FrameKind.PLUMBING
 _SHARDING_FILE = FrameKind.SHARDING
+_HANDLER = TorchFunctionMode.__torch_function__.__name__
 
 
 class Recorder(Encoder, TorchFunctionMode):
@@ -59,6 +60,7 @@ class Recorder(Encoder, TorchFunctionMode):
         tape: What was recorded so far.
         paused: While true, calls go through unrecorded.
         fault: What made this recorder give up, if something did.
+        is_below_others: Whether modes of the user's lie above, which hand their calls on to it.
         losses: What ``backward`` was called on.
         before_backward: Called before it is, with the tensors.
         origins: Explains tensors that no recorded op made.
@@ -75,6 +77,7 @@ class Recorder(Encoder, TorchFunctionMode):
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
         self.paused = False
         self.fault: Exception | None = None
+        self.is_below_others = False
         self.losses: list[TensorRecord] = []
         self.before_backward: Callable[[list[torch.Tensor]], None] | None = None
         self._kinds: dict[Any, CallKind] = {}
@@ -171,7 +174,11 @@ class Recorder(Encoder, TorchFunctionMode):
             if kind is None:
                 kind = kinds[code.co_filename] = classify_file(code.co_filename)
             if kind is not _TORCH_FILE:
-                break
+                if not self.is_below_others or code.co_name != _HANDLER:
+                    break
+                if not _hands_on(frame, func):
+                    self._forget((result, writes))
+                    return  # what a mode of the user's asks for itself is not the forward's
             frame = frame.f_back
         if frame is None:
             code, lasti, plumbing = None, 0, False
@@ -302,3 +309,8 @@ class Recorder(Encoder, TorchFunctionMode):
         for value in written:
             for record in (value,) if value.__class__ is TensorRecord else flat_records(value):
                 self.origins.keep_value(record)
+
+
+def _hands_on(frame: FrameType, func: Any) -> bool:
+    """Whether a mode calls what it was called for."""
+    return any(value is func for value in frame.f_locals.values())

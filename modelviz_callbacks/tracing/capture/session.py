@@ -42,6 +42,8 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     home_of_eval_frame_setter,
     is_compiled,
     missing_parts,
+    no_torch_function,
+    users_modes,
 )
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_of, unwrapped
 
@@ -84,7 +86,7 @@ class Capture:
         self._kept = KeptInputs() if keeps_inputs else None
         self._handles = ExitStack()
         self._watching: ExitStack | None = None  # hooks and mode, while they are up
-        self._modes_above = 0
+        self._modes_above = users_modes()
         self._around = self._modules_around()
         self._during: torch.nn.Module | None = None
         self._compiled = CompiledParts(self.recorder, self._name_of, self._around)
@@ -147,9 +149,10 @@ class Capture:
         self.recorder.see_state(tensor for tensor, _ in self._state.all())
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
-        self._inputs = self._attempt(
-            lambda: named_inputs(self._signature, args, kwargs, self.recorder.adopt), {}
-        )
+        with no_torch_function():
+            self._inputs = self._attempt(
+                lambda: named_inputs(self._signature, args, kwargs, self.recorder.adopt), {}
+            )
         if self._kept is not None:
             self._kept.keep_living(record for _, record in paths_of_arguments(self._inputs))
         with ExitStack() as handles:
@@ -192,6 +195,7 @@ class Capture:
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
             handles.callback(register(self._pause_hook(paused)).remove)
+        self.recorder.is_below_others = self._modes_above > 0
         push_mode(self.recorder, self._modes_above)
         handles.callback(self._remove_mode)
 
@@ -258,7 +262,8 @@ class Capture:
             The recording; of what ran before a fault of the recorder, if it had to give up.
         """
         self.stop()
-        walked = self._attempt(lambda: walk(result, self.recorder.record), Leaf(None))
+        with no_torch_function():
+            walked = self._attempt(lambda: walk(result, self.recorder.record), Leaf(None))
         return self._recording(walked, "")
 
     def abandon(self, error: BaseException) -> Recording:

@@ -270,6 +270,23 @@ def mode_stack() -> list[TorchFunctionMode] | None:
     return _stack() if _stack is not None else None
 
 
+_count_dispatch_modes: Callable[[], int] = _find("torch._C._len_torch_dispatch_stack", int)
+
+
+def has_modes() -> bool:
+    """Whether this thread has function or dispatch modes, be it torch's own."""
+    return bool(mode_stack()) or _count_dispatch_modes() > 0
+
+
+def users_modes() -> int:
+    """How many function modes lie on this thread's stack above those of torch itself."""
+    modes = mode_stack() or []
+    own = 0
+    while own < len(modes) and type(modes[own]).__module__.partition(".")[0] == "torch":
+        own += 1
+    return len(modes) - own
+
+
 def pop_mode() -> TorchFunctionMode:
     """Takes the innermost mode off this thread's stack."""
     if _pop is not None:
