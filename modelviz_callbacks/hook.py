@@ -326,6 +326,7 @@ class GraphHook:
                 keeps_state=self._run.keeps_state,
                 keeps_inputs=self._run.keeps_inputs,
             )
+            capture.end_with_call_of(model)
             capture.start(args, kwargs)
             if model is self._core and self._compiled_call is None:
                 capture.enter_model()

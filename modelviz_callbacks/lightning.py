@@ -9,18 +9,36 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 
+from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.loggers import connect
 from modelviz_callbacks.options import FORMATS, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
+from modelviz_callbacks.report_mailbox import ReportMailbox
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.training_step import TrainingSteps
 
 _NEVER = (
-    "No training batch ran to the point where training_step is called. If the loader is empty "
-    "or on_train_batch_start skips every batch, there is nothing to record. To record something "
-    "else than training_step: trace(model, *inputs), or GraphHook(model, method=...) around it."
+    "No batch ran to the point where {step} is called. If the loader is empty or {event} skips "
+    "every batch, there is nothing to record. To record something else than {step}: trace(model, "
+    "*inputs), or GraphHook(model, method=...) around it."
 )
+
+Stage = Literal["train", "validate", "test", "predict"]
+
+_STEP_OF: dict[str, str] = {
+    "train": "training_step",
+    "validate": "validation_step",
+    "test": "test_step",
+    "predict": "predict_step",
+}
+
+_EVENT_OF: dict[str, str] = {
+    "train": "on_train_batch_start",
+    "validate": "on_validation_batch_start",
+    "test": "on_test_batch_start",
+    "predict": "on_predict_batch_start",
+}
 
 
 class GraphLogger(pl.Callback):
@@ -56,6 +74,7 @@ class GraphLogger(pl.Callback):
         profile_step: int | None = None,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
+        stage: Stage = "train",
     ) -> None:
         """Nothing happens before the first training batch.
 
@@ -78,13 +97,21 @@ class GraphLogger(pl.Callback):
             profile_step: Which training step to time.
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.
+            stage: Which step is recorded, the first time it runs outside of a sanity check: that of
+                ``"train"``, ``"validate"``, ``"test"`` or ``"predict"``.
 
         Raises:
             OptionError: A value has a wrong type or is impossible.
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        if given.pop("stage") not in _STEP_OF:
+            raise OptionError(f"stage={stage!r} is none of {', '.join(_STEP_OF)}.")
         self._options = make_options(**given)
+        self._stage = stage
         self._steps: TrainingSteps | None = None
+        self._folder: Path | None = None
+        self._mailbox = ReportMailbox()
+        self._collected: Report | None = None
 
     @property
     def report(self) -> Report | None:
@@ -97,12 +124,36 @@ class GraphLogger(pl.Callback):
             >>> "graph.txt" in graph_logger.report.files
             True
         """
-        return self._steps.run.report if self._steps is not None else None
+        if self._steps is not None:
+            return self._steps.run.report
+        # Where the trainer has started processes for the training, it is in one of them.
+        self._collected = self._mailbox.collect() or self._collected
+        return self._collected
 
     # --- the trainer's events
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the run's loggers; only rank zero takes part, and no run that leaves no trace."""
+        """Finds the run's loggers, unless a stage without a fit is meant."""
+        if self._stage in ("train", "validate"):
+            self._begin(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise for ``trainer.validate``."""
+        if self._stage == "validate" and trainer.state.fn == "validate":
+            self._begin(trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise for ``trainer.test``."""
+        if self._stage == "test":
+            self._begin(trainer, pl_module)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise for ``trainer.predict``."""
+        if self._stage == "predict":
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Only rank zero takes part, and no run that leaves no trace."""
         is_trial = bool(getattr(trainer, "fast_dev_run", False)) or trainer.barebones
         self._steps = None
         if is_trial or not trainer.is_global_zero or not is_recording_rank():
@@ -112,6 +163,8 @@ class GraphLogger(pl.Callback):
         with run.guarded("the loggers"):
             # ``trainer.log_dir`` is not used: it asks the other ranks.
             connect(run, trainer.loggers, Path(trainer.default_root_dir))
+            run.is_continued = trainer.ckpt_path is not None or run.folder == self._folder
+            self._folder = run.folder
         with run.guarded("the preparations"):
             run.get_ready()
 
@@ -119,8 +172,29 @@ class GraphLogger(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Puts the recording around the first batch's training step, the timer around another."""
-        if self._steps is not None:
-            self._steps.before(pl_module, "training_step", pl_module)
+        self._before("train", trainer, pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **more: Any
+    ) -> None:
+        """Likewise for a batch of validation."""
+        self._before("validate", trainer, pl_module)
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **more: Any
+    ) -> None:
+        """Likewise for a batch of a test."""
+        self._before("test", trainer, pl_module)
+
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **more: Any
+    ) -> None:
+        """Likewise for a batch of a prediction."""
+        self._before("predict", trainer, pl_module)
+
+    def _before(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._steps is not None and stage == self._stage and not trainer.sanity_checking:
+            self._steps.before(pl_module, _STEP_OF[stage], pl_module)
 
     def on_train_batch_end(
         self,
@@ -144,12 +218,32 @@ class GraphLogger(pl.Callback):
         """Writes what is slow, with the trained weights at hand."""
         self._finish()
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise after ``trainer.validate``; within a fit the fit goes on."""
+        if self._stage == "validate" and trainer.state.fn == "validate":
+            self._finish()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise after ``trainer.test``."""
+        if self._stage == "test":
+            self._finish()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise after ``trainer.predict``."""
+        if self._stage == "predict":
+            self._finish()
+
     # --- how
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for another run: what belongs to this one stays behind.
-        return {**vars(self), "_steps": None}
+        own = dict.fromkeys(("_steps", "_folder", "_collected"))
+        return {**vars(self), **own}
 
     def _finish(self, may_raise: bool = True, patient: bool = True) -> None:
         if self._steps is not None:
-            self._steps.finish(_NEVER, may_raise, patient)
+            try:
+                why = _NEVER.format(step=_STEP_OF[self._stage], event=_EVENT_OF[self._stage])
+                self._steps.finish(why, may_raise, patient)
+            finally:
+                self._mailbox.leave(self._steps.run.report)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.artifacts.continued import changes_since, report_in
 from modelviz_callbacks.artifacts.events import add_run_graph
 from modelviz_callbacks.artifacts.folders import checked_folder, release, take_given, take_new
 from modelviz_callbacks.artifacts.maker import Events, Maker, file_name
@@ -47,6 +48,8 @@ class Run:
     Attributes:
         report: What was written where, what is missing and why.
         tensorboard: The option, or the run's own writer.
+        is_continued: Whether it goes on with a training that was recorded before (a second fit, a
+            checkpoint): the same graph is not written again beside the first.
     """
 
     def __init__(self, options: Options, class_name: str, polls: bool = False) -> None:
@@ -69,6 +72,8 @@ class Run:
         self._has_folder = False
         self.report = Report(name, str(folder))
         self.tensorboard = _absolute(options.tensorboard)
+        self.is_continued = False
+        self._is_kept = False
         self._maker = Maker(options, folder, self.report)
         self._polls = polls
         self._mlflow_targets: list[MlflowTarget] = []
@@ -89,6 +94,11 @@ class Run:
         if self.options.dirpath is None:
             self._maker.folder = folder.absolute()
         self.report.folder = str(self._maker.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are, or will be."""
+        return self._maker.folder
 
     def find_mlflow(self, of_loggers: Sequence[tuple[str | None, str]] = ()) -> None:
         """Finds out now which MLflow runs are meant, in the thread that trains.
@@ -123,8 +133,9 @@ class Run:
             QUEUE.hold(self)
         writes_here = self._has_own_writer or not in_worker
         if self.tensorboard is not False and writes_here and not (in_worker and self._polls):
-            for name in _EVENT_RECORDS:
-                importlib.import_module(name)
+            with contextlib.suppress(ImportError):  # said when the events are to be written
+                for name in _EVENT_RECORDS:
+                    importlib.import_module(name)
 
     @property
     def keeps_state(self) -> bool:
@@ -155,8 +166,10 @@ class Run:
 
     def captured(self, recording: Recording) -> None:
         """Takes a recording over: hands it to the worker, or writes what is quick to write."""
-        self._take_folder()
         self._look_around()
+        if self.is_continued and self._keeps_the_first(recording):
+            return
+        self._take_folder()
         if recording.fault:
             self._maker.refuse("a part of the graph", CaptureError(recording.fault))
         with self.guarded("the backward graph"):
@@ -169,6 +182,33 @@ class Run:
         place = InPlace(self._maker, self._take_first_target())
         self._recordings.append(place)
         place.begin(recording)
+
+    def _keeps_the_first(self, recording: Recording) -> bool:
+        """Whether what was recorded is in this run already; if not, in what it differs is said."""
+        folder, changes = self._maker.folder, None
+        earlier = report_in(folder)
+        if earlier is None or self.options.trained_onnx or not self._is_of(earlier):
+            return False
+        with self.guarded("the comparison with the graph before"):
+            changes = changes_since(folder, recording, self.options.name)
+        for sentence in changes or ():
+            self.remark(sentence)
+        if changes != []:
+            return False
+        self.report.add(earlier)
+        self.remark("The graph is the one that was there already; nothing was written again.")
+        self._is_kept = True
+        return True
+
+    def _is_of(self, earlier: Report) -> bool:
+        """Whether the places of an earlier recording are those of this run."""
+        runs = {target.run_id for target in self._mlflow_targets}
+        if self._live or (runs and runs != {earlier.mlflow_run_id}):
+            return False
+        if not self._has_own_writer:
+            return True
+        log_dir = str(getattr(self.tensorboard, "get_logdir", str)())
+        return bool(log_dir) and any(place.endswith(log_dir) for place in earlier.stored)
 
     def _take_folder(self) -> None:
         """Makes the folder this run's own, when it is known that something is written."""
@@ -253,13 +293,13 @@ class Run:
         if os.getpid() != self._process:
             return  # a copy that was forked meanwhile; the original does it
         recordings, self._recordings = self._recordings, []
-        if not recordings:
+        if not recordings and not self._is_kept:
             if self._maker.failed is None:
                 self._maker.refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
             else:
                 self._take_folder()
                 self._maker.write_report()
-        else:
+        elif recordings:
             self._look_around()
             self._add_times(recordings[0])
         late = [target for target in self._mlflow_targets if target not in self._early_targets]

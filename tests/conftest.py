@@ -117,3 +117,18 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
     """
     options: dict[str, Any] = request.param
     return options
+
+
+@pytest.fixture
+def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An offline run of W&B, below the test's folder."""
+    import wandb
+
+    settings = {"MODE": "offline", "CONSOLE": "off", "SILENT": "true", "ERROR_REPORTING": "false"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb_home"))
+    run = wandb.init(project="tests", dir=str(tmp_path), reinit="finish_previous")
+    yield run
+    run.finish()

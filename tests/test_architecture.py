@@ -22,6 +22,7 @@ ROOT = Path(modelviz_callbacks.__file__).parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "credentials": set(),
+    "libraries": {"errors"},
     "ranks": set(),
     "gc_pause": set(),
     "graph": {"errors"},
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "foreign": {"tracing.op_facts", "graph", "errors"},
     "trackers": {"credentials", "errors"},
     "options": {"writers", "view", "errors"},
-    "report": {"graph", "credentials", "errors"},
+    "report": {"graph", "credentials", "libraries", "errors"},
     "artifacts": {
         "options",
         "report",
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracing.lowering",
         "trackers",
         "writers",
+        "diff",
         "view",
         "analysis",
         "graph",
@@ -71,13 +73,23 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
     },
     "run": {"jobs", "artifacts", "options", "report", "tracing", "trackers", "errors"},
-    "tracer": {"artifacts", "tracing", "writers", "analysis", "graph", "errors"},
+    "tracer": {"artifacts", "tracing", "writers", "analysis", "graph", "libraries", "errors"},
     "architecture": {"tracer", "diff", "writers", "analysis", "graph", "errors"},
     "pytest_plugin": {"architecture"},
     "training_step": {"run", "tracing"},
     "loggers": {"run", "tracing", "trackers"},
     "hook": {"loggers", "run", "tracing", "options", "ranks", "report", "errors"},
-    "lightning": {"training_step", "loggers", "run", "options", "ranks", "report"},
+    "report_mailbox": {"report"},
+    "lightning": {
+        "training_step",
+        "loggers",
+        "run",
+        "options",
+        "ranks",
+        "report",
+        "report_mailbox",
+        "errors",
+    },
     "integrations": {
         "hook",
         "training_step",
@@ -95,6 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracer",
         "report",
         "credentials",
+        "libraries",
         "foreign",
         "run",
         "artifacts",
@@ -108,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "options",
         "errors",
     },
-    "": {"graph", "hook", "lightning", "tracer", "errors"},  # the package itself
+    "": {"graph", "hook", "lightning", "tracer", "errors", "libraries"},  # the package itself
 }
 
 # Library -> the only modules that may import it, at any depth.

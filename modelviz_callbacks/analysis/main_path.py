@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from modelviz_callbacks.analysis.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
+from modelviz_callbacks.graph.values import Ref, refs
 
 _FLOATS = ("float", "bfloat", "complex")
 
@@ -19,7 +20,9 @@ def bookkeeping(analysis: Analysis) -> frozenset[str]:
 
     An op is on the main path if a value flows through it from a parameter or a floating-point
     input to an output, if it makes an output, or if it only changes the layout of an input on
-    its way to such an op; an input is if an op on the main path reads it.
+    its way to what such an op works on, which is its first tensor; an input is if it arrives
+    there. Where no input arrives so, any op on the way of one counts (``one_hot``, a division
+    of 8-bit pixels).
 
     Args:
         analysis: The analysis of a sound graph.
@@ -38,28 +41,40 @@ def _bookkeeping(analysis: Analysis) -> frozenset[str]:
     if not any(node.name in main for node in graph.ops):
         return frozenset()
     main.update(ref.node for end in ends for ref in end.inputs)
-    main |= _reshaped_inputs(graph, main)
-    read = {ref.node for node in graph.ops if node.name in main for ref in node.inputs}
-    ops = {node.name for node in graph.ops} - main
-    inputs = {node.name for node in graph.of_kind("input")} - main - read
-    return frozenset(ops | inputs)
+    inputs = {node.name for node in graph.of_kind("input")}
+    main |= _ways_of_inputs(graph, main, layout_only=True)
+    if inputs.isdisjoint(main):
+        main |= _ways_of_inputs(graph, main, layout_only=False)
+    return frozenset(({node.name for node in graph.ops} | inputs) - main)
 
 
-def _reshaped_inputs(graph: ModelGraph, main: set[str]) -> set[str]:
-    """The layout ops through which an input comes to the main path as it is."""
-    as_it_is = {node.name for node in graph.of_kind("input")}
+def _ways_of_inputs(graph: ModelGraph, main: set[str], *, layout_only: bool) -> set[str]:
+    """The inputs that ops on the main path work on, with the ops that they come through.
+
+    Args:
+        graph: Any graph.
+        main: The nodes on the main path.
+        layout_only: Whether they may only come through ops that change their layout.
+    """
+    ways = {node.name for node in graph.of_kind("input")}
     for node in graph.ops:
-        if (
-            OpFact.LAYOUT in facts_of(node.target)
-            and node.inputs
-            and node.inputs[0].node in as_it_is
-        ):
-            as_it_is.add(node.name)
+        may_be = OpFact.LAYOUT in facts_of(node.target) or not layout_only
+        if may_be and any(ref.node in ways for ref in _worked_on(node)):
+            ways.add(node.name)
     found: set[str] = set()
     for node in reversed(graph.nodes):
-        if node.name in main or node.name in found:
-            found.update(ref.node for ref in node.inputs if ref.node in as_it_is)
+        if node.name in found or (node.name in main and node.is_call):
+            found.update(ref.node for ref in _worked_on(node) if ref.node in ways)
     return found
+
+
+def _worked_on(node: Node) -> tuple[Ref, ...]:
+    """What an op works on: the first of its arguments that holds tensors."""
+    for argument in node.arguments:
+        found = tuple(ref for ref in refs(argument.value) if not ref.shape_only)
+        if found:
+            return found
+    return ()
 
 
 def _fed(graph: ModelGraph) -> set[str]:
@@ -68,7 +83,7 @@ def _fed(graph: ModelGraph) -> set[str]:
     for node in graph.nodes:
         is_float = bool(node.outputs) and node.outputs[0].dtype.startswith(_FLOATS)
         is_start = node.kind == "parameter" or (node.kind == "input" and is_float)
-        if is_start or any(ref.node in found for ref in node.inputs):
+        if is_start or any(ref.node in found for ref in node.inputs if not ref.shape_only):
             found.add(node.name)
     return found
 
@@ -78,5 +93,5 @@ def _leading(graph: ModelGraph, ends: Iterable[Node]) -> set[str]:
     found = {node.name for node in ends}
     for node in reversed(graph.nodes):
         if node.name in found:
-            found.update(ref.node for ref in node.inputs)
+            found.update(ref.node for ref in node.inputs if not ref.shape_only)
     return found

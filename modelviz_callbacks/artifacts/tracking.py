@@ -13,7 +13,13 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.trackers.interface import ARTIFACT_SCHEME, FOLDER, MultiTracker
+from modelviz_callbacks.trackers.interface import (
+    ARTIFACT_SCHEME,
+    FOLDER,
+    Heard,
+    MultiTracker,
+    unheard,
+)
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from modelviz_callbacks.trackers.registry import make_tracker
 from modelviz_callbacks.writers.markdown import escaped_markdown
@@ -29,6 +35,7 @@ def publish(
     names: list[str],
     deadline_s: float | Callable[[], float],
     tries: int | None = None,
+    heard: Heard = unheard,
 ) -> None:
     """Logs everything of one recording to a tracker's run, and says in the report where it is.
 
@@ -39,11 +46,12 @@ def publish(
         names: The files, in the report's folder.
         deadline_s: Seconds for all of it, or a function that says how many are left.
         tries: How often a call is made that fails for the moment; ``None``: until time is up.
+        heard: Is told of each call.
 
     Raises:
         TrackerError: Something did not arrive; the rest did.
     """
-    tracker = make_tracker(target.tracker, target, report.name, deadline_s, tries)
+    tracker = make_tracker(target.tracker, target, report.name, deadline_s, tries, heard)
     trackers = MultiTracker([tracker])
     folder = Path(report.folder)
     log_recording(trackers, {name: folder / name for name in names}, analysis)

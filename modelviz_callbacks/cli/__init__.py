@@ -22,6 +22,7 @@ from modelviz_callbacks.cli.show import add_to as add_show
 from modelviz_callbacks.cli.trace import add_to as add_trace
 from modelviz_callbacks.cli.upload import add_to as add_upload
 from modelviz_callbacks.errors import ModelvizError
+from modelviz_callbacks.libraries import says_what_is_missing
 
 __all__ = ["main"]
 
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        with says_what_is_missing():
+            status: int = options.run(options)
         sys.stdout.flush()
     except ModelvizError as error:
         print(f"modelviz {options.command}: {error}", file=sys.stderr)

@@ -17,6 +17,7 @@ from modelviz_callbacks.graph.model import (
     Source,
 )
 from modelviz_callbacks.graph.names import NameAllocator
+from modelviz_callbacks.graph.shape_edges import with_shape_edges
 from modelviz_callbacks.graph.validate import check
 from modelviz_callbacks.graph.values import Argument, Ref, TensorSpec
 
@@ -110,7 +111,8 @@ class ForeignGraphBuilder:
     ) -> str:
         """Something computed; gives its name."""
         name = self._names.allocate(scope, op)
-        made = Node(name, kind, op, scope, tuple(outputs), tuple(arguments), target, source=source)
+        told = with_shape_edges(target, arguments)
+        made = Node(name, kind, op, scope, tuple(outputs), told, target, source=source)
         self._nodes.append(made)
         return name
 

@@ -2,8 +2,8 @@
 
 Schema 1: the fields of the dataclasses by name, those at their default left out. Arguments
 keep JSON's own types; what JSON has no type for is an object with one key: ``{"$ref": [node,
-index]}``, ``{"$python": text}``, ``{"$float": "nan"}``, ``{"$slice": [start, stop, step]}``,
-``{"$items": [[key, value], ...]}``.
+index]}`` (``[node, index, "shape"]`` where only the shape is read), ``{"$python": text}``,
+``{"$float": "nan"}``, ``{"$slice": [start, stop, step]}``, ``{"$items": [[key, value], ...]}``.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def _plain(owner: Any, name: str, value: Any) -> Any:
 
 def _plain_value(value: Value) -> Any:
     if isinstance(value, Ref):
-        return {"$ref": [value.node, value.index]}
+        only = ["shape"] if value.shape_only else []
+        return {"$ref": [value.node, value.index, *only]}
     if isinstance(value, PythonText):
         return {"$python": value.text}
     if isinstance(value, SliceValue):

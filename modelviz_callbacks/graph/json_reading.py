@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -197,6 +197,8 @@ def _tagged(data: dict[str, Any], levels: int) -> Value:
         _wrong("an object with one key", data)
     ((key, content),) = data.items()
     if key == "$ref":
+        if type(content) is list and content[2:] == ["shape"]:
+            return replace(_ref(content[:2]), shape_only=True)
         return _ref(content)
     if key == "$python":
         return PythonText(_text(content))

@@ -30,6 +30,8 @@ class OpFact(Flag):
     ATTENTION_LAYER = auto()  # with the projections around it
     EMBEDDING = auto()  # looks rows of its weight up
     SIZED = auto()  # its weight has the size of what it works on: norms
+    SHAPE_OF_FIRST = auto()  # of its first argument it asks only the shape, dtype and device
+    SHAPE_OF_SECOND = auto()  # of its second argument likewise
 
     # What it costs.
     COUNTED = auto()  # there is a formula for its FLOPs, or for whatever it comes down to
@@ -60,21 +62,30 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
     (
         _F.LAYOUT,
         """
-        T.__get__ __getitem__ alias as_strided chunk clone contiguous cpu cuda double expand_as
-        flatten float half mT.__get__ movedim narrow permute reshape_as select split squeeze
-        swapaxes t to transpose type type_as unbind unflatten unsqueeze view_as
+        T.__get__ __getitem__ alias as_strided chunk clone contiguous cpu cuda double
+        flatten float half mT.__get__ movedim narrow permute select split squeeze
+        swapaxes t to transpose type unbind unflatten unsqueeze
         AliasBackward AsStridedBackward CloneBackward ExpandBackward PermuteBackward
         ReshapeAliasBackward SelectBackward SliceBackward SplitBackward SqueezeBackward TBackward
         ToCopyBackward TransposeBackward UnbindBackward UnsafeSplitBackward UnsafeViewBackward
         UnsqueezeBackward ViewBackward
         """,
     ),
+    (_F.LAYOUT | _F.SHAPE_OF_SECOND, "expand_as reshape_as type_as view_as"),
     (_F.LAYOUT | _F.TAKES_SHAPE, "expand reshape view"),
+    (_F.TAKES_SHAPE | _F.SHAPE_OF_FIRST, "new_empty new_full new_ones new_zeros"),
+    (
+        _F.SHAPE_OF_FIRST,
+        """
+        bernoulli_ cauchy_ copy_ empty_like exponential_ fill_ full_like geometric_ log_normal_
+        new_empty_strided new_tensor normal_ ones_like rand_like randint_like randn_like random_
+        uniform_ zero_ zeros_like
+        """,
+    ),
     (
         _F.TAKES_SHAPE,
         """
-        arange broadcast_to empty full new_empty new_full new_ones new_zeros ones rand randn
-        repeat resize tile zeros
+        arange broadcast_to empty full ones rand randn repeat resize tile zeros
         """,
     ),
     (_F.TAKES_SIZES, "interpolate pad roll scatter slice"),

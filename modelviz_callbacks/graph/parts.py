@@ -7,7 +7,8 @@ nest. A node is one of a closed set of kinds:
 kind       meaning
 ========== =====================================================================
 input      a tensor handed to the recorded code; ``path`` is where it stood
-           among the arguments (``x``, ``batch['image']``)
+           among the arguments (``x``, ``batch['image']``), ``aliases`` are the
+           other places it stood at
 parameter  an ``nn.Parameter`` of the model; ``path`` is its qualified name,
            ``aliases`` the other names it is tied to
 buffer     a buffer of the model; ``path`` and ``aliases`` likewise
@@ -71,7 +72,8 @@ class Node:
         target: Qualified name of the function called: ``torch.conv2d``.
         path: See the kinds; ``""`` for ops, but for those of a backward graph that gradients end at
             (``AccumulateGrad``): the parameter there.
-        aliases: Other qualified names of the same parameter or buffer.
+        aliases: Other qualified names of the same parameter or buffer, or the other names of
+            a tensor that is several inputs (``model(input_ids=x, labels=x)``).
         source: Where in the user's code, if known.
         writes: Indices into ``outputs`` that are new versions of existing memory.
         reads_value: Whether Python looked at the values here (``item``, ``bool``): on

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from modelviz_callbacks.errors import GraphError
 from modelviz_callbacks.graph.parts import NODE_KINDS, ModuleCall, Node, ParameterInfo
+from modelviz_callbacks.graph.shape_edges import wrong_shape_edges
 from modelviz_callbacks.graph.values import Ref, TensorSpec
 
 _OUTPUT_NUMBER = re.compile(r":\d+$")
@@ -128,6 +129,8 @@ def _edges(graph: Graph) -> Iterator[str]:
                 yield f"node {node.name!r} reads {ref.node!r}, which does not exist before it"
             elif not 0 <= ref.index < made[ref.node]:
                 yield f"node {node.name!r} reads output {ref.index} of {ref.node!r}"
+        for ref in wrong_shape_edges(node):
+            yield f"node {node.name!r} reads the values of {ref.node!r}, not only its shape"
         made[node.name] = len(node.outputs)
     for call in graph.modules:
         for port in (*call.inputs, *call.outputs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 # Bytes an element takes, by the name torch prints for the dtype (without "torch.").
@@ -64,10 +64,19 @@ def item_bytes(dtype: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A tensor in the graph: output number ``index`` of the node called ``node``."""
+    """A tensor in the graph: output number ``index`` of the node called ``node``.
+
+    Attributes:
+        node: The name of the node that made it.
+        index: Which of its outputs it is.
+        shape_only: Of an argument: whether the op asks only for the tensor's shape, dtype and
+            device, so that no value flows along this edge (``zeros_like(x)``). It says something
+            of the edge, not of the tensor: references to one tensor are equal either way.
+    """
 
     node: str
     index: int = 0
+    shape_only: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

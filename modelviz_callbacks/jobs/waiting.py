@@ -13,18 +13,20 @@ from modelviz_callbacks.report import say
 
 
 @contextlib.contextmanager
-def shown(folder: Path, end: float) -> Iterator[Callable[[str], None]]:
+def shown(folder: Path, end: float, uploads: bool = False) -> Iterator[Callable[[str], None]]:
     """Shows what is waited for, once.
 
     Args:
         folder: Where the files go.
         end: Until when at most, in seconds of `time.monotonic`.
+        uploads: Whether the wait is longer for as long as uploads arrive.
 
     Yields:
         A function to be told how far it is.
     """
     limit_s = max(0.0, end - time.monotonic())
-    message = f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s)"
+    message = f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s"
+    message += ", longer while uploads arrive)" if uploads else ")"
     if not _is_terminal():
         say(message)
         yield lambda _: None

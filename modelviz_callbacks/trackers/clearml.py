@@ -36,12 +36,10 @@ class ClearmlTracker(Tracker):
 
     @property
     def place(self) -> str:
-        """The task's address, or its id where there is none."""
-        address = getattr(self._task, "get_output_log_web_page", None)
-        try:
-            return str((address() if callable(address) else None) or self.run_id)
-        except Exception:  # offline there is no server to ask for it
+        """The task's address; offline its id."""
+        if self._task.is_offline():
             return self.run_id
+        return str(self._task.get_output_log_web_page() or self.run_id)
 
     @property
     def run_id(self) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from modelviz_callbacks.trackers.interface import Tracker
+from modelviz_callbacks.trackers.interface import Heard, Tracker, unheard
 
 __all__ = ["TRACKERS", "is_live_run", "kind_of", "live_runs", "make_tracker"]
 
@@ -67,6 +67,7 @@ def make_tracker(
     run_name: str,
     deadline_s: float | Callable[[], float],
     tries: int | None = None,
+    heard: Heard = unheard,
 ) -> Tracker:
     """A tracker that is not opened yet.
 
@@ -77,6 +78,7 @@ def make_tracker(
         run_name: What to call the run if it is new.
         deadline_s: Seconds for all calls together, or a function that says how many are left.
         tries: How often a call is made that fails for the moment; ``None``: until time is up.
+        heard: Is told of each call, see `modelviz_callbacks.trackers.interface.Heard`.
 
     Returns:
         The tracker.
@@ -87,6 +89,6 @@ def make_tracker(
     """
     module, name = TRACKERS[kind]
     made: Tracker = getattr(importlib.import_module(module), name)(
-        target, run_name=run_name, deadline_s=deadline_s, tries=tries
+        target, run_name=run_name, deadline_s=deadline_s, tries=tries, heard=heard
     )
     return made

@@ -8,7 +8,7 @@ from typing import Literal
 from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights
 from modelviz_callbacks.view.formatting import short_count
 
-BoxKind = Literal["input", "output", "module", "op", "quiet", "held", "part"]
+BoxKind = Literal["input", "output", "module", "op", "quiet", "held", "label", "part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Box:
         name: Unique among boxes and groups: the name of a node or module call in the graph.
         kind: ``module``, ``op``, ``quiet`` (only changes a tensor's layout), ``input``,
             ``output``, ``held`` (a parameter, buffer or constant that an op reads directly),
-            ``part`` (many steps in one box).
+            ``label`` (bookkeeping that a box reads), ``part`` (many steps in one box).
         title: Its class or op, or what it is called.
         label: Its name within the group, where that says more than the title.
         details: Arguments, what varies between repeats.

@@ -16,6 +16,7 @@ from modelviz_callbacks.graph.values import (
     Ref,
 )
 from modelviz_callbacks.view.box import Box, BoxKind, Group
+from modelviz_callbacks.view.ends import End, end_words, told_ends
 from modelviz_callbacks.view.formatting import (
     key_arguments,
     label_range,
@@ -23,11 +24,10 @@ from modelviz_callbacks.view.formatting import (
     shapes_text,
     shortened,
 )
+from modelviz_callbacks.view.simplified import is_label
 
 # How many boxes and groups a picture has at most, unless a depth is asked for.
 MOST_BOXES = 60
-# More inputs or outputs than this are drawn as one box.
-_MOST_ENDS = 6
 
 
 @dataclass
@@ -76,6 +76,7 @@ class BoxBuilder:
         self.opened = opened
         self.scope = scope
         self._parameters = {parameter.name for parameter in self.graph.parameters}
+        self._labels = analysis.once(_labels_read)
 
     def drawn(self) -> Drawn:
         """The boxes and groups; at the top level never many more than `MOST_BOXES`."""
@@ -93,52 +94,60 @@ class BoxBuilder:
         drawn.exits = outputs.exits
         return drawn
 
-    def _inputs(self) -> list[tuple[str, str, Ref]]:
-        """Name, words and tensor of everything that enters."""
+    def _inputs(self) -> list[End]:
+        """Everything that enters."""
         if not self.scope:
-            nodes = self.graph.of_kind("input")
-            return [(node.name, node.path or node.label, Ref(node.name)) for node in nodes]
+            nodes = [node for node in self.graph.of_kind("input") if not is_label(node)]
+            return [End(node.name, end_words(node), Ref(node.name)) for node in nodes]
         call = self.graph.module_by_name[self.scope]
         words = {port.ref: port.path for port in reversed(call.inputs)}
         return [
-            (f"{self.scope}/:in{number}", words.get(ref) or _where(self.graph, ref), ref)
+            End(f"{self.scope}/:in{number}", words.get(ref) or _where(self.graph, ref), ref)
             for number, ref in enumerate(self.steps.outline.externals(call))
         ]
 
-    def _outputs(self) -> list[tuple[str, str, Ref]]:
-        """Name, words and tensor of everything that leaves."""
+    def _outputs(self) -> list[End]:
+        """Everything that leaves."""
         if not self.scope:
             nodes = self.graph.of_kind("output")
-            return [(node.name, node.path or node.label, node.inputs[0]) for node in nodes]
+            return [End(node.name, end_words(node), node.inputs[0]) for node in nodes]
         ports = self.graph.module_by_name[self.scope].outputs
         return [
-            (f"{self.scope}/:out{number}", port.path or "output", port.ref)
+            End(f"{self.scope}/:out{number}", port.path or "output", port.ref)
             for number, port in enumerate(ports)
         ]
 
     def _ends(
-        self, kind: Literal["input", "output"], found: list[tuple[str, str, Ref]], drawn: Drawn
+        self, kind: Literal["input", "output"], found: list[End], drawn: Drawn
     ) -> list[tuple[Ref, str]]:
         """Draws what enters or leaves, and says which tensor is drawn as which box."""
-        is_inner = bool(self.scope)
-        if len(found) > _MOST_ENDS:
-            words = shortened([words for _, words, _ in found], 3)
-            made = shapes_text([self.graph.spec(ref) for _, _, ref in found])
-            name, title = found[0][0], f"{len(found)} {kind}s"
-            drawn.boxes.append(Box(name, kind, title, words, made=made, is_inner_end=is_inner))
-            return [(ref, name) for _, _, ref in found]
-        for name, words, ref in found:
-            made = shapes_text([self.graph.spec(ref)])
-            drawn.boxes.append(Box(name, kind, words, made=made, is_inner_end=is_inner))
-        return [(ref, name) for name, _, ref in found]
+        places: list[tuple[Ref, str]] = []
+        for one in told_ends(found, kind):
+            made = shapes_text([self.graph.spec(part.ref) for part in one.parts])
+            name = one.parts[0].name
+            drawn.boxes.append(
+                Box(
+                    name,
+                    kind,
+                    one.title,
+                    details=one.details,
+                    made=made,
+                    is_inner_end=bool(self.scope),
+                )
+            )
+            places += [(part.ref, name) for part in one.parts]
+        return places
 
     def _count_of_held(self, steps: Sequence[Step]) -> int:
         return sum(len(self._held(item)) for step in steps for item in step.items)
 
     def _held(self, item: Item) -> list[Node]:
-        """The parameters, buffers and constants that an op reads directly."""
+        """The parameters, buffers and constants that an op reads directly.
+
+        For a module call it is the bookkeeping from elsewhere that is read in it.
+        """
         if isinstance(item, ModuleCall):
-            return []
+            return self._labels.get(item.name, [])
         read = dict.fromkeys(ref.node for ref in item.inputs)
         return [
             self.graph.by_name[name] for name in read if self.graph.by_name[name].kind in HELD_KINDS
@@ -245,6 +254,10 @@ class BoxBuilder:
     def _draw_held(self, node: Node, group: str, drawn: Drawn) -> None:
         if node.name in drawn.box_of_item:
             return
+        if is_label(node):
+            drawn.boxes.append(Box(node.name, "label", node.path, group=group))
+            drawn.box_of_item[node.name] = node.name
+            return
         path = node.path.rpartition(".")[2] or node.label
         size, trained = node.outputs[0].numel, node.outputs[0].requires_grad
         weights = Weights(size, size if trained else 0, node.outputs[0].size_bytes)
@@ -345,6 +358,22 @@ class BoxBuilder:
 def _where(graph: ModelGraph, ref: Ref) -> str:
     node = graph.by_name[ref.node]
     return node.path or node.name.replace("/", ".")
+
+
+def _labels_read(analysis: Analysis) -> dict[str, list[Node]]:
+    """The bookkeeping that enters each module call, by the call's name."""
+    graph = analysis.graph
+    found: dict[str, dict[str, Node]] = {}
+    for node in graph.ops:
+        for ref in node.inputs:
+            label = graph.by_name[ref.node]
+            if not is_label(label):
+                continue
+            for scope in graph.scopes_of(node.scope):
+                if scope == label.scope:
+                    break
+                found.setdefault(scope, {})[label.name] = label
+    return {scope: list(labels.values()) for scope, labels in found.items()}
 
 
 def _is_gradient_at_last(step: Step) -> bool:

@@ -7,21 +7,21 @@ modules are opened is chosen so that the whole stays readable.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.analysis.steps import Steps
 from modelviz_callbacks.analysis.weights import Weights
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
+from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.graph.values import (
     Ref,
 )
 from modelviz_callbacks.view.box import Box, Group
 from modelviz_callbacks.view.box_builder import MOST_BOXES, BoxBuilder, Drawn
-
-# With a depth asked for: more than this nobody can look at, nor Graphviz lay out.
-_MOST_AT_A_DEPTH = 1500
+from modelviz_callbacks.view.formatting import shortened
+from modelviz_callbacks.view.opening import merge_frames, opened
+from modelviz_callbacks.view.simplified import simplified
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,11 @@ class Overview:
 
 
 def overview(
-    graph: ModelGraph | Analysis, *, scope: str = "", depth: int | None = None
+    graph: ModelGraph | Analysis,
+    *,
+    scope: str = "",
+    depth: int | None = None,
+    most: int = MOST_BOXES,
 ) -> Overview:
     """What to draw of a graph, or of the inside of one of its module calls.
 
@@ -52,89 +56,67 @@ def overview(
         graph: A sound graph, or its analysis, which computes each overview once.
         scope: A module call that ran; ``""`` for the whole graph.
         depth: How many levels of modules to open from the scope on, 1 showing only the outermost
-            boxes; ``None``: as many as stay readable (`MOST_BOXES`).
+            boxes; ``None``: what tells most of the architecture.
+        most: How many boxes and groups there may be where no depth is asked for.
 
     Returns:
         Boxes, groups and edges; the tensors that enter and leave the scope are boxes, too. No
         box is without a title, no edge leads from a box to itself.
     """
-    return Analysis.of(graph).once(_overview, scope, depth)
+    return Analysis.of(graph).once(_overview, scope, depth, most)
 
 
-def _overview(analysis: Analysis, scope: str, depth: int | None) -> Overview:
-    opened = _Chooser(analysis, scope).opened(depth)
-    drawn = BoxBuilder(analysis, opened, scope).drawn()
+def _overview(exact: Analysis, scope: str, depth: int | None, most: int) -> Overview:
+    analysis = simplified(exact)
+    drawn = BoxBuilder(analysis, opened(analysis, scope, depth, most), scope).drawn()
     edges = tuple(dict.fromkeys(edges_of(analysis.steps(sizes=True), scope, drawn)))
+    edges = with_joined_labels(drawn, edges)
+    merge_frames(drawn)
     call = analysis.graph.module_by_name.get(scope)
     weights = analysis.weights.of(call) if call else analysis.weights.total
-    return Overview(analysis.graph, tuple(drawn.boxes), tuple(drawn.groups), edges, weights)
+    return Overview(exact.graph, tuple(drawn.boxes), tuple(drawn.groups), edges, weights)
 
 
-class _Chooser:
-    """Chooses which modules and patterns are opened."""
+def with_joined_labels(drawn: Drawn, edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    """Makes one label of those with the same readers: ``cos, sin``.
 
-    def __init__(self, analysis: Analysis, scope: str) -> None:
-        self.analysis = analysis
-        self.graph = analysis.graph
-        self.steps = analysis.steps(sizes=True)
-        self.scope = scope
+    Args:
+        drawn: Loses the boxes of labels that nothing reads, or that are part of another now.
+        edges: Between its boxes.
 
-    def opened(self, depth: int | None) -> frozenset[str]:
-        most = MOST_BOXES if depth is None else _MOST_AT_A_DEPTH
-        opened: frozenset[str] = frozenset()
-        refused: set[str] = set()
-        level = 1
-        while depth is None or level < depth:
-            closed = self._closed(opened, refused)
-            if not closed:
-                break
-            for kind in dict.fromkeys(closed.values()):
-                alike = [name for name in closed if closed[name] == kind]
-                for some in (alike, self._one_of_each(alike), alike[:1]):
-                    if self._fits(opened.union(some), most):
-                        opened = opened.union(some)
-                        break
-                refused.update(set(alike) - opened)
-            level += 1
-        return opened
-
-    def _fits(self, opened: frozenset[str], most: int) -> bool:
-        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
-        return len(drawn.boxes) + len(drawn.groups) <= most
-
-    def _one_of_each(self, names: Sequence[str]) -> list[str]:
-        """The first of those module calls whose steps read alike, whatever their sizes."""
-        found: dict[tuple[str, ...], str] = {}
-        for name in names:
-            steps = self.steps.of(name) if name in self.graph.module_by_name else ()
-            items = (item for step in steps for item in step.items)
-            kinds = (i.type_name if isinstance(i, ModuleCall) else i.op for i in items)
-            found.setdefault(tuple(kinds), name)
-        return list(found.values())
-
-    def _closed(self, opened: frozenset[str], refused: set[str]) -> dict[str, str]:
-        """What could be opened next, with its class: those alike are opened together."""
-        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
-        found = {}
-        for name, step in drawn.steps.items():
-            call = step.call
-            if name in refused or name in opened:
-                continue
-            if step.inner:
-                found[name] = "pattern"
-            elif call is not None and not self.analysis.is_leaf(call):
-                found[name] = call.class_name
-        return found
+    Returns:
+        The edges between the boxes that are left.
+    """
+    labels = [box for box in drawn.boxes if box.kind == "label"]
+    readers: dict[str, set[str]] = {box.name: set() for box in labels}
+    for edge in edges:
+        if edge.source in readers:
+            readers[edge.source].add(edge.target)
+    alike: dict[frozenset[str], list[Box]] = {}
+    for box in labels:
+        alike.setdefault(frozenset(readers[box.name]), []).append(box)
+    kept: dict[str, Box] = {}
+    for read, boxes in alike.items():
+        if read:
+            words = shortened(list(dict.fromkeys(box.title for box in boxes)), 3)
+            kept[boxes[0].name] = replace(boxes[0], title=words)
+    drawn.boxes = [kept.get(b.name, b) for b in drawn.boxes if b.kind != "label" or b.name in kept]
+    return tuple(edge for edge in edges if edge.source not in readers or edge.source in kept)
 
 
 def edges_of(steps: Steps, scope: str, drawn: Drawn) -> Iterator[Edge]:
-    """The edges between what was drawn of a scope; the same one may come twice."""
+    """The edges between what was drawn of a scope; the same one may come twice.
+
+    Along an edge a value flows; where only a shape is asked for there is none.
+    """
     call = steps.graph.module_by_name.get(scope)
     for node in steps.outline.calls_in(call) if call else steps.graph.ops:
         if node.name in steps.stand_in:
             continue
         target = _box(steps, scope, node.name, drawn)
         for ref in node.inputs:
+            if ref.shape_only:
+                continue
             source = _source(steps, scope, ref, drawn)
             if source and target and source != target:
                 yield Edge(source, target)

@@ -19,6 +19,7 @@ _FRAMES = {
     "op": ("(", ")"),
     "quiet": ("[", "]"),
     "held": ("[(", ")]"),
+    "label": ("[", "]"),
     "part": ("[[", "]]"),
 }
 
@@ -30,6 +31,7 @@ classDef frozen fill:#e8eaee,stroke:#6b7280,color:#111827,stroke-dasharray:4 2
 classDef module fill:#ffffff,stroke:#a3acb8,color:#111827
 classDef op fill:#fef3c7,stroke:#d08a12,color:#111827
 classDef quiet fill:#f3f4f6,stroke:#f3f4f6,color:#57606a
+classDef label fill:none,stroke:#c5cdd6,color:#57606a,stroke-dasharray:4 2
 classDef held fill:#dcfce7,stroke:#2c9a52,color:#111827
 classDef part fill:#ede9fe,stroke:#7c5cdb,color:#111827
 classDef end_ fill:#1f2937,stroke:#1f2937,color:#ffffff"""

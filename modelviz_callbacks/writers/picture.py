@@ -60,12 +60,14 @@ LOOKS: dict[str, Look] = {
     "buffer": Look(
         ("#f3f4f6", "#262b32"), ("#8b949e", "#8b949e"), dashed=True, meaning="buffer or constant"
     ),
+    "label": Look(("none", "none"), ("#c5cdd6", "#444c57"), MUTED, dashed=True),
     "part": Look(("#ede9fe", "#322a52"), ("#7c5cdb", "#a48cf2"), meaning="many steps"),
     "group0": Look(("#f6f8fa", "#1b1f26"), ("#c5cdd6", "#444c57")),
     "group1": Look(("#fcfdfe", "#20252d"), ("#c5cdd6", "#444c57")),
     "heading0": Look(("#f6f8fa", "#1b1f26"), ("none", "none")),
     "heading1": Look(("#fcfdfe", "#20252d"), ("none", "none")),
     "flow": Look(("#6b7684", "#9aa5b1"), ("#6b7684", "#9aa5b1")),
+    "beside": Look(("#c5cdd6", "#444c57"), ("#c5cdd6", "#444c57"), dashed=True),
     "skip": Look(("#d97706", "#f0a732"), ("#d97706", "#f0a732"), meaning="skips ahead"),
 }
 
@@ -171,6 +173,8 @@ def _box_lines(box: Box) -> list[TextLine]:
     title = cut(box.title, 34) + times
     if box.kind == "quiet":
         return [TextLine(f"{title}  {box.made}", 9.0, muted=True)]
+    if box.kind == "label":
+        return [TextLine(title, 9.0, muted=True)]
     lines = [TextLine(title, 11.5, bold=True)]
     about = [text for text in (cut(box.label, 34), cut(box.details, 44)) if text]
     if len(" · ".join(about)) > 44:
@@ -193,7 +197,7 @@ def _heading(group: Group) -> TextLine:
 
 
 def _box_size(box: Box, lines: Sequence[TextLine]) -> Size:
-    padding = 3.0 if box.kind == "quiet" else _PADDING
+    padding = 3.0 if box.kind == "quiet" else 6.0 if box.kind == "label" else _PADDING
     width = max(line.width for line in lines) + 2 * padding
     height = sum(line.size * _LEADING for line in lines) + (4 if box.kind == "quiet" else 9)
     return Size(max(width, 30.0), height, box.group)
@@ -225,8 +229,16 @@ class _Composer:
         edges = [(edge.source, edge.target) for edge in view.edges]
         self.layout = lay_out(boxes, groups, edges, known)
         self.roles = {box.name: _role(box) for box in view.boxes}
-        skipping = skipping_edges(view.edges)
-        self.edge_roles = ["skip" if edge in skipping else "flow" for edge in view.edges]
+        ends = {box.name for box in view.boxes if box.kind == "output"}
+        skipping = {edge for edge in skipping_edges(view.edges) if edge.target not in ends}
+        self.edge_roles = [
+            "beside"
+            if self.roles[edge.source] == "label"
+            else "skip"
+            if edge in skipping
+            else "flow"
+            for edge in view.edges
+        ]
         self.left = self.top = 0.0
 
     def bare(self) -> Picture:

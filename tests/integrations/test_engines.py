@@ -64,7 +64,7 @@ def test_an_engines_first_iteration_is_recorded_with_its_loss_into_its_loggers_r
 
     graph = graph_of(handler.report)
     assert [node.op for node in graph.ops][:5] == [*NET_OPS, "cross_entropy"]
-    assert [node.path for node in graph.of_kind("input")] == ["batch[0]", "batch[1]"]
+    assert [node.path for node in graph.of_kind("input")] == ["features", "batch[1]"]
     assert [node.name for node in graph.of_kind("output")] == ["loss"]
     found = events_in(tmp_path / "run")
     assert found.Tags()["graph"]

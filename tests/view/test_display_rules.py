@@ -132,9 +132,9 @@ def test_a_folded_class_is_one_op_as_costly_as_the_whole() -> None:
         assert op.outputs == (before.spec(before.module_by_name[call.name].outputs[0].ref),)
         held = {n.name for n in before.of_kind("parameter") if n.scope.startswith(f"{call.name}/")}
         assert {ref.node for ref in op.inputs} >= held
-    (box,) = [box for box in overview(after).boxes if box.title == "BertLayer"]
+    (box,) = [box for box in overview(after).boxes if box.title.endswith("BertLayer")]
     assert box.times == 12
-    (original,) = [group for group in overview(before).groups if group.title == "BertLayer"]
+    (original,) = [group for group in overview(before).groups if group.title.endswith("BertLayer")]
     assert box.weights == original.weights
 
 

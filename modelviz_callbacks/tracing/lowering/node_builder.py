@@ -19,6 +19,7 @@ from modelviz_callbacks.graph import (
     Source,
     TensorSpec,
 )
+from modelviz_callbacks.graph.shape_edges import with_shape_edges
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
@@ -57,7 +58,7 @@ class NodeBuilder:
             self.op,
             self.scope.name,
             tuple(self.outputs),
-            tuple(self.arguments),
+            with_shape_edges(self.target, self.arguments),
             self.target,
             self.path,
             self.aliases,

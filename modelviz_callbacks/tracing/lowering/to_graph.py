@@ -147,22 +147,25 @@ class _Lowering:
 
     def _add_inputs(self) -> None:
         names = self._names_given_by_the_model()
-        for path, record in self._recording.input_records():
-            path = names.get(record, path)
+        given: dict[TensorRecord, list[str]] = {}
+        for path, record in paths_of_arguments(self._recording.inputs):
+            given.setdefault(record, []).append(path)
+        for first, record in self._recording.input_records():
+            path, *others = names.get(record) or [first, *given.get(record, ())[1:]]
             builder = self._builder("input", "input", self._scopes.root, path)
-            builder.path = path
+            builder.path, builder.aliases = path, tuple(others)
             self._define(record, builder.add_output(spec_of(record)))
             self._memory.add_source(record)
 
-    def _names_given_by_the_model(self) -> dict[TensorRecord, str]:
+    def _names_given_by_the_model(self) -> dict[TensorRecord, list[str]]:
         """What the model's forward calls the tensors that a training step gives it whole."""
         for entry in self._recording.tape:
             if isinstance(entry, Leave) and entry.module is self._recording.model:
                 arguments = bound_arguments(entry, 0)
-                names: dict[TensorRecord, str] = {}
+                names: dict[TensorRecord, list[str]] = {}
                 for name, value in arguments.items():
                     if isinstance(value, TensorRecord):
-                        names.setdefault(value, name)  # handed in twice: its first name
+                        names.setdefault(value, []).append(name)
                 return names
         return {}
 

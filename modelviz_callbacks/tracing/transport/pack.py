@@ -10,8 +10,8 @@ The bytes are data, see ``container`` and ``value_rows``: reading them runs noth
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -81,7 +81,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
         "names": stubs.names,
     }
     backward: list[int] = [] if recording.backward is None else recording.backward.numbers
-    columns = (
+    columns: tuple[Sequence[int], ...] = (
         [*map(len, tape)],
         *_enter_columns(enters, stubs),
         *_leave_columns(leaves, rows, stubs),
@@ -91,7 +91,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
         *rows.state_columns(),
         backward,
     )
-    packed = [array("q", numbers).tobytes() for numbers in columns]
+    packed = [struct.pack(f"={len(numbers)}q", *numbers) for numbers in columns]
     return join({**given, **rows.tables}, [*packed, *rows.blobs])
 
 

@@ -28,6 +28,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     functorch,
     is_compiled,
     parameters_of,
+    storage_address,
 )
 from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward
 from modelviz_callbacks.tracing.transport.function_names import name_of
@@ -124,6 +125,8 @@ class ValueRows:
         self.functions = Numbers[Any](self.tables["functions"], name_of)
         self._facts = FactNumbers(self.tables["facts"])
         self._numbers: dict[int, int] = {}  # of what is in the other tables, by its ``id``
+        # Of the last record of each parameter or buffer, by the number of that.
+        self._last_facts: dict[int, tuple[int, TensorRecord]] = {}
         self._alive: list[Any] = []
         self._known: dict[tuple[type[Any], Any], int] = {}
         self.number(None)  # is -1
@@ -242,8 +245,10 @@ class ValueRows:
         for place, record in enumerate(rows):
             if record.layout is not torch.strided:
                 layouts.append([place, str(record.layout)])
+        facts = self._facts.of(rows)
+        self._last_facts = dict(zip(states, zip(facts, rows, strict=True), strict=True))
         return (
-            self._facts.of(rows),
+            facts,
             [record.created_at for record in rows],
             [record.storage for record in rows],
             [-1 if one.previous is None else numbers[one.previous] for one in rows],
@@ -360,18 +365,29 @@ class ValueRows:
             Number of its facts, whether it is a parameter, and number of its values or -1, where
             values go along at all.
         """
-        tensors = self._stubs.tensors
-        found = [TensorRecord(tensor, 0) for tensor in tensors]
-        layouts = self.tables["layouts"]
-        for place, record in enumerate(found):
+        tensors, layouts = self._stubs.tensors, self.tables["layouts"]
+        facts = []
+        for place, tensor in enumerate(tensors):
+            number, record = self._last_facts.get(place, (-1, None))
+            if record is None or not _is_as_recorded(tensor, record):
+                record = TensorRecord(tensor, 0)
+                number = self._facts.of([record])[0]
+            facts.append(number)
             if record.layout is not torch.strided:
                 layouts.append([-1 - place, str(record.layout)])
         values = map(bytes_of, tensors) if self._with_values else ()
         return (
-            self._facts.of(found),
+            facts,
             [_is_parameter(tensor) for tensor in tensors],
             [self._blob(one) for one in values],
         )
+
+
+def _is_as_recorded(tensor: torch.Tensor, record: TensorRecord) -> bool:
+    """Whether a parameter or buffer is still as its last record has it, to spare a new one."""
+    if record.storage == 0 or tensor.requires_grad is not record.facts[3]:
+        return False
+    return tensor.shape == record.facts[0] and storage_address(tensor) == record.storage
 
 
 def _is_parameter(tensor: torch.Tensor) -> bool:

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.errors import WriterError
-from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS, place
 from modelviz_callbacks.writers.graphdef.modules import MOST_NODES_TWICE, ModulesDrawing
 from modelviz_callbacks.writers.graphdef.nodedefs import NodeDefs
@@ -109,23 +109,25 @@ def timed_graph(analysis: Analysis, times_us: Mapping[str, float], tag: str) -> 
 
 
 def _op_drawing(analysis: Analysis) -> _OpDrawing:
-    return _OpDrawing(analysis.graph)
+    return _OpDrawing(analysis)
 
 
 class _OpDrawing:
     """The op graph, placed once for all that is written about it."""
 
-    def __init__(self, graph: ModelGraph) -> None:
+    def __init__(self, analysis: Analysis) -> None:
         """Places the nodes.
 
         Raises:
             WriterError: Nothing in the graph can be drawn.
         """
+        graph = analysis.graph
         if all(node.kind in EMBEDDED_KINDS for node in graph.nodes):
             raise WriterError(
                 f"The graph {graph.name!r} has no op, input or output, and TensorBoard cannot "
                 "show an empty graph. Record a forward pass that computes something."
             )
+        self.analysis = analysis
         self.graph = graph
         self._names = place(graph.nodes, graph.modules)
         self._node_defs = NodeDefs(graph, self._names)
@@ -155,7 +157,7 @@ class _OpDrawing:
 
     @cached_property
     def modules(self) -> ModulesDrawing:
-        return ModulesDrawing(self.graph, self._node_defs)
+        return ModulesDrawing(self.graph, self._node_defs, bookkeeping(self.analysis))
 
 
 def _named(tag: str, drawn: GraphDef, profile: RunMetadata) -> NamedGraph:

@@ -37,15 +37,19 @@ class ModulesDrawing:
     Args:
         graph: The graph.
         node_defs: What describes the graph's own nodes.
+        beside: Nodes to leave out: those beside the main path.
     """
 
-    def __init__(self, graph: ModelGraph, node_defs: NodeDefs) -> None:
+    def __init__(
+        self, graph: ModelGraph, node_defs: NodeDefs, beside: frozenset[str] = frozenset()
+    ) -> None:
+        self._beside = beside
         self._graph = graph
         self._node_defs = node_defs
 
     @cached_property
     def _nodes(self) -> Mapping[str, OverviewNode]:
-        return module_overview(self._graph)
+        return module_overview(self._graph, self._beside)
 
     @cached_property
     def _owned(self) -> Mapping[str, int]:

@@ -39,11 +39,18 @@ class OverviewNode:
     inputs: dict[Ref, None] = field(default_factory=dict)
 
 
-def module_overview(graph: ModelGraph) -> dict[str, OverviewNode]:
-    """The nodes of the overview by name, in order of execution; edges follow the tensors."""
+def module_overview(
+    graph: ModelGraph, beside: frozenset[str] = frozenset()
+) -> dict[str, OverviewNode]:
+    """The nodes of the overview by name, in order of execution; edges follow the tensors.
+
+    Args:
+        graph: A sound graph.
+        beside: Nodes to leave out: those beside the main path.
+    """
     builder = _Builder(graph)
     for node in graph.nodes:
-        if node.kind not in EMBEDDED_KINDS:
+        if node.kind not in EMBEDDED_KINDS and node.name not in beside:
             builder.add(node)
     return builder.found
 

@@ -1,0 +1,164 @@
+"""Which modules of a graph are open at first: those in which the architecture happens.
+
+Torch's own layers and those of well-known libraries are closed. Of what is alike, whatever its
+sizes, the first one is open. A frame around nothing but another frame is no frame of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.graph.model import Node
+from modelviz_callbacks.view.box import Box, Group
+from modelviz_callbacks.view.box_builder import MOST_BOXES, BoxBuilder, Drawn
+
+# With a depth asked for: more than this nobody can look at, nor Graphviz lay out.
+_MOST_AT_A_DEPTH = 1500
+
+# Classes of libraries that people know by their names: their inside is documented there.
+_WELL_KNOWN = (
+    "timm.layers.*",
+    "timm.models._*",
+    "torch_geometric.nn.*",
+    "torchaudio.transforms.*",
+    "torchvision.ops.*",
+    "transformers.activations.*",
+    "transformers.pytorch_utils.*",
+    "transformers.loss.*",
+)
+
+
+def opened(
+    analysis: Analysis, scope: str = "", depth: int | None = None, most: int = MOST_BOXES
+) -> frozenset[str]:
+    """The module calls and patterns to open.
+
+    Args:
+        analysis: The analysis of the graph that is drawn.
+        scope: The module call to draw the inside of; ``""``: the whole graph.
+        depth: How many levels to open, all that is in them; ``None``: what tells most.
+        most: How many boxes and groups there may be where no depth is asked for.
+
+    Returns:
+        Names as in ``Drawn.steps``.
+    """
+    chooser = _Chooser(analysis, scope)
+    return chooser.telling(most) if depth is None else chooser.levels(depth)
+
+
+class _Chooser:
+    def __init__(self, analysis: Analysis, scope: str) -> None:
+        self.analysis = analysis
+        self.steps = analysis.steps(sizes=True)
+        self.scope = scope
+        self._kinds: dict[str, str] = {}
+
+    def levels(self, depth: int) -> frozenset[str]:
+        """Everything down to a level; where that is too much, some of each level."""
+        opened: frozenset[str] = frozenset()
+        refused: set[str] = set()
+        for _ in range(1, depth):
+            closed = self._closed(opened, refused)
+            for kind in dict.fromkeys(closed.values()):
+                alike = [name for name in closed if closed[name] == kind]
+                for some in (alike, alike[:1]):
+                    if self._fits(opened.union(some), _MOST_AT_A_DEPTH):
+                        opened = opened.union(some)
+                        break
+                refused.update(set(alike) - opened)
+            if not closed:
+                break
+        return opened
+
+    def telling(self, most: int) -> frozenset[str]:
+        """One of each kind, the outer ones first, as long as the whole stays readable."""
+        opened: frozenset[str] = frozenset()
+        refused: set[str] = set()
+        told: set[str] = set()
+        while closed := self._closed(opened, refused):
+            for name, kind in closed.items():
+                is_new = kind not in told and not self._is_well_known(name)
+                if is_new and self._fits(opened | {name}, most):
+                    opened |= {name}
+                    told.add(kind)
+                else:
+                    refused.add(name)
+        return opened
+
+    def _fits(self, opened: frozenset[str], most: int) -> bool:
+        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
+        return len(drawn.boxes) + len(drawn.groups) <= most
+
+    def _closed(self, opened: frozenset[str], refused: set[str]) -> dict[str, str]:
+        """What could be opened next, with its kind."""
+        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
+        found = {}
+        for name, step in drawn.steps.items():
+            if name in refused or name in opened:
+                continue
+            call = step.call
+            if step.inner or (call is not None and not self.analysis.is_leaf(call)):
+                found[name] = self._kind(step)
+        return found
+
+    def _is_well_known(self, name: str) -> bool:
+        call = self.analysis.graph.module_by_name.get(name)
+        if call is None or name == self.scope:
+            return False
+        return any(fnmatchcase(call.class_name, pattern) for pattern in _WELL_KNOWN)
+
+    def _kind(self, step: Step) -> str:
+        """What a step does, whatever its sizes and however often: alike for those alike."""
+        if step.call is not None:
+            name = step.call.name
+            if name not in self._kinds:
+                inside = ",".join(dict.fromkeys(map(self._kind, self.steps.of(name))))
+                self._kinds[name] = f"{step.call.class_name}({inside})"
+            return self._kinds[name]
+        if step.inner:
+            return f"pattern({','.join(map(self._kind, step.inner))})"
+        return ",".join(item.op for item in step.items if isinstance(item, Node))
+
+
+def merge_frames(drawn: Drawn) -> None:
+    """Makes one frame of a frame and the only thing in it.
+
+    Args:
+        drawn: Loses the groups around a single group or box, which gets both their names.
+    """
+    inside: dict[str, list[Box | Group]] = {}
+    things: list[Box | Group] = [*drawn.groups, *drawn.boxes]
+    for thing in things:
+        if not (isinstance(thing, Box) and thing.kind == "label"):
+            inside.setdefault(thing.group, []).append(thing)
+    gone: dict[str, Group] = {}
+    for group in drawn.groups:
+        within = inside.get(group.name, [])
+        if len(within) == 1 and group.times == 1 and _can_stand_for(within[0]):
+            gone[group.name] = group
+    drawn.groups = [_moved_out(group, gone) for group in drawn.groups if group.name not in gone]
+    drawn.boxes = [_moved_out(box, gone) for box in drawn.boxes]
+
+
+def _can_stand_for(thing: Box | Group) -> bool:
+    return isinstance(thing, Group) or thing.kind == "module"
+
+
+_Thing = TypeVar("_Thing", Box, Group)
+
+
+def _moved_out(thing: _Thing, gone: dict[str, Group]) -> _Thing:
+    """A box or group out of the frames that are gone, with their names before its own."""
+    while thing.group in gone:
+        around = gone[thing.group]
+        if isinstance(thing, Box) and thing.kind != "module":
+            thing = replace(thing, group=around.group)
+            continue
+        label = ".".join(part for part in (around.label, thing.label) if part)
+        title = f"{around.title} › {thing.title}"
+        thing = replace(thing, title=title, label=label, group=around.group)
+    return thing
