@@ -33,12 +33,23 @@ class ModelFacts:
 _SHOWN = 5
 
 
+_EMPTY = (
+    "No op ran during the forward. If it yields or hands back a function, what it computes runs "
+    "after the call: trace(model, *inputs) follows a generator to its end."
+)
+_NO_INPUTS = (
+    "No tensor was found among what the forward was given: the graph has no inputs, and what it "
+    "works on are parameters and constants."
+)
+
 # How many notes a graph has at most; they are read one by one.
 _MOST = 10
 
 # What a user can act on comes first.
 _ORDER = (
     "partial",
+    "empty",
+    "no-inputs",
     "unregistered",
     "parameter-without-effect",
     "unused-parameter",
@@ -63,7 +74,11 @@ def notes(graph: ModelGraph, facts: ModelFacts) -> tuple[Note, ...]:
         can act on comes first; the last one says how many were left out.
     """
     found = [*graph.notes, *_unregistered(facts), *_opaque(graph)]
-    if not graph.partial:  # what did not run might have used the rest
+    if not graph.partial and not graph.ops and graph.parameters:
+        found.append(Note("empty", "", _EMPTY))  # of what ran later it is not known what it used
+    elif not graph.partial:  # what did not run might have used the rest
+        if graph.nodes and not graph.of_kind("input"):
+            found.append(Note("no-inputs", "", _NO_INPUTS))
         found += [
             *_without_effect(graph),
             *_unused_parameters(graph),

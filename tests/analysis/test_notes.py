@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelviz_callbacks import trace
+from modelviz_callbacks import GraphHook, trace
 from modelviz_callbacks.analysis.notes import ModelFacts, notes
 from modelviz_callbacks.graph import ModelGraph, Note
 from modelviz_callbacks.tracing import pack, to_graph, unpack
@@ -184,3 +184,47 @@ def test_values_that_a_library_reads_are_not_told() -> None:
 
     message = told(Reading(), X)["value-read"]
     assert message.startswith("Python looked at values in 1 place(s)")
+
+
+class Yields(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = linear()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        for _ in range(3):
+            x = self.layer(x)
+            yield x
+
+
+def test_a_forward_that_yields_is_not_blamed_for_what_had_not_run_yet(tmp_path: Any) -> None:
+    model = Yields()
+    options: Any = {"tensorboard": False, "onnx": False, "formats": ["text"], "background": False}
+    with GraphHook(model, dirpath=tmp_path, **options):
+        [*model(X)][-1].sum().backward()
+    graph = ModelGraph.load(tmp_path / "graph.json")
+    assert [note.kind for note in graph.notes] == ["empty"]
+    assert "trace(model, *inputs)" in graph.notes[0].message
+
+
+def test_a_forward_that_yields_is_followed_to_its_end_by_trace() -> None:
+    graph = trace(Yields(), X).graph
+    assert [node.op for node in graph.ops] == ["linear"] * 3
+    assert not graph.notes
+
+
+def test_a_graph_without_inputs_says_so() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self) -> torch.Tensor:
+            return self.scale.exp()
+
+    assert list(told(Alone())) == ["no-inputs"]
+
+
+@pytest.mark.parametrize("model", [nn.Identity(), nn.Flatten()])
+def test_a_model_without_parameters_needs_no_op(model: nn.Module) -> None:
+    assert told(model, X) == {}

@@ -33,6 +33,8 @@ NOT_STANDARD = {
     "memory-resizes_storage": "Tensor.set_, which the recording does not see",
     "memory-writes_complex_parts": "writes through a real view of complex numbers",
     "numerics-linear_algebra": "cholesky, solve, eigh, qr, svdvals, inv",
+    "plain-fourier_operator": "complex numbers written into a part of a spectrum",
+    "plain-physics_informed": "torch.autograd.grad",
     "reads-numpy_in_between": "numpy in between",
     "reads-many_dtypes": "8-bit floats",
     "tensors-computes_in_thread": "ops in a thread of their own",
@@ -44,6 +46,7 @@ NOT_STANDARD = {
     "tensors-sparse_in_and_out": "sparse tensors",
     "tensors-sparse_matrices": "sparse tensors",
     "tensors-torch_function_argument": "an object in place of a tensor",
+    "torchdiffeq-neural_ode_adaptive": "torch.nextafter",
     "torch_geometric-SuperGATConv": "Python's random numbers, drawn for the values of tensors",
     "transformers-vilt": "torch.multinomial, interpolation to a size that depends on data",
 }

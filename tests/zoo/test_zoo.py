@@ -17,6 +17,8 @@ from modelviz_callbacks.tracing.lowering.to_program import to_program
 from tests.zoo import (
     hard_cases,
     hard_memory,
+    library_models,
+    plain_models,
     pyg_models,
     torch_layers,
     transformers_models,
@@ -32,6 +34,8 @@ ALL = [
     *hard_cases.CASES,
     *torch_layers.CASES,
     *pyg_models.CASES,
+    *library_models.CASES,
+    *plain_models.CASES,
     *transformers_models.CASES,
 ]
 
@@ -131,6 +135,12 @@ def test_there_are_enough_hard_cases() -> None:
 
 def test_there_are_enough_graph_networks() -> None:
     assert len(pyg_models.CASES) >= 12
+
+
+def test_there_are_enough_models_of_other_libraries_and_of_the_literature() -> None:
+    families = {case.family for case in library_models.CASES}
+    assert {"diffusers", "monai", "peft", "sentence_transformers", "torchdiffeq"} <= families
+    assert len(library_models.CASES) + len(plain_models.CASES) >= 34
 
 
 def test_every_layer_of_torch_is_a_case() -> None:

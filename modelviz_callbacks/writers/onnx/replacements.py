@@ -136,6 +136,17 @@ def _searchsorted(
     return after.sum(-1).to(torch.int32 if out_int32 else torch.int64)
 
 
+def _cumprod(tensor: torch.Tensor, dim: int, **options: Any) -> torch.Tensor:
+    """Products of all rows of a triangle that has ones beyond its diagonal."""
+    if tensor.dim() == 0:
+        return tensor.prod(**options)
+    row = tensor.movedim(dim, -1)
+    size = row.shape[-1]
+    behind = torch.ones(size, size, dtype=torch.bool, device=tensor.device).tril()
+    triangle = torch.where(behind, row.unsqueeze(-2), torch.ones_like(row).unsqueeze(-2))
+    return triangle.prod(-1, **options).movedim(-1, dim)
+
+
 def _cummax(tensor: torch.Tensor, dim: int) -> Any:
     return _best_so_far(tensor, dim, largest=True)
 
@@ -332,6 +343,7 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (_conv3d, "torch.conv3d"),
     (_cummax, "torch.cummax Tensor.cummax aten.cummax aten.cummax.default"),
     (_cummin, "torch.cummin Tensor.cummin aten.cummin aten.cummin.default"),
+    (_cumprod, "torch.cumprod Tensor.cumprod aten.cumprod aten.cumprod.default"),
     (_fill_diagonal_, "Tensor.fill_diagonal_ aten.fill_diagonal_ aten.fill_diagonal_.default"),
     (_getitem, "operator.getitem Tensor.__getitem__"),
     (_grouped_mm, "torch._grouped_mm functional.grouped_mm aten._grouped_mm"),
