@@ -49,6 +49,7 @@ from modelviz_callbacks.tracing.capture.wrappers import (
     has_forward,
 )
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
+from modelviz_callbacks.tracing.lowering.described_modules import described
 from modelviz_callbacks.tracing.lowering.node_builder import NodeBuilder, graph_value, spec_of
 from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
 from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name
@@ -75,7 +76,8 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     modules = {
         author_path(path): has_forward(module) for path, module in recording.model.named_modules()
     }.items()
-    return dataclasses.replace(graph, notes=graph.notes + notes(graph, modules))
+    calls = tuple(described(graph.modules, recording.model))
+    return dataclasses.replace(graph, modules=calls, notes=graph.notes + notes(graph, modules))
 
 
 # What `node_names` gives for a recording, while there is that recording.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelviz_callbacks.tracing.capture.module_attributes import numbers_of
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import forward_signature
 from modelviz_callbacks.tracing.capture.state_names import StateNames, StateTensor
@@ -114,8 +115,8 @@ class Stubs:
 
         Returns:
             Module, qualified name and name of its class, the signature of its forward, and as
-            one tuple whether it is in training mode, and its children, parameters and buffers,
-            each with its name.
+            one tuple whether it is in training mode, its children, parameters and buffers, each
+            with its name, and the numbers among its attributes.
         """
         return [
             (
@@ -125,6 +126,7 @@ class Stubs:
                     _numbered(children_of(module), self._module_numbers),
                     _numbered(parameters_of(module), self.tensor_numbers),
                     _numbered(buffers_of(module), self.tensor_numbers),
+                    numbers_of(module),
                 ),
             )
             for module in self.modules

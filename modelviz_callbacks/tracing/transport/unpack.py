@@ -166,7 +166,8 @@ def _stubs(rows: Tables, reader: ValueReader) -> Stubs:
             made = made_tensor(values, shape, dtype)
         tensors.append(as_parameter(made, requires_grad) if is_parameter else made)
     modules = [_module(row, reader) for row in rows["modules"]]
-    for module, (*_, children, parameters, buffers) in zip(modules, rows["modules"], strict=True):
+    for module, row in zip(modules, rows["modules"], strict=True):
+        *_, children, parameters, buffers, numbers = row
         tables: list[tuple[Row, list[Any]]] = [
             (children, modules),
             (parameters, tensors),
@@ -174,6 +175,7 @@ def _stubs(rows: Tables, reader: ValueReader) -> Stubs:
         ]
         found = [{text(name): at(table, one) for name, one in part} for part, table in tables]
         fill_module(module, *found)
+        vars(module).update(_numbers(numbers))
     names = [
         StateTensor(text(kind), text(name), tuple(map(text, aliases)))
         for kind, name, aliases in rows["names"]
@@ -189,6 +191,19 @@ def _module(row: Row, reader: ValueReader) -> torch.nn.Module:
     module = stub_class(text(home), text(qualname), text(name), known)()
     module.training = truth(training)
     return module
+
+
+def _numbers(rows: Row) -> dict[str, Any]:
+    """Attributes that are numbers; no name among them means anything to a module."""
+    found: dict[str, Any] = {}
+    for name, value in rows:
+        if text(name).startswith("_") or not name.isidentifier() or hasattr(torch.nn.Module, name):
+            raise ValueError(f"{name!r} is no attribute of a module's own")
+        parts = value if isinstance(value, list) else [value]
+        if not all(type(part) in (int, float) for part in parts):
+            raise ValueError(f"{name!r} is no number")
+        found[name] = tuple(parts) if isinstance(value, list) else value
+    return found
 
 
 # --- the backward
