@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -165,28 +166,47 @@ class BoxBuilder:
 
     def _parts(self, steps: Sequence[Step], most: int, drawn: Drawn) -> None:
         """Draws a long list of steps as a few boxes of many steps each."""
-        size = ceil(len(steps) / most)
-        for start in range(0, len(steps), size):
-            part = steps[start : start + size]
+        for part in self._by_place(steps, most):
             if len(part) == 1:
                 self._step(part[0], "", "", drawn)
                 continue
             names = [self._title(step) for step in part]
+            counts: Counter[str] = Counter()
+            for step in part:
+                for item in step.items:
+                    what = item.type_name if isinstance(item, ModuleCall) else item.op
+                    counts[what] += step.times
+            ops = [
+                name if count == 1 else f"{name} ×{count:,}" for name, count in counts.most_common()
+            ]
             weights = sum((self._weights_of_all(step) for step in part), NO_WEIGHTS)
             name = part[0].name
             labels = (self._label(part[0], ""), self._label(part[-1], ""))
+            is_labelled = any(labels)
             drawn.boxes.append(
                 Box(
                     name,
                     "part",
                     self._place_of(part),
-                    f"{labels[0] or names[0]} ... {labels[1] or names[-1]}",
-                    shortened(list(dict.fromkeys(names)), 4),
+                    f"{labels[0] or names[0]} ... {labels[1] or names[-1]}" if is_labelled else "",
+                    shortened(ops, 4),
                     shapes_text(self.steps.makes(part[-1])),
                     weights,
                 )
             )
             drawn.box_of_item.update((item, name) for step in part for item in _item_names(step))
+
+    def _by_place(self, steps: Sequence[Step], most: int) -> list[Sequence[Step]]:
+        """Steps in runs from one line, or one function, of the source; else of equal length."""
+        places = [_place_of_step(step) for step in steps]
+        for level in (3, 2):
+            keys = [place[:level] for place in places]
+            starts = [n for n, key in enumerate(keys) if n == 0 or key != keys[n - 1]]
+            if len(starts) <= most:
+                ends = [*starts[1:], len(steps)]
+                return [steps[a:b] for a, b in zip(starts, ends, strict=True)]
+        size = ceil(len(steps) / most)
+        return [steps[start : start + size] for start in range(0, len(steps), size)]
 
     def _place_of(self, part: Sequence[Step]) -> str:
         """Where steps are from: ``forward, lines 12–18``; without a source what they do."""
@@ -382,6 +402,15 @@ class BoxBuilder:
             return NO_WEIGHTS
         copies = 1 if self._is_shared(step) or self._unlike(step) else step.times
         return sum([self._weights(step)] * copies, NO_WEIGHTS)
+
+
+def _place_of_step(step: Step) -> tuple[str, ...]:
+    """File, function and line of an op; of anything else its own name."""
+    item = step.items[0]
+    has_modules = any(isinstance(one, ModuleCall) for one in step.items)
+    if has_modules or isinstance(item, ModuleCall) or item.source is None:
+        return (step.name, "", "")
+    return (item.source.file, item.source.function, str(item.source.line))
 
 
 def _where(graph: ModelGraph, ref: Ref) -> str:
