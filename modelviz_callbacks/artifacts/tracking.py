@@ -110,16 +110,15 @@ def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
     # An underline inside a word means nothing; it is common, and stays as it is.
     name = escaped_markdown(graph.name).replace("\\_", "_")
     picture = next((name for name in ("graph.svg", "graph.png") if name in files), None)
-    # The figures first: of a long description trackers show the beginning.
-    lines = [
-        f"**{name}** as recorded in the first training batch",
-        "",
+    # The picture first: of a long description trackers show the beginning.
+    lines = [f"**{name}** as recorded in the first training batch", ""]
+    if picture is not None:
+        lines += [f"![{name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})", ""]
+    lines += [
         "| parameters | trainable | FLOPs per sample | ops | depth |",
         "| --: | --: | --: | --: | --: |",
         "| " + " | ".join(f"{value:,.0f}" for value in metrics.values()) + " |",
     ]
-    if picture is not None:
-        lines += ["", f"![{name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})"]
     if "index.html" in files:
         lines += ["", f"Interactive: `{FOLDER}/index.html` among the artifacts."]
     return "\n".join(lines)

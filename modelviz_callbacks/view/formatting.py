@@ -136,7 +136,7 @@ def _table(graph: ModelGraph, node: Node) -> str:
     if OpFact.EMBEDDING not in facts_of(node.target) or len(node.inputs) < 2:
         return ""
     shape = graph.spec(node.inputs[1]).shape
-    return "×".join(map(str, shape)) if shape and len(shape) == 2 else ""
+    return " × ".join(map(str, shape)) if shape and len(shape) == 2 else ""
 
 
 def _heads(graph: ModelGraph, node: Node) -> list[str]:
