@@ -47,7 +47,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) torch
-	$(INSTALL) --editable . scikit-learn
+	$(INSTALL) --editable '.[all]' scikit-learn
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

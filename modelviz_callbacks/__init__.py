@@ -31,7 +31,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    from modelviz_callbacks.libraries import says_what_is_missing
+
+    with says_what_is_missing():
+        home = importlib.import_module(_HOMES[name])
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -52,3 +52,7 @@ class TrackerError(SinkError):
 
 class WorkerError(ModelvizError):
     """The process that makes the files ended early, or is not done yet."""
+
+
+class MissingLibraryError(ModelvizError, ImportError):
+    """A library is not installed that what was asked for needs; the message says how to get it."""

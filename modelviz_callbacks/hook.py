@@ -16,6 +16,7 @@ from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError, OptionError
+from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
@@ -33,6 +34,7 @@ from modelviz_callbacks.tracing import (
     record_backward,
     set_compiled_call,
     unwrapped,
+    unwrapped_once,
     watch_method,
 )
 
@@ -90,6 +92,8 @@ class GraphHook:
         model: torch.nn.Module,
         *,
         method: str | Sequence[str] | None = None,
+        accelerator: Any = None,
+        loggers: Sequence[Any] | None = None,
         **options: Unpack[OptionFields],
     ) -> None:
         """Arms the hook.
@@ -98,6 +102,10 @@ class GraphHook:
             model: The model to watch; may be a part of a larger one.
             method: Name of the method whose call is recorded instead of the model's forward
                 (``"evaluate_actions"``), or several: the first of them that is called.
+            accelerator: The ``Accelerator`` of accelerate or the ``Fabric`` whose trackers get the
+                graph. ``None``: the one among the variables where the hook is made.
+            loggers: Loggers that get it, of any trainer. ``None``: the ``SummaryWriter`` among
+                those variables, if there is one only.
             **options: See ``modelviz_callbacks.options.Options``.
 
         Raises:
@@ -112,19 +120,15 @@ class GraphHook:
         # watched from outside, since nothing of ours may run inside compiled code.
         self._core = unwrapped(model)
         while model is not self._core and not _is_compiled(model):
-            model = model.module  # type: ignore[assignment]
+            model = unwrapped_once(model)
         self._model = model
         settings = make_options(**options)
         self._methods = _methods_of(self._core, method)
         self._run = Run(settings, class_of(self._core).__name__)
-        self._run.find_mlflow()
-        self._capture: Capture | None = None
-        self._timer: StepTimer | None = None
+        with self._run.guarded("the loggers"):
+            given = loggers_of(accelerator, loggers)
+            connect(self._run, loggers_around(sys._getframe(1)) if given is None else given)
         self._steps_to_timing = self._run.options.profile_step
-        self._recorded = False
-        self._closed = False
-        self._depth = 0
-        self._handled: BaseException | None = None
         self._begin_unarmed()
         self._records = is_recording_rank()
         if self._records:
@@ -135,6 +139,12 @@ class GraphHook:
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
+        self._capture: Capture | None = None
+        self._timer: StepTimer | None = None
+        self._recorded = False
+        self._closed = False
+        self._depth = 0
+        self._handled: BaseException | None = None
         self._undo: list[Callable[[], None]] = []
         self._compiled_call: Any = None
         self._pending: Recording | None = None
@@ -316,6 +326,7 @@ class GraphHook:
                 keeps_state=self._run.keeps_state,
                 keeps_inputs=self._run.keeps_inputs,
             )
+            capture.end_with_call_of(model)
             capture.start(args, kwargs)
             if model is self._core and self._compiled_call is None:
                 capture.enter_model()

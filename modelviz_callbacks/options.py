@@ -31,6 +31,9 @@ class Options:
             files; a ``SummaryWriter`` or a directory: there; ``False``: not at all.
         mlflow: ``None``: the MLFlowLogger's run or the active one, if any; ``True``: start a
             run where there is none; a run id or a tracking URI: there; ``False``: not at all.
+        tracker: ``True``: the W&B run and the ClearML task that are open, if any; such a run, a
+            function that is called with the files and the figures, or a list of them: these;
+            ``False``: none.
         onnx: Write ``graph.onnx``, for looking at in Netron.
         onnx_weights: Put the weights of the first batch into it.
         trained_onnx: Write, check and run ``model.onnx`` with the trained weights at the end.
@@ -64,6 +67,7 @@ class Options:
     name: str | None = None
     tensorboard: Any = True
     mlflow: bool | str | None = None
+    tracker: Any = True
     onnx: bool = True
     onnx_weights: bool = False
     trained_onnx: bool = False
@@ -90,6 +94,9 @@ class Options:
         self._require_tensorboard()
         is_target = self.mlflow is None or isinstance(self.mlflow, (bool, str))
         self._require("mlflow", is_target, "True, False, None, a run id or a tracking URI")
+        is_odd = self.tracker is None or isinstance(self.tracker, (str, bytes, int, float))
+        is_tracker = isinstance(self.tracker, bool) or not is_odd
+        self._require("tracker", is_tracker, "True, False, a run, a function, or a list of them")
         self._require("on_error", self.on_error in ("warn", "raise"), "'warn' or 'raise'")
         for name, least in (("depth", 1), ("profile_step", 1)):
             value = getattr(self, name)
@@ -173,6 +180,7 @@ class OptionFields(TypedDict, total=False):
     name: str | None
     tensorboard: Any
     mlflow: bool | str | None
+    tracker: Any
     onnx: bool
     onnx_weights: bool
     trained_onnx: bool

@@ -11,6 +11,7 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.graph.names import plain_text
+from modelviz_callbacks.libraries import missing_library
 
 # Letters of a reason; somebody's error may be a page of a server.
 _LONGEST_WHY = 5000
@@ -80,6 +81,9 @@ class Report:
             what: The file or destination.
             error: What went wrong.
         """
+        missing = "" if isinstance(error, str) else missing_library(error)
+        if missing:
+            error = missing
         text = error if isinstance(error, str) else str(error) or type(error).__name__
         known = isinstance(error, str) or type(error).__module__.startswith("modelviz_callbacks")
         why = text if known else f"{type(error).__name__}: {text}"

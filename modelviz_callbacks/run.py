@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -19,18 +19,21 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.artifacts.continued import changes_since, report_in
 from modelviz_callbacks.artifacts.events import add_run_graph
 from modelviz_callbacks.artifacts.folders import checked_folder, release, take_given, take_new
 from modelviz_callbacks.artifacts.maker import Events, Maker, file_name
 from modelviz_callbacks.artifacts.products import Products
-from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.errors import CaptureError, OptionError
 from modelviz_callbacks.jobs.in_place import InPlace
 from modelviz_callbacks.jobs.in_worker import InWorker
+from modelviz_callbacks.jobs.live_upload import log_to
 from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.tracing import Recording, StepTimer, record_backward, warm_up
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget, find_target
+from modelviz_callbacks.trackers.registry import kind_of, live_runs
 
 # What TensorBoard's event files are written with; slow to import.
 _EVENT_RECORDS = (
@@ -45,6 +48,8 @@ class Run:
     Attributes:
         report: What was written where, what is missing and why.
         tensorboard: The option, or the run's own writer.
+        is_continued: Whether it goes on with a training that was recorded before (a second fit, a
+            checkpoint): the same graph is not written again beside the first.
     """
 
     def __init__(self, options: Options, class_name: str, polls: bool = False) -> None:
@@ -67,11 +72,15 @@ class Run:
         self._has_folder = False
         self.report = Report(name, str(folder))
         self.tensorboard = _absolute(options.tensorboard)
+        self.is_continued = False
+        self._is_kept = False
         self._maker = Maker(options, folder, self.report)
         self._polls = polls
-        self._mlflow_target: MlflowTarget | None = None
+        self._mlflow_targets: list[MlflowTarget] = []
+        self._live = _live_of(options)
         self._recordings: list[InPlace | InWorker] = []
         self._timer: StepTimer | None = None
+        self._early_targets: list[MlflowTarget] = []
         self._is_finished = False
         self._process = os.getpid()
         self._why_not_timed = "training ended before it"
@@ -86,12 +95,36 @@ class Run:
             self._maker.folder = folder.absolute()
         self.report.folder = str(self._maker.folder)
 
-    def find_mlflow(self, logger_uri: str | None = None, logger_run_id: str | None = None) -> None:
-        """Finds out now which MLflow run is meant, in the thread that trains."""
-        with self.guarded("the MLflow run"):
-            self._mlflow_target = find_target(
-                self.options.mlflow, logger_uri=logger_uri, logger_run_id=logger_run_id
-            )
+    @property
+    def folder(self) -> Path:
+        """Where the files are, or will be."""
+        return self._maker.folder
+
+    def find_mlflow(self, of_loggers: Sequence[tuple[str | None, str]] = ()) -> None:
+        """Finds out now which MLflow runs are meant, in the thread that trains.
+
+        Args:
+            of_loggers: Store and run of each logger that has one; else it is the active run.
+        """
+        known: Sequence[tuple[str | None, str | None]] = of_loggers or [(None, None)]
+        for uri, run_id in known:
+            with self.guarded("the MLflow run"):
+                target = find_target(self.options.mlflow, logger_uri=uri, logger_run_id=run_id)
+                if target is not None and target not in self._mlflow_targets:
+                    self._mlflow_targets.append(target)
+
+    def add_live(self, run: Any) -> None:
+        """Names a run of this process (of W&B, of ClearML) that gets the files at the end."""
+        if self.options.tracker is True and not any(run is known for known in self._live):
+            self._live.append(run)
+
+    def _look_around(self) -> None:
+        """Looks for runs that were begun after the hook was made."""
+        if not self._mlflow_targets:
+            self.find_mlflow()
+        if not self._live:
+            for run in live_runs():
+                self.add_live(run)
 
     def get_ready(self) -> None:
         """Does now what would take its time in the first step: starts the worker, imports."""
@@ -100,8 +133,9 @@ class Run:
             QUEUE.hold(self)
         writes_here = self._has_own_writer or not in_worker
         if self.tensorboard is not False and writes_here and not (in_worker and self._polls):
-            for name in _EVENT_RECORDS:
-                importlib.import_module(name)
+            with contextlib.suppress(ImportError):  # said when the events are to be written
+                for name in _EVENT_RECORDS:
+                    importlib.import_module(name)
 
     @property
     def keeps_state(self) -> bool:
@@ -132,6 +166,9 @@ class Run:
 
     def captured(self, recording: Recording) -> None:
         """Takes a recording over: hands it to the worker, or writes what is quick to write."""
+        self._look_around()
+        if self.is_continued and self._keeps_the_first(recording):
+            return
         self._take_folder()
         if recording.fault:
             self._maker.refuse("a part of the graph", CaptureError(recording.fault))
@@ -142,9 +179,36 @@ class Run:
             self._maker.events = Events(folder if self.tensorboard is True else self.tensorboard)
         if self.options.background and self._hand_over(recording):
             return
-        place = InPlace(self._maker, self._mlflow_target)
+        place = InPlace(self._maker, self._take_first_target())
         self._recordings.append(place)
         place.begin(recording)
+
+    def _keeps_the_first(self, recording: Recording) -> bool:
+        """Whether what was recorded is in this run already; if not, in what it differs is said."""
+        folder, changes = self._maker.folder, None
+        earlier = report_in(folder)
+        if earlier is None or self.options.trained_onnx or not self._is_of(earlier):
+            return False
+        with self.guarded("the comparison with the graph before"):
+            changes = changes_since(folder, recording, self.options.name)
+        for sentence in changes or ():
+            self.remark(sentence)
+        if changes != []:
+            return False
+        self.report.add(earlier)
+        self.remark("The graph is the one that was there already; nothing was written again.")
+        self._is_kept = True
+        return True
+
+    def _is_of(self, earlier: Report) -> bool:
+        """Whether the places of an earlier recording are those of this run."""
+        runs = {target.run_id for target in self._mlflow_targets}
+        if self._live or (runs and runs != {earlier.mlflow_run_id}):
+            return False
+        if not self._has_own_writer:
+            return True
+        log_dir = str(getattr(self.tensorboard, "get_logdir", str)())
+        return bool(log_dir) and any(place.endswith(log_dir) for place in earlier.stored)
 
     def _take_folder(self) -> None:
         """Makes the folder this run's own, when it is known that something is written."""
@@ -157,8 +221,13 @@ class Run:
             self._maker.folder = take_given(wanted, self) if is_given else take_new(wanted)
             self.report.folder = str(self._maker.folder)
 
+    def _take_first_target(self) -> MlflowTarget | None:
+        """The MLflow run that gets files as soon as they are made; the others get them later."""
+        self._early_targets = self._mlflow_targets[:1]
+        return self._early_targets[0] if self._early_targets else None
+
     def _hand_over(self, recording: Recording) -> bool:
-        worker = InWorker(self._maker, self._mlflow_target, self._has_own_writer, self._polls)
+        worker = InWorker(self._maker, self._take_first_target(), self._has_own_writer, self._polls)
         try:
             worker.begin(recording)
         except Exception as error:
@@ -224,20 +293,32 @@ class Run:
         if os.getpid() != self._process:
             return  # a copy that was forked meanwhile; the original does it
         recordings, self._recordings = self._recordings, []
-        if not recordings:
+        if not recordings and not self._is_kept:
             if self._maker.failed is None:
                 self._maker.refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
             else:
                 self._take_folder()
                 self._maker.write_report()
-        else:
+        elif recordings:
+            self._look_around()
             self._add_times(recordings[0])
+        late = [target for target in self._mlflow_targets if target not in self._early_targets]
         for recording in recordings:
             with self.guarded("the files"):
-                recording.finish(is_patient)
+                recording.finish(is_patient, late)
+        if recordings and is_patient:
+            self._log_live()
         QUEUE.let_go(self)
         release(self)
         self._tell(may_raise)
+
+    def _log_live(self) -> None:
+        """Gives the files to the runs that belong to this process."""
+        for run in self._live:
+            with self.guarded("the tracker"):
+                log_to(run, self.report)
+        if self._live and "report.json" in self.report.files:
+            self._maker.write_report()
 
     def _add_times(self, recording: InPlace | InWorker) -> None:
         number = self.options.profile_step
@@ -259,6 +340,21 @@ class Run:
         failed = self._maker.failed
         if may_raise and failed is not None and self.options.on_error == "raise":
             raise failed
+
+
+def _live_of(options: Options) -> list[Any]:
+    """The runs and functions that the options name."""
+    given = options.tracker
+    if isinstance(given, bool):
+        return []
+    named = list(given) if isinstance(given, (list, tuple)) else [given]
+    for one in named:
+        if kind_of(one) is None:
+            raise OptionError(
+                f"Option tracker has a {type(one).__name__}: give a W&B run, a ClearML task, or a "
+                "function of (files, figures)."
+            )
+    return named
 
 
 def _default_folder(name: str) -> Path:

@@ -17,6 +17,7 @@ from modelviz_callbacks.artifacts.events import write_graph
 from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.libraries import says_what_is_missing
 from modelviz_callbacks.tracing import (
     Capture,
     Program,
@@ -167,6 +168,7 @@ class Trace:
             The path.
 
         Raises:
+            MissingLibraryError: onnx or onnxscript is not installed.
             WriterError: The graph cannot be turned into ONNX.
             SinkError: The file cannot be written.
 
@@ -175,7 +177,8 @@ class Trace:
             >>> t.save_onnx("graph.onnx", input_names=["features"]).name
             'graph.onnx'
         """
-        return on_demand.save_onnx(self._recording, self.graph, path, **options)
+        with says_what_is_missing():
+            return on_demand.save_onnx(self._recording, self.graph, path, **options)
 
     def save_svg(
         self, path: str | Path, depth: int | None = None, direction: Direction = "auto"

@@ -74,6 +74,22 @@ def says_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
+def mlflow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No later test meets this one's tracking server.
+
+    Lightning's ``MLFlowLogger`` makes its server the one of the process.
+    """
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None:
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of training waits as long as it takes: other programs may keep the cores busy."""
     for limit in ("WAIT_LIMIT_S", "UPLOAD_LIMIT_S"):
@@ -101,3 +117,18 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
     """
     options: dict[str, Any] = request.param
     return options
+
+
+@pytest.fixture
+def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An offline run of W&B, below the test's folder."""
+    import wandb
+
+    settings = {"MODE": "offline", "CONSOLE": "off", "SILENT": "true", "ERROR_REPORTING": "false"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb_home"))
+    run = wandb.init(project="tests", dir=str(tmp_path), reinit="finish_previous")
+    yield run
+    run.finish()

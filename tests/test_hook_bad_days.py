@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -99,6 +100,45 @@ def test_a_loop_that_goes_on_after_an_interrupted_forward_is_not_watched_any_mor
         assert hooks_of(model) == [0, 0]
         model(torch.randn(3, 4))
     assert graph_in(tmp_path).ops
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_after_an_interrupted_forward_another_model_is_not_in_the_graph(
+    kind: type[BaseException], tmp_path: Path
+) -> None:
+    model, before = Failing(kind("mine")), switches()
+    other = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    optimizer = torch.optim.SGD(other.parameters(), 0.1)
+    with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+        with pytest.raises(kind):
+            model(torch.randn(3, 4))
+        for _ in range(3):
+            other(torch.randn(3, 4)).sum().backward()
+            optimizer.step()
+        assert difference(before, switches()) == ""
+    graph = graph_in(tmp_path)
+    assert graph.partial
+    assert [node.op for node in graph.ops] == ["linear"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_a_forward_that_catches_what_a_part_of_it_raised_is_recorded_to_its_end(
+    kind: type[BaseException], tmp_path: Path
+) -> None:
+    class Catching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Failing(kind("mine"))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with contextlib.suppress(kind):
+                x = self.part(x)
+            return nn.Tanh()(nn.functional.mse_loss(x, x.relu()))
+
+    model = Catching()
+    with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+        model(torch.randn(3, 4))
+    assert [node.op for node in graph_in(tmp_path).ops] == ["linear", "relu", "mse_loss", "tanh"]
 
 
 def test_a_failure_of_ours_never_takes_the_place_of_the_users_exception(

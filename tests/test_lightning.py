@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,12 @@ import fsspec
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import (
+    CSVLogger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 from lightning.pytorch.tuner import Tuner
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from modelviz_callbacks import GraphLogger, ModelGraph
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import (
     HEAD_OPS,
@@ -286,14 +296,108 @@ def test_every_tensorboard_logger_of_a_run_gets_the_graph(
     assert callback.report.stored == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
 
 
+@pytest.mark.process
+def test_each_of_several_mlflow_loggers_gets_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    place = (tmp_path / "artifacts").as_uri()
+    loggers = [
+        MLFlowLogger(name, tracking_uri=store, artifact_location=place) for name in ("one", "two")
+    ]
+    callback = GraphLogger(**QUICK)
+    trainer_for(tmp_path, callback, logger=loggers).fit(Classifier(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    client = MlflowClient(store)
+    for logger in loggers:
+        stored = {item.path for item in client.list_artifacts(logger.run_id, "model_graph")}
+        assert "model_graph/graph.txt" in stored
+        assert "modelviz.fingerprint" in client.get_run(logger.run_id).data.tags
+
+
+def test_a_wandb_loggers_run_gets_the_graph_and_its_folder_the_files(
+    tmp_path: Path, wandb_run: Any
+) -> None:
+    logger = WandbLogger(save_dir=tmp_path / "logs", experiment=wandb_run, project="tests")
+    callback = GraphLogger(**IN_PLACE)
+    trainer_for(tmp_path, callback, logger=logger).fit(Classifier(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    folder = tmp_path / "logs" / "tests" / str(logger.version) / "model_graph"
+    assert Path(callback.report.folder) == folder
+    assert (folder / "graph.txt").exists()
+    assert wandb_run.summary["modelviz/ops"] == callback.report.figures["ops"]
+    assert (Path(wandb_run.dir) / "model_graph" / "graph.txt").exists()
+
+
+def test_a_search_for_the_batch_size_before_records_nothing_and_costs_no_graph(
+    tmp_path: Path,
+) -> None:
+    class WithData(Classifier):
+        batch_size = 2
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(torch.randn(32, 4), self.batch_size)
+
+    logger = TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphLogger(**IN_PLACE)
+    trainer = trainer_for(tmp_path, callback, logger=logger)
+    module = WithData()
+    Tuner(trainer).scale_batch_size(module, max_trials=2, steps_per_trial=1)
+    assert callback.report is None
+    trainer.fit(module)
+    graph = ModelGraph.load(Path(logger.log_dir) / "model_graph" / "graph.json")
+    assert graph.of_kind("input")[0].outputs[0].shape == (module.batch_size, 4)
+
+
+def test_a_trainer_of_the_other_package_of_lightning_is_recorded_into_its_loggers_runs(
+    tmp_path: Path,
+) -> None:
+    other: Any = importlib.import_module("pytorch_lightning")
+    loggers: Any = importlib.import_module("pytorch_lightning.loggers")
+
+    class Other(other.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(4, 2)
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> Any:
+            return self.head(batch).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    logger = loggers.TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphLogger(**IN_PLACE)
+    trainer = other.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(Other(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    assert ops_of(ModelGraph.load(Path(logger.log_dir) / "model_graph" / "graph.json")) == [
+        *("linear", "square", "mean")
+    ]
+    assert only_event_file(Path(logger.log_dir)).Tags()["graph"]
+
+
 def test_the_loggers_of_the_other_package_of_lightning_are_known(tmp_path: Path) -> None:
-    from modelviz_callbacks.lightning import _is_a
+    from modelviz_callbacks.loggers import is_named
 
     other: Any = importlib.import_module("pytorch_lightning.loggers")
-    assert _is_a(other.TensorBoardLogger(tmp_path), "TensorBoardLogger")
-    assert _is_a(TensorBoardLogger(tmp_path), "TensorBoardLogger")
-    assert not _is_a(CSVLogger(tmp_path), "TensorBoardLogger")
-    assert _is_a(object.__new__(other.MLFlowLogger), "MLFlowLogger")
+    packages = ("lightning", "pytorch_lightning")
+    assert is_named(other.TensorBoardLogger(tmp_path), "TensorBoardLogger", *packages)
+    assert is_named(TensorBoardLogger(tmp_path), "TensorBoardLogger", *packages)
+    assert not is_named(CSVLogger(tmp_path), "TensorBoardLogger", *packages)
+    assert is_named(object.__new__(other.MLFlowLogger), "MLFlowLogger", *packages)
 
 
 def test_two_runs_without_a_log_folder_have_a_folder_each(
@@ -337,6 +441,128 @@ def test_a_second_fit_of_one_trainer_still_writes_to_its_run(
     assert callback.report is not None
     assert callback.report.refused == []
     assert any("tensorboard" in place for place in callback.report.stored)
+
+
+class AllStages(Classifier):
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("worst", self.head(self.backbone(batch)).amax())
+
+    def test_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("least", self.head(self.backbone(batch)).amin())
+
+    def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.head(self.backbone(batch)).softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "last"), [("validate", "amax"), ("test", "amin"), ("predict", "softmax")]
+)
+def test_another_stages_first_batch_is_recorded_if_asked_for(
+    stage: Any, last: str, tmp_path: Path
+) -> None:
+    callback = GraphLogger(dirpath=tmp_path / "graphs", stage=stage, **IN_PLACE)
+    getattr(trainer_for(tmp_path, callback), stage)(AllStages(), data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
+    assert last in ops_of(graph)
+    assert not any(call.training for call in graph.modules)
+
+
+def test_the_validation_within_a_fit_is_recorded_but_not_the_sanity_check(tmp_path: Path) -> None:
+    callback = GraphLogger(dirpath=tmp_path / "graphs", stage="validate", **IN_PLACE)
+    trainer = trainer_for(tmp_path, callback, num_sanity_val_steps=1, max_epochs=1, max_steps=-1)
+    module = AllStages()
+    with torch.no_grad():
+        before = module.head[2].weight.clone()
+    trainer.fit(module, data(), DataLoader(torch.randn(6, 4), 3))
+    assert not torch.equal(before, module.head[2].weight)
+    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
+    assert "amax" in ops_of(graph)
+    assert graph.of_kind("input")[0].outputs[0].shape == (3, 4)
+
+
+def test_a_stage_that_is_none_is_refused() -> None:
+    with pytest.raises(OptionError, match="none of train, validate"):
+        GraphLogger(stage="eval")  # type: ignore[arg-type]
+
+
+@pytest.mark.process
+def test_the_report_comes_back_from_processes_that_the_trainer_has_started(
+    tmp_path: Path,
+) -> None:
+    script = Path(__file__).parent / "spawned_training.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path), "ddp_spawn"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [one for one in done.stdout.splitlines() if one.startswith("REPORT ")]
+    report = json.loads(line.removeprefix("REPORT "))
+    assert report["refused"] == []
+    assert "graph.txt" in report["files"]
+    assert Path(report["folder"]) == tmp_path / "model_graph"
+    assert [path.name for path in tmp_path.glob("model_graph*")] == ["model_graph"]
+
+
+def fit_twice(folder: Path, change: Any, way: dict[str, Any]) -> tuple[GraphLogger, Path]:
+    """Fits a module, changes it, fits it again with the same trainer and callback."""
+    logger = TensorBoardLogger(folder, name="runs")
+    callback = GraphLogger(**QUICK, **way)
+    trainer = trainer_for(folder, callback, logger=logger, max_steps=2)
+    module = Classifier()
+    trainer.fit(module, data())
+    change(module)
+    trainer.fit_loop.epoch_loop.max_steps = 5
+    trainer.fit(module, data())
+    assert callback.report is not None
+    assert callback.report.refused == []
+    return callback, Path(logger.log_dir)
+
+
+def test_a_second_fit_keeps_the_first_graph_if_it_is_the_same(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
+    callback, run = fit_twice(tmp_path, lambda module: None, way)
+    assert callback.report is not None
+    assert callback.report.remarks[-1].startswith("The graph is the one that was there already")
+    assert [path.name for path in run.glob("model_graph*")] == ["model_graph"]
+    assert Path(callback.report.folder) == run / "model_graph"
+    assert callback.report.figures["ops"] > 0
+    assert "graph.txt" in callback.report.files
+
+
+def test_a_second_fit_of_a_changed_model_is_recorded_and_says_what_changed(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
+    def widen(module: Classifier) -> None:
+        module.head.append(torch.nn.Linear(2, 3))
+
+    callback, run = fit_twice(tmp_path, widen, way)
+    assert callback.report is not None
+    assert {path.name for path in run.glob("model_graph*")} == {"model_graph", "model_graph_2"}
+    told = "\n".join(callback.report.remarks)
+    assert f"another one than that in {run / 'model_graph'}" in told
+    assert "head" in told
+
+
+def test_a_fit_that_resumes_in_the_folder_of_its_run_keeps_the_first_graph(
+    tmp_path: Path,
+) -> None:
+    for steps in (2, 4):
+        logger = TensorBoardLogger(tmp_path, name="runs", version=0)
+        callback = GraphLogger(**IN_PLACE)
+        trainer = trainer_for(tmp_path, callback, logger=logger, max_steps=steps)
+        checkpoint = tmp_path / "last.ckpt"
+        trainer.fit(Classifier(), data(), ckpt_path=checkpoint if steps == 4 else None)
+        trainer.save_checkpoint(checkpoint)
+    assert [path.name for path in (tmp_path / "runs" / "version_0").glob("model_graph*")] == [
+        "model_graph"
+    ]
 
 
 def test_a_search_for_the_learning_rate_before_does_not_cost_the_graph(

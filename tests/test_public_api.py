@@ -17,6 +17,15 @@ import pytest
 import modelviz_callbacks
 from modelviz_callbacks.options import Options
 
+# File of modelviz_callbacks.integrations -> the class in it that users name.
+TRAINERS = {
+    "fabric": "GraphCallback",
+    "ignite": "GraphHandler",
+    "skorch": "GraphCallback",
+    "stable_baselines3": "GraphCallback",
+    "transformers": "GraphCallback",
+}
+
 GOLDEN = Path(__file__).parent / "public_api.txt"
 
 
@@ -47,6 +56,9 @@ def surface() -> str:
         for name in public_names()
         for line in lines_of(name, getattr(modelviz_callbacks, name))
     ]
+    for trainer, name in TRAINERS.items():
+        module = importlib.import_module(f"modelviz_callbacks.integrations.{trainer}")
+        lines += [f"{trainer}: {line}" for line in lines_of(name, getattr(module, name))]
     lines += [
         f"option {field.name}: {field.type} = {field.default!r}"
         for field in dataclasses.fields(Options)
@@ -75,6 +87,11 @@ def test_all_is_what_can_be_reached() -> None:
     assert reached == set(modelviz_callbacks.__all__)
 
 
+def test_every_trainers_file_is_in_the_golden_file() -> None:
+    folder = Path(modelviz_callbacks.__file__).parent / "integrations"
+    assert {path.stem for path in folder.glob("[a-z]*.py")} == set(TRAINERS)
+
+
 def test_another_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="GraphLoger"):
         _ = modelviz_callbacks.GraphLoger
@@ -100,6 +117,7 @@ def test_callback_hook_and_options_have_the_same_options_and_defaults() -> None:
 
     fields = {field.name: field.default for field in dataclasses.fields(Options)}
     parameters = dict(inspect.signature(GraphLogger).parameters)
+    assert parameters.pop("stage").default == "train"  # a hook watches one model's forward
     assert {name: parameter.default for name, parameter in parameters.items()} == fields
     assert set(OptionFields.__annotations__) == set(fields)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from modelviz_callbacks.analysis.outline import Item, Outline
 from modelviz_callbacks.graph.model import Node
+from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW, may_multiply
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,14 @@ class Cost:
             has a formula.
         made_bytes: Bytes of the tensors it made, those left out that are new versions of
             memory there already was.
+        uncounted: How many of its ops may multiply without being counted in ``flops``: with one
+            of them that is a lower bound.
     """
 
     ops: int = 0
     flops: int | None = None
     made_bytes: int = 0
+    uncounted: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         known = [flops for flops in (self.flops, other.flops) if flops is not None]
@@ -30,6 +34,7 @@ class Cost:
             self.ops + other.ops,
             sum(known) if known else None,
             self.made_bytes + other.made_bytes,
+            self.uncounted + other.uncounted,
         )
 
 
@@ -63,4 +68,18 @@ class Costs:
 
 def _cost_of_op(node: Node) -> Cost:
     made = [spec.size_bytes for n, spec in enumerate(node.outputs) if n not in node.writes]
-    return Cost(1, node.flops, sum(made))
+    return Cost(1, node.flops, sum(made), int(is_uncounted(node)))
+
+
+def is_uncounted(node: Node) -> bool:
+    """Whether an op may multiply, and how much is not known.
+
+    Args:
+        node: Of a graph whose FLOPs were computed.
+
+    Returns:
+        True of what ran out of sight, of a custom op, and of an op of torch without a formula.
+    """
+    if node.flops is not None or not node.is_call or node.target == UNSEEN_VIEW:
+        return False
+    return node.kind == "opaque" or may_multiply(node.target)

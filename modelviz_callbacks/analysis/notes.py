@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from modelviz_callbacks.graph.model import ModelGraph, Node, Note
 from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
@@ -10,66 +11,175 @@ from modelviz_callbacks.graph.values import (
     Ref,
 )
 
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What notes say of a model beyond its graph.
+
+    Attributes:
+        modules: Its modules that a user can do without: the qualified name of each, and whether
+            it has a forward to be called (a ``ModuleList`` has none).
+        unregistered: The names of module calls of layers that the model does not know as its
+            own, though they have weights to train.
+        of_libraries: The names of ops that stand in the code of an installed library.
+    """
+
+    modules: Collection[tuple[str, bool]] = ()
+    unregistered: Sequence[str] = ()
+    of_libraries: Collection[str] = frozenset()
+
+
 # How many subjects one note names before it only counts them.
 _SHOWN = 5
 
 
-def notes(graph: ModelGraph, modules: Iterable[tuple[str, bool]]) -> tuple[Note, ...]:
-    """The notes on a graph.
+# How many notes a graph has at most; they are read one by one.
+_MOST = 10
+
+# What a user can act on comes first.
+_ORDER = (
+    "partial",
+    "unregistered",
+    "parameter-without-effect",
+    "unused-parameter",
+    "module-never-called",
+    "remark",
+    "value-read",
+    "opaque",
+    "unused-result",
+    "frozen",
+)
+
+
+def notes(graph: ModelGraph, facts: ModelFacts) -> tuple[Note, ...]:
+    """All notes on a graph: those it has, and what can be read off it.
 
     Args:
         graph: Any graph.
-        modules: Every module of the model: its qualified name, and whether it has a forward
-            to be called (a ``ModuleList`` has none).
+        facts: What is known of the model beside.
 
     Returns:
-        At most one note of each kind for each subject, in a fixed order: ``opaque``,
-        ``unused-parameter``, ``module-never-called``, ``parameter-without-effect``,
-        ``unused-result``, ``value-read``, ``frozen``.
+        At most ten: one of each kind with the places in one line, but for remarks. What a user
+        can act on comes first; the last one says how many were left out.
     """
-    if graph.partial:
-        return tuple(_opaque(graph))  # what did not run might have used the rest
-    found = [
-        *_opaque(graph),
-        *_unused_parameters(graph),
-        *_never_called(graph, modules),
-        *_without_effect(graph),
-    ]
-    return (*found, *_unused_results(graph), *_value_reads(graph), *_frozen(graph))
+    found = [*graph.notes, *_unregistered(facts), *_opaque(graph)]
+    if not graph.partial:  # what did not run might have used the rest
+        found += [
+            *_without_effect(graph),
+            *_unused_parameters(graph),
+            *_never_called(graph, facts),
+            *_value_reads(graph, facts),
+            *_unused_results(graph, facts),
+            *_frozen(graph),
+        ]
+    # Kinds that are not in the order keep theirs at the end.
+    found.sort(key=lambda note: _ORDER.index(note.kind) if note.kind in _ORDER else len(_ORDER))
+    if len(found) > _MOST:
+        more = len(found) - _MOST + 1
+        found[_MOST - 1 :] = [Note("remark", "", f"{more} more remarks were left out.")]
+    return tuple(found)
+
+
+def _places(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    unique = list(dict.fromkeys(names))
+    more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
+    return ", ".join(unique[:_SHOWN]) + more
+
+
+def _told(kind: str, names: Sequence[str], one: str, many: str) -> Iterator[Note]:
+    """One note about all the places of a kind.
+
+    Args:
+        kind: The note's.
+        names: The places; nothing is said of none.
+        one: What is said of one, with ``{}`` for its name.
+        many: What is said of several, with ``{n}`` for their number and ``{places}``.
+    """
+    if len(names) == 1:
+        yield Note(kind, names[0], one.format(names[0]))
+    elif names:
+        yield Note(kind, names[0], many.format(n=len(names), places=_places(names)))
+
+
+def _unregistered(facts: ModelFacts) -> Iterator[Note]:
+    yield from _told(
+        "unregistered",
+        facts.unregistered,
+        "The layer {} is not one of the model's modules (kept in a plain list or dictionary?): an "
+        "optimizer of model.parameters() does not train it.",
+        "{n} layers are not among the model's modules (kept in a plain list or dictionary?), so "
+        "an optimizer of model.parameters() does not train them: {places}.",
+    )
 
 
 def _opaque(graph: ModelGraph) -> Iterator[Note]:
+    found: dict[str, list[Node]] = {}
     for node in graph.of_kind("opaque"):
-        if node.target == UNSEEN_VIEW:
-            continue  # another view of memory that the graph shows
-        # A scripted module is called again as a whole in a replay.
-        where = "in ONNX" if node.target.startswith("torch.jit.") else "in a replay or in ONNX"
-        yield Note(
+        if node.target != UNSEEN_VIEW:  # another view of memory that the graph shows
+            # A scripted module is called again as a whole in a replay.
+            where = "in ONNX" if node.target.startswith("torch.jit.") else "in a replay or in ONNX"
+            found.setdefault(where, []).append(node)
+    for where, nodes in found.items():
+        targets = _places([node.target for node in nodes])
+        inside = f"what lies between is not shown and is not run again {where}."
+        yield from _told(
             "opaque",
-            node.name,
-            f"{node.name} was computed out of sight ({node.target}): its inputs and outputs are "
-            f"joined, what lies between is not shown and is not run again {where}.",
+            [node.name for node in nodes],
+            "{} was computed out of sight ("
+            + _escaped(targets)
+            + f"): its inputs and outputs are joined, {inside}",
+            "{n} calls were computed out of sight ("
+            + _escaped(targets)
+            + "), {places}: their inputs and outputs are joined, "
+            + inside,
         )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _unused_parameters(graph: ModelGraph) -> Iterator[Note]:
     used = {name for node in graph.of_kind("parameter") for name in (node.path, *node.aliases)}
-    for parameter in graph.parameters:
-        if parameter.name not in used:
-            yield Note("unused-parameter", parameter.name, f"No op used {parameter.name}.")
+    on_meta = all(spec.device == "meta" for node in graph.ops for spec in node.outputs)
+    # A parameter without data was not what a forward with data ran on: another tensor stood in
+    # its place for the time of a call, as where weights are offloaded.
+    unused = [
+        parameter.name
+        for parameter in graph.parameters
+        if parameter.name not in used and (on_meta or parameter.spec.device != "meta")
+    ]
+    yield from _told(
+        "unused-parameter", unused, "No op used {}.", "No op used {n} parameters: {places}."
+    )
 
 
-def _never_called(graph: ModelGraph, modules: Iterable[tuple[str, bool]]) -> Iterator[Note]:
-    called = {call.path for call in graph.modules if call.called} | {""}
+def _never_called(graph: ModelGraph, facts: ModelFacts) -> Iterator[Note]:
+    called = {call.path for call in graph.modules if call.called and call.path} | {""}
+    around = {outer for path in called for outer in _prefixes(path)}
     used = {node.path.rpartition(".")[0] for node in graph.of_kind("parameter", "buffer")}
+    known = called | around | used
     skipped: list[str] = []
-    for path, callable_ in modules:
-        inside = any(path.startswith(f"{outer}.") for outer in skipped)
-        if callable_ and path not in called and path not in used and not inside:
-            if any(name and name.startswith(f"{path}.") for name in called):
-                continue  # its parts were called one by one
+    for path, callable_ in facts.modules:
+        # Parents come first, so what is inside of one that was skipped follows it.
+        inside = bool(skipped) and path.startswith(f"{skipped[-1]}.")
+        # Where the parts were called one by one, the module around them had its use.
+        if callable_ and not inside and path not in known:
             skipped.append(path)
-            yield Note("module-never-called", path, f"The module {path} was never called.")
+    yield from _told(
+        "module-never-called",
+        skipped,
+        "The module {} was never called.",
+        "{n} modules were never called: {places}.",
+    )
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    """The paths of the modules around one."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _without_effect(graph: ModelGraph) -> Iterator[Note]:
@@ -77,16 +187,38 @@ def _without_effect(graph: ModelGraph) -> Iterator[Note]:
     if not outputs:
         return
     reached = _reaching({ref.node for node in outputs for ref in node.inputs}, graph)
-    for node in graph.of_kind("parameter"):
-        if node.outputs[0].requires_grad and node.name not in reached:
-            message = f"{node.path} is used, but nothing that the model returns depends on it."
-            yield Note("parameter-without-effect", node.path, message)
+    idle = [
+        node.path
+        for node in graph.of_kind("parameter")
+        if node.outputs[0].requires_grad and node.name not in reached
+    ]
+    yield from _told(
+        "parameter-without-effect",
+        idle,
+        "{} is used, but nothing that the model returns depends on it.",
+        "{n} parameters are used, but nothing that the model returns depends on them: {places}.",
+    )
 
 
-def _unused_results(graph: ModelGraph) -> Iterator[Note]:
-    for node in graph.ops:
-        if _is_idle(node, graph):
-            yield Note("unused-result", node.name, f"Nobody uses the result of {node.name}.")
+def _unused_results(graph: ModelGraph, facts: ModelFacts) -> Iterator[Note]:
+    idle = [
+        node.name
+        for node in graph.ops
+        if _is_idle(node, graph) and not _is_a_librarys(node, graph, facts)
+    ]
+    yield from _told(
+        "unused-result",
+        idle,
+        "Nobody uses the result of {}.",
+        "Nobody uses the results of {n} ops: {places}.",
+    )
+
+
+def _is_a_librarys(node: Node, graph: ModelGraph, facts: ModelFacts) -> bool:
+    """Whether an op is the inside of a library, which a user cannot change."""
+    call = graph.module_by_name.get(node.scope)
+    is_torchs = call is not None and call.class_name.startswith("torch.nn.")
+    return is_torchs or node.name in facts.of_libraries
 
 
 def _is_idle(node: Node, graph: ModelGraph) -> bool:
@@ -95,17 +227,17 @@ def _is_idle(node: Node, graph: ModelGraph) -> bool:
     return not any(Ref(node.name, index) in graph.consumers for index in range(len(node.outputs)))
 
 
-def _value_reads(graph: ModelGraph) -> Iterator[Note]:
-    reads = [node for node in graph.ops if node.reads_value]
+def _value_reads(graph: ModelGraph, facts: ModelFacts) -> Iterator[Note]:
+    reads = [
+        node for node in graph.ops if node.reads_value and not _is_a_librarys(node, graph, facts)
+    ]
     if not reads:
         return
-    places = [str(node.source) if node.source else node.name for node in reads]
-    shown = ", ".join(dict.fromkeys(places[:_SHOWN]))
-    more = f" and {len(reads) - _SHOWN} more" if len(reads) > _SHOWN else ""
+    places = _places([str(node.source) if node.source else node.name for node in reads])
     yield Note(
         "value-read",
         reads[0].name,
-        f"Python looked at values in {len(reads)} place(s) ({shown}{more}): on another batch the "
+        f"Python looked at values in {len(reads)} place(s) ({places}): on another batch the "
         "graph may be a different one.",
     )
 

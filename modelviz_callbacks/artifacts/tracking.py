@@ -10,9 +10,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.trackers.interface import ARTIFACT_SCHEME, FOLDER, MultiTracker
+from modelviz_callbacks.trackers.interface import (
+    ARTIFACT_SCHEME,
+    FOLDER,
+    Heard,
+    MultiTracker,
+    unheard,
+)
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from modelviz_callbacks.trackers.registry import make_tracker
 from modelviz_callbacks.writers.markdown import escaped_markdown
@@ -28,6 +35,7 @@ def publish(
     names: list[str],
     deadline_s: float | Callable[[], float],
     tries: int | None = None,
+    heard: Heard = unheard,
 ) -> None:
     """Logs everything of one recording to a tracker's run, and says in the report where it is.
 
@@ -38,11 +46,12 @@ def publish(
         names: The files, in the report's folder.
         deadline_s: Seconds for all of it, or a function that says how many are left.
         tries: How often a call is made that fails for the moment; ``None``: until time is up.
+        heard: Is told of each call.
 
     Raises:
         TrackerError: Something did not arrive; the rest did.
     """
-    tracker = make_tracker(target.tracker, target, report.name, deadline_s, tries)
+    tracker = make_tracker(target.tracker, target, report.name, deadline_s, tries, heard)
     trackers = MultiTracker([tracker])
     folder = Path(report.folder)
     log_recording(trackers, {name: folder / name for name in names}, analysis)
@@ -87,12 +96,19 @@ def tags_of(analysis: Analysis) -> dict[str, object]:
 
 
 def metrics_of(graph: ModelGraph) -> dict[str, float]:
-    """What runs are compared by; FLOPs of one forward, a sample (the first input's first size)."""
+    """What runs are compared by; FLOPs of one forward, a sample (the first input's first size).
+
+    Where not all that multiplies could be counted, the name says that they are a lower bound:
+    ``modelviz.flops_per_sample_at_least``.
+    """
+    flops = sum(node.flops or 0 for node in graph.ops) / _batch(graph)
+    # A figure that runs are compared by must not be taken for another one.
+    bound = "_at_least" if any(is_uncounted(node) for node in graph.ops) else ""
     depth = max((call.name.count("/") + 1 for call in graph.modules), default=0)
     return {
         "modelviz.parameters": graph.parameter_count,
         "modelviz.parameters_trainable": graph.trainable_count,
-        "modelviz.flops_per_sample": sum(node.flops or 0 for node in graph.ops) / _batch(graph),
+        f"modelviz.flops_per_sample{bound}": flops,
         "modelviz.ops": len(graph.ops),
         "modelviz.depth": depth,
     }
@@ -110,6 +126,10 @@ def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
     # An underline inside a word means nothing; it is common, and stays as it is.
     name = escaped_markdown(graph.name).replace("\\_", "_")
     picture = next((name for name in ("graph.svg", "graph.png") if name in files), None)
+    told = [
+        f"{'at least ' if key.endswith('_at_least') else ''}{value:,.0f}"
+        for key, value in metrics.items()
+    ]
     # The picture first: of a long description trackers show the beginning.
     lines = [f"**{name}** as recorded in the first training batch", ""]
     if picture is not None:
@@ -117,7 +137,7 @@ def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
     lines += [
         "| parameters | trainable | FLOPs per sample | ops | depth |",
         "| --: | --: | --: | --: | --: |",
-        "| " + " | ".join(f"{value:,.0f}" for value in metrics.values()) + " |",
+        "| " + " | ".join(told) + " |",
     ]
     if "index.html" in files:
         lines += ["", f"Interactive: `{FOLDER}/index.html` among the artifacts."]

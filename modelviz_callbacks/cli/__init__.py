@@ -2,7 +2,8 @@
 
 The parser is argparse: the commands are few and flat, it comes with Python, and ``modelviz
 show`` or ``export`` answer before a larger library would be imported. A command's own module is
-imported when it runs; torch only by ``trace``.
+imported when it runs; torch only by ``trace``,
+``check`` and ``doctor``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import sys
 from collections.abc import Sequence
 
 from modelviz_callbacks import __version__
+from modelviz_callbacks.cli.check import add_to as add_check
 from modelviz_callbacks.cli.diff import add_to as add_diff
+from modelviz_callbacks.cli.doctor import add_to as add_doctor
 from modelviz_callbacks.cli.export import add_to as add_export
 from modelviz_callbacks.cli.show import add_to as add_show
 from modelviz_callbacks.cli.trace import add_to as add_trace
 from modelviz_callbacks.cli.upload import add_to as add_upload
 from modelviz_callbacks.errors import ModelvizError
+from modelviz_callbacks.libraries import says_what_is_missing
 
 __all__ = ["main"]
 
@@ -34,10 +38,12 @@ examples:
   modelviz show lightning_logs/version_0/model_graph
   modelviz export model_graph/Net --format svg mermaid --depth 2
   modelviz diff run_a/model_graph run_b/model_graph --svg difference.svg
+  modelviz check my_models:make_net --input 1x3x224x224 --against graph.json
   modelviz upload model_graph/Net --run 0123456789abcdef0123456789abcdef
+  modelviz doctor
 
 `modelviz COMMAND --help` says more about each. The exit status is 0 if all went well, 1 if a
-part did not (for diff: if there is a difference), 2 if the command could not be done.
+part did not (for diff and check: if there is a difference), 2 if the command could not be done.
 """
 
 FAILED = 2
@@ -58,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        with says_what_is_missing():
+            status: int = options.run(options)
         sys.stdout.flush()
     except ModelvizError as error:
         print(f"modelviz {options.command}: {error}", file=sys.stderr)
@@ -86,6 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"modelviz {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (add_trace, add_show, add_export, add_diff, add_upload):
+    for add in (add_trace, add_show, add_export, add_diff, add_check, add_upload, add_doctor):
         add(commands)
     return parser

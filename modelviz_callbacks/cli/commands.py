@@ -46,6 +46,45 @@ def declare(
     return parser
 
 
+ABOUT_MODELS = """\
+MODULE:FACTORY is a function that returns a model, a model class, or a model; MODULE is a module
+that can be imported from here, or the path of a Python file. FACTORY may also return the model
+together with its inputs: (model, args) or (model, args, kwargs).
+
+An input is SHAPE[:DTYPE[:BELOW]]: sizes with x between them (or `scalar`), a dtype of torch if it
+is not float32, and for integers the number they stay below (2 if none is said).
+"""
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which model runs, in which mode and on what."""
+    add = parser.add_argument
+    add("model", metavar="MODULE:FACTORY", help="where the model comes from")
+    add("--input", action="append", default=[], dest="inputs", metavar="SHAPE", help="an input")
+    add(
+        "--kwarg",
+        action="append",
+        default=[],
+        dest="kwargs",
+        metavar="NAME=VALUE",
+        help="an input by name: a shape as above with a dtype or an x, or a Python literal",
+    )
+    add(
+        "--factory-kwarg",
+        action="append",
+        default=[],
+        dest="factory_kwargs",
+        metavar="NAME=VALUE",
+        help="an argument for FACTORY, likewise",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--train", action="store_true", help="put the model into training mode")
+    mode.add_argument(
+        "--eval", action="store_true", help="put it into evaluation mode (default: as it comes)"
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
+
+
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     """Adds the option that says which MLflow store is meant."""
     parser.add_argument(

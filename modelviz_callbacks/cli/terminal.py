@@ -39,9 +39,20 @@ def width() -> int:
     return max(shutil.get_terminal_size().columns, 40) if is_terminal() else WIDTH
 
 
+def _has_colours() -> bool:
+    """Whether what is printed is looked at, and rich, which is an extra, is there to colour it."""
+    if not is_terminal():
+        return False
+    try:
+        import rich.console  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def print_tree(text: str) -> None:
     """Prints the text of a graph."""
-    if not is_terminal():
+    if not _has_colours():
         print(text)
         return
     from rich.console import Console
@@ -56,7 +67,7 @@ def print_tree(text: str) -> None:
 
 def print_diff(lines: Iterable[DiffLine]) -> None:
     """Prints the lines of a difference, each in the colour of what it tells."""
-    if not is_terminal():
+    if not _has_colours():
         print("\n".join(line.text for line in lines))
         return
     from rich.console import Console

@@ -34,7 +34,8 @@ class OpFact(Flag):
     SHAPE_OF_SECOND = auto()  # of its second argument likewise
 
     # What it costs.
-    COUNTED = auto()  # torch has a formula for its FLOPs, in whatever it comes down to
+    COUNTED = auto()  # there is a formula for its FLOPs, or for whatever it comes down to
+    UNCOUNTED = auto()  # multiplies matrices or the like, and there is no formula for it
 
     # What the recorder must know before it calls it.
     ASKS = auto()  # tells something about a tensor (shape, dtype) and gives none
@@ -94,11 +95,11 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
         _F.CONVOLUTION | _F.TRANSPOSED | _F.CHANNELS | _F.COUNTED,
         "conv_transpose1d conv_transpose2d conv_transpose3d",
     ),
-    (_F.CHANNELS | _F.COUNTED, "convolution _convolution"),
+    (_F.CHANNELS | _F.COUNTED, "_convolution conv_tbc convolution"),
     (
-        _F.CHANNELS,
+        _F.CHANNELS | _F.COUNTED,
         """
-        conv_depthwise3d conv_tbc convolution_overrideable cudnn_convolution
+        conv_depthwise3d convolution_overrideable cudnn_convolution
         cudnn_convolution_transpose miopen_convolution miopen_convolution_transpose
         miopen_depthwise_convolution mkldnn_convolution slow_conv3d slow_conv_dilated2d
         slow_conv_dilated3d slow_conv_transpose2d slow_conv_transpose3d thnn_conv2d
@@ -110,9 +111,36 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
     (
         _F.COUNTED,
         """
-        __matmul__ __rmatmul__ _grouped_mm _scaled_mm addbmm addbmm_ addmm addmm_
-        baddbmm baddbmm_ bilinear bmm chain_matmul einsum gru_cell grouped_mm inner lstm_cell
-        matmul mm rnn_relu_cell rnn_tanh_cell scaled_mm tensordot
+        __matmul__ __rmatmul__ _addmm_activation _efficient_attention_forward
+        _flash_attention_forward _grouped_mm _int_mm _scaled_dot_product_attention_math
+        _scaled_dot_product_cudnn_attention _scaled_dot_product_efficient_attention
+        _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu
+        _scaled_dot_product_fused_attention_overrideable _scaled_grouped_mm _scaled_mm
+        _sparse_addmm _sparse_mm _trilinear _weight_int4pack_mm _weight_int8pack_mm addbmm
+        addbmm_ addmm addmm_ addmv addmv_ addr addr_ baddbmm baddbmm_ bilinear bmm chain_matmul
+        corrcoef cov dot dsmm einsum ger gru_cell grouped_mm hsmm hspmm inner linalg_matmul
+        linalg_matrix_power linalg_multi_dot linalg_vecdot lstm_cell matmul matrix_power mm mv
+        outer rnn_relu_cell rnn_tanh_cell saddmm scaled_grouped_mm scaled_mm smm
+        sparse_sampled_addmm spmm sspaddmm tensordot vdot
+        """,
+    ),
+    (
+        _F.UNCOUNTED,
+        """
+        _cslt_sparse_mm _cudnn_rnn affine_grid affine_grid_generator cdist cholesky
+        cholesky_inverse cholesky_solve det fbgemm_linear_fp16_weight fbgemm_linear_int8_weight
+        fft_fft fft_fft2 fft_fftn fft_hfft fft_hfft2 fft_hfftn fft_ifft fft_ifft2 fft_ifftn
+        fft_ihfft fft_ihfft2 fft_ihfftn fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2
+        fft_rfftn geqrf grid_sample grid_sampler inverse istft linalg_cholesky
+        linalg_cholesky_ex linalg_cond linalg_det linalg_eig linalg_eigh linalg_eigvals
+        linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_ldl_factor
+        linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq linalg_lu linalg_lu_factor
+        linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp linalg_matrix_rank linalg_pinv
+        linalg_qr linalg_slogdet linalg_solve linalg_solve_ex linalg_solve_triangular linalg_svd
+        linalg_svdvals linalg_tensorinv linalg_tensorsolve lobpcg logdet lu lu_solve matrix_exp
+        mkldnn_rnn_layer orgqr ormqr pca_lowrank pdist pinverse qr quantized_gru
+        quantized_gru_cell quantized_lstm quantized_lstm_cell quantized_rnn_relu_cell
+        quantized_rnn_tanh_cell slogdet stft svd svd_lowrank triangular_solve
         """,
     ),
     (_F.EMBEDDING | _F.RENORMALISES, "embedding"),
@@ -186,9 +214,15 @@ UNSEEN_VIEW = "view"
 # the name of anything.
 TORCH_LIBRARIES = frozenset({"aten", "prim", "prims"})
 
+# Those of ``torch.ops`` whose ops calculate nothing.
+_IDLE_LIBRARIES = frozenset({"_c10d_functional", "c10d", "c10d_functional", "profiler", "rngprims"})
+
 _OURS = "modelviz_callbacks."
 _AUTOGRAD_NODE = re.compile(r"torch\.autograd\.(\w+Backward)\d+")
+# Whose functions have its name before their own: ``torch.linalg.solve`` is ``linalg_solve``.
+_PREFIXING = frozenset({"torch.fft", "torch.linalg", "torch.special"})
 _ACCESSORS = ("__get__", "__set__")
+_QUANTISED_PRODUCT = re.compile(r"linear|conv|lstm|gru|rnn|matmul|bmm")
 
 
 def torch_name(target: str) -> str:
@@ -214,6 +248,8 @@ def torch_name(target: str) -> str:
         node = _AUTOGRAD_NODE.fullmatch(target)
         return node[1] if node is not None else ""  # a user's own node has no number
     home, _, name = target.rpartition(".")
+    if home in _PREFIXING:
+        return f"{home.rpartition('.')[2]}_{name}"
     return f"{home.rpartition('.')[2]}.{name}" if name in _ACCESSORS else name
 
 
@@ -225,3 +261,23 @@ def facts_of(target: str) -> OpFact:
         target: As for `torch_name`.
     """
     return OP_FACTS.get(torch_name(target), OpFact.NONE)
+
+
+@lru_cache(maxsize=4096)
+def may_multiply(target: str) -> bool:
+    """Whether an op may do what FLOPs are counted of: multiply matrices, convolve, attend.
+
+    What is known about a torch op says so; of the ops of other libraries nothing is known.
+
+    Args:
+        target: As for `torch_name`.
+    """
+    if facts_of(target) & (OpFact.COUNTED | OpFact.UNCOUNTED):
+        return True
+    first, _, rest = target.partition(".ops.")
+    if first != "torch":
+        return False
+    library, _, op = rest.partition(".")
+    if library == "quantized":
+        return _QUANTISED_PRODUCT.search(op) is not None
+    return library not in TORCH_LIBRARIES | _IDLE_LIBRARIES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.artifacts.table import MadeIn, early_rows, late_rows, rows
@@ -81,11 +83,12 @@ class InPlace:
         options, timed = self._maker.options, self._timed
         return Products(recording, options.name, self._maker.refuse, timed, early)
 
-    def finish(self, is_patient: bool) -> None:
+    def finish(self, is_patient: bool, more: Sequence[MlflowTarget] = ()) -> None:
         """Makes the rest, with the weights of now at hand.
 
         Args:
             is_patient: Whether there is time to wait for a server.
+            more: MLflow runs that get the files besides the first, or were found late.
         """
         maker, products = self._maker, self._all()
         maker.describe(products.graph)
@@ -95,9 +98,10 @@ class InPlace:
             maker.make(rows(MadeIn.TRAINING), self._live)
         self._live = None
         maker.write_report()
-        if self._target is not None and products.analysis is not None and is_patient:
+        targets = ([] if self._target is None else [self._target]) + list(more)
+        for target in targets if products.analysis is not None and is_patient else ():
             say(f"modelviz: sending the files to MLflow (at most {MLFLOW_LIMIT_S:.0f} s)")
             names = list(maker.report.files)
             with maker.guarded("the MLflow run"):
-                upload(self._target, maker.report, names, MLFLOW_LIMIT_S)
+                upload(target, maker.report, names, MLFLOW_LIMIT_S)
             maker.write_report()

@@ -10,6 +10,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.jobs.job import STAGED, Job
 from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.jobs.run_job import make, take_events
+from modelviz_callbacks.jobs.sending import Sent, sent_of
 from modelviz_callbacks.jobs.waiting import shown
 from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.jobs.worker_program import LOG, PATIENCE_S
@@ -30,9 +32,11 @@ from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 # How long the end of training waits for files, in seconds; after that the worker goes on alone.
 WAIT_LIMIT_S = 60.0
 
-# How long it waits where only uploads are missing, in seconds: a process that starts, MLflow and a
-# model in a good store take longer than a few.
-UPLOAD_LIMIT_S = 30.0
+# How long it waits for a store that fails, where only uploads are missing and none arrives, and for
+# one that is silent but has not failed, in seconds. While files arrive it waits for as long as the
+# worker would.
+UPLOAD_LIMIT_S = 5.0
+SILENCE_LIMIT_S = 15.0
 
 # A worker that starts takes memory and caches from the step that has just called it, on whatever
 # core: it waits for what the backward and the optimizer take, in times of the forward's.
@@ -74,6 +78,40 @@ class _Handed:
         return self.job.published_report() is not None
 
 
+class _Uploads:
+    """Whether a wait for uploads alone is worth while: it is for as long as something arrives."""
+
+    def __init__(self, handed: list[_Handed]) -> None:
+        self._handed = handed
+        self._sent = Sent()
+        self._began = self._heard = self._answered = -math.inf
+
+    def are_stuck(self, end: float) -> bool:
+        """Whether nothing arrives; before the store was asked, whether time is up."""
+        now = time.monotonic()
+        self._began = now if self._began < 0 else self._began
+        found = [sent_of(one.job.place) for one in self._handed]
+        known = [one for one in found if one is not None]
+        if not known:
+            return now >= end
+        sent = Sent(*[sum(column) for column in zip(*known, strict=True)])
+        if sent.signs != self._sent.signs:
+            self._heard = now
+        if sent.answers != self._sent.answers:
+            self._answered = now
+        self._sent = sent
+        silent_s = now - max(self._began, self._heard)
+        failing_s = now - max(self._began, self._answered) if sent.fails else 0.0
+        return (
+            failing_s >= UPLOAD_LIMIT_S
+            or silent_s >= max(SILENCE_LIMIT_S, UPLOAD_LIMIT_S)
+            or now >= self._began + PATIENCE_S
+        )
+
+    def __str__(self) -> str:
+        return f", {self._sent}" if self._sent.signs else ""
+
+
 class InWorker:
     """One recording with ``background=True``."""
 
@@ -94,7 +132,6 @@ class InWorker:
         self._polls = polls
         self._handed: list[_Handed] = []
         self._live: Products | None = None
-        self._only_uploads_since = math.inf
 
     # --- while training goes on
 
@@ -125,15 +162,16 @@ class InWorker:
         """
         self._hand_over(self._job(), timed=pack_timed(step))
 
-    def _hand_over(self, job: Job, **parts: Any) -> _Handed:
-        uri = self._target.tracking_uri if self._target is not None else None
+    def _hand_over(self, job: Job, target: MlflowTarget | None = None, **parts: Any) -> _Handed:
+        target = target or self._target
+        uri = target.tracking_uri if target is not None else None
         worker = QUEUE.submit(job, uri=uri, **parts)
         handed = _Handed(job, worker, time.time(), "recording" in parts)
         self._handed.append(handed)
         return handed
 
-    def _job(self) -> Job:
-        maker, target = self._maker, self._target
+    def _job(self, target: MlflowTarget | None = None) -> Job:
+        maker, target = self._maker, target or self._target
         kind, event_folder = "", ""
         if maker.events is not None:
             kind = "folder"
@@ -174,11 +212,12 @@ class InWorker:
 
     # --- the end
 
-    def finish(self, is_patient: bool) -> None:
+    def finish(self, is_patient: bool, more: Sequence[MlflowTarget] = ()) -> None:
         """Waits for the worker or does what it has not begun, and makes what only this process can.
 
         Args:
             is_patient: Whether there is time to wait for anything.
+            more: MLflow runs that get the files besides the first, or were found late.
         """
         end = time.monotonic() + (WAIT_LIMIT_S if is_patient else 0.0)
         if is_patient:
@@ -189,6 +228,9 @@ class InWorker:
         if is_patient and self._live is not None:
             self._make_the_rest()
         self._live = None
+        names = list(self._maker.report.files)
+        for target in more if is_patient and names else ():
+            self._upload_and_wait(names, target)
         self._say_what_is_left()
 
     def _take_back(self) -> None:
@@ -205,16 +247,23 @@ class InWorker:
         if job.run is not None and job.report.files:
             self._upload([*job.report.files])
 
-    def _upload(self, names: list[str]) -> None:
+    def _upload(self, names: list[str], target: MlflowTarget | None = None) -> None:
         """Lets a worker send files: nothing here waits on the network for long."""
         worker = QUEUE.worker
         if worker is not None and not worker.hurry():
             QUEUE.replace_worker(worker)
-        upload = self._job()
+        upload = self._job(target)
         upload.tensorboard = ""
         upload.upload = names
         with self._maker.guarded("the MLflow run"):
-            self._hand_over(upload)
+            self._hand_over(upload, target)
+
+    def _upload_and_wait(self, names: list[str], target: MlflowTarget | None = None) -> None:
+        first = len(self._handed)
+        self._upload(names, target)
+        for handed in self._handed[first:]:
+            self._wait(time.monotonic() + WAIT_LIMIT_S)
+            self._collect(handed)
 
     def _wait(self, end: float) -> None:
         """Waits until all is done or time is up; only uploads are not waited for so long."""
@@ -223,23 +272,22 @@ class InWorker:
             return
         for handed in waiting:
             self._hurry(handed)
+        uploads = _Uploads(self._handed)
         try:
-            with shown(self._maker.folder, end) as progress:
-                while not self._is_enough(end):
-                    progress(self._progress())
+            with shown(self._maker.folder, end, self._target is not None) as progress:
+                while not self._is_enough(end, uploads):
+                    progress(f"{self._progress()}{uploads}")
                     time.sleep(_LOOK_EVERY_S)
         except KeyboardInterrupt:
             say("modelviz: not waited for; the files will be finished alone.")
 
-    def _is_enough(self, end: float) -> bool:
-        now = time.monotonic()
+    def _is_enough(self, end: float, uploads: _Uploads) -> bool:
         open_jobs = [one for one in self._handed if not one.is_over]
-        if not open_jobs or now >= end:
+        if not open_jobs:
             return True
         if all(one.has_files or one.job.upload for one in open_jobs):
-            self._only_uploads_since = min(self._only_uploads_since, now)
-            return now >= self._only_uploads_since + UPLOAD_LIMIT_S
-        return False
+            return uploads.are_stuck(end)
+        return time.monotonic() >= end
 
     def _progress(self) -> str:
         found = [one.job.published_report() for one in self._handed]
@@ -297,11 +345,7 @@ class InWorker:
         if not made or self._target is None:
             return
         maker.write_report()
-        first_upload = len(self._handed)
-        self._upload([*made, "report.json"])
-        for handed in self._handed[first_upload:]:
-            self._wait(time.monotonic() + UPLOAD_LIMIT_S)
-            self._collect(handed)
+        self._upload_and_wait([*made, "report.json"])
 
     def _say_what_is_left(self) -> None:
         """Ends the report, unless the worker is still to write it."""

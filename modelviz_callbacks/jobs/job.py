@@ -28,7 +28,7 @@ _REPORT, _DONE, _LEFT = "report.json", "done", "left-alone"
 STAGED = ("staged", "extras")
 
 # Options that tell where, which the training process has decided.
-_DECIDED = ("dirpath", "tensorboard", "mlflow")
+_DECIDED = ("dirpath", "tensorboard", "mlflow", "tracker")
 
 
 @dataclass

@@ -14,6 +14,7 @@ from modelviz_callbacks.artifacts.table import MadeIn, rows, timed_rows
 from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.jobs.job import Job
+from modelviz_callbacks.jobs.sending import Sending
 from modelviz_callbacks.tracing import unpack, unpack_timed
 from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker, staged
 
@@ -35,7 +36,14 @@ def work(job: Job, remaining_s: Callable[[], float], uri: str | None = None) -> 
     names = [*job.report.files, *(name for name in job.upload if name not in job.report.files)]
     run = replace(job.run, tracking_uri=uri)
     with maker.guarded("the MLflow run"):
-        publish(run, job.report, analysis, names, remaining_s)
+        publish(
+            run,
+            job.report,
+            analysis,
+            names,
+            remaining_s,
+            heard=Sending(job.place).heard,
+        )
     if "report.json" in job.report.files:
         maker.write_report()
     _publish_report(maker, job)

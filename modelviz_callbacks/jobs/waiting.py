@@ -13,23 +13,27 @@ from modelviz_callbacks.report import say
 
 
 @contextlib.contextmanager
-def shown(folder: Path, end: float) -> Iterator[Callable[[str], None]]:
+def shown(folder: Path, end: float, uploads: bool = False) -> Iterator[Callable[[str], None]]:
     """Shows what is waited for, once.
 
     Args:
         folder: Where the files go.
         end: Until when at most, in seconds of `time.monotonic`.
+        uploads: Whether the wait is longer for as long as uploads arrive.
 
     Yields:
         A function to be told how far it is.
     """
     limit_s = max(0.0, end - time.monotonic())
-    message = f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s)"
+    message = f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s"
+    message += ", longer while uploads arrive)" if uploads else ")"
     if not _is_terminal():
         say(message)
         yield lambda _: None
         return
     status = _started(message)
+    if status is None:
+        say(message)
 
     def tell(progress: str) -> None:
         if status is not None:
@@ -45,7 +49,7 @@ def shown(folder: Path, end: float) -> Iterator[Callable[[str], None]]:
 
 
 def _started(message: str) -> Any:
-    """A line that moves; ``None`` where the terminal takes none."""
+    """A line that moves; ``None`` where rich is not installed or the terminal takes none."""
     try:
         from rich.console import Console
 

@@ -20,7 +20,7 @@ from modelviz_callbacks.tracing.capture.watched_method import (
     method_under_way,
     watch_method,
 )
-from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped
+from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped, unwrapped_once
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.step_times import op_times
@@ -60,6 +60,7 @@ __all__ = [
     "unpack",
     "unpack_timed",
     "unwrapped",
+    "unwrapped_once",
     "warm_up",
     "watch_method",
     "with_flops",

@@ -15,7 +15,14 @@ from typing import Any, Protocol
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 
-__all__ = ["ARTIFACT_SCHEME", "FOLDER", "MultiTracker", "Tracker", "UploadError", "linked"]
+__all__ = [
+    *("ARTIFACT_SCHEME", "FOLDER", "Heard", "MultiTracker", "Tracker", "UploadError", "linked"),
+    "unheard",
+]
+
+# Told of the calls to a store: whether one worked (``None``: it has begun, or goes on), and how
+# many bytes the file has that it sent, if it sent one.
+Heard = Callable[[bool | None, int | None], None]
 
 # The folder among a run's artifacts that the files go to.
 FOLDER = "model_graph"
@@ -251,6 +258,15 @@ class MultiTracker(Tracker):
         else:
             return True
         return False
+
+
+def unheard(answered: bool | None, size_bytes: int | None = None) -> None:
+    """For calls that nobody waits for; see `Heard`.
+
+    Args:
+        answered: Whether the call worked.
+        size_bytes: Of the file that it sent.
+    """
 
 
 def linked(section: str, address: Callable[[str], str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers.event_file import open_events
-from modelviz_callbacks.trackers.interface import Tracker
+from modelviz_callbacks.trackers.interface import Heard, Tracker, unheard
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Colour type of a PNG's header to the number of channels (PNG specification, 11.2.2).
@@ -55,6 +55,7 @@ class TensorBoardTracker(Tracker):
         run_name: str | None = None,
         deadline_s: float | Callable[[], float] = 0.0,
         tries: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._writer: Any = None
         self._owned = isinstance(target, (str, os.PathLike))

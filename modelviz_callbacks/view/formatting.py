@@ -75,6 +75,11 @@ def short_count(number: int) -> str:
     return f"{value:.3g} P"
 
 
+def flops_text(flops: int, at_least: bool) -> str:
+    """FLOPs as `short_count`; ``at least 1.23 M`` where not everything could be counted."""
+    return f"at least {short_count(flops)}" if at_least else short_count(flops)
+
+
 def time_text(time_us: float) -> str:
     """Microseconds with a unit that fits: ``12.3 µs``, ``4.56 ms``, ``7.89 s``."""
     for unit, size in (("s", 1e6), ("ms", 1e3)):

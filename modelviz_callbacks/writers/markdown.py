@@ -11,7 +11,7 @@ from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.values import (
     TensorSpec,
 )
-from modelviz_callbacks.view.formatting import count_text, shape_text, short_count, shortened
+from modelviz_callbacks.view.formatting import count_text, flops_text, shape_text, shortened
 from modelviz_callbacks.view.note_lines import note_lines
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers.formats import Direction
@@ -82,9 +82,10 @@ def _facts(analysis: Analysis) -> Iterator[str]:
     yield f"- outputs: {_ends(graph.of_kind('output'), graph)}"
     yield f"- parameters: {count_text(total)}, of which {count_text(trainable)} trainable"
     yield f"- ops: {count_text(len(graph.ops))}"
-    flops = analysis.costs.total.flops
-    if flops is not None:
-        yield f"- FLOPs of one forward: {short_count(flops)}"
+    cost = analysis.costs.total
+    if cost.flops is not None:
+        told = flops_text(cost.flops, at_least=cost.uncounted > 0)
+        yield f"- FLOPs of one forward: {told}"
     if graph.partial:
         yield "- partial: the forward ended early; this is what ran until then"
 
@@ -110,7 +111,7 @@ def _table(rows: tuple[LayerRow, ...]) -> Iterator[str]:
             _shapes(row.inputs),
             _shapes(row.outputs),
             count_text(row.parameters) if row.parameters else "",
-            "" if row.flops is None else short_count(row.flops),
+            "" if row.flops is None else flops_text(row.flops, row.at_least),
             f"{part:.1%}" if row.parameters else "",
         )
         yield "| " + " | ".join(cells) + " |"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.analysis.repeats import Fold
@@ -213,7 +214,7 @@ class _Rows:
             | 2 * (OpFact.LAYOUT in facts_of(node.target))
             | 4 * bool(node.writes)
         )
-        flags |= 8 * (node.name in self.bookkeeping)
+        flags |= 8 * (node.name in self.bookkeeping) | 16 * is_uncounted(node)
         return _cut_off(
             [
                 NODE_KINDS.index(node.kind),

@@ -32,6 +32,7 @@ COLUMNS = (
     "output_bytes",
     "parameter_share",
     "flops_share",
+    "flops_at_least",
 )
 
 
@@ -49,6 +50,7 @@ class LayerRow:
         parameter_bytes: Their bytes.
         flops: Floating point operations; ``None``: no op of it has a formula.
         times: How often this row is repeated; 1 in an unfolded table.
+        at_least: Whether ``flops`` is a lower bound: not all that multiplies could be counted.
     """
 
     name: str
@@ -60,6 +62,7 @@ class LayerRow:
     parameter_bytes: int
     flops: int | None
     times: int = 1
+    at_least: bool = False
 
     @property
     def output_bytes(self) -> int:
@@ -71,7 +74,8 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     """Writes a row for every layer, in execution order, repeats in full.
 
     The columns are `COLUMNS`. Several shapes in a cell are set apart by semicolons. Shares
-    are parts of the sum over all rows, from 0 to 1. ``flops`` is empty where no formula is known.
+    are parts of the sum over all rows, from 0 to 1. ``flops`` is empty where no formula is known;
+    ``flops_at_least`` is ``yes`` where it is a lower bound (an empty one that of 0).
 
     Args:
         analysis: The analysis of a sound graph.
@@ -100,6 +104,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
                 row.output_bytes,
                 share(row.parameters, parameters),
                 share(row.flops or 0, flops),
+                "yes" if row.at_least else "",
             )
         )
     return out.getvalue().encode()
@@ -191,6 +196,7 @@ class _Rows:
         ]
         new = {node.name: node.outputs[0] for node in used if node.name not in self.counted}
         self.counted.update(new)
+        cost = self.analysis.costs.of(item)
         return LayerRow(
             item.name,
             kind,
@@ -199,8 +205,9 @@ class _Rows:
             sum(spec.numel for spec in new.values()),
             sum(spec.numel for spec in new.values() if spec.requires_grad),
             sum(spec.size_bytes for spec in new.values()),
-            self.analysis.costs.of(item).flops,
+            cost.flops,
             times,
+            cost.uncounted > 0,
         )
 
     def _inputs(self, item: ModuleCall | Node) -> tuple[Ref, ...]:

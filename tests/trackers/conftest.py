@@ -64,16 +64,12 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def fluent(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def fluent(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """MLflow's own current store and experiment are the test's."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(store.uri)
-    yield store
-    while mlflow.active_run() is not None:
-        mlflow.end_run()
-    mlflow.set_tracking_uri(None if before == store.uri else before)  # type: ignore[arg-type]
+    return store
 
 
 @pytest.fixture

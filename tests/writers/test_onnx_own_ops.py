@@ -24,7 +24,7 @@ NAMES = ("cdist", "add", "view", "sort", "linear", "reshape", "getitem", "tensor
 @pytest.fixture(scope="module", autouse=True)
 def library() -> Iterator[None]:
     """Operators of somebody's own with names of torch's."""
-    made = torch.library.Library("mylib", "DEF")
+    made = torch.library.Library("ownlib", "DEF")
     for name in NAMES:
         made.define(f"{name}(Tensor x, Tensor y) -> Tensor")
         made.impl(name, lambda x, y: x * 3 + y.sum(), "CPU")
@@ -37,7 +37,7 @@ class Own(nn.Module):
     def __init__(self, name: str, overload: bool) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 4)
-        packet = getattr(torch.ops.mylib, name)
+        packet = getattr(torch.ops.ownlib, name)
         self.op = packet.default if overload else packet
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ def test_an_op_of_the_users_own_is_never_written_as_torchs_of_the_same_name(
     nodes = nodes_of(onnx.load(path))
     (own,) = [node for node in nodes if node.domain == "pytorch"]
     assert own.op_type == name
-    assert "mylib" in facts(own)["op"]
+    assert "ownlib" in facts(own)["op"]
     assert {node.op_type for node in nodes} >= {"Relu", "Add"}
 
 

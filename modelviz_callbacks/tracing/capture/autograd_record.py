@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
+from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.tracing.capture.backward_record import (
     BackwardRecord,
-    GradNode,
     GradSpec,
     SavedSpec,
 )
@@ -25,11 +25,11 @@ from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import (
+    no_torch_function,
+    node_readers,
     saved_names,
     saved_value,
-    sequence_number,
     storage_address,
-    taken_gradients,
 )
 
 # torch gives every node that Python has looked at an object that lives as long as the node, and
@@ -39,6 +39,11 @@ MOST_NODES = 20_000
 _MOST_NODES_IN_A_THREAD = 1_000
 
 _LEAF = "torch::autograd::AccumulateGrad"
+# The class of nodes that have names of their own.
+_OF_ANY_NAME = "CppFunction"
+_PLAIN = (torch.nn.Parameter, torch.Tensor)
+# The number of what autograd runs as soon as it can.
+_LAST = 2**63 - 1
 _IS_LOSS = re.compile(r"(\A|\W)loss(_\d+)?\b")
 
 
@@ -96,12 +101,29 @@ def read_backward(
     Returns:
         The record; ``None`` if no output takes part in autograd, or torch does not tell of it.
     """
-    found = [(path, tensor, tensor.grad_fn) for path, tensor in outputs]
-    roots = [(path, tensor, node) for path, tensor, node in found if node is not None]
-    losses = [root for root in roots if _IS_LOSS.search(root[0]) and root[1].numel() == 1]
-    if not roots or taken_gradients(roots[0][2]) is None:
-        return None
-    return _Reader(state, inputs, saved).read(losses or roots)
+    with no_torch_function(), paused_collector():
+        found = [(path, tensor, tensor.grad_fn) for path, tensor in outputs]
+        roots = [(path, tensor, node) for path, tensor, node in found if node is not None]
+        losses = [root for root in roots if _IS_LOSS.search(root[0]) and root[1].numel() == 1]
+        if not roots or node_readers(type(roots[0][2]))[1] is None:
+            return None
+        return _Reader(state, inputs, saved).read(losses or roots)
+
+
+class _Kind(NamedTuple):
+    """What is the same for all nodes of a class.
+
+    Attributes:
+        name: The number of their name.
+        is_leaf: Whether gradients end there.
+        sequence: Gives a node's number.
+        taken: Gives descriptions of the gradients that a node takes.
+    """
+
+    name: int
+    is_leaf: bool
+    sequence: Callable[[Any], int]
+    taken: Callable[[Any], Any]
 
 
 class _Reader:
@@ -112,61 +134,87 @@ class _Reader:
         self._inputs = inputs
         self._saved = saved
         self._repacked = 0
-        self._specs: dict[Any, GradSpec] = {}  # few
+        self._names: dict[str, int] = {}
+        self._kinds: dict[type[Any], _Kind] = {}
+        self._specs: dict[Any, int] = {}  # few
+        self._described: list[GradSpec] = []
         self._attributes: dict[type[Any], list[str]] = {}
         self._memory: dict[tuple[Any, ...], int] = {}
 
     def read(self, roots: Sequence[tuple[str, torch.Tensor, Any]]) -> BackwardRecord:
         # Node objects are made when asked for; they are equal only while they are kept.
-        places: dict[Any, int] = {}
-        order: list[Any] = []
-        for _, _, node in roots:
-            if node not in places:
-                places[node] = len(order)
-                order.append(node)
-        nodes = []
+        order: list[Any] = list(dict.fromkeys(node for _, _, node in roots))
+        places: dict[Any, int] = {node: place for place, node in enumerate(order)}
+        numbers: list[int] = []
+        leaves: list[tuple[str, str]] = []
+        saved: dict[int, tuple[SavedSpec, ...]] = {}
         is_cut = False
         is_main = threading.current_thread() is threading.main_thread()
         most = MOST_NODES if is_main else _MOST_NODES_IN_A_THREAD
+        kinds, spec = self._kinds, self._spec
         for node in order:
-            edges = []
+            kind = kinds.get(node.__class__) or self._kind(node)
+            if kind.is_leaf:
+                variable = node.variable
+                is_plain = variable.__class__ in _PLAIN
+                taken = variable if is_plain else kind.taken(node)[0]  # it may run code when asked
+                numbers += (kind.name, _LAST, len(leaves), 0, 1, spec(taken))
+                leaves.append(self._leaf(variable))
+                continue
+            edges: list[int] = []
             for following, number in node.next_functions:
-                if following is None:
-                    edges.append((-1, 0))
-                    continue
-                place = places.get(following)
+                place = -1 if following is None else places.get(following)
                 if place is None and len(order) >= most:
-                    is_cut = True
-                    place = -1
+                    is_cut, place = True, -1
                 elif place is None:
                     place = places[following] = len(order)
                     order.append(following)
-                edges.append((place, number))
-            nodes.append(self._described(node, tuple(edges)))
+                edges += (place, number if following is not None else 0)
+            takes = [spec(taken) for taken in kind.taken(node)]
+            sequence = min(kind.sequence(node), _LAST)
+            numbers += (kind.name, sequence, -1, len(edges) // 2, len(takes), *edges, *takes)
+            if self._saved:
+                saved[places[node]] = tuple(self._saved_by(node))
         starts = tuple((path, places[node], tensor.output_nr) for path, tensor, node in roots)
-        return BackwardRecord(starts, tuple(nodes), self._repacked, is_cut)
+        saved = {place: kept for place, kept in saved.items() if kept}
+        return BackwardRecord(
+            starts,
+            numbers,
+            [*self._names],
+            self._described,
+            leaves,
+            saved,
+            self._repacked,
+            is_cut,
+        )
 
-    def _described(self, node: Any, edges: tuple[tuple[int, int], ...]) -> GradNode:
-        name = node.name()
-        takes = tuple([self._spec(taken) for taken in taken_gradients(node)])
-        leaf = self._leaf(node) if name == _LEAF else None
-        saved = tuple(self._saved_by(node)) if self._saved and leaf is None else ()
-        return GradNode._make((name, sequence_number(node), edges, takes, leaf, saved))
+    def _kind(self, node: Any) -> _Kind:
+        """What the nodes of a class have in common."""
+        cls, name = type(node), node.name()
+        number = self._names.setdefault(name, len(self._names))
+        sequence, taken = node_readers(cls)
+        assert taken is not None  # nothing is read otherwise
+        kind = _Kind(number, name == _LEAF, sequence, taken)
+        if cls.__name__ != _OF_ANY_NAME:
+            self._kinds[cls] = kind
+        return kind
 
-    def _spec(self, tensor: Any) -> GradSpec:
-        """The description of a tensor, or of what autograd knows of one."""
-        dtype, device = tensor.dtype, tensor.device
+    def _spec(self, tensor: Any) -> int:
+        """The number of the description of a tensor, or of what autograd knows of one."""
         try:
-            sizes = tuple(tensor.shape)
-            known = self._specs.get((sizes, dtype, device))
+            key = (*tensor.shape, tensor.dtype, tensor.device)
+            known = self._specs.get(key)
         except (RuntimeError, TypeError, AttributeError):  # none, or a symbol
-            return _spec(None, dtype, device)
+            return self._add_spec(None, tensor)
         if known is None:
-            known = self._specs[sizes, dtype, device] = _spec(sizes, dtype, device)
+            known = self._specs[key] = self._add_spec(tuple(tensor.shape), tensor)
         return known
 
-    def _leaf(self, node: Any) -> tuple[str, str]:
-        variable = node.variable
+    def _add_spec(self, sizes: Any, tensor: Any) -> int:
+        self._described.append(_spec(sizes, tensor.dtype, tensor.device))
+        return len(self._described) - 1
+
+    def _leaf(self, variable: Any) -> tuple[str, str]:
         known = self._state.find(variable)
         if known is not None:
             return known.kind, known.name
@@ -204,7 +252,9 @@ class _Reader:
         except (RuntimeError, NotImplementedError):
             key = (len(self._memory),)  # without strides there is nothing to compare
         memory = self._memory.setdefault(key, len(self._memory))
-        return SavedSpec(name, self._spec(tensor), memory, known.name if known else "")
+        return SavedSpec(
+            name, self._described[self._spec(tensor)], memory, known.name if known else ""
+        )
 
 
 def _spec(sizes: Any, dtype: torch.dtype, device: torch.device) -> GradSpec:

@@ -83,6 +83,13 @@ def classify_file(filename: str) -> FrameKind:
     return FrameKind.USER
 
 
+@lru_cache(maxsize=4096)
+def is_library_file(filename: str) -> bool:
+    """Whether a file belongs to an installed package, not to the user."""
+    steps = Path(filename).parts
+    return filename.startswith(_TORCH) or "site-packages" in steps or "dist-packages" in steps
+
+
 def source_of(code: CodeType | CodeLines | None, lasti: int) -> Source | None:
     """The source line of a position in a code object; ``None`` where it has none."""
     if code is None or code.co_filename.startswith("<"):

@@ -61,6 +61,12 @@ PYTREE_NAMES = """
 INTERNALS: tuple[Internal, ...] = (
     Internal("torch._C._storage_address", "2.8", "which tensors share memory, by one C call"),
     Internal("torch.Tensor._version", "2.0", "whether a call wrote to its arguments", _WRITES),
+    Internal(
+        "torch.Tensor._nnz",
+        "2.0",
+        "how many elements a sparse tensor stores",
+        "FLOPs of sparse products are counted as at least 0.",
+    ),
     Internal("torch._C.DisableTorchFunction", "2.0", "to look at tensors unseen by any mode"),
     Internal(
         "torch._C._VariableFunctions",

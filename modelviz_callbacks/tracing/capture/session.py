@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,13 +35,18 @@ from modelviz_callbacks.tracing.capture.recording import (
 )
 from modelviz_callbacks.tracing.capture.recursion import make_room
 from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry
 from modelviz_callbacks.tracing.capture.torch_internals import (
+    calls_under_way,
     forget_hook,
     home_of_eval_frame_setter,
     is_compiled,
     missing_parts,
 )
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_of, unwrapped
+
+# Where an op on the tape has the code that it was called in.
+_CODE = OpEntry._fields.index("code")
 
 # Letters of the user's error that are kept: they stand in every file.
 _LONGEST_ERROR = 1000
@@ -80,6 +86,7 @@ class Capture:
         self._watching: ExitStack | None = None  # hooks and mode, while they are up
         self._modes_above = 0
         self._around = self._modules_around()
+        self._during: torch.nn.Module | None = None
         self._compiled = CompiledParts(self.recorder, self._name_of, self._around)
         self._signature = forward_signature(model)
         self._inputs: dict[str, Any] = {}
@@ -90,6 +97,33 @@ class Capture:
         self._unread: list[str] = []
         self._fault: Exception | None = None
         self._end = 0
+
+    def end_with_call_of(self, model: torch.nn.Module) -> None:
+        """Lets the recording stop when a call is not under way any more.
+
+        No hook hears of a forward that a ``KeyboardInterrupt`` ends. Whoever catches it may go on
+        with another model, whose modules ask here; the model's own do not.
+
+        Args:
+            model: Whose call is recorded, to be said before `start`.
+        """
+        self._during = model
+
+    def _is_left(self) -> bool:
+        """Whether the call that is recorded was left without a word, and nothing watches now."""
+        during = self._during
+        if during is None or calls_under_way(during, sys._getframe(1)):
+            return False
+        self.stop()
+        # What whoever goes on has called since, outside of any module, came on the tape still.
+        outside, frame = set[int](), sys._getframe(1).f_back
+        while frame is not None:
+            outside.add(id(frame.f_code))
+            frame = frame.f_back
+        tape = self.recorder.tape
+        while tape and len(tape[-1]) > len(Leave._fields) and id(tape[-1][_CODE]) in outside:
+            tape.pop()
+        return True
 
     def start(
         self,
@@ -338,6 +372,9 @@ class Capture:
         recorder, thread, around = self.recorder, self._thread, self._around
         encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
         transforms = recorder.transforms
+        own = {id(module) for module in modules_of(self._called)}
+        own.update(id(module) for module in modules_of(self._model))
+        is_left = self._is_left
 
         # Both begin alike, and share no function: a call takes longer than what it would spare.
         # While a higher-order op is being compiled nothing of ours may be seen.
@@ -348,6 +385,8 @@ class Capture:
             if id(module) in around:
                 return
             try:
+                if id(module) not in own and is_left():
+                    return
                 if transforms.is_on():
                     recorder.see_arguments(args)
                 append((module, module.training))
@@ -380,7 +419,7 @@ class Capture:
 
     def _pause_hook(self, paused: bool) -> Any:
         def pause(*_: Any) -> None:
-            if self.is_here() and self.recorder.fault is None:
+            if self.is_here() and self.recorder.fault is None and not self._is_left():
                 self.recorder.paused = paused
 
         return pause

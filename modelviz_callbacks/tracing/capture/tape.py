@@ -18,11 +18,16 @@ from typing import Any, NamedTuple
 import torch
 
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
-from modelviz_callbacks.tracing.capture.torch_internals import AUTOCAST_DEVICES, storage_address
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    AUTOCAST_DEVICES,
+    storage_address,
+    stored_elements,
+)
 
 _weak, _STRIDED = weakref.ref, torch.strided
 
-# Shape, dtype, device, requires_grad, stride and offset of a tensor.
+# Shape, dtype, device, requires_grad, stride and offset of a tensor; of a sparse one the stride
+# is ``None``, and how many elements it stores (-1: not known) takes the place of the offset.
 Facts = tuple[tuple[int, ...] | None, torch.dtype, torch.device, bool, tuple[int, ...] | None, Any]
 
 
@@ -91,15 +96,6 @@ class TensorRecord:
         """Makes this the version after another one."""
         self.previous, self.first = previous, previous.first or previous
 
-    def plain_facts(self) -> Facts:
-        """What `restored` takes: the facts as plain numbers."""
-        _, dtype, device, requires_grad, stride, offset = self.facts
-        try:
-            strides = None if stride is None else tuple([int(step) for step in stride])
-        except (RuntimeError, TypeError, AttributeError):
-            strides = None  # of a jagged tensor
-        return self.sizes, dtype, device, requires_grad, strides, int(offset)
-
     def _describe_without_strides(self, tensor: torch.Tensor) -> None:
         # Sparse, nested and functorch-wrapped tensors have no strides or no storage to show.
         self.layout = tensor.layout
@@ -108,7 +104,18 @@ class TensorRecord:
             shape = torch.Size([int(size) for size in tensor.shape])
         except (RuntimeError, NotImplementedError, TypeError, AttributeError):
             shape = None
-        self.facts = (shape, tensor.dtype, tensor.device, tensor.requires_grad, None, 0)
+        try:
+            stored = stored_elements(tensor)
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+            stored = None
+        self.facts = (
+            shape,
+            tensor.dtype,
+            tensor.device,
+            tensor.requires_grad,
+            None,
+            -1 if stored is None else stored,
+        )
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -124,10 +131,7 @@ class TensorRecord:
     @property
     def sizes(self) -> tuple[int, ...] | None:
         """The shape as plain numbers; ``None`` where one of them is none (a jagged tensor)."""
-        try:
-            return None if self.shape is None else tuple([int(size) for size in self.shape])
-        except (RuntimeError, TypeError, AttributeError):
-            return None
+        return _plain(self.shape)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -153,6 +157,25 @@ class TensorRecord:
     def offset(self) -> int:
         """Position of the first element in the storage, in elements."""
         return int(self.facts[5])
+
+    @property
+    def stored(self) -> int | None:
+        """How many elements a sparse tensor stores; ``None`` where that is not known."""
+        return self.facts[5] if self.facts[4] is None and self.facts[5] >= 0 else None
+
+
+def plain_facts(facts: Facts) -> Facts:
+    """Facts as plain numbers, which is what `TensorRecord.restored` takes."""
+    shape, dtype, device, requires_grad, stride, offset = facts
+    return _plain(shape), dtype, device, requires_grad, _plain(stride), int(offset)
+
+
+def _plain(sizes: tuple[Any, ...] | None) -> tuple[int, ...] | None:
+    """Sizes as plain numbers; ``None`` where one of them is none (a jagged tensor)."""
+    try:
+        return None if sizes is None else tuple([int(size) for size in sizes])
+    except (RuntimeError, TypeError, AttributeError):
+        return None
 
 
 def flat_records(value: Any) -> Iterator[TensorRecord]:

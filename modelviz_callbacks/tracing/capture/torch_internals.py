@@ -106,6 +106,21 @@ version_of: Callable[[torch.Tensor], int] = _find("torch.Tensor._version", _NoVe
 """A tensor's version counter; raises ``RuntimeError`` for one made in inference mode."""
 
 
+_blocks_or_elements: Callable[[torch.Tensor], int] | None = _find("torch.Tensor._nnz")
+
+
+def stored_elements(tensor: torch.Tensor) -> int | None:
+    """How many elements a sparse tensor stores; ``None`` for other layouts and for blocks."""
+    if _blocks_or_elements is None:
+        return None
+    if tensor.layout in (torch.sparse_csr, torch.sparse_csc):
+        return _blocks_or_elements(tensor)
+    if tensor.layout is torch.sparse_coo:
+        dense: Any = tensor.shape[tensor.sparse_dim() :]
+        return _blocks_or_elements(tensor) * dense.numel()  # type: ignore[no-any-return]
+    return None
+
+
 class _ModesAside:
     """Takes every function mode of this thread away for a while."""
 
@@ -179,9 +194,20 @@ def sequence_number(node: Any) -> int:
     return -1 if numbered is None else int(numbered())
 
 
-def taken_gradients(node: Any) -> Any:
-    """Descriptions (shape, dtype, device) of the gradients that a node takes; maybe ``None``."""
-    return _member("torch.autograd.graph.Node._input_metadata", node)
+def node_readers(kind: type[Any]) -> tuple[Callable[[Any], int], Callable[[Any], Any] | None]:
+    """How a class of autograd's nodes tells of them; bound once a class, since there are many.
+
+    Returns:
+        What gives a node's number, -1 where it is not told; and what gives descriptions (shape,
+        dtype, device) of the gradients that it takes, ``None`` where these are not told.
+    """
+    numbered = _member("torch.autograd.graph.Node._sequence_nr", kind, _no_number)
+    taken = _member("torch.autograd.graph.Node._input_metadata", kind)
+    return numbered, None if taken is None else taken.__get__
+
+
+def _no_number(_: Any) -> int:
+    return -1
 
 
 SAVED_PREFIX = "_raw_saved_"

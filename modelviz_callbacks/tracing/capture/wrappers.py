@@ -10,18 +10,33 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     original_module,
 )
 
+# Begins no path.
+_NOWHERE = ".."
+
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The author's model inside the wrappers that distribute or compile it."""
     while True:
-        if is_compiled(model):
-            model = original_module(model)
-        elif isinstance(
-            model, (torch.nn.parallel.DistributedDataParallel, torch.nn.parallel.DataParallel)
-        ):
-            model = model.module
-        else:
+        inner = unwrapped_once(model)
+        if inner is model:
             return model
+        model = inner
+
+
+def unwrapped_once(model: torch.nn.Module) -> torch.nn.Module:
+    """What the outermost wrapper of a model holds; a model without one is given back."""
+    if is_compiled(model):
+        return original_module(model)
+    inner: object = None
+    if isinstance(
+        model, (torch.nn.parallel.DistributedDataParallel, torch.nn.parallel.DataParallel)
+    ):
+        inner = model.module
+    elif type(model).__name__ == "_FabricModule":
+        # What Lightning's Fabric makes of a model; its ``module`` is the author's, under all that
+        # is between.
+        inner = getattr(model, "_forward_module", None) or getattr(model, "module", None)
+    return inner if isinstance(inner, torch.nn.Module) else model
 
 
 def author_path(path: str) -> str:
@@ -52,6 +67,34 @@ def has_forward(module: torch.nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return True
     return type(module).forward is not torch.nn.Module.forward
+
+
+def told_modules(model: torch.nn.Module) -> list[tuple[str, bool]]:
+    """The modules of which it is worth saying that they were never called.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Qualified names as the author wrote them, and whether each has a forward. Left out is
+        what lies in a scripted module, which runs out of sight, and what has no parameters and
+        lies in a module of torch's.
+    """
+    found: dict[str, bool] = {}
+    scripted = torchs = _NOWHERE  # the modules come parents first, so one of each is enough
+    for path, module in model.named_modules():
+        if path.startswith(scripted):
+            continue
+        name = class_name(module)
+        if not path.startswith(torchs) or any(True for _ in module.parameters()):
+            # A compiled module and what it wraps are one to the author.
+            found[author_path(path)] = has_forward(module)
+        if name.startswith("torch.jit."):
+            scripted = f"{path}." if path else ""
+        elif name.startswith("torch.nn.") and not path.startswith(torchs) and path:
+            is_container = name.startswith("torch.nn.modules.container.")
+            torchs = _NOWHERE if is_container else f"{path}."
+    return list(found.items())
 
 
 def class_name(module: torch.nn.Module) -> str:

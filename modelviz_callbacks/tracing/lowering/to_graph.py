@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-from modelviz_callbacks.analysis.notes import notes
+from modelviz_callbacks.analysis.notes import ModelFacts, notes
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.graph import (
     Argument,
@@ -24,7 +24,7 @@ from modelviz_callbacks.graph import (
     check,
 )
 from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
-from modelviz_callbacks.tracing.capture.call_site import source_of
+from modelviz_callbacks.tracing.capture.call_site import is_library_file, source_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import as_walked
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
@@ -43,10 +43,9 @@ from modelviz_callbacks.tracing.capture.tape import (
     flat_records,
 )
 from modelviz_callbacks.tracing.capture.wrappers import (
-    author_path,
     class_name,
     class_of,
-    has_forward,
+    told_modules,
 )
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
 from modelviz_callbacks.tracing.lowering.described_modules import described
@@ -72,12 +71,8 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     graph = lowering.run(name)
     check(graph)
     _NAMES[recording] = lowering.node_names
-    # A compiled module and what it wraps are one to the author.
-    modules = {
-        author_path(path): has_forward(module) for path, module in recording.model.named_modules()
-    }.items()
     calls = tuple(described(graph.modules, recording.model))
-    return dataclasses.replace(graph, modules=calls, notes=graph.notes + notes(graph, modules))
+    return dataclasses.replace(graph, modules=calls, notes=notes(graph, lowering.facts()))
 
 
 # What `node_names` gives for a recording, while there is that recording.
@@ -101,6 +96,11 @@ def node_names(recording: Recording) -> Mapping[int, str]:
         lowering.run(None)
         names = _NAMES[recording] = lowering.node_names
     return names
+
+
+def _below(name: str, others: Iterable[str]) -> bool:
+    """Whether a scope lies inside of another one."""
+    return any(name.startswith(f"{other}/") for other in others)
 
 
 class _Lowering:
@@ -223,6 +223,32 @@ class _Lowering:
                 kept.append(scope)
                 used.add(scope.parent.name if scope.parent else "")
         return kept[::-1]
+
+    def facts(self) -> ModelFacts:
+        """What the notes say beside the graph; to be asked after `run`."""
+        entries = [entry for entry in self._recording.tape if isinstance(entry, OpEntry)]
+        of_libraries = {
+            self.node_names[id(entry)]
+            for entry in entries
+            if id(entry) in self.node_names
+            and entry.code is not None
+            and is_library_file(entry.code.co_filename)
+        }
+        return ModelFacts(
+            told_modules(self._recording.model), self._unregistered(), frozenset(of_libraries)
+        )
+
+    def _unregistered(self) -> list[str]:
+        """The calls of modules that have parameters to train, none of which is the model's."""
+        found: dict[int, str] = {}
+        for scope in self._kept_scopes():
+            if scope.path is None and scope.module is not None and id(scope.module) not in found:
+                parameters = [*scope.module.parameters()]
+                if any(parameter.requires_grad for parameter in parameters) and not any(
+                    self._state.holds(parameter) for parameter in parameters
+                ):
+                    found[id(scope.module)] = scope.name
+        return [name for name in found.values() if not _below(name, found.values())]
 
     # --- module calls
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 # The first line; the number changes whenever the rows do.
-_MAGIC = b"modelviz recording 2\n"
+_MAGIC = b"modelviz recording 3\n"
 
 # Bytes of the length of the JSON text.
 _LENGTH = 8

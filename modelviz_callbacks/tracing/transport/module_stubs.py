@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from modelviz_callbacks.tracing.capture.module_attributes import numbers_of
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
-from modelviz_callbacks.tracing.capture.recording import forward_signature
 from modelviz_callbacks.tracing.capture.state_names import StateNames, StateTensor
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import (
     buffers_of,
-    children_of,
-    is_compiled,
     parameters_of,
 )
-from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward
-
-# Module, qualified name and name of a class, and the signature of its forward.
-_Class = tuple[str, str, str, inspect.Signature | None]
 
 
 class Stubs:
@@ -35,7 +27,8 @@ class Stubs:
         modules: The modules; the model itself is the first.
         tensors: Parameters and buffers, also those that the forward has replaced.
         names: The names of the first of them.
-        tensor_numbers: The number of each of them, by its ``id``.
+        module_numbers: The number of each module, by its ``id``.
+        tensor_numbers: The number of each parameter or buffer, likewise.
     """
 
     def __init__(
@@ -57,9 +50,8 @@ class Stubs:
         self.tensors = tensors
         self.names = names
         self._records = records
-        self._module_numbers = {id(module): index for index, module in enumerate(modules)}
+        self.module_numbers = {id(module): index for index, module in enumerate(modules)}
         self.tensor_numbers = {id(tensor): index for index, tensor in enumerate(tensors)}
-        self._classes: dict[type[nn.Module], _Class] = {}
 
     @classmethod
     def of(
@@ -91,7 +83,7 @@ class Stubs:
 
     def module_number(self, module: nn.Module) -> int | None:
         """The number of a module; ``None`` for one that was neither called nor is part."""
-        return self._module_numbers.get(id(module))
+        return self.module_numbers.get(id(module))
 
     def tensor_number(self, tensor: torch.Tensor | None) -> int | None:
         """The number of a parameter or buffer; ``None`` for any other tensor."""
@@ -109,50 +101,6 @@ class Stubs:
             for tensor, record in zip(self.tensors, self._records or (), strict=False)
         }
         return StateNames.restored(self.modules[0], named, facts)
-
-    def module_rows(self) -> list[tuple[Any, ...]]:
-        """What goes along of each module; children and tensors by their numbers.
-
-        Returns:
-            Module, qualified name and name of its class, the signature of its forward, and as
-            one tuple whether it is in training mode, its children, parameters and buffers, each
-            with its name, and the numbers among its attributes.
-        """
-        return [
-            (
-                *self._class(module),
-                (
-                    module.training,
-                    _numbered(children_of(module), self._module_numbers),
-                    _numbered(parameters_of(module), self.tensor_numbers),
-                    _numbered(buffers_of(module), self.tensor_numbers),
-                    numbers_of(module),
-                ),
-            )
-            for module in self.modules
-        ]
-
-    def _class(self, module: nn.Module) -> _Class:
-        """What the class of a module tells of it; looked up once for each."""
-        if "forward" in vars(module) or is_compiled(module):
-            return _class_of(module)  # its own
-        known = self._classes.get(type(module))
-        if known is None:
-            known = self._classes[type(module)] = _class_of(module)
-        return known
-
-
-def _class_of(module: nn.Module) -> _Class:
-    cls = class_of(module)
-    signature = forward_signature(module) if has_forward(module) else None
-    return cls.__module__, cls.__qualname__, cls.__name__, signature
-
-
-def _numbered(table: Mapping[str, Any], numbers: Mapping[int, int]) -> tuple[tuple[str, int], ...]:
-    """The names in one of a module's tables with the numbers of what they stand for."""
-    if not table:  # as most are
-        return ()
-    return tuple([(name, numbers[id(one)]) for name, one in table.items() if one is not None])
 
 
 def dead() -> None:

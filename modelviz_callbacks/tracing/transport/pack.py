@@ -10,20 +10,36 @@ The bytes are data, see ``container`` and ``value_rows``: reading them runs noth
 
 from __future__ import annotations
 
-from array import array
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
-from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, GradSpec
+from modelviz_callbacks.gc_pause import paused_collector
+from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
+from modelviz_callbacks.tracing.capture.module_attributes import numbers_of
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, RawEntry
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, RawEntry, TensorRecord
 from modelviz_callbacks.tracing.transport.container import join
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs
 from modelviz_callbacks.tracing.transport.value_rows import ValueRows
 
-# How many fields the entries have that begin with a module.
+# How many fields an entry has.
 _ENTER, _LEAVE = len(Enter._fields), len(Leave._fields)
-# How many an op has that ran under no transform.
+# How many an op has that ran under no transform; the next one are the layers of transforms.
 _PLAIN = len(OpEntry._fields) - 1
+
+# Columns of whole numbers, in the order in which they stand before the raw values.
+RECORD_COLUMNS = ("facts", "created_at", "storage", "previous", "state", "origin")
+COLUMNS = (
+    *("tape", "enter_modules", "enter_training"),
+    *("leave_modules", "leave_counts", "leave_arguments", "leave_named", "leave_results"),
+    "leave_unseen",
+    *("functions", "counts", "arguments", "results", "codes", "lasti", "plumbing", "grad"),
+    *("first_node", "last_node"),
+    *RECORD_COLUMNS,
+    *("modules", "state_facts", "state_parameters", "state_values", "backward"),
+)
 
 
 def pack(recording: Recording, with_values: bool = False) -> bytes:
@@ -39,16 +55,23 @@ def pack(recording: Recording, with_values: bool = False) -> bytes:
     Raises:
         Exception: Some object in it cannot be described.
     """
-    called = [raw[0] for raw in recording.raw_tape if len(raw) in (_ENTER, _LEAVE)]
-    stubs = Stubs.of(recording.model, called, recording.state)
+    with paused_collector():
+        return _packed(recording, with_values)
+
+
+def _packed(recording: Recording, with_values: bool) -> bytes:
+    tape = recording.raw_tape
+    enters = [raw for raw in tape if len(raw) == _ENTER]
+    leaves = [raw for raw in tape if len(raw) == _LEAVE]
+    ops = [raw for raw in tape if len(raw) > _LEAVE]
+    stubs = Stubs.of(recording.model, [raw[0] for raw in enters + leaves], recording.state)
     rows = ValueRows(stubs, with_values)
-    tape, integers = _tape_rows(recording.raw_tape, rows, stubs)
     given = {
-        "tape": tape,
+        "ops": _rare_parts(ops, rows),
         "signature": rows.signature(recording.signature),
         "inputs": [[name, rows.value(walked)] for name, walked in recording.inputs.items()],
         "result": rows.value(recording.result),
-        "losses": [rows.record(loss) for loss in recording.losses],
+        "losses": [rows.records[loss] for loss in recording.losses],
         "error": recording.error,
         "is_step": recording.is_step,
         "grad": recording.grad,
@@ -56,81 +79,103 @@ def pack(recording: Recording, with_values: bool = False) -> bytes:
         "seconds": recording.seconds,
         "fault": recording.fault,
         "backward": _backward_row(recording.backward),
-        "modules": rows.module_rows(),
-        "state": rows.state_rows(),
         "names": stubs.names,
+        "attributes": [
+            [number, numbers]
+            for number, module in enumerate(stubs.modules)
+            if (numbers := numbers_of(module))
+        ],
     }
-    rows.finish_origins()
-    columns = [array("q", numbers).tobytes() for numbers in (rows.integers, integers)]
-    return join({**given, **rows.tables}, [*columns, *rows.blobs])
+    backward: list[int] = [] if recording.backward is None else recording.backward.numbers
+    columns: tuple[Sequence[int], ...] = (
+        [*map(len, tape)],
+        *_enter_columns(enters, stubs),
+        *_leave_columns(leaves, rows, stubs),
+        *_op_columns(ops, rows),
+        *rows.record_columns(),
+        rows.module_numbers(),
+        *rows.state_columns(),
+        backward,
+    )
+    packed = [struct.pack(f"={len(numbers)}q", *numbers) for numbers in columns]
+    return join({**given, **rows.tables}, [*packed, *rows.blobs])
 
 
-def _tape_rows(tape: list[RawEntry], rows: ValueRows, stubs: Stubs) -> tuple[list[Any], list[int]]:
-    """What the entries hold, and six whole numbers of each op."""
-    value, numbers, found = rows.value, rows.records, []
-    functions = rows.function_numbers
-    integers: list[int] = []
-    for raw in tape:
-        if len(raw) > _LEAVE:
-            func, args, kwargs, result, writes, code, lasti, plumbing, grad, autocast = raw[:10]
-            integers += (
-                functions[func] if func in functions else rows.function(func),
-                -1 if code is None else rows.code(code),
-                lasti,
-                2 * plumbing + grad,
-                *raw[10:12],
-            )
-            given = value(args)
-            known = numbers.get(id(result))
-            made = value(result) if known is None else known
-            if len(raw) == _PLAIN and not (kwargs or writes or autocast):
-                found.append([given, made, kwargs])
-            else:
-                found.append([given, made, *_rest(raw, rows)])
-        elif len(raw) == _LEAVE:
-            module, args, kwargs, result, unseen = raw
-            number = stubs.module_number(module)
-            found.append([number, value(args), value(kwargs), value(result), unseen])
-        else:
-            found.append([stubs.module_number(raw[0]), raw[1]])
-    return found, integers
+def _enter_columns(enters: list[RawEntry], stubs: Stubs) -> tuple[list[int], ...]:
+    numbers = stubs.module_numbers
+    return [numbers[id(raw[0])] for raw in enters], [raw[1] for raw in enters]
 
 
-def _rest(raw: RawEntry, rows: ValueRows) -> list[Any]:
+def _leave_columns(leaves: list[RawEntry], rows: ValueRows, stubs: Stubs) -> tuple[list[int], ...]:
+    number, known = rows.number, stubs.module_numbers
+    modules, args, named, results, unseen = _transposed(leaves, _LEAVE)
+    return (
+        [known[id(module)] for module in modules],
+        [*map(len, args)],
+        _numbers_of(chain.from_iterable(args), rows),
+        [number(one) if one else -1 for one in named],
+        _numbers_of(results, rows),
+        [*unseen],
+    )
+
+
+def _op_columns(ops: list[RawEntry], rows: ValueRows) -> tuple[list[int], ...]:
+    numbers = rows.functions
+    func, args, _, results, _, codes, lasti, plumbing, grad, _, first, last = _transposed(
+        ops, _PLAIN
+    )
+    return (
+        [numbers[one] for one in func],
+        [*map(len, args)],
+        _numbers_of(chain.from_iterable(args), rows),
+        _numbers_of(results, rows),
+        rows.codes(codes),
+        *([*column] for column in (lasti, plumbing, grad, first, last)),
+    )
+
+
+def _transposed(entries: list[RawEntry], fields: int) -> tuple[tuple[Any, ...], ...]:
+    """The first fields of entries, a tuple for each."""
+    return (*zip(*entries, strict=False),)[:fields] if entries else ((),) * fields
+
+
+def _numbers_of(values: Iterable[Any], rows: ValueRows) -> list[int]:
+    records, number = rows.records, rows.number
+    return [records[one] if one.__class__ is TensorRecord else number(one) for one in values]
+
+
+def _rare_parts(ops: list[RawEntry], rows: ValueRows) -> list[Any]:
     """What few ops have: keyword arguments, writes, autocast, and layers of transforms."""
-    kwargs, writes, autocast = raw[2], raw[4], raw[9]
-    row = [
-        None if kwargs is None else rows.value(kwargs),
-        [rows.record(record) for record in writes],
-        None if autocast is None else [[device, str(dtype)] for device, dtype in autocast],
-        len(raw) > _PLAIN,
-    ]
-    if len(raw) > _PLAIN:
-        layers = raw[_PLAIN]
-        row.append(None if layers is None else [rows.layer(layer) for layer in layers])
-    else:
-        row.append(None)
-    return row
+    found = []
+    for place, raw in enumerate(ops):
+        kwargs, writes, autocast = raw[2], raw[4], raw[9]
+        if not (kwargs or writes or autocast or len(raw) > _PLAIN):
+            continue
+        layers = raw[_PLAIN] if len(raw) > _PLAIN else None
+        found.append(
+            [
+                place,
+                rows.value(kwargs) if kwargs else None,
+                [rows.records[record] for record in writes],
+                autocast and [[device, str(dtype)] for device, dtype in autocast],
+                len(raw) > _PLAIN,
+                None if layers is None else [rows.layer(layer) for layer in layers],
+            ]
+        )
+    return found
 
 
 def _backward_row(backward: BackwardRecord | None) -> Any:
+    """All but the numbers, which are a column."""
     if backward is None:
         return None
-    specs: dict[GradSpec, int] = {}
-    places: dict[int, int] = {}  # by the ``id``: equal ones are mostly one object
-
-    def place(spec: GradSpec) -> int:
-        found = places.get(id(spec))
-        if found is None:
-            found = places[id(spec)] = specs.setdefault(spec, len(specs))
-        return found
-
-    names: dict[str, int] = {}
-    nodes = []
-    for name, sequence, edges, takes, leaf, saved in backward.nodes:
-        number = names.setdefault(name, len(names))
-        row = [number, sequence, edges, [place(spec) for spec in takes]]
-        if leaf is not None or saved:
-            row += [leaf, [(one, place(spec), *rest) for one, spec, *rest in saved]]
-        nodes.append(row)
-    return [backward.roots, nodes, backward.repacked, backward.is_cut, [*names], [*specs]]
+    specs = [*backward.specs]
+    known = {spec: place for place, spec in enumerate(specs)}
+    saved = []
+    for place, kept in backward.saved.items():
+        found = [(one, known[spec], *rest) for one, spec, *rest in kept]
+        saved.append([place, found])
+    return [
+        *(backward.roots, backward.names, specs, backward.leaves, saved),
+        *(backward.repacked, backward.is_cut),
+    ]

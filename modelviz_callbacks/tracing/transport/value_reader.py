@@ -41,6 +41,7 @@ _PYTHON_CLASSES = {
 }
 
 Row = list[Any]
+Columns = list[list[int]]
 Tables = dict[str, Any]
 
 
@@ -72,6 +73,7 @@ class ValueReader:
         self.layers = [_layer(row) for row in tables["layers"]]
         self.signatures = [signature_of(rows) for rows in tables["signatures"]]
         self._tensors: dict[int, torch.Tensor] = {}
+        self._values: list[Any] = []
         self._readers = self._readers_by_tag()
 
     def _readers_by_tag(self) -> dict[str, Callable[[Row], Any]]:
@@ -106,33 +108,38 @@ class ValueReader:
             "nu": lambda row: self._array(row)[()],
         }
 
-    def read_records(self, columns: memoryview, stubs: Stubs) -> None:
-        """Reads the records and the origins of tensors.
+    def read_records(self, columns: Columns, stubs: Stubs) -> None:
+        """Reads the records, the origins of tensors, and the values.
 
         Args:
-            columns: Four whole numbers of each record.
+            columns: As `ValueRows.record_columns` gives them.
             stubs: The modules and the state.
         """
         self._stubs = stubs
-        sources = []
-        more = {place: rest for place, *rest in self._tables["more"]}
-        for facts, created_at, storage, previous in rows_of(columns, 4):
-            number, origin, layout = more.get(len(self.records), (-1, -1, None))
+        layouts = {place: layout_of(layout) for place, layout in self._tables["layouts"]}
+        *known, origin_numbers = columns
+        for facts, created_at, storage, previous, number in zip(*known, strict=True):
             # Only one before it: a chain of versions has an end.
             before = None if previous == -1 else at(self.records, previous)
             record = TensorRecord.restored(
                 dead if number == -1 else stubs.reference(index_in(stubs.tensors, number)),
-                integer(created_at),
+                created_at,
                 at(self.facts, facts),
-                integer(storage),
-                layout_of(layout),
+                storage,
+                layouts.get(len(self.records), torch.strided),
                 before,
             )
             self.records.append(record)
-            sources.append(origin)
         origins = [self._origin(row) for row in self._tables["origins"]]
-        for record, source in zip(self.records, sources, strict=True):
+        for record, source in zip(self.records, origin_numbers, strict=True):
             record.origin = None if source == -1 else at(origins, source)
+        self._values = [self.value(row) for row in self._tables["values"]]
+
+    def of_number(self, number: int) -> Any:
+        """The value of a number: a record, or below 0 a row of the values."""
+        if number >= 0:
+            return at(self.records, number)
+        return at(self._values, -1 - number)
 
     def record(self, number: Any) -> TensorRecord:
         """The record of a number."""
@@ -243,17 +250,13 @@ def _whole(value: Any) -> int:
     return value
 
 
-def rows_of(columns: memoryview, width: int) -> list[tuple[int, ...]]:
-    """Whole numbers of 64 bits, a few to a row.
+def column_of(numbers: memoryview) -> list[int]:
+    """Whole numbers of 64 bits.
 
     Raises:
-        ValueError: They are not so many to a row.
         TypeError: They are cut off.
     """
-    numbers = columns.cast("q").tolist()
-    if len(numbers) % width:
-        raise ValueError("a row of whole numbers is cut off")
-    return list(zip(*[iter(numbers)] * width, strict=True))
+    return numbers.cast("q").tolist()
 
 
 def truth(value: Any) -> bool:
@@ -265,6 +268,17 @@ def truth(value: Any) -> bool:
     if type(value) is not bool:
         raise ValueError(f"{value!r} is neither true nor false")
     return value
+
+
+def flag(number: int) -> bool:
+    """``True`` or ``False`` in a column.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if number not in (0, 1):
+        raise ValueError(f"{number} is neither true nor false")
+    return number == 1
 
 
 def text(value: Any) -> str:

@@ -3,14 +3,15 @@
 ``None``, truth values, fractions and text are themselves. A whole number is that of a record: there
 are more of these than of anything else. What else there is is a list that begins as `TAGS` says.
 What may stand in several places (a record, a tensor, a layer, a function) is a row of a table of
-its own and named by its number.
+its own and named by its number. What there is thousands of (arguments, records, modules) is columns
+of whole numbers, in which a number below 0 is that of a row among the values.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Final
 
@@ -19,10 +20,20 @@ from torch import nn
 
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
-from modelviz_callbacks.tracing.capture.tape import Facts, Origin, TensorRecord
-from modelviz_callbacks.tracing.capture.torch_internals import functorch
+from modelviz_callbacks.tracing.capture.recording import forward_signature
+from modelviz_callbacks.tracing.capture.tape import Origin, TensorRecord
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    buffers_of,
+    children_of,
+    functorch,
+    is_compiled,
+    parameters_of,
+    storage_address,
+)
+from modelviz_callbacks.tracing.capture.wrappers import class_of, has_forward
 from modelviz_callbacks.tracing.transport.function_names import name_of
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs, bytes_of
+from modelviz_callbacks.tracing.transport.numbering import FactNumbers, Numbers, RecordNumbers
 
 TAGS: Final = {
     "i": "int",
@@ -62,6 +73,8 @@ _MAX_CONSTANT_BYTES = 64 * 1024
 SHARED = frozenset(("builtins", "collections", "inspect", "numpy", "torch", "modelviz_callbacks"))
 
 _ITSELF = frozenset((type(None), bool, float, str))
+# What is equal to another one of its class stands among the values once.
+_COMPARED = frozenset((type(None), bool, int, str, torch.dtype, torch.device))
 _NAMED = {torch.dtype: "dt", torch.device: "dv", torch.layout: "ly", torch.memory_format: "mf"}
 _CONTAINERS: dict[type[Any], str] = {
     list: "l",
@@ -76,15 +89,18 @@ _BASES: tuple[Any, ...] = (int, float, complex, str, bytes, list, tuple, set, fr
 Row = list[Any]
 
 
+# Of a tuple of these it is known what it is equal to.
+_ONLY_INTEGERS = {int}
+
+
 class ValueRows:
     """Writes values as rows, and the tables they name.
 
     Attributes:
         tables: Rows by the name of their table.
         blobs: The raw values of tensors and arrays.
-        integers: Four of each record: facts, when it was made, storage, the version before.
-        records: The number of each record, by its ``id``.
-        function_numbers: The number of each function.
+        records: The number of each record.
+        functions: The number of each function.
     """
 
     def __init__(self, stubs: Stubs, with_values: bool) -> None:
@@ -98,35 +114,55 @@ class ValueRows:
         self._with_values = with_values
         self._without_values: set[int] = set()
         self.blobs: list[bytes] = []
-        self.tables: dict[str, list[Row]] = {
+        self.tables: dict[str, list[Any]] = {
             name: []
-            for name in ("more", "facts", "origins", "layers", "tensors", "functions", "codes")
+            for name in (
+                *("values", "layouts", "facts", "origins", "layers", "tensors", "functions"),
+                *("codes", "signatures", "classes", "labels"),
+            )
         }
-        self.tables["signatures"] = []
-        self.integers: list[int] = []
-        self._tensor_numbers = stubs.tensor_numbers
-        self.records: dict[int, int] = {}
-        self._facts: dict[Facts, int] = {}
+        self.records = RecordNumbers()
+        self.functions = Numbers[Any](self.tables["functions"], name_of)
+        self._facts = FactNumbers(self.tables["facts"])
         self._numbers: dict[int, int] = {}  # of what is in the other tables, by its ``id``
-        self.function_numbers: dict[Any, int] = {}
-        self._origins: list[Origin] = []
+        # Of the last record of each parameter or buffer, by the number of that.
+        self._last_facts: dict[int, tuple[int, TensorRecord]] = {}
+        self._alive: list[Any] = []
+        self._known: dict[tuple[type[Any], Any], int] = {}
+        self.number(None)  # is -1
+
+    def number(self, value: Any) -> int:
+        """The number of a value: of its record, or below 0 of its row among the values."""
+        kind = value.__class__
+        if kind is TensorRecord:
+            return self.records[value]
+        if kind is float:  # 0.0 and -0.0 are equal
+            key = kind, repr(value)
+        elif kind in _COMPARED or (kind is tuple and {*map(type, value)} == _ONLY_INTEGERS):
+            key = kind, value
+        else:
+            return self._add_value(value)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._add_value(value)
+        return known
+
+    def _add_value(self, value: Any) -> int:
+        row, rows = self.value(value), self.tables["values"]
+        rows.append(row)
+        return -len(rows)
 
     def value(self, value: Any) -> Any:
         """One value."""
         kind = value.__class__
         if kind is TensorRecord:
-            number = self.records.get(id(value))
-            return self.record(value) if number is None else number
+            return self.records[value]
         if kind in _ITSELF:
             return value
         if kind is int:
             return ["i", value]
         if kind is tuple or kind is list:
-            known, row = self.records, list[Any](("t" if kind is tuple else "l",))
-            for item in value:
-                number = known.get(id(item))  # of no other object: all of them are alive
-                row.append(self.value(item) if number is None else number)
-            return row
+            return ["t" if kind is tuple else "l", *[self.value(item) for item in value]]
         if kind is dict:
             return ["d", *[self.value(part) for item in value.items() for part in item]]
         if kind is slice:
@@ -173,7 +209,7 @@ class ValueRows:
             if isinstance(value, base):  # enumerations, named tuples, other subclasses
                 return self.value(base(value))
         if callable(value) and hasattr(value, "__name__"):
-            return ["fu", self.function(value)]
+            return ["fu", self.functions[value]]
         if isinstance(value, torch.Generator) and value.device.type == "cpu":
             return ["ge", self._blob(value.get_state().numpy().tobytes())]
         return self._of_numpy(value) or ["fo", python_text(value)]
@@ -197,88 +233,65 @@ class ValueRows:
 
     # --- what may stand in several places
 
-    def record(self, record: TensorRecord) -> int:
-        """The number of a record."""
-        known = self.records.get(id(record))
-        if known is not None:
-            return known
-        previous = record.previous
-        if previous is None:
-            return self._add_record(record, -1)
-        new = [record]
-        while previous is not None and id(previous) not in self.records:
-            new.append(previous)
-            previous = previous.previous
-        before = -1 if previous is None else self.records[id(previous)]
-        for one in reversed(new):
-            before = self._add_record(one, before)
-        return before
+    def record_columns(self) -> tuple[list[int], ...]:
+        """Six whole numbers of each record, column by column, when all else is written.
 
-    def _add_record(self, record: TensorRecord, previous: int) -> int:
-        number = self._tensor_numbers.get(id(record.ref()), -1)
-        origin, layout = record.origin, record.layout
-        place = self.records[id(record)] = len(self.records)
-        try:
-            facts = self._facts[record.facts]
-        except (KeyError, TypeError, RuntimeError):
-            facts = self.facts(record)
-        self.integers += (facts, record.created_at, record.storage, previous)
-        if number >= 0 or origin is not None or layout is not torch.strided:
-            source = -1 if origin is None else self._origin(origin)
-            if origin is not None and origin.written and number >= 0 and not self._with_values:
-                self._without_values.add(id(origin.value))  # a copy of state
-            self.tables["more"].append([place, number, source, _layout_name(layout)])
-        return place
+        Returns:
+            Number of its facts, when it was made, storage, number of the version before, of the
+            parameter or buffer that it is of, of its origin; -1: there is none.
+        """
+        states, origins = self._states_and_origins()
+        rows, numbers, layouts = self.records.rows, self.records, self.tables["layouts"]
+        for place, record in enumerate(rows):
+            if record.layout is not torch.strided:
+                layouts.append([place, str(record.layout)])
+        facts = self._facts.of(rows)
+        self._last_facts = dict(zip(states, zip(facts, rows, strict=True), strict=True))
+        return (
+            facts,
+            [record.created_at for record in rows],
+            [record.storage for record in rows],
+            [-1 if one.previous is None else numbers[one.previous] for one in rows],
+            states,
+            origins,
+        )
 
-    def facts(self, record: TensorRecord) -> int:
-        """The number of a record's plain facts."""
-        try:
-            known = self._facts.get(record.facts)
-        except (TypeError, RuntimeError):  # a size that is a symbol
-            return self._add_facts(record)
-        if known is None:
-            known = self._facts[record.facts] = self._add_facts(record)
-        return known
+    def _states_and_origins(self) -> tuple[list[int], list[int]]:
+        """Two columns of the records, and a row of each origin, which may lead to more records."""
+        known, numbers = self._stubs.tensor_numbers, Numbers[Origin | None]([], lambda one: one)
+        rows, written = self.records.rows, self.tables["origins"]
+        states, origins = list[int](), list[int]()
+        while len(origins) < len(rows):
+            new = rows[len(origins) :]
+            found = [known.get(id(record.ref()), -1) for record in new]
+            states += found
+            origins += [-1 if one.origin is None else numbers[one.origin] for one in new]
+            made = numbers.rows[len(written) :]
+            if not self._with_values and any(origin.written for origin in made):
+                copies = zip(new, found, strict=True)
+                kept = [one.origin for one, state in copies if state >= 0 and one.origin]
+                self._without_values.update(id(one.value) for one in kept if one.written)
+            written += [self._origin_row(origin) for origin in made]
+        return states, origins
 
-    def _add_facts(self, record: TensorRecord) -> int:
-        sizes, dtype, device, requires_grad, stride, offset = record.plain_facts()
-        rows = self.tables["facts"]
-        rows.append([sizes, str(dtype), str(device), requires_grad, stride, offset])
-        return len(rows) - 1
-
-    def _origin(self, origin: Origin) -> int:
-        number = self._numbers.get(id(origin))
-        if number is None:
-            number = self._numbers[id(origin)] = len(self._origins)
-            self._origins.append(origin)
-        return number
-
-    def finish_origins(self) -> None:
-        """Writes the origins, after the records: they may lead to further records."""
-        rows = self.tables["origins"]
-        while len(rows) < len(self._origins):
-            origin = self._origins[len(rows)]
-            alias = -1 if origin.alias_of is None else self.record(origin.alias_of)
-            flags = [origin.written, origin.was_lazy, origin.passes, origin.gathered]
-            sources = [self.record(source) for source in origin.sources]
-            rows.append([self.value(origin.value), flags, sources, alias, origin.made_by])
+    def _origin_row(self, origin: Origin) -> Row:
+        alias = -1 if origin.alias_of is None else self.records[origin.alias_of]
+        flags = [origin.written, origin.was_lazy, origin.passes, origin.gathered]
+        sources = [self.records[source] for source in origin.sources]
+        return [self.value(origin.value), flags, sources, alias, origin.made_by]
 
     def layer(self, layer: Layer) -> int:
         """The number of a layer."""
         return self._row("layers", layer, _layer_row)
 
-    def function(self, func: Any) -> int:
-        """The number of a function."""
-        known = self.function_numbers.get(func)
-        if known is None:
-            rows = self.tables["functions"]
-            known = self.function_numbers[func] = len(rows)
-            rows.append(name_of(func))
-        return known
-
-    def code(self, code: CodeType) -> int:
-        """The number of a code object."""
-        return self._row("codes", code, _code_row)
+    def codes(self, codes: Iterable[CodeType | None]) -> list[int]:
+        """The numbers of code objects, -1 for none; asking one for its hash takes long."""
+        known = {id(code): code for code in codes}
+        numbers = {
+            place: -1 if code is None else self._row("codes", code, _code_row)
+            for place, code in known.items()
+        }
+        return [numbers[id(code)] for code in codes]
 
     def _tensor(self, tensor: torch.Tensor) -> int:
         return self._row("tensors", tensor, self._tensor_row)
@@ -288,6 +301,7 @@ class ValueRows:
         if number is None:
             rows = self.tables[table]
             number = self._numbers[id(value)] = len(rows)
+            self._alive.append(value)  # or another one might get its ``id``
             rows.append(write(value))
         return number
 
@@ -304,27 +318,85 @@ class ValueRows:
         self.blobs.append(values)
         return len(self.blobs) - 1
 
-    def module_rows(self) -> list[Row]:
-        """The rows of the stubs' modules."""
-        return [
-            [*names, -1 if signature is None else self.signature(signature), *rest]
-            for *names, signature, rest in self._stubs.module_rows()
-        ]
+    def module_numbers(self) -> list[int]:
+        """Of each of the stubs' modules a few whole numbers, one module after the other.
+
+        Returns:
+            Its class, whether it is in training mode, how many children, parameters and buffers
+            it has; and two of each of these, its label and the number of what it stands for.
+        """
+        found: list[int] = []
+        label = Numbers[str](self.tables["labels"], str)
+        modules, tensors = self._stubs.module_numbers, self._stubs.tensor_numbers
+        for module in self._stubs.modules:
+            children, parameters, buffers = (
+                _held(children_of(module)),
+                _held(parameters_of(module)),
+                _held(buffers_of(module)),
+            )
+            found += (self._class_number(module), module.training)
+            found += (len(children), len(parameters), len(buffers))
+            for name, child in children:
+                found += (label[name], modules[id(child)])
+            for name, tensor in (*parameters, *buffers):
+                found += (label[name], tensors[id(tensor)])
+        return found
+
+    def _class_number(self, module: nn.Module) -> int:
+        """What the class of a module tells of it; written once for each."""
+        cls: Any = type(module)
+        if "forward" in vars(module) or is_compiled(module):
+            return self._row("classes", module, self._class_row)  # its own
+        return self._row("classes", cls, lambda _: self._class_row(module))
+
+    def _class_row(self, module: nn.Module) -> Row:
+        cls = class_of(module)
+        signature = self.signature(forward_signature(module)) if has_forward(module) else -1
+        return [cls.__module__, cls.__qualname__, cls.__name__, signature]
 
     def signature(self, signature: inspect.Signature) -> int:
         """The number of a signature."""
         return self._row("signatures", signature, parameter_rows)
 
-    def state_rows(self) -> list[Row]:
-        """The rows of the stubs' parameters and buffers."""
-        rows = []
-        for tensor in self._stubs.tensors:
-            record = TensorRecord(tensor, 0)
-            values = bytes_of(tensor) if self._with_values else None
-            is_parameter = type(tensor) is not torch.Tensor and isinstance(tensor, nn.Parameter)
-            facts, layout = self.facts(record), _layout_name(record.layout)
-            rows.append([facts, layout, is_parameter, self._blob(values)])
-        return rows
+    def state_columns(self) -> tuple[list[int], ...]:
+        """Three whole numbers of each of the stubs' parameters and buffers, column by column.
+
+        Returns:
+            Number of its facts, whether it is a parameter, and number of its values or -1, where
+            values go along at all.
+        """
+        tensors, layouts = self._stubs.tensors, self.tables["layouts"]
+        facts = []
+        for place, tensor in enumerate(tensors):
+            number, record = self._last_facts.get(place, (-1, None))
+            if record is None or not _is_as_recorded(tensor, record):
+                record = TensorRecord(tensor, 0)
+                number = self._facts.of([record])[0]
+            facts.append(number)
+            if record.layout is not torch.strided:
+                layouts.append([-1 - place, str(record.layout)])
+        values = map(bytes_of, tensors) if self._with_values else ()
+        return (
+            facts,
+            [_is_parameter(tensor) for tensor in tensors],
+            [self._blob(one) for one in values],
+        )
+
+
+def _is_as_recorded(tensor: torch.Tensor, record: TensorRecord) -> bool:
+    """Whether a parameter or buffer is still as its last record has it, to spare a new one."""
+    if record.storage == 0 or tensor.requires_grad is not record.facts[3]:
+        return False
+    return tensor.shape == record.facts[0] and storage_address(tensor) == record.storage
+
+
+def _is_parameter(tensor: torch.Tensor) -> bool:
+    return type(tensor) is not torch.Tensor and isinstance(tensor, nn.Parameter)
+
+
+def _held(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What stands in one of a module's tables."""
+    return [pair for pair in table.items() if pair[1] is not None] if table else []
 
 
 def parameter_rows(signature: inspect.Signature) -> list[Row]:
@@ -333,10 +405,6 @@ def parameter_rows(signature: inspect.Signature) -> list[Row]:
         [name, int(parameter.kind), parameter.default is not parameter.empty]
         for name, parameter in signature.parameters.items()
     ]
-
-
-def _layout_name(layout: torch.layout) -> str | None:
-    return None if layout is torch.strided else str(layout)
 
 
 def _layer_row(layer: Layer) -> Row:

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from modelviz_callbacks.credentials import without_credentials
+from modelviz_callbacks.trackers.interface import Heard, unheard
 
 __all__ = ["CallFailed", "Caller", "bounded"]
 
@@ -22,6 +24,8 @@ _LONGEST_PAUSE_S = 10.0
 _GRACE_S = 2.0
 _LONGEST_CALL_S = 300.0
 _LOOK_EVERY_S = 1.0
+# Of a file that is being sent: what is read besides is less.
+_GOES_ON_BYTES = 256 * 1024
 _LONGEST_REASON = 300
 _LONGEST_LINE = 50_000
 _NO_TIME = "no answer before time was up"
@@ -126,6 +130,7 @@ class Caller:
         timeout_s: Longest silence of a server in one request, in seconds.
         max_retries: How often MLflow itself repeats a failed request.
         tries: How often a call is made that fails for the moment; ``None``: until time is up.
+        heard: Is told of each call.
     """
 
     def __init__(
@@ -134,8 +139,10 @@ class Caller:
         timeout_s: float,
         max_retries: int = 0,
         tries: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._tries = tries
+        self._heard = heard
         self._deadline_s = deadline_s
         self._timeout_s = timeout_s
         self._max_retries = max_retries
@@ -150,7 +157,14 @@ class Caller:
             self._end = now + self._deadline_s
         return max(0.0, self._end - now)
 
-    def once(self, action: Callable[[], T], *, quick: bool = False, last: bool = False) -> T:
+    def once(
+        self,
+        action: Callable[[], T],
+        *,
+        quick: bool = False,
+        last: bool = False,
+        size_bytes: int | None = None,
+    ) -> T:
         """Make one call.
 
         Args:
@@ -158,6 +172,7 @@ class Caller:
             quick: Wait two seconds for the server at most, and let MLflow repeat nothing: for a
                 server that has just failed.
             last: Take two seconds even when time is up: for calls that end what was begun.
+            size_bytes: Of the file that the call sends.
 
         Returns:
             What the call returns.
@@ -172,7 +187,28 @@ class Caller:
         with bounded(0 if quick else self._max_retries, timeout_s):
             limit_s = min(left, _LONGEST_CALL_S)
             # Asked again meanwhile: what was time without limit may have become little.
-            return _in_time(action, limit_s, (lambda: limit_s) if last else self.remaining_s)
+            remaining_s = (lambda: limit_s) if last else self.remaining_s
+            self._heard(None, None)
+            try:
+                result = _in_time(action, limit_s, remaining_s, self._look(size_bytes))
+            except CallFailed:
+                self._heard(False, None)
+                raise
+            self._heard(True, size_bytes)
+            return result
+
+    def _look(self, size_bytes: int | None) -> Callable[[], None]:
+        """Says of a large file, while it is sent, that more of it was read."""
+        before = _bytes_read()
+
+        def look() -> None:
+            nonlocal before
+            now = _bytes_read()
+            if size_bytes is not None and now - before >= _GOES_ON_BYTES:
+                before = now
+                self._heard(None, None)
+
+        return look
 
     def until_done(self, action: Callable[[], T]) -> T:
         """Make one call again and again, with growing pauses, until it works or time is up.
@@ -210,13 +246,27 @@ class Caller:
             yield
 
 
-def _in_time(action: Callable[[], T], limit_s: float, remaining_s: Callable[[], float]) -> T:
+def _bytes_read() -> int:
+    """How many bytes this process has read from files; 0 where that is not known."""
+    try:
+        return int(Path("/proc/self/io").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _in_time(
+    action: Callable[[], T],
+    limit_s: float,
+    remaining_s: Callable[[], float],
+    look: Callable[[], None],
+) -> T:
     """Run a call in a thread and wait for it.
 
     Args:
         action: The call.
         limit_s: Longest time, in seconds.
         remaining_s: Gives the seconds that are left for everything; asked while waiting.
+        look: Called now and then while waiting.
 
     Returns:
         What the call returns.
@@ -240,6 +290,7 @@ def _in_time(action: Callable[[], T], limit_s: float, remaining_s: Callable[[], 
     end = time.monotonic() + limit_s
     while thread.is_alive() and (left := end - time.monotonic()) > 0 and remaining_s() > 0:
         thread.join(min(left, _LOOK_EVERY_S))
+        look()
     if results:
         return results[0]
     # The original is not chained: its text, which a traceback would print, may hold credentials.

@@ -84,7 +84,7 @@ def find_target(
     if option is False:
         return None
     if logger_run_id is not None:
-        return MlflowTarget(logger_uri, logger_run_id)
+        return MlflowTarget(_current_uri() if logger_uri is None else logger_uri, logger_run_id)
     active = _active_run_id()
     if active is not None:
         return MlflowTarget(_current_uri(), active)

@@ -19,7 +19,14 @@ from urllib.parse import quote
 
 from modelviz_callbacks.errors import SinkError, TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.interface import FOLDER, Tracker, UploadError, linked
+from modelviz_callbacks.trackers.interface import (
+    FOLDER,
+    Heard,
+    Tracker,
+    UploadError,
+    linked,
+    unheard,
+)
 from modelviz_callbacks.trackers.mlflow.calls import Caller, CallFailed
 from modelviz_callbacks.trackers.mlflow.note import LONGEST_TAG, NOTE_TAG, merged_note
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
@@ -50,6 +57,7 @@ class MlflowTracker(Tracker):
             urllib3, the tracker's own are not.
         run_name: Name of a new run; None lets MLflow choose.
         tries: How often a call is made that fails for the moment; None: until the deadline.
+        heard: Is told of each call.
     """
 
     name = "MLflow"
@@ -63,9 +71,10 @@ class MlflowTracker(Tracker):
         max_retries: int = 0,
         run_name: str | None = None,
         tries: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self.target = target
-        self._caller = Caller(deadline_s, timeout_s, max_retries, tries)
+        self._caller = Caller(deadline_s, timeout_s, max_retries, tries, heard)
         self._run_name = run_name
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
@@ -344,7 +353,11 @@ class MlflowTracker(Tracker):
                     shutil.copyfile(path, source)
                 except OSError as error:
                     raise CallFailed(str(error), lasting=True) from error
-            self._caller.once(lambda: client.log_artifact(run_id, str(source), folder), quick=quick)
+            self._caller.once(
+                lambda: client.log_artifact(run_id, str(source), folder),
+                quick=quick,
+                size_bytes=source.stat().st_size if source.exists() else None,
+            )
 
     def _find_run(self, client: MlflowClient) -> str:
         run = client.get_run(self.target.run_id or "")

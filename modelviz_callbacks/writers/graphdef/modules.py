@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.graph import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.writers.graphdef.layout import place
 from modelviz_callbacks.writers.graphdef.nodedefs import (
@@ -111,7 +112,8 @@ class ModulesDrawing:
         yield "module class", call.class_name
         yield "ops inside", str(len(drawn.members))
         yield "parameters", f"{self._parameter_count(drawn.members):,}"
-        yield "FLOPs", f"{sum(n.flops or 0 for n in drawn.members):,}"
+        least = "at least " if any(is_uncounted(n) for n in drawn.members) else ""
+        yield "FLOPs", f"{least}{sum(n.flops or 0 for n in drawn.members):,}"
 
     def _parameter_count(self, members: list[Node]) -> int:
         read = {ref.node: self._graph.by_name[ref.node] for n in members for ref in n.inputs}

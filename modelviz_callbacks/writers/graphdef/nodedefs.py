@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
+from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.graph import (
     Items,
     ModelGraph,
@@ -248,6 +249,8 @@ class NodeDefs:
             yield "source line", f"{node.source} in {node.source.function}"
         if node.flops is not None:
             yield "FLOPs", f"{node.flops:,}"
+        elif is_uncounted(node):
+            yield "FLOPs", "at least 0: how much it multiplies is not known"
         if node.writes:
             yield "in place", "overwrites one of its arguments"
         if node.reads_value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -97,7 +98,9 @@ def write_trained(subject: Subject, names: Names, path: Path) -> Trained:
             it is kept then under another name (``model.differs.onnx``), to be looked at.
         OptionError: The names do not fit.
         OSError: The file cannot be written.
+        ImportError: onnxruntime is not installed.
     """
+    importlib.import_module("onnxruntime")  # before an export that nobody could try
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         _random_states_kept(),

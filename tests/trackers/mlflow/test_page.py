@@ -34,7 +34,6 @@ def run_url(server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> s
     folder = tmp_path_factory.mktemp("run_page")
     run = MlflowClient(server.uri).create_run("0", run_name="digits")
     model, args, kwargs = build("TwoBranches")
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(server.uri)
     try:
         with GraphHook(
@@ -42,7 +41,7 @@ def run_url(server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> s
         ) as hook:
             model(*args, **kwargs).sum().backward()
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     assert hook.report.refused == []
     assert torch.is_grad_enabled()
     return f"{server.uri}/#/experiments/0/runs/{run.info.run_id}"

@@ -5,7 +5,7 @@ import { scopeOf } from "./tree.js";
 /**
  * @typedef {import("./tree.js").Box} Box
  * @typedef {{ops: number, params: number, trainable: number, weightBytes: number, flops: number|null,
- *   made: number, time: number, dtype: string, device: string}} Sums
+ *   atLeast: boolean, made: number, time: number, dtype: string, device: string}} Sums
  */
 
 export class Metrics {
@@ -30,11 +30,12 @@ export class Metrics {
     const weighed = box.shared ? box.items : items;
     const weights = box === this.tree.root ? graph.scopes[0] : this._weights(weighed, box);
     /** @type {number|null} */ let flops = null;
-    let made = 0, time = 0;
+    let made = 0, time = 0, atLeast = false;
     const ops = box.kind === "held" ? [] : items.flatMap((item) => graph.opsIn(item));
     for (const number of ops) {
       const node = graph.nodes[number];
       if (node.flops !== null) flops = (flops ?? 0) + node.flops;
+      if (node.flags & 16) atLeast = true;
       if (graph.times) time += graph.times[number];
       if (graph.isCall(number))
         for (let tensor = node.first; tensor < node.first + node.outs; tensor++) made += graph.spec(tensor).bytes;
@@ -43,7 +44,7 @@ export class Metrics {
     const out = this.tree.outputsOf(box)[0];
     const spec = out === undefined ? null : graph.spec(out);
     return { ops: count, params: weights.params, trainable: weights.trainable, weightBytes: weights.bytes,
-      flops, made, time, dtype: spec?.dtype || "", device: spec?.device || "" };
+      flops, atLeast, made, time, dtype: spec?.dtype || "", device: spec?.device || "" };
   }
 
   /** Parameters of modules, and those that ops read directly. @param {number[]} items @param {Box} box */

@@ -250,7 +250,8 @@ export class Panel {
       rows.push(["parameters", `${whole(sums.params)}${frozen ? `, ${sums.trainable ? whole(frozen) : "all"} frozen` : ""}`]);
       rows.push(["their bytes", bytesText(sums.weightBytes)]);
     }
-    if (sums.flops !== null) rows.push(["FLOPs", short(sums.flops)]);
+    if (sums.flops !== null) rows.push(["FLOPs", `${sums.atLeast ? "at least " : ""}${short(sums.flops)}`]);
+    else if (sums.atLeast) rows.push(["FLOPs", "not known"]);
     if (sums.made) rows.push(["tensors made", bytesText(sums.made)]);
     if (sums.time) rows.push(["time", timeText(sums.time)]);
     if (sums.ops > 1) rows.push(["ops", whole(sums.ops)]);

@@ -1,0 +1,58 @@
+"""The libraries that need not be there: what brings one that is missing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from modelviz_callbacks.errors import MissingLibraryError
+
+# What is imported -> what to install for it. The extras are those of pyproject.toml.
+_BROUGHT_BY = {
+    "lightning": "modelviz-callbacks[lightning]",
+    "mlflow": "modelviz-callbacks[mlflow]",
+    "onnxruntime": "modelviz-callbacks[onnx]",
+    "rich": "modelviz-callbacks[rich]",
+    "onnx": "onnx",
+    "onnx_ir": "onnxscript",
+    "onnxscript": "onnxscript",
+    "pygraphviz": "pygraphviz",
+    "tensorboard": "tensorboard",
+    "netron": "netron",
+    "fsspec": "fsspec",
+}
+
+
+def missing_library(error: BaseException) -> str:
+    """Which library was missing, where that is why something failed.
+
+    Args:
+        error: Any error, or one that was raised from it.
+
+    Returns:
+        A sentence with the command that brings it; ``""``: the reason is another.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        name = seen.name or "" if isinstance(seen, ModuleNotFoundError) else ""
+        library = name.partition(".")[0]
+        if library in _BROUGHT_BY:
+            return f'{library} is not installed: pip install "{_BROUGHT_BY[library]}" brings it.'
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
+@contextlib.contextmanager
+def says_what_is_missing() -> Iterator[None]:
+    """Says which library is needed, where one of those this library can use is not there.
+
+    Raises:
+        MissingLibraryError: In the place of Python's own error.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sentence = missing_library(error)
+        if not sentence:
+            raise
+        raise MissingLibraryError(sentence) from error

@@ -1,0 +1,187 @@
+"""A trainer's own training step, recorded the first time and timed another time.
+
+For trainers that call one function a step. That function is what is wrapped, for one call, rather
+than the events around it: so a recording ends where the step ends, whatever it raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.run import Run
+from modelviz_callbacks.tracing import Capture, StepTimer
+
+# What a step is given, by the names that it is known by: values and a signature of theirs.
+Given = tuple[tuple[Any, ...], dict[str, Any], inspect.Signature]
+# Finds that out from the call: the function, its positional and its keyword arguments.
+Naming = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Given]
+
+# Around one call of a training step: gets the step, its arguments, and gives its result.
+_Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _as_called(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
+    return args, kwargs, inspect.signature(step)
+
+
+class TrainingSteps:
+    """The training steps of one run: the first is recorded, the one the options name is timed."""
+
+    def __init__(self, run: Run, naming: Naming = _as_called) -> None:
+        """Nothing is armed yet.
+
+        Args:
+            run: Gets the recording.
+            naming: Says what a step's inputs are called.
+        """
+        self.run = run
+        self._naming = naming
+        self._restore: Callable[[], None] | None = None
+        self._waiting = True
+        self._polling = False
+        self._steps_to_timing = run.options.profile_step
+
+    def before(self, owner: object, method: str, module: torch.nn.Module) -> None:
+        """Puts the recording, or the timer, around the next call if it is the one.
+
+        Args:
+            owner: Whose method runs a step; it is replaced on this object until it was called.
+            method: The method's name.
+            module: The model that is trained.
+        """
+        run = self.run
+        if self._restore is not None or run.is_finished:
+            return
+        if self._waiting:
+            self._wrap(owner, method, functools.partial(_record, run, module, self._naming))
+        elif self._steps_to_timing is not None:
+            self._steps_to_timing -= 1
+            if self._steps_to_timing == 0:
+                self._steps_to_timing = None
+                self._wrap(owner, method, functools.partial(_time, run, module))
+
+    def after(self) -> None:
+        """Puts what the worker has made for TensorBoard into the run, once it is there."""
+        if self._polling:
+            self._polling = not self.run.poll()
+
+    def finish(self, if_nothing: str, may_raise: bool = True, is_patient: bool = True) -> None:
+        """Ends the run, once; as `Run.finish`.
+
+        Args:
+            if_nothing: What to say if there is no recording.
+            may_raise: Whether nothing else is being raised.
+            is_patient: Whether there is time to wait for anything.
+
+        Raises:
+            Exception: What failed first, if the options say so.
+        """
+        self._disarm()
+        if not self.run.is_finished:
+            self.run.finish(if_nothing, may_raise, is_patient)
+
+    def _wrap(self, owner: object, method: str, around: _Around) -> None:
+        def once(*call: Any) -> Any:
+            self._disarm()
+            return around(*call)
+
+        with self.run.guarded("the recording"):
+            self._restore = _wrap_once(owner, method, once)
+
+    def _disarm(self) -> None:
+        self._polling = self._polling or self._waiting
+        self._waiting = False
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
+
+
+def _wrap_once(owner: object, method: str, around: _Around) -> Callable[[], None]:
+    """Puts something around the next call of a method.
+
+    Args:
+        owner: The method is replaced on this object until undone.
+        method: Its name.
+        around: Called once, in the place of the method.
+
+    Returns:
+        Undoes it.
+    """
+    inner = getattr(owner, method)
+    tried = False
+    had_own = method in vars(owner)
+
+    @functools.wraps(inner)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tried
+        if tried:
+            return inner(*args, **kwargs)
+        tried = True
+        return around(inner, args, kwargs)
+
+    def restore() -> None:
+        if vars(owner).get(method) is not wrapper:
+            return  # replaced by somebody else meanwhile
+        if had_own:
+            setattr(owner, method, inner)
+        else:
+            del vars(owner)[method]
+
+    setattr(owner, method, wrapper)
+    return restore
+
+
+def _record(
+    run: Run,
+    module: torch.nn.Module,
+    naming: Naming,
+    inner: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Runs a training step and records it."""
+    capture: Capture | None = None
+    with run.guarded("the recording"):
+        starting = Capture(module, keeps_state=run.keeps_state, keeps_inputs=run.keeps_inputs)
+        starting.start(*naming(inner, args, kwargs))
+        capture = starting
+    if capture is None:
+        return inner(*args, **kwargs)
+    try:
+        result = inner(*args, **kwargs)
+    except BaseException as error:
+        with run.guarded("the recording"):
+            capture.stop()
+            run.captured(capture.abandon(error))
+        raise
+    with run.guarded("the recording"):
+        capture.stop()
+        run.captured(capture.finish(result))
+    return result
+
+
+def _time(
+    run: Run,
+    module: torch.nn.Module,
+    inner: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Runs a training step and times its ops."""
+    timer: StepTimer | None = None
+    with run.guarded("the times"):
+        starting = StepTimer(module)
+        starting.start()
+        timer = starting
+    try:
+        return inner(*args, **kwargs)
+    finally:
+        if timer is not None:
+            with run.guarded("the times"):
+                timer.stop()
+                run.timed(timer)

@@ -1,0 +1,186 @@
+"""Notes are true, told once a kind, and those first that a user can act on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from modelviz_callbacks import trace
+from modelviz_callbacks.analysis.notes import ModelFacts, notes
+from modelviz_callbacks.graph import ModelGraph, Note
+from modelviz_callbacks.tracing import pack, to_graph, unpack
+
+
+def told(model: nn.Module, *args: Any) -> dict[str, str]:
+    """The message of each kind; no kind has two."""
+    recording = trace(model, *args)._recording
+    found = to_graph(recording).notes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert to_graph(unpack(pack(recording))).notes == found, "another process tells others"
+    assert len({note.kind for note in found}) == len(found)
+    return {note.kind: note.message for note in found}
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(4, 4)
+
+
+X = torch.ones(2, 4)
+
+
+class Half(nn.Module):
+    """A model of which half runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.ModuleList(linear() for _ in range(3))
+        self.spare = nn.ModuleList(nn.Sequential(linear(), nn.ReLU()) for _ in range(40))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.used:
+            x = layer(x)
+            x.exp()
+        return x
+
+
+def test_a_kind_of_note_is_told_once_with_its_first_places() -> None:
+    found = told(Half(), X)
+    assert found == {
+        "unused-parameter": "No op used 80 parameters: spare.0.0.weight, spare.0.0.bias, "
+        "spare.1.0.weight, spare.1.0.bias, spare.2.0.weight and 75 more.",
+        "module-never-called": "40 modules were never called: spare.0, spare.1, spare.2, spare.3, "
+        "spare.4 and 35 more.",
+        "unused-result": "Nobody uses the results of 3 ops: exp, exp_1, exp_2.",
+    }
+    assert list(found)[-1] == "unused-result"
+
+
+def test_one_place_is_told_as_one() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = linear(), nn.ReLU()
+            self.scale = nn.Parameter(torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.used(x)
+
+    assert told(Spare(), X) == {
+        "unused-parameter": "No op used scale.",
+        "module-never-called": "The module spare was never called.",
+    }
+
+
+def test_there_are_at_most_ten_notes_and_the_last_says_how_many_more() -> None:
+    graph = ModelGraph("net", "Net", notes=tuple(Note("remark", "", str(n)) for n in range(14)))
+    found = notes(graph, ModelFacts())
+    assert len(found) == 10
+    assert found[-1].message == "5 more remarks were left out."
+
+
+class Listed(nn.Module):
+    def __init__(self, layers: Any) -> None:
+        super().__init__()
+        self.first = linear()
+        self.kept = layers
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for layer in self.kept.values() if isinstance(self.kept, dict) else self.kept:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [[linear(), linear()], (linear(), linear()), {"a": linear(), "b": linear()}],
+    ids=["list", "tuple", "dictionary"],
+)
+def test_layers_that_an_optimizer_will_not_see_are_drawn_and_noted(layers: Any) -> None:
+    model = Listed(layers)
+    graph = trace(model, X).graph
+    assert [call.name for call in graph.modules] == ["first", "Linear", "Linear_1"]
+    message = told(model, X)["unregistered"]
+    assert message.startswith("2 layers are not among the model's modules")
+    assert message.endswith("an optimizer of model.parameters() does not train them: Linear, "
+                            "Linear_1.")  # fmt: skip
+    assert "Linear" in str(graph)
+
+
+def test_of_a_block_that_is_not_registered_the_block_is_told() -> None:
+    message = told(Listed([nn.Sequential(linear(), linear())]), X)["unregistered"]
+    assert message.startswith("The layer Sequential is not one of the model's modules")
+
+
+def test_frozen_layers_that_are_kept_aside_are_no_mistake() -> None:
+    teacher = linear().requires_grad_(False)
+    assert "unregistered" not in told(Listed([teacher]), X)
+
+
+def test_layers_in_a_module_list_are_the_models() -> None:
+    assert told(Listed(nn.ModuleList([linear()])), X) == {}
+
+
+class Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.drop = nn.Sequential(linear(), nn.ReLU()), nn.Dropout(0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.drop(self.body(x))
+        return y
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+def test_what_is_inside_of_a_scripted_part_is_not_told_as_never_called(how: str) -> None:
+    part = torch.jit.script(Part()) if how == "scripted" else torch.jit.trace(Part().eval(), X)
+    assert list(told(nn.Sequential(linear(), part), X)) == ["opaque"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_compiled_part_was_called(how: str) -> None:
+    model = nn.Sequential(linear(), Part())
+    if how == "wrapped":
+        model[1] = torch.compile(model[1], backend="eager")
+    else:
+        model[1].compile(backend="eager")  # type: ignore[no-untyped-call]
+    assert set(told(model, X)) <= {"remark"}
+
+
+def test_nothing_is_told_of_the_inside_of_a_layer_of_torchs() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, norm_first=True)
+    assert told(layer, torch.ones(2, 3, 8)) == {}
+    assert told(nn.Sequential(layer), torch.ones(2, 3, 8)) == {}
+
+
+@pytest.mark.parametrize("to_disk", [False, True], ids=["in memory", "on disk"])
+def test_offloaded_weights_are_not_told_as_unused(to_disk: bool, tmp_path: Any) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = nn.Sequential(linear(), nn.Sequential(nn.ReLU(), linear()))
+    if to_disk:
+        accelerate.disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    else:
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert told(model, X) == {}
+
+
+def test_a_model_on_the_meta_device_has_its_notes() -> None:
+    with torch.device("meta"):
+        model = Half()
+    assert "unused-parameter" in told(model, torch.ones(2, 4, device="meta"))
+
+
+def test_values_that_a_library_reads_are_not_told() -> None:
+    class Reading(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.utils.rnn.pack_sequence([x]).data if x.sum() > 0 else x
+
+    message = told(Reading(), X)["value-read"]
+    assert message.startswith("Python looked at values in 1 place(s)")

@@ -1,0 +1,184 @@
+"""Ignite, skorch, Stable-Baselines3: the first step of their own engines."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from ignite.engine import Engine, Events, create_supervised_trainer
+from ignite.handlers import TensorboardLogger
+from sklearn.base import clone
+from skorch import NeuralNetClassifier
+from skorch.callbacks import TensorBoard
+from stable_baselines3 import A2C, DQN, PPO
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from modelviz_callbacks import ModelGraph
+from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.integrations.ignite import GraphHandler
+from modelviz_callbacks.integrations.skorch import GraphCallback as SkorchCallback
+from modelviz_callbacks.integrations.stable_baselines3 import GraphCallback as AgentCallback
+from tests.integrations.seen import (
+    IN_PLACE,
+    NET_OPS,
+    batches,
+    events_in,
+    graph_of,
+    net,
+    same,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:::(torch|skorch|gymnasium|stable_baselines3)")
+
+# --- Ignite
+
+
+def ignite_trainer(model: nn.Module) -> Engine:
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss())
+
+
+def test_an_engines_first_iteration_is_recorded_with_its_loss_into_its_loggers_run(
+    tmp_path: Path,
+) -> None:
+    model = net()
+    engine = ignite_trainer(model)
+    logger = TensorboardLogger(log_dir=str(tmp_path / "run"))
+    logger.attach_output_handler(
+        engine,
+        Events.ITERATION_COMPLETED,
+        tag="train",
+        output_transform=lambda loss: {"loss": loss},
+    )
+    handler = GraphHandler(model, loggers=[logger], **IN_PLACE).attach(engine)
+    engine.run(batches(), max_epochs=2)
+    logger.close()
+
+    graph = graph_of(handler.report)
+    assert [node.op for node in graph.ops][:5] == [*NET_OPS, "cross_entropy"]
+    assert [node.path for node in graph.of_kind("input")] == ["features", "batch[1]"]
+    assert [node.name for node in graph.of_kind("output")] == ["loss"]
+    found = events_in(tmp_path / "run")
+    assert found.Tags()["graph"]
+    assert len(found.Scalars("train/loss")) == 8
+    without = net()
+    ignite_trainer(without).run(batches(), max_epochs=2)
+    assert same(model.parameters(), without.parameters())
+
+
+def test_after_the_first_iteration_the_engine_has_its_own_function(tmp_path: Path) -> None:
+    model = net()
+    engine = ignite_trainer(model)
+    own, seen = engine._process_function, []
+    GraphHandler(model, dirpath=tmp_path, **IN_PLACE).attach(engine)
+    engine.add_event_handler(
+        Events.ITERATION_STARTED, lambda engine: seen.append(engine._process_function is own)
+    )
+    engine.run(batches(), max_epochs=1)
+    assert seen == [False, True, True, True]
+
+
+def test_an_error_in_an_engine_goes_on_and_the_graph_up_to_there_is_kept(tmp_path: Path) -> None:
+    model = net()
+
+    def fails(engine: Engine, batch: Any) -> None:
+        model(batch[0]).sum()
+        raise RuntimeError("of the user")
+
+    engine = Engine(fails)
+    GraphHandler(model, dirpath=tmp_path, **IN_PLACE).attach(engine)
+    with pytest.raises(RuntimeError, match="of the user"):
+        engine.run(batches())
+    assert ModelGraph.load(tmp_path / "graph.json").partial
+
+
+def test_a_handler_for_something_else_than_a_model_is_refused() -> None:
+    with pytest.raises(CaptureError, match="was given a list"):
+        GraphHandler([net()])  # type: ignore[arg-type]
+
+
+# --- skorch
+
+
+def fitted(folder: Path, *callbacks: Any, **options: Any) -> NeuralNetClassifier:
+    torch.manual_seed(1)
+    made = NeuralNetClassifier(
+        type(net()),
+        criterion=nn.CrossEntropyLoss,
+        max_epochs=2,
+        batch_size=8,
+        callbacks=list(callbacks),
+        callbacks__print_log=None,
+        **options,
+    )
+    random = numpy.random.default_rng(0)
+    rows = random.normal(size=(40, 4)).astype("float32")
+    return made.fit(rows, random.integers(0, 3, 40))
+
+
+def test_a_nets_first_training_batch_is_recorded_with_its_loss_into_its_tensorboard_run(
+    tmp_path: Path,
+) -> None:
+    callback = SkorchCallback(**IN_PLACE)
+    board = TensorBoard(SummaryWriter(str(tmp_path / "run")))
+    made = fitted(tmp_path, board, callback)
+
+    graph = graph_of(callback.report)
+    assert [node.op for node in graph.ops] == [*NET_OPS, "cross_entropy"]
+    outputs = {node.name: node for node in graph.of_kind("output")}
+    assert graph.by_name[outputs["loss"].inputs[0].node].op == "cross_entropy"
+    found = events_in(tmp_path / "run")
+    assert found.Tags()["graph"]
+    assert len(found.Scalars("Loss/train_loss")) == 2
+    assert (tmp_path / "run" / "model_graph" / "graph.txt").exists()
+    assert same(made.module_.parameters(), fitted(tmp_path).module_.parameters())
+    assert "train_step_single" not in vars(made)
+
+
+def test_a_net_with_the_callback_can_be_cloned_copied_and_pickled(tmp_path: Path) -> None:
+    callback = SkorchCallback(dirpath=tmp_path / "graphs", **IN_PLACE)
+    made = fitted(tmp_path, callback)
+    for other in (clone(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        (copied,) = other.callbacks
+        assert copied.report is None
+        assert copied.options == callback.options
+
+
+# --- Stable-Baselines3
+
+AGENTS: dict[str, Callable[..., Any]] = {
+    "PPO": lambda **o: PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=16, n_epochs=1, **o),
+    "A2C": lambda **o: A2C("MlpPolicy", "CartPole-v1", **o),
+    "DQN": lambda **o: DQN("MlpPolicy", "CartPole-v1", learning_starts=8, batch_size=16, **o),
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agents_first_gradient_step_is_recorded_into_its_tensorboard_run(
+    name: str, tmp_path: Path
+) -> None:
+    callback = AgentCallback(**IN_PLACE)
+    agent = AGENTS[name](seed=0, tensorboard_log=str(tmp_path))
+    agent.learn(64, callback=callback)
+
+    graph = graph_of(callback.report)
+    rows = {graph.spec(node.inputs[0]).shape[0] for node in graph.ops if node.op == "linear"}
+    assert rows == {5 if name == "A2C" else 16}, "a minibatch, not a rollout of one row"
+    inputs = {node.name for node in graph.of_kind("input")}
+    assert inputs == ({"obs"} if name == "DQN" else {"obs", "actions"})
+    if name == "DQN":
+        assert "smooth_l1_loss" in {node.op for node in graph.ops}
+    found = events_in(tmp_path / f"{name}_1")
+    assert found.Tags()["graph"]
+    assert (tmp_path / f"{name}_1" / "model_graph" / "graph.txt").exists()
+    other = AGENTS[name](seed=0)
+    other.learn(64)
+    assert same(agent.policy.parameters(), other.policy.parameters())

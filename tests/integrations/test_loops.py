@@ -1,0 +1,193 @@
+"""Loops of one's own with accelerate and Fabric, and what is found around a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.tensorboard import SummaryWriter
+
+from modelviz_callbacks import GraphHook
+from modelviz_callbacks.integrations.fabric import GraphCallback
+from tests.integrations.seen import (
+    IN_PLACE,
+    NET_OPS,
+    batches,
+    events_in,
+    graph_of,
+    hooks_on,
+    net,
+    same,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:::(torch|lightning|accelerate)")
+
+
+@pytest.fixture
+def accelerator(tmp_path: Path) -> Iterator[Callable[..., Accelerator]]:
+    """Makes an Accelerator; what accelerate keeps for the whole process is forgotten."""
+
+    def make(**options: Any) -> Accelerator:
+        return Accelerator(cpu=True, project_dir=tmp_path, **options)
+
+    yield make
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+def train(
+    model: nn.Module, optimizer: Any, backward: Callable[[torch.Tensor], object]
+) -> nn.Module:
+    torch.manual_seed(1)
+    model.train()
+    for features, labels in batches():
+        optimizer.zero_grad()
+        backward(cross_entropy(model(features), labels))
+        optimizer.step()
+    return model
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+
+
+def test_an_accelerators_tensorboard_run_gets_the_graph_by_the_models_own_names(
+    tmp_path: Path, accelerator: Callable[..., Accelerator]
+) -> None:
+    made = accelerator(log_with="tensorboard")
+    made.init_trackers("run")
+    model = net()
+    prepared, optimizer = made.prepare(model, sgd(model))
+    with GraphHook(prepared, accelerator=made, **IN_PLACE) as hook:
+        train(prepared, optimizer, made.backward)
+    made.end_training()
+    graph = graph_of(hook.report)
+    assert [node.op for node in graph.ops] == NET_OPS
+    assert [call.name for call in graph.modules if not call.parent] == ["body", "head"]
+    assert Path(hook.report.folder) == tmp_path / "run" / "model_graph"
+    assert events_in(tmp_path / "run").Tags()["graph"]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_weights_under_accelerate_are_the_same_to_the_bit(
+    precision: str, tmp_path: Path, accelerator: Callable[..., Accelerator]
+) -> None:
+    made = accelerator(mixed_precision=precision)
+    trained = []
+    for is_watched in (True, False):
+        model = net()
+        prepared, optimizer = made.prepare(model, sgd(model))
+        if is_watched:
+            with GraphHook(prepared, accelerator=made, dirpath=tmp_path, **IN_PLACE):
+                train(prepared, optimizer, made.backward)
+        else:
+            train(prepared, optimizer, made.backward)
+        assert hooks_on(model) == 0
+        trained.append(model)
+    assert same(trained[0].parameters(), trained[1].parameters())
+
+
+def test_the_accelerator_among_the_variables_is_found(
+    tmp_path: Path, accelerator: Callable[..., Accelerator]
+) -> None:
+    made = accelerator(log_with="tensorboard")
+    made.init_trackers("run")
+    with GraphHook(model := net(), **IN_PLACE) as hook:
+        train(model, sgd(model), made.backward)
+    graph_of(hook.report)
+    assert Path(hook.report.folder) == tmp_path / "run" / "model_graph"
+    made.end_training()
+
+
+# --- Fabric
+
+
+def fit_with_fabric(fabric: Fabric, model: nn.Module) -> nn.Module:
+    prepared, optimizer = fabric.setup(model, sgd(model))
+    train(prepared, optimizer, fabric.backward)
+    fabric.call("on_train_end")
+    return model
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_fabrics_callback_records_the_model_by_its_own_names_into_its_loggers_run(
+    precision: Any, tmp_path: Path
+) -> None:
+    logger = TensorBoardLogger(tmp_path, name="runs")
+    callback = GraphCallback(**IN_PLACE)
+    fabric = Fabric(accelerator="cpu", loggers=[logger], callbacks=[callback], precision=precision)
+    model = fit_with_fabric(fabric, net())
+    graph = graph_of(callback.report)
+    assert graph.class_name.endswith(".Net")
+    assert {"body", "head"} <= {call.name for call in graph.modules}
+    assert events_in(Path(logger.log_dir)).Tags()["graph"]
+    assert (Path(logger.log_dir) / "model_graph" / "graph.txt").exists()
+    without = fit_with_fabric(Fabric(accelerator="cpu", precision=precision), net())
+    assert same(model.parameters(), without.parameters())
+
+
+def test_a_hook_around_a_loop_with_fabric_finds_it_and_its_folder(tmp_path: Path) -> None:
+    fabric = Fabric(accelerator="cpu", loggers=[CSVLogger(tmp_path, name="runs")])
+    model = net()
+    model, optimizer = fabric.setup(model, sgd(model))
+    with GraphHook(model, **IN_PLACE) as hook:
+        train(model, optimizer, fabric.backward)
+    assert graph_of(hook.report).class_name.endswith(".Net")
+    assert Path(hook.report.folder) == tmp_path / "runs" / "version_0" / "model_graph"
+
+
+# --- a plain loop
+
+
+def test_the_one_open_writer_among_the_variables_is_found(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path / "run"))
+    closed = SummaryWriter(str(tmp_path / "other"))
+    closed.close()
+    with GraphHook(model := net(), **IN_PLACE) as hook:
+        train(model, sgd(model), torch.Tensor.backward)
+    writer.close()
+    graph_of(hook.report)
+    assert events_in(tmp_path / "run").Tags()["graph"]
+    assert not events_in(tmp_path / "other").Tags()["graph"]
+    assert Path(hook.report.folder) == tmp_path / "run" / "model_graph"
+
+
+class Loop:
+    """A trainer as people write them: the writer is an attribute."""
+
+    def __init__(self, folder: Path) -> None:
+        self.writer = SummaryWriter(str(folder))
+        self.model = net()
+
+    def fit(self) -> GraphHook:
+        with GraphHook(self.model, **IN_PLACE) as hook:
+            train(self.model, sgd(self.model), torch.Tensor.backward)
+        self.writer.close()
+        return hook
+
+
+def test_a_writer_that_is_an_attribute_of_the_loops_object_is_found(tmp_path: Path) -> None:
+    graph_of(Loop(tmp_path).fit().report)
+    assert events_in(tmp_path).Tags()["graph"]
+
+
+def test_of_two_open_writers_none_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    writers = {name: SummaryWriter(str(tmp_path / name)) for name in ("train", "test")}
+    first, second = writers.values()
+    with GraphHook(model := net(), **IN_PLACE) as hook:
+        train(model, sgd(model), torch.Tensor.backward)
+    first.close()
+    second.close()
+    graph_of(hook.report)
+    assert Path(hook.report.folder) == tmp_path / "model_graph" / "Net"
+    assert not events_in(tmp_path / "train").Tags()["graph"]
