@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.loggers import connect
-from modelviz_callbacks.options import FORMATS, Format, make_options
+from modelviz_callbacks.options import FORMATS, Direction, Format, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.report_mailbox import ReportMailbox
@@ -71,6 +71,8 @@ class GraphLogger(pl.Callback):
         fold_classes: Sequence[str] = (),
         hide_classes: Sequence[str] = (),
         rename_classes: Mapping[str, str] | None = None,
+        label_facts: Mapping[str, str] | None = None,
+        direction: Direction = "auto",
         profile_step: int | None = None,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
@@ -94,6 +96,8 @@ class GraphLogger(pl.Callback):
             fold_classes: Classes that the pictures never open.
             hide_classes: Classes and ops that the pictures leave out.
             rename_classes: What the pictures call classes and ops.
+            label_facts: How labels tell attributes of modules.
+            direction: Which way the pictures run.
             profile_step: Which training step to time.
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.view.display_rules import Rules
+from modelviz_callbacks.writers.formats import Direction as Direction
 from modelviz_callbacks.writers.formats import Format as Format
 
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -48,6 +49,11 @@ class Options:
         hide_classes: Classes and ops that pictures leave out: what reads their result is drawn
             as reading their input.
         rename_classes: What pictures call classes and ops, by pattern.
+        label_facts: How labels tell attributes of modules, by the attribute's name:
+            ``{"dim_head": "head width {}"}``; beside those that are known (heads, experts, ...),
+            or in their place; ``""``: not at all.
+        direction: Which way pictures run: ``"down"``, ``"right"``, or ``"auto"``: down, in
+            columns where that would be more than three times as high as wide.
         profile_step: Number of a training step to time op by op, from 1 on (step 0 is the one
             that is recorded); ``None``: none.
         background: Do slow work in a process of its own; ``False``: in place.
@@ -73,6 +79,8 @@ class Options:
     fold_classes: Sequence[str] = ()
     hide_classes: Sequence[str] = ()
     rename_classes: Mapping[str, str] | None = None
+    label_facts: Mapping[str, str] | None = None
+    direction: Direction = "auto"
     profile_step: int | None = None
     background: bool = True
     on_error: Literal["warn", "raise"] = "warn"
@@ -98,10 +106,10 @@ class Options:
             self._require(name, value is None or is_number, f"a number from {least} on, or None")
         for name in ("input_names", "output_names", "formats", "fold_classes", "hide_classes"):
             self._make_tuple(name)
-        is_mapping = self.rename_classes is None or isinstance(self.rename_classes, Mapping)
-        self._require("rename_classes", is_mapping, "a dictionary from patterns to names, or None")
-        if self.rename_classes is not None:
-            object.__setattr__(self, "rename_classes", dict(self.rename_classes))
+        self._make_dictionary("rename_classes", "a dictionary from patterns to names, or None")
+        self._make_dictionary("label_facts", "a dictionary from attributes to words, or None")
+        is_direction = self.direction in get_args(Direction)
+        self._require("direction", is_direction, "'auto', 'down' or 'right'")
         _ = self.rules
         self._require_names("input_names")
         self._require_names("output_names")
@@ -110,7 +118,7 @@ class Options:
     @property
     def rules(self) -> Rules:
         """What pictures fold, hide and rename."""
-        return Rules.of(self.fold_classes, self.hide_classes, self.rename_classes)
+        return Rules.of(self.fold_classes, self.hide_classes, self.rename_classes, self.label_facts)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -129,6 +137,13 @@ class Options:
             object.__setattr__(self, name, tuple(value))
         except TypeError:
             self._require(name, False, "a list of names")
+
+    def _make_dictionary(self, name: str, expected: str) -> None:
+        """Keeps a dictionary of its own."""
+        value = getattr(self, name)
+        self._require(name, value is None or isinstance(value, Mapping), expected)
+        if value is not None:
+            object.__setattr__(self, name, dict(value))
 
     def _require_tensorboard(self) -> None:
         value = self.tensorboard
@@ -178,6 +193,8 @@ class OptionFields(TypedDict, total=False):
     fold_classes: Sequence[str]
     hide_classes: Sequence[str]
     rename_classes: Mapping[str, str] | None
+    label_facts: Mapping[str, str] | None
+    direction: Direction
     profile_step: int | None
     background: bool
     on_error: Literal["warn", "raise"]

@@ -28,6 +28,7 @@ from modelviz_callbacks.tracing import (
     to_backward_graph,
     to_program,
 )
+from modelviz_callbacks.writers.formats import Direction
 
 
 class Trace:
@@ -179,12 +180,15 @@ class Trace:
         with says_what_is_missing():
             return on_demand.save_onnx(self._recording, self.graph, path, **options)
 
-    def save_svg(self, path: str | Path, depth: int | None = None) -> Path:
+    def save_svg(
+        self, path: str | Path, depth: int | None = None, direction: Direction = "auto"
+    ) -> Path:
         """Draws the graph as SVG.
 
         Args:
             path: The file.
             depth: How many levels of modules are opened; ``None``: as many as stay readable.
+            direction: ``"down"``, ``"right"``, or ``"auto"``: down, in columns where that is high.
 
         Returns:
             The path.
@@ -198,9 +202,11 @@ class Trace:
             >>> t.save_svg("graph.svg").name
             'graph.svg'
         """
-        return on_demand.save(self._analysis, "svg", path, depth)
+        return on_demand.save(self._analysis, "svg", path, depth, direction)
 
-    def save_png(self, path: str | Path, depth: int | None = None) -> Path:
+    def save_png(
+        self, path: str | Path, depth: int | None = None, direction: Direction = "auto"
+    ) -> Path:
         """Draws the graph as PNG; arguments and errors as for `save_svg`.
 
         Example:
@@ -208,7 +214,7 @@ class Trace:
             >>> t.save_png("graph.png").name
             'graph.png'
         """
-        return on_demand.save(self._analysis, "png", path, depth)
+        return on_demand.save(self._analysis, "png", path, depth, direction)
 
     def save_html(self, path: str | Path, depth: int | None = None) -> Path:
         """Writes the interactive page; arguments and errors as for `save_svg`.

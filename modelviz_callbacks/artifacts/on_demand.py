@@ -12,11 +12,15 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import Recording
 from modelviz_callbacks.tracing.lowering.networks import Unit
-from modelviz_callbacks.writers.formats import render
+from modelviz_callbacks.writers.formats import Direction, render
 
 
 def save(
-    graph: ModelGraph | Analysis, kind: str, path: str | Path, depth: int | None = None
+    graph: ModelGraph | Analysis,
+    kind: str,
+    path: str | Path,
+    depth: int | None = None,
+    direction: Direction = "auto",
 ) -> Path:
     """Writes one file of a graph, whole or not at all.
 
@@ -25,6 +29,7 @@ def save(
         kind: As for `render`.
         path: The file.
         depth: How many levels of modules are opened.
+        direction: Which way a picture runs.
 
     Returns:
         The path.
@@ -34,7 +39,7 @@ def save(
         SinkError: The file cannot be written.
     """
     path = Path(path)
-    return Directory(path.parent).write(path.name, render(graph, kind, depth))
+    return Directory(path.parent).write(path.name, render(graph, kind, depth, direction=direction))
 
 
 def save_onnx(

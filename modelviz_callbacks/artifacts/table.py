@@ -78,7 +78,10 @@ def _format_row(kind: str, row: FormatRow) -> Row:
         options = maker.options
         times_us = products.times_us if kind == "html" else None
         maker.write(
-            row.file, render(products.analysis, kind, options.depth, options.rules, times_us)
+            row.file,
+            render(
+                products.analysis, kind, options.depth, options.rules, times_us, options.direction
+            ),
         )
 
     return Row(
@@ -95,7 +98,16 @@ def _backward_row(kind: str, file: str) -> Row:
     def make(maker: Maker, products: Products) -> None:
         assert products.backward_analysis is not None
         options = maker.options
-        maker.write(file, render(products.backward_analysis, kind, options.depth, options.rules))
+        maker.write(
+            file,
+            render(
+                products.backward_analysis,
+                kind,
+                options.depth,
+                options.rules,
+                direction=options.direction,
+            ),
+        )
 
     return Row(file, ("backward_analysis",), make, lambda maker: kind in maker.options.formats)
 

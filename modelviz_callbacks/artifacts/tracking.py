@@ -134,16 +134,15 @@ def _section(graph: ModelGraph, files: Mapping[str, Path]) -> str:
         f"{'at least ' if key.endswith('_at_least') else ''}{value:,.0f}"
         for key, value in metrics.items()
     ]
-    # The figures first: of a long description trackers show the beginning.
-    lines = [
-        f"**{name}** as recorded in the first training batch",
-        "",
+    # The picture first: of a long description trackers show the beginning.
+    lines = [f"**{name}** as recorded in the first training batch", ""]
+    if picture is not None:
+        lines += [f"![{name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})", ""]
+    lines += [
         "| parameters | trainable | FLOPs per sample | ops | depth |",
         "| --: | --: | --: | --: | --: |",
         "| " + " | ".join(told) + " |",
     ]
-    if picture is not None:
-        lines += ["", f"![{name}]({ARTIFACT_SCHEME}{FOLDER}/{picture})"]
     if "index.html" in files:
         lines += ["", f"Interactive: `{FOLDER}/index.html` among the artifacts."]
     return "\n".join(lines)

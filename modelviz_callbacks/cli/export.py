@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.cli.commands import Commands, declare, folder_of, positive, read_graph
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph.names import plain_text
-from modelviz_callbacks.writers.formats import FORMATS, render
+from modelviz_callbacks.writers.formats import FORMATS, Direction, render
 
 _MORE = """\
 Only graph.json is needed: neither torch nor the model. Files that are there are replaced.
@@ -44,6 +45,12 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="how many levels of modules are opened (default: as many as stay readable)",
     )
+    parser.add_argument(
+        "--direction",
+        choices=get_args(Direction),
+        default="auto",
+        help="which way pictures run (default: auto, down and in columns where that is too high)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out == "-":
         if len(options.formats) > 1:
             raise OptionError("Only one --format can be written to standard output (--out -).")
-        data = render(analysis, options.formats[0], options.depth)
+        data = render(analysis, options.formats[0], options.depth, direction=options.direction)
         if options.formats[0] != "png":  # it may be a terminal, whatever the names are
             data = plain_text(data.decode()).encode()
         sys.stdout.buffer.write(data)
@@ -60,6 +67,6 @@ def run(options: argparse.Namespace) -> int:
     source = Path(options.source)
     folder = options.out or (source.parent if source.is_file() else folder_of(source))
     for kind in dict.fromkeys(options.formats):
-        data = render(analysis, kind, options.depth)
+        data = render(analysis, kind, options.depth, direction=options.direction)
         print(Directory(folder).write(FORMATS[kind].file, data))
     return 0

@@ -19,7 +19,7 @@ from modelviz_callbacks.cli.commands import (
     read_graph,
 )
 from modelviz_callbacks.cli.foreign_files import is_foreign, read_foreign
-from modelviz_callbacks.cli.terminal import print_tree
+from modelviz_callbacks.cli.terminal import print_tree, width
 from modelviz_callbacks.errors import ModelvizError, OptionError
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.text_tree import tree_text
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         return _tensorboard(_run_of(folder), options.port, options.browser)
     has_graph = (folder / GRAPH_FILE).is_file()
     if has_graph:
-        print_tree(tree_text(read_graph(str(folder)), depth=options.depth))
+        print_tree(tree_text(read_graph(str(folder)), depth=options.depth, width=width()))
     if options.text:
         if not has_graph:
             raise OptionError(f"The folder {folder} has no {GRAPH_FILE} to print.")
@@ -101,7 +101,7 @@ def _several(sources: list[Path], options: argparse.Namespace) -> int:
     """One page of all of them."""
     graphs = [_read(source) for source in sources]
     for graph in graphs:
-        print_tree(tree_text(graph, depth=options.depth))
+        print_tree(tree_text(graph, depth=options.depth, width=width()))
     if options.text:
         return 0
     from modelviz_callbacks.analysis import Analysis

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 
+from modelviz_callbacks.view.text_tree import WIDTH
 from modelviz_callbacks.writers.diff_text import DiffLine
 
 _DIFF_STYLES = {
@@ -30,6 +32,11 @@ _TREE_STYLES = (
 def is_terminal() -> bool:
     """Whether somebody looks at what is printed."""
     return sys.stdout.isatty()
+
+
+def width() -> int:
+    """How many characters a line has: the terminal's, or 80 where there is none."""
+    return max(shutil.get_terminal_size().columns, 40) if is_terminal() else WIDTH
 
 
 def _has_colours() -> bool:

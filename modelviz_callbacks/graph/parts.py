@@ -144,6 +144,9 @@ class ModuleCall:
         training: The module's flag at that moment.
         inputs: Tensors among its arguments, named by the forward's signature.
         outputs: Tensors in its result.
+        attributes: The numbers among its public attributes (``num_heads``), for labels; of
+            torch's own layers only what no argument of an op tells. An attribute without a name
+            is a label that is ready.
     """
 
     name: str
@@ -155,6 +158,7 @@ class ModuleCall:
     training: bool = True
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
+    attributes: tuple[Argument, ...] = ()
 
     @property
     def type_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -24,7 +25,9 @@ from modelviz_callbacks.view.formatting import (
     shapes_text,
     shortened,
 )
-from modelviz_callbacks.view.simplified import is_label
+from modelviz_callbacks.view.label_facts import facts_of_module, joined
+from modelviz_callbacks.view.op_labels import op_title
+from modelviz_callbacks.view.simplified import is_label, labels_read
 
 # How many boxes and groups a picture has at most, unless a depth is asked for.
 MOST_BOXES = 60
@@ -64,11 +67,19 @@ class BoxBuilder:
         opened: Names of the module calls, and of the patterns, to be opened.
         scope: The module call to draw the inside of; ``""``: the whole graph.
         sizes: Whether repeats may differ in one size; see `Analysis.folds`.
+        most: How many boxes there may be at the top level.
     """
 
     def __init__(
-        self, analysis: Analysis, opened: frozenset[str], scope: str = "", *, sizes: bool = True
+        self,
+        analysis: Analysis,
+        opened: frozenset[str],
+        scope: str = "",
+        *,
+        sizes: bool = True,
+        most: int = MOST_BOXES,
     ) -> None:
+        self.most = most
         self.analysis = analysis
         self.graph = analysis.graph
         self.steps = analysis.steps(sizes=sizes)
@@ -76,7 +87,7 @@ class BoxBuilder:
         self.opened = opened
         self.scope = scope
         self._parameters = {parameter.name for parameter in self.graph.parameters}
-        self._labels = analysis.once(_labels_read)
+        self._labels = labels_read(analysis)
 
     def drawn(self) -> Drawn:
         """The boxes and groups; at the top level never many more than `MOST_BOXES`."""
@@ -84,7 +95,7 @@ class BoxBuilder:
         for ref, name in self._ends("input", self._inputs(), drawn):
             drawn.entries.setdefault(ref, name)
         outputs.exits += self._ends("output", self._outputs(), outputs)
-        room = max(MOST_BOXES - len(drawn.boxes) - len(outputs.boxes), 2)
+        room = max(self.most - len(drawn.boxes) - len(outputs.boxes), 2)
         steps = self.steps.of(self.scope)
         if self._count_of_held(steps) + len(steps) > room:
             self._parts(steps, room // 2, drawn)
@@ -155,28 +166,64 @@ class BoxBuilder:
 
     def _parts(self, steps: Sequence[Step], most: int, drawn: Drawn) -> None:
         """Draws a long list of steps as a few boxes of many steps each."""
-        size = ceil(len(steps) / most)
-        for start in range(0, len(steps), size):
-            part = steps[start : start + size]
+        for part in self._by_place(steps, most):
             if len(part) == 1:
                 self._step(part[0], "", "", drawn)
                 continue
             names = [self._title(step) for step in part]
+            counts: Counter[str] = Counter()
+            for step in part:
+                for item in step.items:
+                    what = item.type_name if isinstance(item, ModuleCall) else item.op
+                    counts[what] += step.times
+            ops = [
+                name if count == 1 else f"{name} ×{count:,}" for name, count in counts.most_common()
+            ]
             weights = sum((self._weights_of_all(step) for step in part), NO_WEIGHTS)
             name = part[0].name
             labels = (self._label(part[0], ""), self._label(part[-1], ""))
+            is_labelled = any(labels)
             drawn.boxes.append(
                 Box(
                     name,
                     "part",
-                    f"{len(part)} steps",
-                    f"{labels[0] or names[0]} ... {labels[1] or names[-1]}",
-                    shortened(list(dict.fromkeys(names)), 4),
+                    self._place_of(part),
+                    f"{labels[0] or names[0]} ... {labels[1] or names[-1]}" if is_labelled else "",
+                    shortened(ops, 4),
                     shapes_text(self.steps.makes(part[-1])),
                     weights,
                 )
             )
             drawn.box_of_item.update((item, name) for step in part for item in _item_names(step))
+
+    def _by_place(self, steps: Sequence[Step], most: int) -> list[Sequence[Step]]:
+        """Steps in runs from one line, or one function, of the source; else of equal length."""
+        places = [_place_of_step(step) for step in steps]
+        for level in (3, 2):
+            keys = [place[:level] for place in places]
+            starts = [n for n, key in enumerate(keys) if n == 0 or key != keys[n - 1]]
+            if len(starts) <= most:
+                ends = [*starts[1:], len(steps)]
+                return [steps[a:b] for a, b in zip(starts, ends, strict=True)]
+        size = ceil(len(steps) / most)
+        return [steps[start : start + size] for start in range(0, len(steps), size)]
+
+    def _place_of(self, part: Sequence[Step]) -> str:
+        """Where steps are from: ``forward, lines 12–18``; without a source what they do."""
+        nodes = [node for step in part for item in step.items for node in self._ops_of(item)]
+        sources = [node.source for node in nodes if node.source is not None]
+        functions = list(dict.fromkeys(source.function for source in sources))
+        if not functions:
+            return shortened(list(dict.fromkeys(node.op for node in nodes)), 3)
+        if len({(source.file, source.function) for source in sources}) > 1:
+            return shortened(functions, 3)
+        first, last = min(s.line for s in sources), max(s.line for s in sources)
+        lines = f"line {first}" if first == last else f"lines {first}–{last}"
+        return f"{functions[0]}, {lines}"
+
+    def _ops_of(self, item: Item) -> list[Node]:
+        """The ops of a scope's own forward, none for what a module call did."""
+        return [item] if isinstance(item, Node) else []
 
     def _scope(self, scope: str, group: str, drawn: Drawn) -> None:
         for step in self.steps.of(scope):
@@ -290,7 +337,7 @@ class BoxBuilder:
             return step.call.type_name
         if step.inner:
             return shortened([self._title(inner) for inner in step.inner], 3)
-        ops = [item.op for item in step.items if isinstance(item, Node)]
+        ops = [op_title(item) for item in step.items if isinstance(item, Node)]
         return ", ".join(ops) if len(ops) <= 3 else f"{ops[0]}, ..., {ops[-1]}"
 
     def _label(self, step: Step, scope: str) -> str:
@@ -307,9 +354,11 @@ class BoxBuilder:
         found = []
         if step.call is None:
             found.append(key_arguments(self.graph, _nodes(step)))
-        elif step.call.class_name.startswith("torch.nn.") and self.analysis.is_leaf(step.call):
-            nodes = self.steps.outline.calls_in(step.call)
-            found.append(key_arguments(self.graph, nodes))
+        else:
+            found += facts_of_module(step.call)
+            if step.call.class_name.startswith("torch.nn.") and self.analysis.is_leaf(step.call):
+                nodes = self.steps.outline.calls_in(step.call)
+                found.append(key_arguments(self.graph, nodes))
         if step.call is not None and self.weights.tied_to(step.call):
             found.append(f"tied to {self.weights.tied_to(step.call)}")
         if step.fold and step.fold.variation:
@@ -321,7 +370,7 @@ class BoxBuilder:
             found.append("inside not seen")
         if any(node.reads_value for node in _nodes(step)):
             found.append("Python reads the value")
-        return ", ".join(text for text in found if text)
+        return joined(found)
 
     def _is_shared(self, step: Step) -> bool:
         return bool(step.call and step.call.call_index) or bool(step.fold and step.fold.shared)
@@ -355,25 +404,18 @@ class BoxBuilder:
         return sum([self._weights(step)] * copies, NO_WEIGHTS)
 
 
+def _place_of_step(step: Step) -> tuple[str, ...]:
+    """File, function and line of an op; of anything else its own name."""
+    item = step.items[0]
+    has_modules = any(isinstance(one, ModuleCall) for one in step.items)
+    if has_modules or isinstance(item, ModuleCall) or item.source is None:
+        return (step.name, "", "")
+    return (item.source.file, item.source.function, str(item.source.line))
+
+
 def _where(graph: ModelGraph, ref: Ref) -> str:
     node = graph.by_name[ref.node]
     return node.path or node.name.replace("/", ".")
-
-
-def _labels_read(analysis: Analysis) -> dict[str, list[Node]]:
-    """The bookkeeping that enters each module call, by the call's name."""
-    graph = analysis.graph
-    found: dict[str, dict[str, Node]] = {}
-    for node in graph.ops:
-        for ref in node.inputs:
-            label = graph.by_name[ref.node]
-            if not is_label(label):
-                continue
-            for scope in graph.scopes_of(node.scope):
-                if scope == label.scope:
-                    break
-                found.setdefault(scope, {})[label.name] = label
-    return {scope: list(labels.values()) for scope, labels in found.items()}
 
 
 def _is_gradient_at_last(step: Step) -> bool:

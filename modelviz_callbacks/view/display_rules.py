@@ -16,6 +16,7 @@ from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node, Port
 from modelviz_callbacks.graph.names import clean_part
 from modelviz_callbacks.graph.values import Argument, Items, Ref, SliceValue, Value
+from modelviz_callbacks.view.label_facts import with_own_facts
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,20 @@ class Rules:
         fold: Classes of modules to show as one box that is never opened.
         hide: Classes and ops to leave out: what reads their result reads their input instead.
         rename: Patterns and what to call the classes and ops they match.
+        facts: Attributes of modules and how labels tell them, with ``{}`` for the value.
     """
 
     fold: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
     def of(
-        fold: Iterable[str] = (), hide: Iterable[str] = (), rename: Mapping[str, str] | None = None
+        fold: Iterable[str] = (),
+        hide: Iterable[str] = (),
+        rename: Mapping[str, str] | None = None,
+        facts: Mapping[str, str] | None = None,
     ) -> Rules:
         """Rules from what a user writes.
 
@@ -46,12 +52,15 @@ class Rules:
             fold: Patterns, or one.
             hide: Likewise.
             rename: New names by pattern; the first that matches counts.
+            facts: Words by the name of an attribute: ``{"dim_head": "head width {}"}``; ``""``
+                leaves a fact out.
 
         Returns:
             The rules.
 
         Raises:
-            OptionError: A pattern or a name is empty, or a name has a dot in it.
+            OptionError: A pattern or a name is empty, a name has a dot in it, or the words for
+                an attribute have no place for its value.
         """
         folded, hidden = _patterns("fold", fold), _patterns("hide", hide)
         pairs = tuple((rename or {}).items())
@@ -62,7 +71,7 @@ class Rules:
                     f"{pattern!r} cannot be renamed to {name!r}: give a name that is not empty "
                     "and has no dot."
                 )
-        return Rules(folded, hidden, pairs)
+        return Rules(folded, hidden, pairs, _told_facts(facts or {}))
 
 
 def apply(analysis: Analysis, rules: Rules) -> Analysis:
@@ -94,7 +103,26 @@ def _applied(analysis: Analysis, rules: Rules) -> Analysis:
         shown = _analysis_of(_Folding(shown, rules.fold).result(), shown)
     if rules.rename:
         shown = _analysis_of(_renamed(shown.graph, rules.rename), shown)
+    if rules.facts:
+        words = dict(rules.facts)
+        calls = [with_own_facts(call, words) or call for call in shown.graph.modules]
+        shown = _analysis_of(replace(shown.graph, modules=tuple(calls)), shown)
     return shown
+
+
+def _told_facts(facts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    _patterns("tell", facts)
+    for name, words in facts.items():
+        if not isinstance(words, str) or (words and not _has_one_place(words)):
+            raise OptionError(
+                f"{name!r} cannot be told as {words!r}: give words with one {{}} for the value, "
+                "such as 'head width {}', or '' for none."
+            )
+    return tuple(facts.items())
+
+
+def _has_one_place(words: str) -> bool:
+    return words.count("{}") == 1 and words.count("{") == words.count("}") == 1
 
 
 def _analysis_of(graph: ModelGraph, before: Analysis) -> Analysis:

@@ -83,7 +83,11 @@ def end_words(node: Node) -> str:
 def short_words(words: str) -> str:
     """``logits`` for ``out.logits``; what has no name of its own stays as it is."""
     root, dot, rest = words.partition(".")
-    return rest if dot and root in _ROOTS and rest else words
+    if dot and root in _ROOTS and rest:
+        return rest
+    steps = steps_of(words)
+    is_key = len(steps) == 2 and steps[0] in _ROOTS and isinstance(steps[1], str)
+    return str(steps[1]) if is_key else words
 
 
 def _stem(words: str) -> str:

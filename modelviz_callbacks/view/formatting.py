@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
-from modelviz_callbacks.graph.op_facts import OpFact, facts_of
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of, torch_name
 from modelviz_callbacks.graph.values import (
     TensorSpec,
     Value,
@@ -23,6 +23,7 @@ _TELLING: dict[str, object] = {
     "p": None,
     "dim": None,
     "num_heads": None,
+    "k": None,
     "is_causal": False,
     "scale_factor": None,
     "negative_slope": None,
@@ -118,9 +119,8 @@ def key_arguments(graph: ModelGraph, nodes: Iterable[Node]) -> str:
     """The arguments that tell ops apart: ``3×3, stride 2``; ``""`` if there are none."""
     found: list[str] = []
     for node in nodes:
-        kernel = _kernel(graph, node)
-        if kernel:
-            found.append(kernel)
+        found += [text for text in (_kernel(graph, node), _table(graph, node)) if text]
+        found += _heads(graph, node)
         for argument in node.arguments:
             if argument.name in _TELLING:
                 text = _argument_text(argument.name, argument.value)
@@ -136,6 +136,27 @@ def _kernel(graph: ModelGraph, node: Node) -> str:
     return "×".join(map(str, shape[2:])) if shape else ""
 
 
+def _table(graph: ModelGraph, node: Node) -> str:
+    """Vocabulary and width of an embedding."""
+    if OpFact.EMBEDDING not in facts_of(node.target) or len(node.inputs) < 2:
+        return ""
+    shape = graph.spec(node.inputs[1]).shape
+    return " × ".join(map(str, shape)) if shape and len(shape) == 2 else ""
+
+
+def _heads(graph: ModelGraph, node: Node) -> list[str]:
+    """How many heads attention has, told by the shapes of its query and key."""
+    if torch_name(node.target) != "scaled_dot_product_attention" or len(node.inputs) < 3:
+        return []
+    query, key = (graph.spec(ref).shape or () for ref in node.inputs[:2])
+    if len(query) != 4 or len(key) != 4:
+        return []
+    found = [f"{query[1]} head{'s' if query[1] != 1 else ''}"]
+    if key[1] != query[1]:
+        found.append(f"{key[1]} key-value head{'s' if key[1] != 1 else ''}")
+    return found
+
+
 def _argument_text(name: str, value: Value) -> str:
     parts = value if isinstance(value, tuple) else (value,)
     if value is None or any(not isinstance(part, (int, float, str)) for part in parts):
@@ -149,4 +170,8 @@ def _argument_text(name: str, value: Value) -> str:
         sizes = parts * (2 if len(parts) == 1 else 1)
         return "×".join(map(str, sizes))
     text = str(parts[0]) if alike else "×".join(map(str, parts))
+    if name == "k":
+        return f"top {text}"
+    if name == "num_heads":
+        return f"{text} heads"
     return f"{name.replace('_', ' ')} {text}"

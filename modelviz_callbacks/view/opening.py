@@ -46,16 +46,17 @@ def opened(
     Returns:
         Names as in ``Drawn.steps``.
     """
-    chooser = _Chooser(analysis, scope)
-    return chooser.telling(most) if depth is None else chooser.levels(depth)
+    chooser = _Chooser(analysis, scope, most)
+    return chooser.telling() if depth is None else chooser.levels(depth)
 
 
 class _Chooser:
-    def __init__(self, analysis: Analysis, scope: str) -> None:
+    def __init__(self, analysis: Analysis, scope: str, most: int) -> None:
+        self.most = most
         self.analysis = analysis
         self.steps = analysis.steps(sizes=True)
         self.scope = scope
-        self._kinds: dict[str, str] = {}
+        self._classes: dict[str, frozenset[str]] = {}
 
     def levels(self, depth: int) -> frozenset[str]:
         """Everything down to a level; where that is too much, some of each level."""
@@ -63,8 +64,8 @@ class _Chooser:
         refused: set[str] = set()
         for _ in range(1, depth):
             closed = self._closed(opened, refused)
-            for kind in dict.fromkeys(closed.values()):
-                alike = [name for name in closed if closed[name] == kind]
+            for kind in dict.fromkeys(kind for kind, _ in closed.values()):
+                alike = [name for name in closed if closed[name][0] == kind]
                 for some in (alike, alike[:1]):
                     if self._fits(opened.union(some), _MOST_AT_A_DEPTH):
                         opened = opened.union(some)
@@ -74,36 +75,55 @@ class _Chooser:
                 break
         return opened
 
-    def telling(self, most: int) -> frozenset[str]:
+    def telling(self) -> frozenset[str]:
         """One of each kind, the outer ones first, as long as the whole stays readable."""
         opened: frozenset[str] = frozenset()
         refused: set[str] = set()
-        told: set[str] = set()
+        told: dict[str, list[tuple[str, frozenset[str]]]] = {}
         while closed := self._closed(opened, refused):
-            for name, kind in closed.items():
-                is_new = kind not in told and not self._is_well_known(name)
-                if is_new and self._fits(opened | {name}, most):
-                    opened |= {name}
-                    told.add(kind)
-                else:
+            # A class that is not open yet tells more than another way of one that is.
+            fresh = {name: of for name, of in closed.items() if of[0] not in told}
+            for name, (kind, parts) in (fresh or closed).items():
+                is_told = any(
+                    parts <= others and other not in self._around(name)
+                    for other, others in told.get(kind, ())
+                )
+                is_late = bool(fresh) and kind in told
+                if is_late and not is_told:
+                    continue
+                if (
+                    is_told
+                    or self._is_well_known(name)
+                    or not self._fits(opened | {name}, self.most)
+                ):
                     refused.add(name)
+                else:
+                    opened |= {name}
+                    told.setdefault(kind, []).append((name, parts))
         return opened
 
     def _fits(self, opened: frozenset[str], most: int) -> bool:
-        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
+        drawn = BoxBuilder(self.analysis, opened, self.scope, most=self.most).drawn()
         return len(drawn.boxes) + len(drawn.groups) <= most
 
-    def _closed(self, opened: frozenset[str], refused: set[str]) -> dict[str, str]:
-        """What could be opened next, with its kind."""
-        drawn = BoxBuilder(self.analysis, opened, self.scope).drawn()
+    def _closed(
+        self, opened: frozenset[str], refused: set[str]
+    ) -> dict[str, tuple[str, frozenset[str]]]:
+        """What could be opened next, with its class and those of what is in it."""
+        drawn = BoxBuilder(self.analysis, opened, self.scope, most=self.most).drawn()
         found = {}
         for name, step in drawn.steps.items():
             if name in refused or name in opened:
                 continue
             call = step.call
             if step.inner or (call is not None and not self.analysis.is_leaf(call)):
-                found[name] = self._kind(step)
+                found[name] = self._kind(step), self._parts(step)
         return found
+
+    def _around(self, name: str) -> set[str]:
+        """The calls that a call is in: to be of their class is not to be like them."""
+        call = self.analysis.graph.module_by_name.get(name)
+        return set(self.analysis.graph.scopes_of(call.parent)) if call is not None else set()
 
     def _is_well_known(self, name: str) -> bool:
         call = self.analysis.graph.module_by_name.get(name)
@@ -112,16 +132,24 @@ class _Chooser:
         return any(fnmatchcase(call.class_name, pattern) for pattern in _WELL_KNOWN)
 
     def _kind(self, step: Step) -> str:
-        """What a step does, whatever its sizes and however often: alike for those alike."""
+        """The class of a module call, the ops of a pattern."""
         if step.call is not None:
-            name = step.call.name
-            if name not in self._kinds:
-                inside = ",".join(dict.fromkeys(map(self._kind, self.steps.of(name))))
-                self._kinds[name] = f"{step.call.class_name}({inside})"
-            return self._kinds[name]
+            return step.call.class_name
         if step.inner:
             return f"pattern({','.join(map(self._kind, step.inner))})"
         return ",".join(item.op for item in step.items if isinstance(item, Node))
+
+    def _parts(self, step: Step) -> frozenset[str]:
+        """The classes of the modules with parameters in a step: without others it is not new."""
+        if step.call is None:
+            return frozenset().union(*map(self._parts, step.inner))
+        name = step.call.name
+        if name not in self._classes:
+            steps = self.steps.of(name)
+            calls = [inner.call for inner in steps if inner.call is not None]
+            own = {c.class_name for c in calls if self.analysis.weights.of(c).count}
+            self._classes[name] = frozenset(own).union(*map(self._parts, steps))
+        return self._classes[name]
 
 
 def merge_frames(drawn: Drawn) -> None:

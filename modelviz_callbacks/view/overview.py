@@ -68,7 +68,7 @@ def overview(
 
 def _overview(exact: Analysis, scope: str, depth: int | None, most: int) -> Overview:
     analysis = simplified(exact)
-    drawn = BoxBuilder(analysis, opened(analysis, scope, depth, most), scope).drawn()
+    drawn = BoxBuilder(analysis, opened(analysis, scope, depth, most), scope, most=most).drawn()
     edges = tuple(dict.fromkeys(edges_of(analysis.steps(sizes=True), scope, drawn)))
     edges = with_joined_labels(drawn, edges)
     merge_frames(drawn)

@@ -67,6 +67,31 @@ def is_label(node: Node) -> bool:
     return node.op == BOOKKEEPING and not node.is_call
 
 
+def labels_read(analysis: Analysis) -> dict[str, list[Node]]:
+    """The bookkeeping that enters each module call, by the call's name.
+
+    Args:
+        analysis: Of a simplified graph.
+    """
+    return analysis.once(_labels_read)
+
+
+def _labels_read(analysis: Analysis) -> dict[str, list[Node]]:
+    """The bookkeeping that enters each module call, by the call's name."""
+    graph = analysis.graph
+    found: dict[str, dict[str, Node]] = {}
+    for node in graph.ops:
+        for ref in node.inputs:
+            label = graph.by_name[ref.node]
+            if not is_label(label):
+                continue
+            for scope in graph.scopes_of(node.scope):
+                if scope == label.scope:
+                    break
+                found.setdefault(scope, {})[label.name] = label
+    return {scope: list(labels.values()) for scope, labels in found.items()}
+
+
 class _Simplifier:
     def __init__(self, analysis: Analysis, beside: frozenset[str]) -> None:
         self.analysis = analysis
@@ -77,6 +102,7 @@ class _Simplifier:
         self._labels: dict[tuple[str, str], Node] = {}
         self._instead: dict[Ref, Ref] = {}  # for the tensors of ops that join nothing to something
         self._new: list[Node] = []
+        self._scopes: dict[str, frozenset[str]] = {}
 
     def result(self) -> Simplified:
         kept: list[Node] = []
@@ -194,7 +220,7 @@ class _Simplifier:
                 words = next((name for name in names if name), "")
         else:
             scope = ""
-        return scope, words or self._fallback(ref, argument, seen)
+        return scope, self._own_input(seen) or words or self._fallback(ref, argument, seen)
 
     def _entering(self, ends: Iterable[Ref], scope: str, seen: list[Node]) -> Iterator[Ref]:
         """The bookkeeping that some tensors made in a scope are made of and that enters it."""
@@ -203,7 +229,7 @@ class _Simplifier:
         while stack:
             ref = stack.pop()
             node = self.graph.by_name[ref.node]
-            if scope and node.scope != scope and not node.scope.startswith(f"{scope}/"):
+            if scope and scope not in self._around(node.scope):
                 yield ref
                 continue
             seen.append(node)
@@ -217,23 +243,35 @@ class _Simplifier:
                     else:
                         seen.append(self.graph.by_name[source.node])
 
+    def _around(self, scope: str) -> frozenset[str]:
+        """A scope and those around it."""
+        if scope not in self._scopes:
+            self._scopes[scope] = frozenset(self.graph.scopes_of(scope))
+        return self._scopes[scope]
+
+    def _own_input(self, seen: list[Node]) -> str:
+        """The one input that bookkeeping is made of, if it is for nothing else."""
+        inputs = {node.name: node for node in seen if node.kind == "input"}
+        own = [node for node in inputs.values() if node.name in self.beside]
+        return (own[0].path or own[0].label) if len(own) == 1 else ""
+
     def _fallback(self, ref: Ref, argument: str, seen: list[Node]) -> str:
         """Words for bookkeeping that enters no module under a name of its own."""
-        inputs = dict.fromkeys(node for node in seen if node.kind == "input")
-        names = [node.aliases[-1] if node.aliases else node.path for node in inputs]
-        told = [name for node, name in zip(inputs, names, strict=True) if node.name in self.beside]
-        if len(told) == 1:
-            return told[0]
+        inputs = list(dict.fromkeys(node for node in seen if node.kind == "input"))
+        if len(inputs) == 1 and inputs[0].aliases:
+            return inputs[0].aliases[-1]  # it is an input of two names: not the one on the path
         word = argument_words(argument)
         if word:
             return word
+        if len(inputs) == 1:
+            return inputs[0].path or inputs[0].label
         buffers = dict.fromkeys(node.path for node in seen if node.kind == "buffer")
-        if len(names) == 1 or len(buffers) == 1:
-            return (names or [name.rpartition(".")[2] for name in buffers])[0]
+        if len(buffers) == 1:
+            return next(iter(buffers)).rpartition(".")[2]
         maker = self.graph.by_name[ref.node]
         while maker.name in self.beside and (read := _values_of(maker)):
             maker = self.graph.by_name[read[0].node]
-        return maker.op if maker.is_call else maker.path or maker.label
+        return maker.op if maker.is_call else maker.path.rpartition(".")[2] or maker.label
 
     # --- module calls
 

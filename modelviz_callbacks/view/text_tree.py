@@ -11,31 +11,22 @@ from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.analysis.weights import Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.names import plain_text
-from modelviz_callbacks.graph.values import (
-    Ref,
-)
+from modelviz_callbacks.graph.parts import NodeKind
+from modelviz_callbacks.graph.values import Ref, TensorSpec
+from modelviz_callbacks.view.ends import End, EndGroup, end_words, short_words, told_ends
 from modelviz_callbacks.view.formatting import (
     count_text,
     key_arguments,
     label_range,
     module_label,
-    shape_text,
     shapes_text,
     shortened,
 )
-
-# Where the first line becomes two.
-_HEAD_WIDTH = 100
-
-
-@dataclass(frozen=True, slots=True)
-class _TreeLine:
-    depth: int
-    label: str
-    what: str = ""
-    made: str = ""
-    parameters: str = ""
-    comment: str = ""
+from modelviz_callbacks.view.label_facts import facts_of_module, joined
+from modelviz_callbacks.view.note_lines import note_lines
+from modelviz_callbacks.view.op_labels import op_title
+from modelviz_callbacks.view.simplified import is_label, labels_read, simplified
+from modelviz_callbacks.view.text_columns import TreeLine, column_lines, wrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,76 +38,74 @@ class _Place:
     pattern: Step | None = None
 
 
+# What a terminal has at least.
+WIDTH = 80
+
+
 def tree_text(
-    graph: ModelGraph | Analysis, *, width: int | None = None, depth: int | None = None
+    graph: ModelGraph | Analysis, *, width: int | None = WIDTH, depth: int | None = None
 ) -> str:
     """A graph as text for a terminal.
 
     One line a module call, in execution order: its name, class, output shapes and parameter
     count. Ops outside of modules without children have lines too. ``<-`` says where a line's
     input comes from where that is not just the line before it on the same level (for a
-    module's first line: the module's first input). Repeats are one line (``x12``).
+    module's first line: the module's first input). Repeats are one line (``x12``). What is
+    beside the main path has no lines: ``with`` says where it is read.
 
     Args:
         graph: A sound graph, or its analysis.
-        width: Cut lines to this many characters; ``None``: as long as they are.
+        width: How many characters a line has at most; what says where an input comes from
+            stands on a line below where it has no room. ``None``: as many as it takes.
         depth: How many levels of modules to show; ``None``: all.
 
     Returns:
         Lines joined by newlines, without one at the end.
     """
     tree = _TreeText(Analysis.of(graph), depth)
-    lines = [*tree.head(), "", *_columns(list(tree.lines())), *tree.notes()]
-    if width is not None:
-        lines = [
-            line if len(line) <= width else line[: max(width - 3, 0)] + "..." for line in lines
-        ]
+    lines = [*tree.head(width), "", *column_lines(list(tree.lines()), width), *tree.notes(width)]
     return plain_text("\n".join(line.rstrip() for line in lines)).replace("\r", "\ufffd")
 
 
-def _columns(lines: Sequence[_TreeLine]) -> list[str]:
-    """The lines with their fields below each other, numbers to the right."""
-    rows = [
-        ("  " * line.depth + line.label, line.what, line.made, line.parameters, line.comment)
-        for line in lines
-    ]
-    rows.insert(0, ("", "", "output", "parameters", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  "
-        f"{row[3]:>{widths[3]}}  {row[4]}".rstrip()
-        for row in rows
-    ]
-
-
 class _TreeText:
-    def __init__(self, analysis: Analysis, depth: int | None) -> None:
+    def __init__(self, exact: Analysis, depth: int | None) -> None:
+        analysis = simplified(exact)
+        self.exact = exact.graph
+        self.labels = labels_read(analysis)
         self.analysis = analysis
         self.graph = analysis.graph
         self.most = depth
         self.steps = analysis.steps()
         self.weights = analysis.weights
 
-    def head(self) -> Iterator[str]:
+    def head(self, width: int | None) -> Iterator[str]:
         inputs = [
-            f"{node.path or node.label} {shape_text(node.outputs[0])}"
-            for node in self.graph.of_kind("input")
+            f"{one.title} {one.details or shapes_text(self._specs(one))}"
+            for one in told_ends(self._ends("input"), "input")
         ]
         outputs = [
-            f"{node.path or node.label} {shape_text(self.graph.spec(node.inputs[0]))}"
-            for node in self.graph.of_kind("output")
+            f"{one.title} {one.details or shapes_text(self._specs(one))}"
+            for one in told_ends(self._ends("output"), "output")
         ]
         given, made = (_at_most_four(texts) for texts in (inputs, outputs))
         ends = f"{given or 'no inputs'} -> {made or 'no outputs'}"
-        facts = f"{self._count_of_parameters()}, {_plural(len(self.graph.ops), 'op')}"
+        facts = f"{self._count_of_parameters()}, {_plural(len(self.exact.ops), 'op')}"
         first = f"{self.graph.name}: {ends}"
-        if len(first) + len(facts) + 2 <= _HEAD_WIDTH:
+        if width is None or len(first) + len(facts) + 2 <= width:
             yield f"{first}; {facts}"
         else:
-            yield first
-            yield facts
+            yield from wrapped(first, width)
+            yield from wrapped(facts, width)
         if self.graph.partial:
             yield "partial: the forward ended early; this is what ran until then"
+
+    def _ends(self, kind: NodeKind) -> list[End]:
+        nodes = self.exact.of_kind(kind)
+        refs = [node.inputs[0] if node.inputs else Ref(node.name) for node in nodes]
+        return [End(node.name, end_words(node), ref) for node, ref in zip(nodes, refs, strict=True)]
+
+    def _specs(self, one: EndGroup) -> list[TensorSpec]:
+        return [self.exact.spec(part.ref) for part in one.parts]
 
     def _count_of_parameters(self) -> str:
         weights = self.weights.total
@@ -128,13 +117,13 @@ class _TreeText:
         }
         return _plural(weights.count, "parameter") + how[weights.training]
 
-    def notes(self) -> Iterator[str]:
+    def notes(self, width: int | None) -> Iterator[str]:
         if self.graph.notes:
             yield ""
-        for note in self.graph.notes:
-            yield f"note: {note.message}"
+        for line in note_lines(self.graph.notes):
+            yield from wrapped(f"note: {line}", width)
 
-    def lines(self) -> Iterator[_TreeLine]:
+    def lines(self) -> Iterator[TreeLine]:
         yield from self._scope("", 0)
         last = self.steps.of("")[-1:]
         runs: list[tuple[Step | Ref, list[Node]]] = []
@@ -147,17 +136,19 @@ class _TreeText:
             if (maker,) != last:
                 yield self._output(nodes)
 
-    def _output(self, nodes: Sequence[Node]) -> _TreeLine:
+    def _output(self, nodes: Sequence[Node]) -> TreeLine:
         """One line for outputs that come from the same place."""
-        labels = [node.path or node.label for node in nodes]
+        labels = [short_words(node.path or node.label) for node in nodes]
         made = shapes_text([self.graph.spec(node.inputs[0]) for node in nodes])
         source = self._source(nodes[0].inputs[0], _Place("", 0))
-        if len(labels) == 1:
-            return _TreeLine(0, labels[0], made=made, comment=f"<- {source}")
+        told = told_ends([End(n.name, end_words(n), n.inputs[0]) for n in nodes], "output")
+        if len(told) == 1:
+            one = told[0]
+            return TreeLine(0, one.title, one.details, made=made, comment=f"<- {source}")
         which = label_range(labels)
-        return _TreeLine(0, f"{len(labels)} outputs", made=made, comment=f"<- {source}: {which}")
+        return TreeLine(0, f"{len(labels)} outputs", made=made, comment=f"<- {source}: {which}")
 
-    def _scope(self, scope: str, depth: int) -> Iterator[_TreeLine]:
+    def _scope(self, scope: str, depth: int) -> Iterator[TreeLine]:
         main = self._entries(scope)[:1]
         before: Step | Ref | None = main[0] if main else None
         place = _Place(scope, depth)
@@ -165,7 +156,7 @@ class _TreeText:
             yield from self._step(step, place, before)
             before = step
 
-    def _step(self, step: Step, place: _Place, before: Step | Ref | None) -> Iterator[_TreeLine]:
+    def _step(self, step: Step, place: _Place, before: Step | Ref | None) -> Iterator[TreeLine]:
         yield self._line(step, place, before)
         if step.inner:
             within = _Place(place.scope, place.depth + 1, step)
@@ -181,7 +172,7 @@ class _TreeText:
             call = self.graph.module_by_name[scope]
             ports = tuple(dict.fromkeys(port.ref for port in call.inputs))
             return ports or self.steps.outline.externals(call)
-        return tuple(Ref(node.name) for node in self.graph.of_kind("input"))
+        return tuple(Ref(node.name) for node in self.graph.of_kind("input") if not is_label(node))
 
     def _opens(self, call: ModuleCall, depth: int) -> bool:
         """Whether the steps of a module get lines of their own."""
@@ -189,21 +180,22 @@ class _TreeText:
             return False
         return not self.analysis.is_leaf(call)
 
-    def _line(self, step: Step, place: _Place, before: Step | Ref | None) -> _TreeLine:
+    def _line(self, step: Step, place: _Place, before: Step | Ref | None) -> TreeLine:
         sources = self._sources(step, place, before)
         comments = ["<- " + shortened(sources, 4)] if sources else []
+        comments += self._labels(step, place)
         if self._starts_alone(step):
             comments.append("no input")
         if step.fold and step.fold.variation:
             variation = step.fold.variation
             values = shortened(variation.values, 8)
             comments.append(f"{', '.join(variation.names)} = {values}")
-        if step.fold and step.fold.shared:
+        if step.fold and step.fold.shared and self._has_weights(step):
             comments.append("same weights each time")
         made = shapes_text(self.steps.makes(step), 2)
         if step.call is None:
             comments += self._comments_on_ops(step)
-            return _TreeLine(
+            return TreeLine(
                 place.depth,
                 self._ops_label(step, place.scope),
                 self._ops(step),
@@ -211,13 +203,14 @@ class _TreeText:
                 comment="; ".join(comments),
             )
         weights = self.weights.of(step.call)
+        comments += facts_of_module(step.call)
         if self.weights.tied_to(step.call):
             comments.append(f"tied to {self.weights.tied_to(step.call)}")
         if weights.training == "frozen" and not self._is_frozen(place.scope):
             comments.append("frozen")
         elif weights.training == "mixed":
             comments.append(f"{count_text(weights.trainable)} trainable")
-        return _TreeLine(
+        return TreeLine(
             place.depth,
             self._call_label(step, place.scope),
             self._class(step.call) + (f" x{step.times}" if step.times > 1 else ""),
@@ -226,10 +219,27 @@ class _TreeText:
             "; ".join(comments),
         )
 
+    def _labels(self, step: Step, place: _Place) -> list[str]:
+        """What bookkeeping it reads, if it has no lines of its own inside."""
+        if step.call is not None:
+            is_open = self._opens(step.call, place.depth)
+            read = [] if is_open else self.labels.get(step.call.name, [])
+        else:
+            refs = [ref.node for node in _nodes(step) for ref in node.inputs]
+            read = [node for node in map(self.graph.by_name.__getitem__, refs) if is_label(node)]
+        words = list(dict.fromkeys(node.path for node in read))
+        return [f"with {shortened(words, 4)}"] if words and not step.inner else []
+
     def _starts_alone(self, step: Step) -> bool:
         """Whether it makes tensors out of none at all (``arange``)."""
         nodes = [node for item in step.items for node in self.steps.outline.calls_in(item)]
-        return bool(nodes) and not any(node.inputs for node in nodes)
+        read = [ref for node in nodes for ref in node.inputs]
+        return bool(nodes) and not read
+
+    def _has_weights(self, step: Step) -> bool:
+        nodes = [node for item in step.items for node in self.steps.outline.calls_in(item)]
+        read = {ref.node for node in nodes for ref in node.inputs}
+        return any(self.graph.by_name[name].kind in HELD_KINDS for name in read)
 
     def _is_frozen(self, scope: str) -> bool:
         weights = self.weights.of(self.graph.module_by_name[scope]) if scope else self.weights.total
@@ -268,7 +278,10 @@ class _TreeText:
             return f"{names[0]}, ..., {names[-1]}{times}"
         if len(names) > 1:
             return ", ".join(names) + times
-        return key_arguments(self.graph, _nodes(step)) + times
+        arguments = key_arguments(self.graph, _nodes(step))
+        title = op_title(_nodes(step)[0])
+        told = title if title != _nodes(step)[0].op else ""
+        return joined([told, arguments]) + times
 
     def _comments_on_ops(self, step: Step) -> list[str]:
         found = []
@@ -278,6 +291,7 @@ class _TreeText:
             if node.reads_value:
                 found.append("Python reads the value")
             read = [self.graph.by_name[ref.node] for ref in node.inputs]
+            read = [other for other in read if not is_label(other)]
             held = [other for other in read if other.kind in HELD_KINDS]
             if len(held) < len(read):  # buffers and constants go without saying, then
                 held = [other for other in held if other.kind == "parameter"]

@@ -12,6 +12,9 @@ from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.display_rules import Rules, apply
 
+# Which way a picture runs; `auto`: down, in columns where it would be too high.
+Direction = Literal["auto", "down", "right"]
+
 # The formats that a run writes unless it is told otherwise.
 Format = Literal["svg", "png", "html", "text", "markdown", "csv"]
 
@@ -24,6 +27,7 @@ class FormatRow:
         file: What the file is called.
         writer: Module in this package with ``render(graph, depth=...) -> bytes``.
         early: Whether it is quick enough to be written in a training step.
+        has_direction: Whether ``render`` takes a direction, too.
         backward_file: What the same picture of the backward pass is called; ``""``: none is made.
     """
 
@@ -31,17 +35,18 @@ class FormatRow:
     writer: str
     early: bool = False
     backward_file: str = ""
+    has_direction: bool = False
 
 
 # In the order in which they are written: what is quick first.
 FORMATS: Mapping[str, FormatRow] = {
     "text": FormatRow("graph.txt", "text", early=True),
     "csv": FormatRow("graph.csv", "table", early=True),
-    "svg": FormatRow("graph.svg", "svg", backward_file="backward.svg"),
-    "png": FormatRow("graph.png", "png"),
+    "svg": FormatRow("graph.svg", "svg", backward_file="backward.svg", has_direction=True),
+    "png": FormatRow("graph.png", "png", has_direction=True),
     "html": FormatRow("index.html", "html", backward_file="backward.html"),
-    "markdown": FormatRow("graph.md", "markdown"),
-    "mermaid": FormatRow("graph.mmd", "mermaid"),
+    "markdown": FormatRow("graph.md", "markdown", has_direction=True),
+    "mermaid": FormatRow("graph.mmd", "mermaid", has_direction=True),
 }
 
 
@@ -51,6 +56,7 @@ def render(
     depth: int | None = None,
     rules: Rules | None = None,
     times_us: Mapping[str, float] | None = None,
+    direction: Direction = "auto",
 ) -> bytes:
     """A graph in one of the formats; only the writer of that format is imported.
 
@@ -60,6 +66,7 @@ def render(
         depth: How many levels of modules are opened; ``None``: as the format sees fit.
         rules: What to fold, to hide and to rename; tables are exact in any case.
         times_us: Microseconds by the names of ops; the page can be coloured by them.
+        direction: Which way a picture runs.
 
     Returns:
         The content of the file.
@@ -73,6 +80,10 @@ def render(
     shown = Analysis.of(graph)
     if rules is not None and kind != "csv":
         shown = apply(shown, rules)
-    more = {"times_us": times_us} if kind == "html" and times_us else {}
+    more: dict[str, object] = {}
+    if kind == "html" and times_us:
+        more["times_us"] = times_us
+    if FORMATS[kind].has_direction:
+        more["direction"] = direction
     data: bytes = writer.render(shown, depth=depth, **more)
     return data

@@ -12,8 +12,10 @@ from modelviz_callbacks.graph.values import (
     TensorSpec,
 )
 from modelviz_callbacks.view.formatting import count_text, flops_text, shape_text, shortened
+from modelviz_callbacks.view.note_lines import note_lines
 from modelviz_callbacks.view.overview import overview
-from modelviz_callbacks.writers.mermaid import mermaid_text
+from modelviz_callbacks.writers.formats import Direction
+from modelviz_callbacks.writers.mermaid import MOST_IN_A_DIAGRAM, mermaid_text
 from modelviz_callbacks.writers.table import LayerRow, layers
 
 # Punctuation that Markdown could take for its own, escaped with a backslash.
@@ -27,13 +29,14 @@ _MOST_ROWS = 200
 _MOST_ENDS = 12
 
 
-def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None, direction: Direction = "auto") -> bytes:
     """Writes a graph as a page that code-hosting sites show with its diagram.
 
     Args:
         analysis: The analysis of a sound graph.
         depth: How many levels of modules the diagram opens; ``None``: as many as stay
             readable. The table has a row a layer in any case, repeats once.
+        direction: Which way the diagram runs; ``auto`` is down.
 
     Returns:
         UTF-8, ending in a newline.
@@ -45,7 +48,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
         *_facts(analysis),
         "",
         "```mermaid",
-        mermaid_text(overview(analysis, depth=depth)),
+        mermaid_text(overview(analysis, depth=depth, most=MOST_IN_A_DIAGRAM), direction),
         "```",
         "",
         *_table(layers(analysis, folded=True)),
@@ -55,7 +58,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
         lines += [
             "## Notes",
             "",
-            *(f"- {escaped_markdown(note.message)}" for note in graph.notes),
+            *(f"- {escaped_markdown(line)}" for line in note_lines(graph.notes)),
             "",
         ]
     return "\n".join(lines).encode()

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.overview import Overview, overview
+from modelviz_callbacks.writers.formats import Direction
+
+# Sites that draw it lay out larger ones badly, or not at all.
+MOST_IN_A_DIAGRAM = 40
 
 # Mermaid's own way to write a character that would mean something: #NUMBER;
 _MEANT = frozenset("\"#<>&`\\;{}[]()|'*_~@%")
@@ -37,24 +41,27 @@ classDef part fill:#ede9fe,stroke:#7c5cdb,color:#111827
 classDef end_ fill:#1f2937,stroke:#1f2937,color:#ffffff"""
 
 
-def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None, direction: Direction = "auto") -> bytes:
     """Writes a graph as a Mermaid flowchart.
 
     Args:
         analysis: The analysis of a sound graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
+        direction: Which way it runs; ``auto`` is down.
 
     Returns:
         UTF-8, ending in a newline.
     """
-    return (mermaid_text(overview(analysis, depth=depth)) + "\n").encode()
+    return (
+        mermaid_text(overview(analysis, depth=depth, most=MOST_IN_A_DIAGRAM), direction) + "\n"
+    ).encode()
 
 
-def mermaid_text(view: Overview) -> str:
+def mermaid_text(view: Overview, direction: Direction = "auto") -> str:
     """An overview as a Mermaid flowchart, without a newline at the end."""
     ids = {box.name: f"n{number}" for number, box in enumerate(view.boxes)}
     ids |= {group.name: f"g{number}" for number, group in enumerate(view.groups)}
-    lines = ["flowchart TD", *_level(view, ids, "", "  ")]
+    lines = [f"flowchart {'LR' if direction == 'right' else 'TD'}", *_level(view, ids, "", "  ")]
     lines += [f"  {ids[edge.source]} --> {ids[edge.target]}" for edge in view.edges]
     lines += [f"  {line}" for line in _CLASSES.splitlines()]
     return "\n".join(lines)

@@ -6,14 +6,16 @@ Every shape has a role, and a palette says how a role looks, on light and on dar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.formatting import count_text
 from modelviz_callbacks.view.overview import Edge, Overview, overview
-from modelviz_callbacks.writers.picture_layout import Place, Size, lay_out
+from modelviz_callbacks.writers.formats import Direction
+from modelviz_callbacks.writers.picture_layout import Place, Size
+from modelviz_callbacks.writers.picture_shape import shaped
 from modelviz_callbacks.writers.picture_text import TextLine, cut
 
 _PADDING = 9.0
@@ -120,7 +122,12 @@ class Picture:
 
 
 def picture(
-    analysis: Analysis, *, scope: str = "", depth: int | None = None, framed: bool = True
+    analysis: Analysis,
+    *,
+    scope: str = "",
+    depth: int | None = None,
+    framed: bool = True,
+    direction: Direction = "auto",
 ) -> Picture:
     """What to draw of a graph, or of the inside of one of its module calls, and where.
 
@@ -131,6 +138,8 @@ def picture(
         scope: A module call that ran; ``""`` for the whole graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
         framed: Whether to add a title above and a legend below.
+        direction: Which way the edges run: ``down`` or ``right``, or ``auto``: so that the
+            picture is neither three times as high as wide nor three times as wide as high.
 
     Returns:
         The shapes.
@@ -138,12 +147,13 @@ def picture(
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    composer = analysis.once(_composed, scope, depth)
+    composer = analysis.once(_composed, scope, depth, direction)
     return composer.framed() if framed else composer.bare()
 
 
-def _composed(analysis: Analysis, scope: str, depth: int | None) -> _Composer:
-    return _Composer(overview(analysis, scope=scope, depth=depth), analysis.once(_layouts))
+def _composed(analysis: Analysis, scope: str, depth: int | None, direction: Direction) -> _Composer:
+    view = overview(analysis, scope=scope, depth=depth)
+    return _Composer(view, analysis.once(_layouts), direction)
 
 
 def _layouts(_analysis: Analysis) -> dict[str, Any]:
@@ -217,7 +227,9 @@ def _role(box: Box) -> str:
 class _Composer:
     """An overview with its layout; makes pictures of it, with a frame and without."""
 
-    def __init__(self, view: Overview, known: dict[str, Any]) -> None:
+    def __init__(
+        self, view: Overview, known: dict[str, Any], direction: Direction = "auto"
+    ) -> None:
         self.view = view
         self.texts = {box.name: _box_lines(box) for box in view.boxes}
         self.headings = {group.name: _heading(group) for group in view.groups}
@@ -227,7 +239,7 @@ class _Composer:
             for group in view.groups
         }
         edges = [(edge.source, edge.target) for edge in view.edges]
-        self.layout = lay_out(boxes, groups, edges, known)
+        self.layout = shaped((boxes, groups, edges), known, direction)
         self.roles = {box.name: _role(box) for box in view.boxes}
         ends = {box.name for box in view.boxes if box.kind == "output"}
         skipping = {edge for edge in skipping_edges(view.edges) if edge.target not in ends}
@@ -295,12 +307,16 @@ class _Composer:
         for group in self.view.groups:
             depths[group.name] = depths[group.group] + 1
             shade = depths[group.name] % 2
-            place = self._moved(self.layout.groups[group.name])
-            frames.append(Rectangle(place, f"group{shade}", group.name, 8.0))
-            line = self.headings[group.name]
-            ground = Place(place.x + 6, place.y + 5, line.width + 8, 16)
-            headings.append(Rectangle(ground, f"heading{shade}", group.name, 3.0))
-            headings.append(Text(place.x + 10, place.y + 17, line, centred=False, owner=group.name))
+            for number, piece in enumerate(self.layout.groups[group.name]):
+                place = self._moved(piece)
+                frames.append(Rectangle(place, f"group{shade}", group.name, 8.0))
+                line = self.headings[group.name]
+                if number:
+                    line = replace(line, text=f"… {line.text}", bold=False, muted=True)
+                ground = Place(place.x + 6, place.y + 5, line.width + 8, 16)
+                headings.append(Rectangle(ground, f"heading{shade}", group.name, 3.0))
+                at = place.x + 10, place.y + 17
+                headings.append(Text(*at, line, centred=False, owner=group.name))
         return frames, headings
 
     def _box(self, box: Box, role: str) -> Iterator[Rectangle | Text]:

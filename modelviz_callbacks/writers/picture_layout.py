@@ -43,7 +43,7 @@ class PictureLayout:
         width: Of the whole.
         height: Of the whole.
         boxes: By the boxes' names.
-        groups: By the groups' names.
+        groups: By the groups' names; several places where the picture was cut into columns.
         edges: For each edge in the order given: the points of a Bezier curve (one, then
             three for each piece) and at last the tip of its arrow.
     """
@@ -51,7 +51,7 @@ class PictureLayout:
     width: float
     height: float
     boxes: Mapping[str, Place]
-    groups: Mapping[str, Place]
+    groups: Mapping[str, tuple[Place, ...]]
     edges: tuple[tuple[tuple[float, float], ...], ...]
 
 
@@ -60,6 +60,8 @@ def lay_out(
     groups: Mapping[str, Size],
     edges: Sequence[tuple[str, str]],
     known: dict[str, Any],
+    *,
+    to_the_right: bool = False,
 ) -> PictureLayout:
     """Places boxes from top to bottom along their edges.
 
@@ -69,6 +71,7 @@ def lay_out(
         edges: Pairs of names of boxes.
         known: What Graphviz answered before, by what it was asked; gets the new answer. Modules
             that look alike need to be laid out once.
+        to_the_right: From left to right instead.
 
     Returns:
         Where they are.
@@ -79,6 +82,8 @@ def lay_out(
     box_ids = {name: f"b{number}" for number, name in enumerate(boxes)}
     group_ids = {name: f"cluster{number}" for number, name in enumerate(groups)}
     dot = _dot(boxes, groups, edges, (box_ids, group_ids))
+    if to_the_right:
+        dot = dot.replace("rankdir=TB", "rankdir=LR", 1)
     if dot not in known:
         known[dot] = json.loads(run_graphviz(dot, "json", "dot"))
     described = known[dot]
@@ -88,7 +93,7 @@ def lay_out(
         right - left,
         top - bottom,
         {name: _box_place(found[key], left, top) for name, key in box_ids.items()},
-        {name: _group_place(found[key], left, top) for name, key in group_ids.items()},
+        {name: (_group_place(found[key], left, top),) for name, key in group_ids.items()},
         tuple(_curve(edge["pos"], left, top) for edge in _in_order(described.get("edges", ()))),
     )
 

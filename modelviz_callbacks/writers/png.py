@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.writers.formats import Direction
 from modelviz_callbacks.writers.picture import (
     LOOKS,
     MUTED,
@@ -25,12 +26,13 @@ _MOST_DOTS = 16_000
 _FONT = "sans-serif"
 
 
-def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None, direction: Direction = "auto") -> bytes:
     """Draws a graph: the same picture as the SVG in its light colours.
 
     Args:
         analysis: The analysis of a sound graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
+        direction: Which way it runs.
 
     Returns:
         PNG, 144 dots an inch, less for pictures that would be over 16,000 dots long.
@@ -38,7 +40,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     Raises:
         WriterError: Graphviz is not there or could not draw it.
     """
-    drawn = picture(analysis, depth=depth)
+    drawn = picture(analysis, depth=depth, direction=direction)
     # Everything has its place already: nop2 only draws.
     return run_graphviz("\n".join(_dot(drawn)), "png", "nop2")
 

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.names import plain_text
+from modelviz_callbacks.writers.formats import Direction
 from modelviz_callbacks.writers.picture import (
     LOOKS,
     MUTED,
@@ -25,7 +26,7 @@ _ARROW_LENGTH = 6.0
 _FORBIDDEN = {0xFFFE: "\ufffd", 0xFFFF: "\ufffd"}
 
 
-def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None, direction: Direction = "auto") -> bytes:
     """Draws a graph.
 
     Nested boxes are modules; boxes carry class, name, arguments, output shapes and parameter
@@ -35,6 +36,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     Args:
         analysis: The analysis of a sound graph.
         depth: How many levels of modules to open; ``None``: as many as stay readable.
+        direction: Which way it runs.
 
     Returns:
         SVG, UTF-8; the same bytes for the same graph.
@@ -42,7 +44,7 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    return svg_text(picture(analysis, depth=depth)).encode()
+    return svg_text(picture(analysis, depth=depth, direction=direction)).encode()
 
 
 def svg_text(drawn: Picture) -> str:

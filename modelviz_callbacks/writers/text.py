@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.view.text_tree import tree_text
+from modelviz_callbacks.view.text_tree import WIDTH, tree_text
 
 
-def render(analysis: Analysis, *, depth: int | None = None, width: int | None = None) -> bytes:
+def render(analysis: Analysis, *, depth: int | None = None, width: int | None = WIDTH) -> bytes:
     """Writes a graph as lines of text.
 
     Args:
         analysis: The analysis of a sound graph.
         depth: How many levels of modules to show; ``None``: all.
-        width: Cut lines to this many characters; ``None``: as long as they are.
+        width: How many characters a line has at most; ``None``: as many as it takes.
 
     Returns:
         UTF-8, ending in a newline.

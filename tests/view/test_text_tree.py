@@ -33,7 +33,7 @@ def test_branches_say_what_they_branch_from_and_joins_what_they_join() -> None:
 
 
 def test_lines_hold_output_shape_and_parameter_count() -> None:
-    text = tree_text(graph_of("article_cnn"))
+    text = tree_text(graph_of("article_cnn"), width=None)
     assert line_of(text, "fc").split() == ["fc", "Linear", "64×10", "2,570"]
     assert line_of(text, "cnn").split() == ["cnn", "Sequential", "64×64×7×7", "18,816"]
     first = text.splitlines()[0]
@@ -42,7 +42,7 @@ def test_lines_hold_output_shape_and_parameter_count() -> None:
 
 
 def test_a_skip_connection_is_named_by_the_argument_that_it_carries() -> None:
-    text = tree_text(graph_of("resnet18"))
+    text = tree_text(graph_of("resnet18"), width=None)
     sums = [line for line in text.splitlines() if line.split()[:1] == ["add"]]
     assert sums[0].endswith("<- bn2, x")
     assert sums[1].endswith("<- bn2, downsample")
@@ -57,7 +57,7 @@ def test_modules_of_torch_hide_their_ops(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_columns_are_aligned(name: str) -> None:
-    lines = tree_text(graph_of(name)).splitlines()
+    lines = tree_text(graph_of(name), width=None).splitlines()
     (heading,) = [line for line in lines if line.split() == ["output", "parameters"]]
     end = heading.index("parameters") + len("parameters")
     body = lines[lines.index(heading) + 1 :]
@@ -99,21 +99,35 @@ def test_a_second_call_of_a_module_is_told_from_the_first() -> None:
 
 
 def test_tied_weights_name_what_they_are_tied_to() -> None:
-    assert line_of(tree_text(graph_of("gpt")), "lm_head").endswith("tied to transformer.wte.weight")
+    text = tree_text(graph_of("gpt"), width=None)
+    assert line_of(text, "lm_head").endswith("tied to transformer.wte.weight")
 
 
-def test_an_op_without_any_tensor_to_read_does_not_seem_to_follow() -> None:
+def test_what_is_made_of_nothing_is_told_where_it_is_read() -> None:
     class Noise(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = x.relu()
             return y + torch.ones(3)
 
-    assert line_of(tree_text(recorded(Noise(), torch.zeros(3))), "ones").endswith("no input")
+    text = tree_text(recorded(Noise(), torch.zeros(3)))
+    assert line_of(text, "add").endswith("with ones")
+    assert not re.search(r"^ones", text, re.MULTILINE)
 
 
-def test_lines_are_cut_to_the_width_asked_for() -> None:
-    text = tree_text(graph_of("bert"), width=60)
-    assert max(map(len, text.splitlines())) == 60
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_line_is_wider_than_asked_for_and_no_count_is_cut(name: str, width: int) -> None:
+    graph = graph_of(name)
+    lines = tree_text(graph, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    wide = tree_text(graph, width=None)
+    counts = re.findall(r"(?<=  )[\d,]+$", "\n".join(lines), re.MULTILINE)
+    assert counts
+    assert all(count in wide for count in counts)
+
+
+def test_printing_fits_a_terminal_of_80_columns() -> None:
+    assert max(map(len, str(graph_of("gpt")).splitlines())) <= 80
 
 
 def test_a_depth_leaves_deeper_modules_out() -> None:

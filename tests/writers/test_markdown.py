@@ -14,6 +14,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph, Note
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import markdown, mermaid
+from modelviz_callbacks.writers.mermaid import MOST_IN_A_DIAGRAM
 from tests.networks import NETWORKS, graph_of, recorded
 
 HOSTILE = "<script>&\"'`|*_#[x](y)"
@@ -69,7 +70,7 @@ def test_names_are_shown_as_they_are_and_mean_nothing_to_markdown() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_diagram_has_a_node_a_box_and_a_line_an_edge(name: str) -> None:
-    view = overview(graph_of(name))
+    view = overview(graph_of(name), most=MOST_IN_A_DIAGRAM)
     lines = [
         line.strip() for line in mermaid.render(Analysis(graph_of(name))).decode().splitlines()
     ]

@@ -48,6 +48,7 @@ from modelviz_callbacks.tracing.capture.wrappers import (
     told_modules,
 )
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
+from modelviz_callbacks.tracing.lowering.described_modules import described
 from modelviz_callbacks.tracing.lowering.node_builder import NodeBuilder, graph_value, spec_of
 from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
 from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name
@@ -70,7 +71,8 @@ def to_graph(recording: Recording, name: str | None = None) -> ModelGraph:
     graph = lowering.run(name)
     check(graph)
     _NAMES[recording] = lowering.node_names
-    return dataclasses.replace(graph, notes=notes(graph, lowering.facts()))
+    calls = tuple(described(graph.modules, recording.model))
+    return dataclasses.replace(graph, modules=calls, notes=notes(graph, lowering.facts()))
 
 
 # What `node_names` gives for a recording, while there is that recording.

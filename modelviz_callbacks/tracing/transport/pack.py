@@ -17,6 +17,7 @@ from typing import Any
 
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
+from modelviz_callbacks.tracing.capture.module_attributes import numbers_of
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, RawEntry, TensorRecord
 from modelviz_callbacks.tracing.transport.container import join
@@ -79,6 +80,11 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
         "fault": recording.fault,
         "backward": _backward_row(recording.backward),
         "names": stubs.names,
+        "attributes": [
+            [number, numbers]
+            for number, module in enumerate(stubs.modules)
+            if (numbers := numbers_of(module))
+        ],
     }
     backward: list[int] = [] if recording.backward is None else recording.backward.numbers
     columns: tuple[Sequence[int], ...] = (

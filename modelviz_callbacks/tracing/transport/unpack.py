@@ -222,6 +222,8 @@ def _stubs(rows: Tables, columns: dict[str, list[int]], reader: ValueReader) -> 
             made = made_tensor(values, shape, dtype)
         tensors.append(as_parameter(made, requires_grad) if is_parameter else made)
     modules = _modules(rows, columns["modules"], tensors, reader)
+    for number, attributes in rows["attributes"]:
+        vars(at(modules, number)).update(_numbers(attributes))
     named = [
         StateTensor(text(kind), text(name), tuple(map(text, aliases)))
         for kind, name, aliases in rows["names"]
@@ -265,6 +267,19 @@ def _class(row: Row, reader: ValueReader) -> type[torch.nn.Module]:
     home, qualname, name, signature = row
     known = None if signature == -1 else at(reader.signatures, signature)
     return stub_class(text(home), text(qualname), text(name), known)
+
+
+def _numbers(rows: Row) -> dict[str, Any]:
+    """Attributes that are numbers; no name among them means anything to a module."""
+    found: dict[str, Any] = {}
+    for name, value in rows:
+        if text(name).startswith("_") or not name.isidentifier() or hasattr(torch.nn.Module, name):
+            raise ValueError(f"{name!r} is no attribute of a module's own")
+        parts = value if isinstance(value, list) else [value]
+        if not all(type(part) in (int, float) for part in parts):
+            raise ValueError(f"{name!r} is no number")
+        found[name] = tuple(parts) if isinstance(value, list) else value
+    return found
 
 
 # --- the backward

@@ -1,0 +1,52 @@
+"""Which way a picture runs: down, in columns where it is too high, or to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelviz_callbacks.writers.formats import Direction
+from modelviz_callbacks.writers.picture_columns import in_columns
+from modelviz_callbacks.writers.picture_layout import PictureLayout, Size, lay_out
+
+# Width to height: below the first a picture is cut into columns until it has the second; above
+# the third it is tried from left to right.
+_HIGH, _ENOUGH, _WIDE = 0.42, 0.6, 2.4
+
+
+def shaped(
+    drawn: tuple[Mapping[str, Size], Mapping[str, Size], Sequence[tuple[str, str]]],
+    known: dict[str, Any],
+    direction: Direction,
+) -> PictureLayout:
+    """Places boxes so that the whole can be looked at.
+
+    Args:
+        drawn: Boxes, groups and edges; see `lay_out`.
+        known: What Graphviz answered before.
+        direction: ``down`` and ``right`` run that way however long it gets; ``auto`` keeps the
+            width between a third of the height and three times the height, where that can be.
+
+    Returns:
+        Where they are.
+
+    Raises:
+        WriterError: Graphviz is not there or could not lay it out.
+    """
+    boxes, groups, edges = drawn
+    layout = lay_out(boxes, groups, edges, known, to_the_right=direction == "right")
+    if direction != "auto":
+        return layout
+    if layout.width > _WIDE * layout.height:
+        turned = lay_out(boxes, groups, edges, known, to_the_right=True)
+        return turned if _is_better(turned, layout) else layout
+    return in_columns(layout, {**boxes, **groups}, _HIGH, _ENOUGH)
+
+
+def _is_better(one: PictureLayout, other: PictureLayout) -> bool:
+    return _stretch(one) < _stretch(other)
+
+
+def _stretch(layout: PictureLayout) -> float:
+    ratio = max(layout.width, 1.0) / max(layout.height, 1.0)
+    return max(ratio, 1 / ratio)
