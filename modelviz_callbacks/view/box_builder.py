@@ -288,6 +288,8 @@ class BoxBuilder:
         else:
             calls = [step.call] if step.call is not None else []
         labels = [module_label(self.graph, call, scope) for call in calls]
+        if step.call is not None and step.call.is_function:
+            return "" if step.call.label.startswith(step.call.type_name) else labels[0]
         return label_range(labels) if labels else ""
 
     def _details(self, step: Step) -> str:

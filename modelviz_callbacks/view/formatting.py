@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from modelviz_callbacks.graph.functions import home_of
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
@@ -93,7 +94,9 @@ def module_label(graph: ModelGraph, call: ModuleCall, scope: str) -> str:
         label = call.label
     elif around and label.startswith(f"{around}."):
         label = label[len(around) + 1 :]
-    parent = graph.module_by_name.get(call.parent)
+    if call.is_function:
+        return label
+    parent = graph.module_by_name.get(home_of(graph.module_by_name, call.parent))
     again = call.call_index != (parent.call_index if parent else 0)
     return f"{label} (call {call.call_index + 1})" if again else label
 

@@ -83,6 +83,11 @@ def classify_file(filename: str) -> FrameKind:
     return FrameKind.USER
 
 
+def is_ours(filename: str) -> bool:
+    """Whether a file is of this library."""
+    return filename.startswith(_HERE)
+
+
 def source_of(code: CodeType | CodeLines | None, lasti: int) -> Source | None:
     """The source line of a position in a code object; ``None`` where it has none."""
     if code is None or code.co_filename.startswith("<"):

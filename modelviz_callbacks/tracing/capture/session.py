@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -74,7 +75,7 @@ class Capture:
         self._called = model if called is None else called
         self._thread = get_ident()
         self._state = StateNames(model)
-        self.recorder = Recorder(self._state, keeps_state)
+        self.recorder = Recorder(self._state, keeps_state, model)
         self._kept = KeptInputs() if keeps_inputs else None
         self._handles = ExitStack()
         self._watching: ExitStack | None = None  # hooks and mode, while they are up
@@ -118,6 +119,7 @@ class Capture:
         )
         if self._kept is not None:
             self._kept.keep_living(record for _, record in paths_of_arguments(self._inputs))
+        self.recorder.functions.begin(sys._getframe(1))
         with ExitStack() as handles:
             self._arm(handles)
             self._handles = handles.pop_all()
@@ -131,6 +133,7 @@ class Capture:
         handles.enter_context(slowed_collector())
         handles.enter_context(out_of_compiled_code(self.recorder, self))
         handles.callback(self._unwatch)
+        handles.callback(self.recorder.functions.end)
         self._watch()
 
     def _watch(self) -> None:
@@ -337,7 +340,7 @@ class Capture:
         """The hooks around a module call; what they need is bound here, not looked up there."""
         recorder, thread, around = self.recorder, self._thread, self._around
         encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
-        transforms = recorder.transforms
+        transforms, functions = recorder.transforms, recorder.functions
 
         # Both begin alike, and share no function: a call takes longer than what it would spare.
         # While a higher-order op is being compiled nothing of ours may be seen.
@@ -350,6 +353,7 @@ class Capture:
             try:
                 if transforms.is_on():
                     recorder.see_arguments(args)
+                functions.enter(module, sys._getframe(1))
                 append((module, module.training))
             except Exception as error:
                 recorder.give_up(error)
@@ -362,6 +366,7 @@ class Capture:
             # After an exception torch leaves the keyword arguments out.
             kwargs, result = rest if len(rest) == 2 else ({}, None)
             try:
+                functions.leave(module)
                 taken = [encode(args[0])] if len(args) == 1 else [encode(value) for value in args]
                 named = {key: encode(value) for key, value in kwargs.items()} if kwargs else kwargs
                 before = origins.unexplained

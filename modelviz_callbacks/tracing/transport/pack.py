@@ -15,7 +15,12 @@ from typing import Any
 
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, GradSpec
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, RawEntry
+from modelviz_callbacks.tracing.capture.tape import (
+    Enter,
+    Leave,
+    OpEntry,
+    RawEntry,
+)
 from modelviz_callbacks.tracing.transport.container import join
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs
 from modelviz_callbacks.tracing.transport.value_rows import ValueRows
@@ -91,8 +96,10 @@ def _tape_rows(tape: list[RawEntry], rows: ValueRows, stubs: Stubs) -> tuple[lis
             module, args, kwargs, result, unseen = raw
             number = stubs.module_number(module)
             found.append([number, value(args), value(kwargs), value(result), unseen])
-        else:
+        elif len(raw) == _ENTER:
             found.append([stubs.module_number(raw[0]), raw[1]])
+        else:
+            found.append([-1 if raw[0] is None else rows.call(raw[0])])
     return found, integers
 
 

@@ -15,7 +15,7 @@ from modelviz_callbacks.tracing.capture.backward_record import (
 )
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.state_names import StateTensor
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, RawEntry, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import Enter, Leave, RawEntry, TensorRecord, Within
 from modelviz_callbacks.tracing.capture.torch_internals import fill_module
 from modelviz_callbacks.tracing.transport.container import split
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs, dead, stub_class, tensor_of
@@ -95,6 +95,8 @@ def _tape(
     for row in rows:
         if len(row) == len(Enter._fields):
             tape.append((at(stubs.modules, row[0]), truth(row[1])))
+        elif len(row) == len(Within._fields):
+            tape.append((None if row[0] == -1 else at(reader.calls, row[0]),))
         elif len(row) == len(Leave._fields):
             number, args, kwargs, result, unseen = row
             given = _arguments(reader.value(args)), _named(reader.value(kwargs))

@@ -19,7 +19,7 @@ from torch import nn
 
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
-from modelviz_callbacks.tracing.capture.tape import Facts, Origin, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import Facts, FunctionCall, Origin, TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import functorch
 from modelviz_callbacks.tracing.transport.function_names import name_of
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs, bytes_of
@@ -98,11 +98,8 @@ class ValueRows:
         self._with_values = with_values
         self._without_values: set[int] = set()
         self.blobs: list[bytes] = []
-        self.tables: dict[str, list[Row]] = {
-            name: []
-            for name in ("more", "facts", "origins", "layers", "tensors", "functions", "codes")
-        }
-        self.tables["signatures"] = []
+        names = "more facts origins layers tensors functions codes calls signatures"
+        self.tables: dict[str, list[Row]] = {name: [] for name in names.split()}
         self.integers: list[int] = []
         self._tensor_numbers = stubs.tensor_numbers
         self.records: dict[int, int] = {}
@@ -279,6 +276,12 @@ class ValueRows:
     def code(self, code: CodeType) -> int:
         """The number of a code object."""
         return self._row("codes", code, _code_row)
+
+    def call(self, call: FunctionCall) -> int:
+        """The number of a function's call; those around it come before it."""
+        around = -1 if call.parent is None else self.call(call.parent)
+        names = call.name, call.qualified_name
+        return self._row("calls", call, lambda _: [*names, call.is_own, around])
 
     def _tensor(self, tensor: torch.Tensor) -> int:
         return self._row("tensors", tensor, self._tensor_row)
