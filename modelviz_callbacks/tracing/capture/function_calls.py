@@ -22,7 +22,7 @@ from modelviz_callbacks.tracing.capture.tape import FunctionCall, RawEntry
 from modelviz_callbacks.tracing.capture.torch_internals import MODULE_CALL
 
 # The file in which torch calls a module's forward and the hooks around it.
-_CALLING: Final = MODULE_CALL.co_filename if MODULE_CALL is not None else ""
+_CALLING_FILE: Final = MODULE_CALL.co_filename if MODULE_CALL is not None else ""
 _STANDARD: Final = str(Path(os.__file__).parent) + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 # Code that is in no file, but that somebody typed.
@@ -43,6 +43,11 @@ class _Role(IntEnum):
     AROUND = 5  # it was there before the recording began
 
 
+# Bound once: to look up a member of an enumeration takes longer than what is done with it.
+_FUNCTION, _CALLING, _CALL = _Role.FUNCTION, _Role.CALLING, _Role.CALL
+_START, _AROUND = _Role.START, _Role.AROUND
+
+
 class _Known(NamedTuple):
     """What is known of a code object, and the object, so that its ``id`` stays its own.
 
@@ -50,11 +55,13 @@ class _Known(NamedTuple):
         role: Of its frames.
         package: The installed package that it is of; ``""`` for the author's own code.
         code: The code object.
+        is_users: Whether its file is neither torch's nor this library's.
     """
 
     role: _Role
     package: str
     code: CodeType
+    is_users: bool
 
 
 class FunctionWatcher:
@@ -81,7 +88,7 @@ class FunctionWatcher:
         self._calls: list[FunctionCall] = []
         self._levels: list[tuple[Any, ...]] = []
         self._known: dict[int, _Known] = {}
-        self._own: dict[tuple[int, type], bool] = {}
+        self._names: dict[tuple[int, type], tuple[str, str, bool]] = {}
 
     def begin(self, frame: FrameType | None) -> None:
         """Takes note of what is around all that is recorded.
@@ -94,7 +101,7 @@ class FunctionWatcher:
             kind = classify_file(code.co_filename)
             if code is not MODULE_CALL and (kind is FrameKind.USER or is_ours(code.co_filename)):
                 role = _Role.START if is_ours(code.co_filename) else _Role.AROUND
-                self._known.setdefault(id(code), _Known(role, "", code))
+                self._known.setdefault(id(code), _Known(role, "", code, kind is FrameKind.USER))
             frame = frame.f_back
 
     def end(self) -> None:
@@ -111,19 +118,20 @@ class FunctionWatcher:
         if MODULE_CALL is None:
             return
         found = self._functions_around(frame)
-        frames, calls = self._frames, self._calls
-        same = 0
-        for (one, _), other in zip(found, frames, strict=False):
-            if one is not other:
-                break
+        frames = self._frames
+        same, most = 0, min(len(found), len(frames))
+        while same < most and found[same][0] is frames[same]:
             same += 1
-        calls = calls[:same]
+        calls = self._calls[:same]
+        call = calls[-1] if same else None
         for one, known in found[same:]:
-            calls.append(self._call(one, known, calls[-1] if calls else None))
+            call = self._call(one, known, call)
+            calls.append(call)
         self._frames, self._calls = [one for one, _ in found], calls
         # Who resumes a generator may be another one each time.
         self.frame = None if frame.f_code.co_flags & _GENERATORS else frame
-        self.say(calls[-1] if calls else None)
+        if call is not self.current:
+            self.say(call)
 
     def say(self, call: FunctionCall | None) -> None:
         """Puts on the tape in which function the following ops run; ``None``: in none."""
@@ -167,16 +175,20 @@ class FunctionWatcher:
 
     def _see_caller(self, frame: FrameType | None) -> None:
         """Looks for the function that calls a module, from within the call."""
-        while frame is not None and frame.f_code is not MODULE_CALL:
-            if self._of(frame.f_code).role in (_Role.FUNCTION, _Role.AROUND):
-                return  # no call of torch's: it is said that the module was called
-            frame = frame.f_back
-        frame = frame.f_back if frame is not None else None
-        while frame is not None and frame.f_code is not MODULE_CALL:
-            if classify_file(frame.f_code.co_filename) is FrameKind.USER:
-                if frame is not self.frame:
-                    self.see(frame)
-                return
+        known = self._known  # not looked up by a method: this runs once a module call
+        is_called = False
+        while frame is not None:
+            code = frame.f_code
+            if code is MODULE_CALL:
+                if is_called:
+                    break  # from the forward of one of torch's modules
+                is_called = True
+            else:
+                found = known.get(id(code)) or self._of(code)
+                if found.is_users:
+                    if is_called and frame is not self.frame:
+                        self.see(frame)
+                    return  # uncalled: it is only said that the module was called
             frame = frame.f_back
         if self.current is not None:
             self.outside()
@@ -188,17 +200,25 @@ class FunctionWatcher:
         found: list[tuple[FrameType, _Known]] = []
         here: FrameType | None = frame
         below: FrameType | None = None  # the outermost that is not torch's way to call a forward
+        table = self._known
         while here is not None:
-            known = self._of(here.f_code)
-            if known.role >= _Role.CALL:
-                if known.role is not _Role.AROUND and found and found[-1][0] is below:
+            code = here.f_code
+            known = table.get(id(code)) or self._of(code)
+            role = known.role
+            if role is _FUNCTION:
+                found.append((here, known))
+                below = here
+            elif role is _CALL or role is _START:
+                if found and found[-1][0] is below:
                     found.pop()  # it is the forward, or the step, that is recorded
                 break
-            if known.role is _Role.FUNCTION:
-                found.append((here, known))
-            if known.role is not _Role.CALLING:
+            elif role is _AROUND:
+                break
+            elif role is not _CALLING:
                 below = here
             here = here.f_back
+        if len(found) < 2:
+            return found
         kept: list[tuple[FrameType, _Known]] = []
         for one in reversed(found):
             # The inside of a library is one thing, and so is a function that calls itself.
@@ -212,31 +232,34 @@ class FunctionWatcher:
         if known is None:
             role = _role_of(code)
             package = _package_of(code.co_filename) if role is _Role.FUNCTION else ""
-            known = self._known[id(code)] = _Known(role, package, code)
+            is_users = classify_file(code.co_filename) is FrameKind.USER
+            known = self._known[id(code)] = _Known(role, package, code, is_users)
         return known
 
     def _call(self, frame: FrameType, known: _Known, parent: FunctionCall | None) -> FunctionCall:
-        code, home = known.code, frame.f_globals.get("__name__")
-        module = f"{home}." if isinstance(home, str) and home else ""
-        return FunctionCall(code.co_name, f"{module}{code.co_name}", self._is_own(code), parent)
+        code = known.code
+        key = id(code), type(self._module)
+        names = self._names.get(key)
+        if names is None:
+            home = frame.f_globals.get("__name__")
+            module = f"{home}." if isinstance(home, str) and home else ""
+            names = (code.co_name, f"{module}{code.co_name}", self._is_own(code))
+            self._names[key] = names
+        return FunctionCall(*names, parent)
 
     def _is_own(self, code: CodeType) -> bool:
         """Whether a function is a method of the module that is being called."""
-        kind = type(self._module)
-        key = id(code), kind
-        if key not in self._own:
-            method = inspect.getattr_static(kind, code.co_name, None)
-            method = getattr(method, "__func__", method)
-            found = inspect.unwrap(method) if callable(method) else None
-            self._own[key] = getattr(found, "__code__", None) is code
-        return self._own[key]
+        method = inspect.getattr_static(type(self._module), code.co_name, None)
+        method = getattr(method, "__func__", method)
+        found = inspect.unwrap(method) if callable(method) else None
+        return getattr(found, "__code__", None) is code
 
 
 def _role_of(code: CodeType) -> _Role:
     file, name = code.co_filename, code.co_name
     if code is MODULE_CALL:
         return _Role.CALL
-    if file == _CALLING:
+    if file == _CALLING_FILE:
         return _Role.CALLING
     if classify_file(file) is not FrameKind.USER or _is_library_of_python(file):
         return _Role.SEEN_THROUGH
