@@ -158,7 +158,9 @@ class _SubgraphKey:
         inputs = tuple(
             (port.path, self._ref(port.ref)) for port in call.inputs if port.ref in self.externals
         )
-        outputs = tuple((port.path, self._ref(port.ref)) for port in call.outputs)
+        # What leaves a function is what others read: of the last one in a loop that is less.
+        ports = () if call.is_function else call.outputs
+        outputs = tuple((port.path, self._ref(port.ref)) for port in ports)
         return self._finish((call.class_name, steps, inputs, outputs))
 
     def _finish(self, key: Key) -> Subgraph:

@@ -22,6 +22,7 @@ from modelviz_callbacks.view.formatting import (
     module_label,
     shapes_text,
     shortened,
+    variation_text,
 )
 
 # How many boxes and groups a picture has at most, unless a depth is asked for.
@@ -302,8 +303,7 @@ class BoxBuilder:
         if step.call is not None and self.weights.tied_to(step.call):
             found.append(f"tied to {self.weights.tied_to(step.call)}")
         if step.fold and step.fold.variation:
-            variation = step.fold.variation
-            found.append(f"{', '.join(variation.names)} = {shortened(variation.values, 8)}")
+            found.append(variation_text(step.fold.variation))
         if self._is_shared(step) and self._weights(step).count:
             found.append("same weights")
         if any(node.kind == "opaque" for node in _nodes(step)):

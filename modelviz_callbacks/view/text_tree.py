@@ -23,6 +23,7 @@ from modelviz_callbacks.view.formatting import (
     shape_text,
     shapes_text,
     shortened,
+    variation_text,
 )
 
 # Where the first line becomes two.
@@ -196,9 +197,7 @@ class _TreeText:
         if self._starts_alone(step):
             comments.append("no input")
         if step.fold and step.fold.variation:
-            variation = step.fold.variation
-            values = shortened(variation.values, 8)
-            comments.append(f"{', '.join(variation.names)} = {values}")
+            comments.append(variation_text(step.fold.variation))
         if step.fold and step.fold.shared:
             comments.append("same weights each time")
         made = shapes_text(self.steps.makes(step), 2)
