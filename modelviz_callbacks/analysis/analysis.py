@@ -118,6 +118,15 @@ class Analysis:
         """
         return self.architecture.body("").digest
 
+    @cached_property
+    def _calling(self) -> frozenset[str]:
+        """The module calls and functions in which modules are called."""
+        found: set[str] = set()
+        for call in reversed(self.graph.modules):
+            if call.called and (not call.is_function or call.name in found):
+                found.add(self.outline.scope_of(call))
+        return frozenset(found)
+
     @property
     def notes(self) -> tuple[Note, ...]:
         """What is worth knowing about the model."""
@@ -147,14 +156,16 @@ class Analysis:
         """Whether a module call is best told as one thing, its ops left out.
 
         So are torch's own modules and small ones (an activation, a norm) if they call no other
-        modules. Text, tables, pictures and differences all ask here, so that they tell a module
-        alike.
+        modules, and functions that call none. Text, tables, pictures and differences all ask
+        here, so that they tell a module alike.
 
         Args:
             call: A module call of the graph that ran.
         """
+        if call.is_function:
+            return call.name not in self._calling
         steps = self.steps().of(call.name)
-        if any(step.call is not None or step.inner for step in steps):
+        if call.name in self._calling or any(step.inner for step in steps):
             return False
         compute_steps = sum(not step.is_quiet for step in steps)
         return call.class_name.startswith("torch.nn.") or compute_steps <= _STEPS_OF_A_LEAF

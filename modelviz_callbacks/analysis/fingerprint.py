@@ -16,6 +16,7 @@ from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
+from modelviz_callbacks.graph.functions import without_functions
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
@@ -61,7 +62,12 @@ def exact_held(spec: TensorSpec) -> Key:
 
 
 def architecture_fingerprinter(outline: Outline) -> Fingerprinter:
-    """Keys that are equal at any batch size, with any weights; see `Analysis.fingerprint`."""
+    """Keys that are equal at any batch size, with any weights; see `Analysis.fingerprint`.
+
+    Functions are seen through: an architecture is the same however its code is cut into them.
+    """
+    if any(call.is_function for call in outline.graph.modules):
+        outline = Outline(without_functions(outline.graph))
     inputs = outline.graph.of_kind("input")
     shapes = (node.outputs[0].shape for node in inputs)
     batch = next((shape[0] for shape in shapes if shape and shape[0] > 0), 0)
@@ -152,7 +158,9 @@ class _SubgraphKey:
         inputs = tuple(
             (port.path, self._ref(port.ref)) for port in call.inputs if port.ref in self.externals
         )
-        outputs = tuple((port.path, self._ref(port.ref)) for port in call.outputs)
+        # What leaves a function is what others read: of the last one in a loop that is less.
+        ports = () if call.is_function else call.outputs
+        outputs = tuple((port.path, self._ref(port.ref)) for port in ports)
         return self._finish((call.class_name, steps, inputs, outputs))
 
     def _finish(self, key: Key) -> Subgraph:

@@ -243,5 +243,10 @@ def _parts(value: Value) -> Iterator[Value]:
 def _literal_text(value: Value) -> str:
     """One text for ``2`` and ``(2, 2)``: they mean the same to the ops that take both."""
     if isinstance(value, tuple) and value and all(item == value[0] for item in value):
-        return str(value[0])
+        return _literal_text(value[0])
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal_text, value))})"
+    if isinstance(value, SliceValue):
+        ends = (value.start, value.stop, *(() if value.step is None else (value.step,)))
+        return ":".join("" if end is None else _literal_text(end) for end in ends)
     return str(value)

@@ -4,7 +4,8 @@ Steps fold only if it is proven on the graph that they are equal: the same keys 
 ``modelviz_callbacks.analysis.fingerprint``), each copy fed by the copy before it where the second
 is fed by the first, everything else they read the same for all, their parameters either all
 shared or all their own, and no tensor from inside a copy, the last one apart, read by
-anything but the next copy and the outputs of the graph.
+anything but the next copy, the outputs of the graph, and what reads the same tensor of every copy
+of a loop over the same weights (a list that is stacked in the end).
 
 Copies that differ in one thing fold, too, if each differs from the one before it: see
 `modelviz_callbacks.analysis.repeat_variation`.
@@ -22,7 +23,7 @@ from modelviz_callbacks.graph.model import ModuleCall
 from modelviz_callbacks.graph.values import Ref
 
 # The longest pattern that is looked for, in items.
-_LONGEST_PERIOD = 12
+_LONGEST_PERIOD = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class _Finder:
         copies = [items[at : at + period] for at in starts]
         subgraphs = [fingerprinter.run(copies[0])]
         wiring: list[Key] | None = None
+        collected: frozenset[Key] = frozenset()
         for copy, at in zip(copies[1:], starts, strict=False):
             subgraph = fingerprinter.run(copy)
             wires = _wiring(self.outline, subgraphs[0], subgraph, _Run(run.scope, at, period))
@@ -138,7 +140,11 @@ class _Finder:
                 wiring = wires
             if wires != wiring or not any(wire[0] == "chain" for wire in wires):
                 break
-            if not _keeps_inside(self.outline, copies[len(subgraphs) - 1], copy):
+            elsewhere = _read_elsewhere(self.outline, copies[len(subgraphs) - 1], copy)
+            collected = elsewhere if len(subgraphs) == 1 else collected
+            if elsewhere != collected or not self._collects(
+                collected, subgraphs[0], subgraph, copy
+            ):
                 break
             subgraphs.append(subgraph)
         subgraphs = subgraphs[: _own_parameters(subgraphs)]
@@ -152,6 +158,16 @@ class _Finder:
         names = tuple(tuple(item.name for item in copy) for copy in kept)
         shared = bool(subgraphs[0].held) and subgraphs[1].held == subgraphs[0].held
         return Fold(run.scope, names, shared, variation)
+
+    def _collects(
+        self, collected: frozenset[Key], first: Subgraph, subgraph: Subgraph, copy: Sequence[Item]
+    ) -> bool:
+        """Whether a copy gives what the first one gives to those that collect from every copy."""
+        if not collected:
+            return True
+        # Blocks with weights of their own that are read one by one are a dense network.
+        is_loop = subgraph.held == first.held
+        return is_loop and collected <= _read_elsewhere(self.outline, copy, ())
 
 
 class _Repeats:
@@ -228,14 +244,27 @@ def _own_parameters(subgraphs: Sequence[Subgraph]) -> int:
     return len(subgraphs)
 
 
-def _keeps_inside(outline: Outline, copy: Sequence[Item], following: Sequence[Item]) -> bool:
-    """Whether only the next copy and the outputs of the graph read what a copy made."""
+def _read_elsewhere(
+    outline: Outline, copy: Sequence[Item], following: Sequence[Item]
+) -> frozenset[Key]:
+    """Which tensors of a copy are read elsewhere, and by what.
+
+    Args:
+        outline: The graph's.
+        copy: Its items.
+        following: The items of the next copy, which may read whatever it likes.
+
+    Returns:
+        The place of each tensor among those made in the copy, and its reader's name; outputs of
+        the graph are left out.
+    """
     readers = {node.name for item in (*copy, *following) for node in outline.calls_in(item)}
     consumers = outline.graph.consumers
-    for item in copy:
-        for node in outline.calls_in(item):
-            for index in range(len(node.outputs)):
-                for reader in consumers.get(Ref(node.name, index), ()):
-                    if reader.kind != "output" and reader.name not in readers:
-                        return False
-    return True
+    found = set()
+    made = (node for item in copy for node in outline.calls_in(item))
+    for place, node in enumerate(made):
+        for index in range(len(node.outputs)):
+            for reader in consumers.get(Ref(node.name, index), ()):
+                if reader.kind != "output" and reader.name not in readers:
+                    found.add((place, index, reader.name))
+    return frozenset(found)

@@ -65,6 +65,26 @@ class ModuleWeights:
                 if not path:
                     break
                 path = path.rpartition(".")[0]
+        self._of_functions = self._within_functions(graph)
+
+    def _within_functions(self, graph: ModelGraph) -> dict[str, Weights]:
+        """Those of the outermost modules that each function calls, each module once."""
+        if not any(call.is_function for call in graph.modules):
+            return {}
+        called: dict[str, set[str]] = {}
+        parents = {call.name: call.parent for call in graph.modules}
+        for call in graph.modules:
+            if call.is_function:
+                called[call.name] = set()
+            elif call.path is not None:
+                around = call.parent
+                while around in called:
+                    called[around].add(call.path)
+                    around = parents[around]
+        return {
+            name: sum((self._own.get(path, NO_WEIGHTS) for path in sorted(paths)), NO_WEIGHTS)
+            for name, paths in called.items()
+        }
 
     @property
     def total(self) -> Weights:
@@ -72,7 +92,12 @@ class ModuleWeights:
         return self._own.get("", NO_WEIGHTS)
 
     def of(self, call: ModuleCall) -> Weights:
-        """Those of a called module; none for a module that is not part of the model."""
+        """Those of a called module, or of those that a function calls.
+
+        A module that is not part of the model has none.
+        """
+        if call.is_function:
+            return self._of_functions[call.name]
         return self._own.get(call.path, NO_WEIGHTS) if call.path is not None else NO_WEIGHTS
 
     def tied_to(self, call: ModuleCall) -> str:

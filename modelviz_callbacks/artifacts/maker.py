@@ -117,7 +117,7 @@ class Maker:
             "parameters": graph.parameter_count,
             "trainable": graph.trainable_count,
             "ops": len(graph.ops),
-            "modules": sum(call.called for call in graph.modules),
+            "modules": sum(call.called and not call.is_function for call in graph.modules),
         }
         if any(node.flops is not None for node in graph.ops):
             figures["flops"] = sum(node.flops or 0 for node in graph.ops)

@@ -22,6 +22,7 @@ from modelviz_callbacks.diff.op_differences import (
     explained_by,
     takes_sizes,
 )
+from modelviz_callbacks.graph.functions import without_functions
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.view.layer_labels import LayerLabels
 
@@ -60,6 +61,8 @@ def diff(
 ) -> GraphDiff:
     """Compares two graphs.
 
+    Functions are seen through: code that is cut into other ones is no other architecture.
+
     Args:
         before: A sound graph, or its analysis.
         after: Another.
@@ -69,7 +72,7 @@ def diff(
     Returns:
         The differences. Those of ``diff(after, before)`` are the same, turned round.
     """
-    finder = _Finder(Analysis.of(before), Analysis.of(after))
+    finder = _Finder(_of_modules(before), _of_modules(after))
     changes, follows = finder.found()
     ignored = ignored_differences(finder.matching)
     if strict:
@@ -80,6 +83,12 @@ def diff(
     order = {subject: place for place, subject in enumerate(SUBJECTS)}
     changes.sort(key=lambda change: order[change.subject])
     return GraphDiff(*finder.graphs, tuple(changes), tuple(follows), ignored, finder.matching)
+
+
+def _of_modules(graph: ModelGraph | Analysis) -> Analysis:
+    analysis = Analysis.of(graph)
+    plain = without_functions(analysis.graph)
+    return analysis if plain is analysis.graph else Analysis(plain)
 
 
 # Arguments that a layer's words tell as its sizes.

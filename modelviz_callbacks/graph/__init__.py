@@ -1,5 +1,6 @@
 """The model graph: frozen plain data, its names, its rules, its JSON. Standard library only."""
 
+from modelviz_callbacks.graph.functions import home_of, without_functions
 from modelviz_callbacks.graph.model import (
     ModelGraph,
     ModuleCall,
@@ -38,7 +39,9 @@ __all__ = [
     "TensorSpec",
     "check",
     "clean_part",
+    "home_of",
     "plain_text",
     "problems",
     "refs",
+    "without_functions",
 ]

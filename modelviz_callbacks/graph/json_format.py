@@ -1,6 +1,6 @@
 """The graph as JSON, both ways, byte for byte the same in any process.
 
-Schema 1: the fields of the dataclasses by name, those at their default left out. Arguments
+Schema 2: the fields of the dataclasses by name, those at their default left out. Arguments
 keep JSON's own types; what JSON has no type for is an object with one key: ``{"$ref": [node,
 index]}`` (``[node, index, "shape"]`` where only the shape is read), ``{"$python": text}``,
 ``{"$float": "nan"}``, ``{"$slice": [start, stop, step]}``, ``{"$items": [[key, value], ...]}``.
@@ -27,7 +27,8 @@ from modelviz_callbacks.graph.values import (
     Value,
 )
 
-SCHEMA_VERSION = 1
+# Schema 1 had no scopes of functions; whatever it has means the same.
+SCHEMA_VERSION = 2
 
 # The lists of a graph in the order in which they are written, one entry a line.
 _LISTS = ("modules", "nodes", "parameters", "notes")
@@ -79,9 +80,9 @@ def loads(kind: type[_T], text: str, origin: str = "the text") -> _T:
     """
     data = _parsed(text, origin)
     schema = data["schema"]
-    if type(schema) is not int or schema != SCHEMA_VERSION:
+    if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
         raise GraphFormatError(
-            f"{origin} has schema {shown(schema)}, this version reads {SCHEMA_VERSION}. "
+            f"{origin} has schema {shown(schema)}, this version reads 1 to {SCHEMA_VERSION}. "
             "Read it with the version of modelviz-callbacks that wrote it, or a newer one."
         )
     try:

@@ -34,6 +34,7 @@ from typing import Literal, get_args
 from modelviz_callbacks.graph.values import Argument, Items, Ref, SliceValue, TensorSpec, refs
 
 NodeKind = Literal["input", "parameter", "buffer", "constant", "op", "opaque", "output"]
+ScopeKind = Literal["module", "function"]
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
 
 
@@ -66,7 +67,8 @@ class Node:
             (``cnn/0_Conv2d/conv2d``). Never ends in ``:`` and digits, has no empty part.
         kind: One of `NODE_KINDS`.
         op: What people call it: ``conv2d``, ``add``; for the other kinds the kind itself.
-        scope: Name of the module call it ran in; ``""`` is the model's own forward.
+        scope: Name of the module call, or the function in it, that it ran in; ``""`` is the
+            model's own forward. A node is named after the module call.
         outputs: The tensors it made. An in-place op makes a new version of its target.
         arguments: In the order of the call.
         target: Qualified name of the function called: ``torch.conv2d``.
@@ -98,7 +100,7 @@ class Node:
     @property
     def label(self) -> str:
         """The name without its scope."""
-        return self.name[len(self.scope) + 1 :] if self.scope else self.name
+        return _label(self.name, self.scope)
 
     @property
     def inputs(self) -> tuple[Ref, ...]:
@@ -119,6 +121,13 @@ class Node:
         return self.kind in ("op", "opaque")
 
 
+def _label(name: str, scope: str) -> str:
+    """A name without the scope's, or without that of the module call that a function is in."""
+    if not scope or name.startswith(f"{scope}/"):
+        return name[len(scope) + 1 :] if scope else name
+    return name.rpartition("/")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """A tensor that enters or leaves a module call, and where it stood there."""
@@ -129,24 +138,30 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """One call of a module, or a container that only groups the modules below it.
+    """One call of a module or of a function, or a container that only groups modules.
+
+    A function is one of the author's, between a module's forward and what runs in it.
 
     Attributes:
         name: Unique among the calls: the chain of attribute names joined by slashes; a
             numbered child carries its class (``cnn/0_Conv2d``), a second call of the same
-            module a number (``cnn/0_Conv2d_1``).
+            module a number (``cnn/0_Conv2d_1``). A function is named after the module call it is
+            in (``attn/rotate_half``), a further call of it has a number, too.
         path: Qualified name in the model (``cnn.0``); ``None`` for a module that is not part
-            of the model (made in the forward, kept in a plain list).
-        class_name: Qualified class, for example ``torch.nn.modules.conv.Conv2d``.
+            of the model (made in the forward, kept in a plain list), and for a function.
+        class_name: Qualified class, for example ``torch.nn.modules.conv.Conv2d``, or the
+            function with its module.
         parent: Name of the call around it; ``""`` for the model's own forward.
         call_index: 0 for the first call of this module, 1 for the second, ...
         called: False for a container (``ModuleList``, ``ModuleDict``) that never runs itself.
         training: The module's flag at that moment.
-        inputs: Tensors among its arguments, named by the forward's signature.
-        outputs: Tensors in its result.
+        inputs: Tensors among its arguments, named by the forward's signature; of a function
+            those that it reads and did not make, without names.
+        outputs: Tensors in its result; of a function those it made that others read.
         attributes: The numbers among its public attributes (``num_heads``), for labels; of
             torch's own layers only what no argument of an op tells. An attribute without a name
             is a label that is ready.
+        kind: ``module`` or ``function``.
     """
 
     name: str
@@ -159,6 +174,7 @@ class ModuleCall:
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
     attributes: tuple[Argument, ...] = ()
+    kind: ScopeKind = "module"
 
     @property
     def type_name(self) -> str:
@@ -168,7 +184,12 @@ class ModuleCall:
     @property
     def label(self) -> str:
         """The name without its parent's."""
-        return self.name[len(self.parent) + 1 :] if self.parent else self.name
+        return _label(self.name, self.parent)
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a call of a function."""
+        return self.kind == "function"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,20 +86,25 @@ def _names(graph: Graph) -> Iterator[str]:
 def _scopes(graph: Graph) -> Iterator[str]:
     entered = {""}
     levels = {"": 0}
+    homes = {"": ""}  # by scope the module call that what is in it is named after
     for call in graph.modules:
         levels[call.name] = levels.get(call.parent, 0) + 1
         if levels[call.name] > _MOST_LEVELS:
             yield f"module call {call.name!r} is more than {_MOST_LEVELS} levels deep"
         if call.parent not in entered:
             yield f"module call {call.name!r} comes before its parent {call.parent!r}"
-        if call.parent and not call.name.startswith(f"{call.parent}/"):
-            yield f"module call {call.name!r} is not named after its parent {call.parent!r}"
+        home = homes.get(call.parent, call.parent)
+        if home and not call.name.startswith(f"{home}/"):
+            yield f"module call {call.name!r} is not named after its parent {home!r}"
+        if call.kind == "function" and (call.path is not None or not call.called):
+            yield f"function {call.name!r} must run, and have no path in the model"
+        homes[call.name] = home if call.kind == "function" else call.name
         entered.add(call.name)
     for node in graph.nodes:
         if node.scope not in entered:
             yield f"node {node.name!r} is in a scope {node.scope!r} that does not exist"
-        elif node.scope and not node.name.startswith(f"{node.scope}/"):
-            yield f"node {node.name!r} is not named after its scope {node.scope!r}"
+        elif homes[node.scope] and not node.name.startswith(f"{homes[node.scope]}/"):
+            yield f"node {node.name!r} is not named after its scope {homes[node.scope]!r}"
 
 
 def _shapes_of_kinds(graph: Graph) -> Iterator[str]:

@@ -24,6 +24,7 @@ from modelviz_callbacks.view.formatting import (
     module_label,
     shapes_text,
     shortened,
+    variation_text,
 )
 from modelviz_callbacks.view.label_facts import facts_of_module, joined
 from modelviz_callbacks.view.op_labels import op_title
@@ -348,6 +349,8 @@ class BoxBuilder:
         else:
             calls = [step.call] if step.call is not None else []
         labels = [module_label(self.graph, call, scope) for call in calls]
+        if step.call is not None and step.call.is_function:
+            return "" if step.call.label.startswith(step.call.type_name) else labels[0]
         return label_range(labels) if labels else ""
 
     def _details(self, step: Step) -> str:
@@ -362,8 +365,7 @@ class BoxBuilder:
         if step.call is not None and self.weights.tied_to(step.call):
             found.append(f"tied to {self.weights.tied_to(step.call)}")
         if step.fold and step.fold.variation:
-            variation = step.fold.variation
-            found.append(f"{', '.join(variation.names)} = {shortened(variation.values, 8)}")
+            found.append(variation_text(step.fold.variation))
         if self._is_shared(step) and self._weights(step).count:
             found.append("same weights")
         if any(node.kind == "opaque" for node in _nodes(step)):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
+from modelviz_callbacks.analysis.repeat_variation import Variation
+from modelviz_callbacks.graph.functions import home_of
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of, torch_name
 from modelviz_callbacks.graph.values import (
@@ -99,9 +103,30 @@ def module_label(graph: ModelGraph, call: ModuleCall, scope: str) -> str:
         label = call.label
     elif around and label.startswith(f"{around}."):
         label = label[len(around) + 1 :]
-    parent = graph.module_by_name.get(call.parent)
+    if call.is_function:
+        return label
+    parent = graph.module_by_name.get(home_of(graph.module_by_name, call.parent))
     again = call.call_index != (parent.call_index if parent else 0)
     return f"{label} (call {call.call_index + 1})" if again else label
+
+
+_NUMBER = re.compile(r"-?\d+")
+
+
+def variation_text(variation: Variation) -> str:
+    """What differs between repeats: ``dilation = 1, 2, 4``, ``[:, t], t = 0..29``."""
+    names, values = ", ".join(variation.names), variation.values
+    numbers = [list(map(int, _NUMBER.findall(value))) for value in values]
+    shapes = {_NUMBER.sub("#", value) for value in values}
+    if variation.names == ("index",) and len(shapes) == 1:
+        columns = list(zip(*numbers, strict=True))
+        varying = [column for column in columns if len(set(column)) > 1]
+        steps = {two - one for one, two in pairwise(varying[0])} if varying else set()
+        if steps == {1} and all(column == varying[0] for column in varying):
+            parts = iter("t" if column == varying[0] else str(column[0]) for column in columns)
+            index = _NUMBER.sub(lambda _: next(parts), values[0]).strip("()")
+            return f"[{index}], t = {varying[0][0]}..{varying[0][-1]}"
+    return f"{names} = {shortened(values, 8)}"
 
 
 def label_range(labels: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS
 from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.analysis.weights import Weights
+from modelviz_callbacks.graph.functions import home_of
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.parts import NodeKind
@@ -21,6 +22,7 @@ from modelviz_callbacks.view.formatting import (
     module_label,
     shapes_text,
     shortened,
+    variation_text,
 )
 from modelviz_callbacks.view.label_facts import facts_of_module, joined
 from modelviz_callbacks.view.note_lines import note_lines
@@ -187,9 +189,7 @@ class _TreeText:
         if self._starts_alone(step):
             comments.append("no input")
         if step.fold and step.fold.variation:
-            variation = step.fold.variation
-            values = shortened(variation.values, 8)
-            comments.append(f"{', '.join(variation.names)} = {values}")
+            comments.append(variation_text(step.fold.variation))
         if step.fold and step.fold.shared and self._has_weights(step):
             comments.append("same weights each time")
         made = shapes_text(self.steps.makes(step), 2)
@@ -247,6 +247,8 @@ class _TreeText:
 
     def _class(self, call: ModuleCall) -> str:
         """The class, for torch's own modules with the arguments that matter."""
+        if call.is_function:
+            return "function"
         steps = self.steps.of(call.name)
         if not call.class_name.startswith("torch.nn.") or any(step.call for step in steps):
             return call.type_name
@@ -319,10 +321,12 @@ class _TreeText:
             )
         if place.scope:
             for port in self.graph.module_by_name[place.scope].inputs:
-                if port.ref == ref:
+                if port.ref == ref and port.path:
                     return port.path
         node = self.graph.by_name[ref.node]
-        return node.path or node.name.replace("/", ".")
+        home = home_of(self.graph.module_by_name, place.scope)
+        name = node.name.removeprefix(f"{home}/") if home != place.scope else node.name
+        return node.path or name.replace("/", ".")
 
 
 def _parameters(step: Step, call: ModuleCall, weights: Weights) -> str:

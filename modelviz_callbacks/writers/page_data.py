@@ -22,7 +22,10 @@ from modelviz_callbacks.diff.merged_graph import STATUS
 from modelviz_callbacks.graph.model import NODE_KINDS, ModuleCall, Node, Port
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, TensorSpec, Value
-from modelviz_callbacks.view.formatting import module_label, shortened
+from modelviz_callbacks.view.formatting import (
+    module_label,
+    variation_text,
+)
 from modelviz_callbacks.view.layer_labels import LayerLabels
 
 # Longer literals are cut: a table of numbers belongs into the model, not into a panel.
@@ -157,8 +160,7 @@ class _Rows:
     def _fold(self, fold: Fold) -> list[Any]:
         varies = ""
         if fold.variation:
-            values = shortened(fold.variation.values, 8)
-            varies = f"{', '.join(fold.variation.names)} = {values}"
+            varies = variation_text(fold.variation)
         start, period = self.outline.position[fold.copies[0][0]], len(fold.copies[0])
         row = [self.scopes[fold.scope], start, period, fold.times, int(fold.shared), varies]
         return _cut_off(row)

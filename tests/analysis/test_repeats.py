@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
@@ -386,3 +387,74 @@ def test_a_box_of_unlike_copies_has_the_parameters_of_them_all() -> None:
     closed = overview(graph, depth=1).boxes
     (box,) = [box for box in closed if box.kind == "module"]
     assert box.made == "2×32×16×16"
+
+
+class _Decoder(nn.Module):
+    """Attends to a memory at each step, and stacks what the steps gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.cell = nn.Embedding(20, 8), nn.GRUCell(16, 8)
+        self.out = nn.Linear(16, 20)
+
+    def forward(self, memory: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        h, made = memory[:, 0], []
+        for t in range(target.shape[1]):
+            word = self.embedding(target[:, t])
+            weights = torch.softmax((memory @ h.unsqueeze(-1)).squeeze(-1), -1)
+            context = (weights.unsqueeze(1) @ memory).squeeze(1)
+            h = self.cell(torch.cat([word, context], -1), h)
+            made.append(self.out(torch.cat([h, context], -1)))
+        return torch.stack(made, 1)
+
+
+def test_a_loop_that_slices_by_the_step_and_stacks_its_results_is_one_body() -> None:
+    graph = trace(_Decoder(), torch.ones(2, 7, 8), torch.zeros(2, 30, dtype=torch.long)).graph
+
+    (found,) = Analysis(graph).folds()
+    assert found.times == 30
+    assert found.shared
+    assert len(found.copies[0]) == 13
+    assert "[:, t], t = 0..29" in str(graph)
+    assert unfold(fold(graph)) == graph
+
+
+def test_a_loop_of_which_one_step_s_result_is_read_by_itself_is_no_single_body() -> None:
+    class Peeking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.RNNCell(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h, made = x[:, 0], []
+            for t in range(6):
+                h = self.cell(x[:, t], h)
+                made.append(h)
+            return torch.stack(made, 1) + made[2].unsqueeze(1)
+
+    found = Analysis(trace(Peeking(), torch.ones(2, 6, 4)).graph).folds()
+
+    assert all(fold.times < 6 for fold in found)
+
+
+def test_a_function_in_a_loop_is_the_same_though_nothing_reads_the_last_state() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(4, 8)
+
+        def step(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            h = self.cell(x * 2, h)
+            return h, torch.tanh(h) + 1
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h, made = x.new_zeros(2, 8), []
+            for t in range(5):
+                h, y = self.step(x[:, t], h)
+                made.append(y)
+            return torch.stack(made, 1)
+
+    graph = trace(Loop(), torch.ones(2, 5, 4)).graph
+
+    assert [found.times for found in Analysis(graph).folds()] == [5]
+    assert unfold(fold(graph)) == graph

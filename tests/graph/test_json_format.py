@@ -102,8 +102,8 @@ DAMAGES = {
     "an unknown kind": ('"kind":"input"', '"kind":"inptu"', "expected one of input, parameter"),
     "an unknown field": ('"kind":"input"', '"kind":"input","x":1', "there is no field 'x'"),
     "a missing field": ('"op":"unbind",', "", "the field 'op' is missing"),
-    "a later schema": ('"schema": 1', '"schema": 2', "has schema 2, this version reads 1"),
-    "a schema that is a flag": ('"schema": 1', '"schema": true', "has schema True"),
+    "a later schema": ('"schema": 2', '"schema": 3', "has schema 3, this version reads 1 to 2"),
+    "a schema that is a flag": ('"schema": 2', '"schema": true', "has schema True"),
     "an argument that nests": ('"value":-0.5', f'"value":{"[" * 90}{"]" * 90}', "60 levels"),
     "text that nests": ('"value":-0.5', f'"value":{"[" * 10**5}{"]" * 10**5}', "is not a model"),
 }

@@ -157,7 +157,7 @@ def test_a_folded_call_keeps_who_depends_on_whom() -> None:
 
 def test_renaming_changes_what_is_shown_and_no_name() -> None:
     before = graph_of("bert")
-    rules = Rules.of(rename={"Bert*Attention": "Attention", "scaled_dot*": "attend"})
+    rules = Rules.of(rename={"Bert*Attention": "Attention", "sdpa_attention*": "attend"})
     after = apply(Analysis(before), rules).graph
     assert [node.name for node in after.nodes] == [node.name for node in before.nodes]
     shown = svg.render(Analysis(after)).decode()

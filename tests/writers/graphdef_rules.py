@@ -46,6 +46,18 @@ def model_name(name: str) -> str:
     return "/".join([part for part in scopes if not _GROUP.fullmatch(part)] + [label])
 
 
+def _names_by_place(graph: ModelGraph) -> dict[str, str]:
+    """Names of nodes by the boxes around them, functions among these."""
+    places = {"": ""}
+    for call in graph.modules:
+        around = places[call.parent]
+        places[call.name] = f"{around}/{call.label}" if around else call.label
+    return {
+        f"{places[node.scope]}/{node.label}" if node.scope else node.label: node.name
+        for node in graph.nodes
+    }
+
+
 def _names(graph_def: GraphDef) -> Iterator[str]:
     if not graph_def.node:
         yield "the graph is empty"
@@ -116,7 +128,9 @@ def _drawn_fields(graph_def: GraphDef) -> Iterator[str]:
 
 
 def _missing(graph_def: GraphDef, graph: ModelGraph) -> Iterator[str]:
-    shown = Counter(model_name(node.name) for node in graph_def.node)
+    names = _names_by_place(graph)
+    of_model = {node.name: names.get(model_name(node.name), node.name) for node in graph_def.node}
+    shown = Counter(of_model.values())
     for node in graph.nodes:
         if shown[node.name] != 1:
             yield f"{node.name!r} is shown {shown[node.name]} times"
@@ -125,7 +139,7 @@ def _missing(graph_def: GraphDef, graph: ModelGraph) -> Iterator[str]:
     circles = {"parameter", "buffer", "constant"}
     kinds = {node.name: node.kind for node in graph.nodes}
     for shown_node in graph_def.node:
-        kind = kinds.get(model_name(shown_node.name))
+        kind = kinds.get(of_model[shown_node.name])
         if ("Const" in shown_node.op) != (kind in circles):
             yield f"{shown_node.name!r} is a {kind} and has the type {shown_node.op!r}"
 

@@ -90,6 +90,11 @@ def is_library_file(filename: str) -> bool:
     return filename.startswith(_TORCH) or "site-packages" in steps or "dist-packages" in steps
 
 
+def is_ours(filename: str) -> bool:
+    """Whether a file is of this library."""
+    return filename.startswith(_HERE)
+
+
 def source_of(code: CodeType | CodeLines | None, lasti: int) -> Source | None:
     """The source line of a position in a code object; ``None`` where it has none."""
     if code is None or code.co_filename.startswith("<"):

@@ -111,6 +111,7 @@ class CompiledParts:
         watch()
         recorder.paused = recorder.fault is not None
         del recorder.tape[start:]
+        recorder.functions.say_again()
         recorder.origins.rewind()
         self._boxes.setdefault(self._name_of(call[0]), text[:_LONGEST_REASON].rstrip("."))
         self._add_box(call)

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, TENSOR, Encoder
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
+from modelviz_callbacks.tracing.capture.function_calls import FunctionWatcher
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.mutation import Version, tensors_in, versions_in
 from modelviz_callbacks.tracing.capture.op_kinds import (
@@ -30,6 +31,7 @@ from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import TensorRecord, autocast_state, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import (
+    MODULE_CALL,
     any_autocast,
     next_sequence_number,
     version_of,
@@ -41,8 +43,14 @@ _DUAL = CallKind.DUAL
 
 _Named = dict[str, Any] | None
 
-# A call's arguments with records for the tensors, and autograd's sequence number before it.
-_Encoded = tuple[list[Any], dict[str, Any] | None, int]
+# Where a call comes from: code, position in it, whether it is a framework's bookkeeping; ``None``:
+# from what gathers parameters.
+_Site = tuple[CodeType | None, int, bool] | None
+
+# Where a call comes from, and autograd's sequence number before it.
+_Begun = tuple[_Site, int]
+# A call's arguments with records for the tensors, and how it began.
+_Encoded = tuple[list[Any], dict[str, Any] | None, _Begun]
 
 # Bound once: what runs once an op looks nothing up.
 _sequence_number, _any_autocast = next_sequence_number, any_autocast
@@ -65,16 +73,21 @@ class Recorder(Encoder, TorchFunctionMode):
         before_backward: Called before it is, with the tensors.
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
+        functions: Follows the author's functions.
     """
 
-    def __init__(self, state: StateNames, keeps_state: bool = True) -> None:
+    def __init__(
+        self, state: StateNames, keeps_state: bool = True, model: torch.nn.Module | None = None
+    ) -> None:
         """Starts with an empty tape.
 
         Args:
             state: The model's parameters and buffers.
             keeps_state: Whether to copy those that are written to, as they were before.
+            model: The model that is recorded.
         """
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
+        self.functions = FunctionWatcher(self.tape, model)
         self.paused = False
         self.fault: Exception | None = None
         self.is_below_others = False
@@ -99,8 +112,8 @@ class Recorder(Encoder, TorchFunctionMode):
                 return func(*args, **(kwargs or {}))
             kind = _PURE if func.__name__ == "__get__" else _WRITE
         try:
-            records, classes = self._records, self._classes
-            taken = []
+            site = self._site(2, func)
+            records, classes, taken = self._records, self._classes, []
             for value in args:
                 how = classes.get(value.__class__)
                 if how is TENSOR:
@@ -111,11 +124,11 @@ class Recorder(Encoder, TorchFunctionMode):
                 else:
                     taken.append(value if how is KEEP else self.encode(value))
             named = {key: self.encode(value) for key, value in kwargs.items()} if kwargs else None
-            first = _sequence_number()
+            begun = site, _sequence_number()
         except Exception as error:
             return self._call_alone(error, func, args, kwargs)
         if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
-            return self._call_with_effects(kind, func, args, kwargs or {}, (taken, named, first))
+            return self._call_with_effects(kind, func, args, kwargs or {}, (taken, named, begun))
         result = func(*args, **kwargs) if kwargs else func(*args)
         try:
             if result.__class__ is _Tensor:
@@ -129,7 +142,7 @@ class Recorder(Encoder, TorchFunctionMode):
                 made = self._encode_result(result)
                 if made is None:
                     return result
-            self._append(func, taken, named, made, (), first)
+            self._append(func, taken, named, made, (), begun)
         except Exception as error:
             self.give_up(error)
         return result
@@ -154,20 +167,19 @@ class Recorder(Encoder, TorchFunctionMode):
         if self.fault is None:
             self.fault = error
 
-    def _append(
-        self,
-        func: Any,
-        args: Any,
-        kwargs: dict[str, Any] | None,
-        result: Any,
-        writes: tuple[TensorRecord, ...],
-        first: int,
-        depth: int = 2,
-    ) -> None:
-        # The frame that made torch call __torch_function__ is `depth` frames out.
+    def _site(self, depth: int, func: Any, says: bool = True) -> _Site:
+        """Where a call comes from; says on the tape in which function of the author's.
+
+        It is asked before the call runs: see ``function_calls``.
+
+        Args:
+            depth: How many frames out the one is that made torch call ``__torch_function__``.
+            func: What is called.
+            says: Whether to say so: an op that nothing called runs where the one after it does.
+        """
         frame: FrameType | None = sys._getframe(depth)
-        code: CodeType | None
-        kinds = self._file_kinds
+        kinds, functions = self._file_kinds, self.functions
+        is_torch_module = False  # whether it is in the forward of one, for whoever called it
         while frame is not None:
             code = frame.f_code
             kind = kinds.get(code.co_filename)
@@ -177,16 +189,36 @@ class Recorder(Encoder, TorchFunctionMode):
                 if not self.is_below_others or code.co_name != _HANDLER:
                     break
                 if not _hands_on(frame, func):
-                    self._forget((result, writes))
-                    return  # what a mode of the user's asks for itself is not the forward's
+                    return None  # what a mode of the user's asks for itself is not the forward's
+            if code is MODULE_CALL:
+                is_torch_module = True
             frame = frame.f_back
+        if not says:
+            pass
+        elif is_torch_module or frame is None:
+            if functions.current is not None:
+                functions.outside()
+        elif frame is not functions.frame:
+            functions.see(frame)
         if frame is None:
-            code, lasti, plumbing = None, 0, False
-        elif kind is _SHARDING_FILE:
+            return None, 0, False
+        if kind is _SHARDING_FILE:
+            return None
+        return code, frame.f_lasti, kind is _PLUMBING_FILE
+
+    def _append(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any] | None,
+        result: Any,
+        writes: tuple[TensorRecord, ...],
+        begun: _Begun,
+    ) -> None:
+        site, first = begun
+        if site is None:
             self._forget((result, writes))
             return
-        else:
-            lasti, plumbing = frame.f_lasti, kind is _PLUMBING_FILE
         self.tape.append(
             (
                 func,
@@ -194,9 +226,7 @@ class Recorder(Encoder, TorchFunctionMode):
                 kwargs,
                 result,
                 writes,
-                code,
-                lasti,
-                plumbing,
+                *site,
                 _is_grad_enabled(),
                 autocast_state() if _any_autocast() else None,
                 first,
@@ -213,11 +243,12 @@ class Recorder(Encoder, TorchFunctionMode):
 
     def append_derived(self, func: Any, args: tuple[Any, ...], record: TensorRecord) -> None:
         """Appends an op that nothing called, to say how a tensor came about."""
+        site = self._site(1, func, says=False)
         record.created_at = len(self.tape)
         tensor = record.ref()
         if tensor is not None:
             self._records[id(tensor)] = record
-        self._append(func, args, None, record, (), _sequence_number(), depth=1)
+        self._append(func, args, None, record, (), (site, _sequence_number()))
 
     # --- calls that do more than return new tensors
 
@@ -230,7 +261,7 @@ class Recorder(Encoder, TorchFunctionMode):
         encoded: _Encoded,
     ) -> Any:
         """As `__torch_function__`, for what may write; ``encoded`` is what it goes by so far."""
-        taken, named, _ = encoded
+        taken, named, *_ = encoded
         try:
             written = self._targets(kind, taken, named)
             watched: list[Version] = []
@@ -259,7 +290,7 @@ class Recorder(Encoder, TorchFunctionMode):
         result: Any,
         written: list[TensorRecord],
     ) -> None:
-        args, kwargs, first = encoded
+        args, kwargs, begun = encoded
         if len(written) > 1:  # a tensor may be a target twice
             written = list(dict.fromkeys(written))
         writes = tuple([self._new_version(record) for record in written])
@@ -269,7 +300,7 @@ class Recorder(Encoder, TorchFunctionMode):
         if kind is _DUAL:
             self.transforms.note_dual()
         if made is not None or writes or kind is _READ:
-            self._append(func, args, kwargs, made, writes, first, depth=3)
+            self._append(func, args, kwargs, made, writes, begun)
         if kind is _READ:
             self.origins.note_reads(len(self.tape), args)
 

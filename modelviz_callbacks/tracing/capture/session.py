@@ -82,7 +82,7 @@ class Capture:
         self._called = model if called is None else called
         self._thread = get_ident()
         self._state = StateNames(model)
-        self.recorder = Recorder(self._state, keeps_state)
+        self.recorder = Recorder(self._state, keeps_state, model)
         self._kept = KeptInputs() if keeps_inputs else None
         self._handles = ExitStack()
         self._watching: ExitStack | None = None  # hooks and mode, while they are up
@@ -155,6 +155,7 @@ class Capture:
             )
         if self._kept is not None:
             self._kept.keep_living(record for _, record in paths_of_arguments(self._inputs))
+        self.recorder.functions.begin(sys._getframe(1))
         with ExitStack() as handles:
             self._arm(handles)
             self._handles = handles.pop_all()
@@ -168,6 +169,7 @@ class Capture:
         handles.enter_context(slowed_collector())
         handles.enter_context(out_of_compiled_code(self.recorder, self))
         handles.callback(self._unwatch)
+        handles.callback(self.recorder.functions.end)
         self._watch()
 
     def _watch(self) -> None:
@@ -376,7 +378,7 @@ class Capture:
         """The hooks around a module call; what they need is bound here, not looked up there."""
         recorder, thread, around = self.recorder, self._thread, self._around
         encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
-        transforms = recorder.transforms
+        transforms, functions = recorder.transforms, recorder.functions
         own = {id(module) for module in modules_of(self._called)}
         own.update(id(module) for module in modules_of(self._model))
         is_left = self._is_left
@@ -394,6 +396,7 @@ class Capture:
                     return
                 if transforms.is_on():
                     recorder.see_arguments(args)
+                functions.enter(module, sys._getframe(1))
                 append((module, module.training))
             except Exception as error:
                 recorder.give_up(error)
@@ -406,6 +409,7 @@ class Capture:
             # After an exception torch leaves the keyword arguments out.
             kwargs, result = rest if len(rest) == 2 else ({}, None)
             try:
+                functions.leave(module)
                 taken = [encode(args[0])] if len(args) == 1 else [encode(value) for value in args]
                 named = {key: encode(value) for key, value in kwargs.items()} if kwargs else kwargs
                 before = origins.unexplained

@@ -4,6 +4,7 @@ A tape is a list in execution order of
 
 - `OpEntry` for a torch call,
 - `Enter` and `Leave` around a module call,
+- `Within` where the function around the following ops is another one,
 
 that name tensors by `TensorRecord`: one version of one tensor object, known by a weak reference.
 A record holds metadata, so a tape keeps no activation alive.
@@ -279,13 +280,42 @@ class Leave(NamedTuple):
     unseen: bool
 
 
-Entry = OpEntry | Enter | Leave
+class FunctionCall:
+    """A call of one of the author's functions, between a module's forward and what runs in it.
+
+    Attributes:
+        name: The function's name.
+        qualified_name: With the module that it is in: ``nets.rotate_half``.
+        is_own: Whether it is a method of the module in whose call it runs.
+        parent: The call of a function around it, in the same module call.
+    """
+
+    __slots__ = ("is_own", "name", "parent", "qualified_name")
+
+    def __init__(
+        self, name: str, qualified_name: str, is_own: bool, parent: FunctionCall | None
+    ) -> None:
+        self.name, self.qualified_name = name, qualified_name
+        self.is_own, self.parent = is_own, parent
+
+
+class Within(NamedTuple):
+    """From here on, in the module call under way, ops run in another function.
+
+    Attributes:
+        function: The innermost one; ``None``: in the module's own forward.
+    """
+
+    function: FunctionCall | None
+
+
+Entry = OpEntry | Enter | Leave | Within
 
 # What the hot path appends is the bare fields, told apart by their number.
 RawEntry = tuple[Any, ...]
 _ENTRY_TYPES: dict[int, type[Entry]] = {
     length: kind
-    for kind in (OpEntry, Enter, Leave)
+    for kind in (OpEntry, Enter, Leave, Within)
     for length in range(len(kind._fields) - len(kind._field_defaults), len(kind._fields) + 1)
 }
 

@@ -339,7 +339,8 @@ def fill_module(
 
 
 _call_impl = _find("torch.nn.Module._call_impl")
-_CALL: CodeType | None = getattr(_call_impl, "__code__", None)
+# The code of a frame in which a module is called.
+MODULE_CALL: CodeType | None = getattr(_call_impl, "__code__", None)
 
 
 def calls_under_way(model: torch.nn.Module, frame: FrameType | None) -> int:
@@ -350,8 +351,8 @@ def calls_under_way(model: torch.nn.Module, frame: FrameType | None) -> int:
         frame: The hook's.
     """
     # Without torch's own code to look for, it is the forward's; the hook runs outside of it.
-    code = _CALL or getattr(type(model).forward, "__code__", None)
-    count = 0 if _CALL is not None else 1
+    code = MODULE_CALL or getattr(type(model).forward, "__code__", None)
+    count = 0 if MODULE_CALL is not None else 1
     while frame is not None:
         if frame.f_code is code:
             count += next(iter(frame.f_locals.values()), None) is model

@@ -20,6 +20,7 @@ from modelviz_callbacks.graph import (
     TensorSpec,
 )
 from modelviz_callbacks.graph.shape_edges import with_shape_edges
+from modelviz_callbacks.graph.values import refs
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
@@ -42,6 +43,16 @@ class NodeBuilder:
     source: Source | None = None
     writes: list[int] = field(default_factory=list)
     reads_value: bool = False
+    function: Scope | None = None
+
+    @property
+    def within(self) -> Scope:
+        """The innermost scope: the function it ran in, or ``scope``, which it is named after."""
+        return self.function or self.scope
+
+    def refs(self) -> tuple[Ref, ...]:
+        """The tensors that it reads."""
+        return tuple([ref for argument in self.arguments for ref in refs(argument.value)])
 
     def add_output(self, spec: TensorSpec, is_write: bool = False) -> Ref:
         """Gives the node one more output; a write is a new version of existing memory."""
@@ -56,7 +67,7 @@ class NodeBuilder:
             self.name,
             self.kind,
             self.op,
-            self.scope.name,
+            self.within.kept.name,
             tuple(self.outputs),
             with_shape_edges(self.target, self.arguments),
             self.target,

@@ -8,12 +8,21 @@ import torch
 
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Port
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
+from modelviz_callbacks.tracing.capture.tape import FunctionCall
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, class_of
 
 
-@dataclass
+@dataclass(eq=False)
 class Scope:
-    """A module call being lowered; becomes a `ModuleCall`."""
+    """A module call, or a call of a function, being lowered; becomes a `ModuleCall`.
+
+    Attributes:
+        name: Of a function only once it is known to be kept.
+        is_function: Whether it is a function; ``module`` is ``None`` then, too.
+        is_own: Of a function, whether it is a method of the module in whose call it ran.
+        label: What to call a function.
+        merged: Of a function, whether what it holds belongs to what is around it.
+    """
 
     name: str
     path: str | None
@@ -25,6 +34,31 @@ class Scope:
     training: bool = True
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
+    is_function: bool = False
+    is_own: bool = False
+    label: str = ""
+    merged: bool = False
+
+    @property
+    def kept(self) -> Scope:
+        """The scope itself, or the first one around it that is kept."""
+        scope = self
+        while scope.merged and scope.parent is not None:
+            scope = scope.parent
+        return scope
+
+    @property
+    def around(self) -> Scope:
+        """The first one around it that is kept."""
+        return self.parent.kept if self.parent is not None else self
+
+    @property
+    def home(self) -> Scope:
+        """The module call whose name comes before the names of what it holds."""
+        scope = self
+        while scope.is_function and scope.parent is not None:
+            scope = scope.parent
+        return scope
 
     def freeze(self) -> ModuleCall:
         """The finished module call."""
@@ -32,12 +66,13 @@ class Scope:
             self.name,
             self.path,
             self.class_name,
-            self.parent.name if self.parent else "",
+            self.around.name if self.parent else "",
             self.call_index,
             self.called,
             self.training,
             self.inputs,
             self.outputs,
+            kind="function" if self.is_function else "module",
         )
 
 
@@ -57,6 +92,8 @@ class ScopeTree:
     def __post_init__(self) -> None:
         self.root = Scope("", "", self.model, None, class_name(self.model))
         self.stack = [self.root]
+        self._functions: list[Scope | None] = [None]  # of each level of the stack
+        self._of_call: dict[int, Scope] = {}
         self._paths: dict[int, list[str]] = {}
         for path, module in paths_of(self.model):
             self._paths.setdefault(id(module), []).append(author_path(path))
@@ -69,6 +106,27 @@ class ScopeTree:
         """The innermost open scope."""
         return self.stack[-1]
 
+    @property
+    def function(self) -> Scope | None:
+        """The innermost function in the module call under way; ``None``: in its own forward."""
+        return self._functions[-1]
+
+    def within(self, call: FunctionCall | None) -> None:
+        """Goes into a function, or out of all of them, in the module call under way."""
+        self._functions[-1] = None if call is None else self._function(call)
+
+    def _function(self, call: FunctionCall) -> Scope:
+        """The scope of a function's call; it is one of the graph once it is used."""
+        known = self._of_call.get(id(call))
+        if known is None:
+            parent = self.current if call.parent is None else self._function(call.parent)
+            training = self.current.training
+            known = Scope("", None, None, parent, call.qualified_name, training=training)
+            known.is_function, known.is_own, known.label = True, call.is_own, call.name
+            self._of_call[id(call)] = known
+            self.all.append(known)
+        return known
+
     def enter(self, module: torch.nn.Module, training: bool) -> Scope:
         """Opens the scope of a module call."""
         count = self._calls.get(id(module), 0)
@@ -77,21 +135,23 @@ class ScopeTree:
             # The model's own forward, also when a training step calls it, is the top itself.
             self.root.training = training
             self.stack.append(self.root)
+            self._functions.append(None)
             return self.root
         path, below, steps = self._route(module)
-        parent = self._containers_to(below, steps[:-1])
+        home = self._containers_to(below, steps[:-1])
         label = _label(steps[-1], module)
         scope = Scope(
-            self.names.allocate(parent.name, label),
+            self.names.allocate(home.name, label),
             path,
             module,
-            parent,
+            self._functions[-1] or home,
             class_name(module),
             call_index=count,
             training=training,
         )
         self._add(scope)
         self.stack.append(scope)
+        self._functions.append(None)
         return scope
 
     def leave(self, module: torch.nn.Module) -> Scope | None:
@@ -99,7 +159,7 @@ class ScopeTree:
         for index in range(len(self.stack) - 1, 0, -1):
             if self.stack[index].module is module:
                 scope = self.stack[index]
-                del self.stack[index:]
+                del self.stack[index:], self._functions[index:]
                 return scope
         return None
 

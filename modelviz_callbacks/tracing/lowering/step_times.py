@@ -134,6 +134,9 @@ class _Ties:
         keys: dict[str, CallKey] = {"": ()}
         outside: Counter[CallKey] = Counter()
         for scope in graph.modules:
+            if scope.is_function:  # what it holds ran in the module around it
+                keys[scope.name] = keys[scope.parent]
+                continue
             if scope.path is not None:
                 keys[scope.name] = (
                     self._step.aliases.get(scope.path, scope.path),

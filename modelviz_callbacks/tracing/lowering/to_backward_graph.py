@@ -18,6 +18,7 @@ to the gradients of the parameters, in the order in which autograd runs:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from modelviz_callbacks.graph import (
@@ -31,6 +32,7 @@ from modelviz_callbacks.graph import (
     Ref,
     TensorSpec,
     check,
+    home_of,
 )
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.tracing.capture.autograd_record import MOST_NODES
@@ -90,7 +92,7 @@ class _Lowering:
         forward, record = self._forward, self._record
         modules = self._modules()
         for call in modules:
-            self._names.allocate(call.parent, call.label)
+            self._name(call.parent, call.label)
         names = self._node_names()
         for path, place, number in record.roots:
             self._begin(path, place, number)
@@ -127,14 +129,14 @@ class _Lowering:
         """One name a node; those of the forward graph first, so that nothing else gets them."""
         names = [""] * len(self._record.nodes)
         for place in self._loudest():
-            names[place] = self._names.allocate(self._scopes[place], self._forward_label(place))
+            names[place] = self._name(self._scopes[place], self._forward_label(place))
         for place, node in enumerate(self._record.nodes):
             if not names[place]:
                 op = self._ops[place]
                 label = _op_name(node) if node.leaf is None else node.leaf[1] or node.leaf[0]
                 if op is not None:
                     label = f"{self._forward.by_name[op].label}.{label}"
-                names[place] = self._names.allocate(self._scopes[place], label)
+                names[place] = self._name(self._scopes[place], label)
         return names
 
     def _loudest(self) -> Iterator[int]:
@@ -186,7 +188,7 @@ class _Lowering:
         known = named.get(path) or named.get("loss")
         word = known.path if known else path
         spec = _spec(self._record.nodes[place].takes[number])
-        name = self._names.allocate("", known.label if known else path)
+        name = self._name("", known.label if known else path)
         self._append(Node(name, "input", "input", outputs=(spec,), path=f"gradient of {word}"))
         self._grads.setdefault((place, number), []).append(Ref(name))
 
@@ -238,7 +240,7 @@ class _Lowering:
         Autograd does that before the node that takes the sum; it is shown where these ops are.
         """
         scope = self._ties.common([self._scope_of_made[ref.node] for ref in gradients])
-        made = self._names.allocate(scope, "add_gradients")
+        made = self._name(scope, "add_gradients")
         self._append(
             Node(
                 made,
@@ -251,6 +253,10 @@ class _Lowering:
             )
         )
         return Ref(made)
+
+    def _name(self, scope: str, label: str) -> str:
+        """A new name below the module call that a scope is, or is in."""
+        return self._names.allocate(home_of(self._forward.module_by_name, scope), label)
 
     def _append(self, node: Node) -> None:
         self._nodes.append(node)
@@ -266,7 +272,7 @@ class _Lowering:
             scope = self._scopes[place]
             label = f"{name.removeprefix(f'{scope}/')}.saved_{saved.name}"
             node = Node(
-                self._names.allocate(scope, label),
+                self._name(scope, label),
                 known.kind if known else "constant",
                 known.op if known else "constant",
                 scope,
@@ -320,16 +326,10 @@ def _with_ports(modules: list[ModuleCall], nodes: list[Node]) -> Iterator[Module
                 if scope not in targets:
                     leaving[scope][ref] = None
     for call in modules:
-        yield ModuleCall(
-            call.name,
-            call.path,
-            call.class_name,
-            call.parent,
-            call.call_index,
-            call.called,
-            call.training,
-            _ports("grad_output", entering[call.name]),
-            _ports("grad_input", leaving[call.name]),
+        yield replace(
+            call,
+            inputs=_ports("grad_output", entering[call.name]),
+            outputs=_ports("grad_input", leaving[call.name]),
         )
 
 

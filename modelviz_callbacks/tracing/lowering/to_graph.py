@@ -40,6 +40,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     Leave,
     OpEntry,
     TensorRecord,
+    Within,
     flat_records,
 )
 from modelviz_callbacks.tracing.capture.wrappers import (
@@ -49,6 +50,7 @@ from modelviz_callbacks.tracing.capture.wrappers import (
 )
 from modelviz_callbacks.tracing.lowering.aliasing import Aliasing
 from modelviz_callbacks.tracing.lowering.described_modules import described
+from modelviz_callbacks.tracing.lowering.function_scopes import settle
 from modelviz_callbacks.tracing.lowering.node_builder import NodeBuilder, graph_value, spec_of
 from modelviz_callbacks.tracing.lowering.scopes import Scope, ScopeTree
 from modelviz_callbacks.tracing.lowering.signatures import named_arguments, op_name
@@ -130,15 +132,19 @@ class _Lowering:
                 self._open_calls[scope.name] = (position, self._op_total)
             elif isinstance(entry, Leave):
                 self._leave(entry)
+            elif isinstance(entry, Within):
+                self._scopes.within(entry.function)
             elif needed[position]:
                 self._add_op(entry)
         self._add_outputs()
+        kept = self._kept_scopes()
+        settle(kept, self._builders, self._names)
         cls = class_name(recording.model)
         return ModelGraph(
             name=name or cls.rpartition(".")[2],
             class_name=cls,
             nodes=tuple(builder.freeze() for builder in self._builders),
-            modules=tuple(scope.freeze() for scope in self._kept_scopes()),
+            modules=tuple(scope.freeze() for scope in kept if not scope.merged),
             parameters=self._parameters(),
             notes=self._notes(),
             partial=recording.is_partial,
@@ -215,13 +221,18 @@ class _Lowering:
         return tuple(notes)
 
     def _kept_scopes(self) -> list[Scope]:
-        """All scopes but those of a framework's own modules in which nothing happened."""
-        used = {builder.scope.name for builder in self._builders}
+        """All but those of a framework's own modules and of functions in which nothing happened.
+
+        A container whose modules are all called by a function groups nothing.
+        """
+        used = {
+            id(scope) for builder in self._builders for scope in (builder.scope, builder.within)
+        }
         kept = []
         for scope in reversed(self._scopes.all):
-            if scope.path is not None or scope.name in used:
+            if (scope.path is not None and scope.called) or id(scope) in used:
                 kept.append(scope)
-                used.add(scope.parent.name if scope.parent else "")
+                used.add(id(scope.parent))
         return kept[::-1]
 
     def facts(self) -> ModelFacts:
@@ -405,6 +416,8 @@ class _Lowering:
         self, kind: str, op: str, scope: Scope, label: str | None = None, emit: bool | None = None
     ) -> NodeBuilder:
         builder = NodeBuilder(self._names.allocate(scope.name, label or op), kind, op, scope)
+        if kind in ("op", "opaque") and scope is self._scopes.current:
+            builder.function = self._scopes.function
         if emit if emit is not None else kind != "opaque":
             self._emit(builder)
         return builder

@@ -33,6 +33,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     Leave,
     OpEntry,
     TensorRecord,
+    Within,
     flat_records,
 )
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -131,7 +132,7 @@ class _Lowering:
                 self._enter(entry)
             elif isinstance(entry, Leave):
                 self._leave(entry)
-            elif needed[position]:
+            elif needed[position] and not isinstance(entry, Within):
                 self._add(entry)
         self._switch_autocast(())
         self._layers.to(())

@@ -19,20 +19,27 @@ from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord
 from modelviz_callbacks.tracing.capture.module_attributes import numbers_of
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.capture.tape import Enter, Leave, OpEntry, RawEntry, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import (
+    Enter,
+    Leave,
+    OpEntry,
+    RawEntry,
+    TensorRecord,
+    Within,
+)
 from modelviz_callbacks.tracing.transport.container import join
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs
 from modelviz_callbacks.tracing.transport.value_rows import ValueRows
 
 # How many fields an entry has.
-_ENTER, _LEAVE = len(Enter._fields), len(Leave._fields)
+_ENTER, _LEAVE, _WITHIN = len(Enter._fields), len(Leave._fields), len(Within._fields)
 # How many an op has that ran under no transform; the next one are the layers of transforms.
 _PLAIN = len(OpEntry._fields) - 1
 
 # Columns of whole numbers, in the order in which they stand before the raw values.
 RECORD_COLUMNS = ("facts", "created_at", "storage", "previous", "state", "origin")
 COLUMNS = (
-    *("tape", "enter_modules", "enter_training"),
+    *("tape", "enter_modules", "enter_training", "within"),
     *("leave_modules", "leave_counts", "leave_arguments", "leave_named", "leave_results"),
     "leave_unseen",
     *("functions", "counts", "arguments", "results", "codes", "lasti", "plumbing", "grad"),
@@ -90,6 +97,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
     columns: tuple[Sequence[int], ...] = (
         [*map(len, tape)],
         *_enter_columns(enters, stubs),
+        [-1 if raw[0] is None else rows.call(raw[0]) for raw in tape if len(raw) == _WITHIN],
         *_leave_columns(leaves, rows, stubs),
         *_op_columns(ops, rows),
         *rows.record_columns(),

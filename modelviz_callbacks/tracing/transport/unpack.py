@@ -21,6 +21,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     OpEntry,
     RawEntry,
     TensorRecord,
+    Within,
 )
 from modelviz_callbacks.tracing.capture.torch_internals import fill_module
 from modelviz_callbacks.tracing.transport.container import split
@@ -111,6 +112,9 @@ def _tape(
         len(Leave._fields): _leaves(columns, reader, modules),
         len(OpEntry._fields): _ops(rare, columns, reader),
     }
+    made[len(Within._fields)] = (
+        (None if call == -1 else at(reader.calls, call),) for call in columns["within"]
+    )
     made[len(OpEntry._fields) - 1] = made[len(OpEntry._fields)]
     tape = [next(made[kind]) for kind in columns["tape"]]
     for kind, rest in made.items():

@@ -18,7 +18,7 @@ from torch import nn
 from modelviz_callbacks.tracing.capture.call_site import CodeLines
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec
-from modelviz_callbacks.tracing.capture.tape import Facts, Origin, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import Facts, FunctionCall, Origin, TensorRecord
 from modelviz_callbacks.tracing.transport.function_names import function_of
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs, dead, tensor_of
 from modelviz_callbacks.tracing.transport.value_rows import SHARED
@@ -70,6 +70,9 @@ class ValueReader:
         self.records: list[TensorRecord] = []
         self.functions = [function_of(row) for row in tables["functions"]]
         self.codes = [_code(row) for row in tables["codes"]]
+        self.calls: list[FunctionCall] = []
+        for row in tables["calls"]:
+            self.calls.append(_call(row, self.calls))
         self.layers = [_layer(row) for row in tables["layers"]]
         self.signatures = [signature_of(rows) for rows in tables["signatures"]]
         self._tensors: dict[int, torch.Tensor] = {}
@@ -341,6 +344,12 @@ def _code(row: Row) -> CodeLines:
     for start, end, line in lines:
         found.append((integer(start), integer(end), None if line is None else integer(line)))
     return CodeLines(text(filename), text(name), integer(first_line), found)
+
+
+def _call(row: Row, before: list[FunctionCall]) -> FunctionCall:
+    name, qualified_name, is_own, around = row
+    parent = None if around == -1 else at(before, around)
+    return FunctionCall(text(name), text(qualified_name), truth(is_own), parent)
 
 
 def _layer(row: Row) -> Layer:

@@ -21,7 +21,7 @@ from torch import nn
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.recording import forward_signature
-from modelviz_callbacks.tracing.capture.tape import Origin, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import FunctionCall, Origin, TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import (
     buffers_of,
     children_of,
@@ -118,7 +118,7 @@ class ValueRows:
             name: []
             for name in (
                 *("values", "layouts", "facts", "origins", "layers", "tensors", "functions"),
-                *("codes", "signatures", "classes", "labels"),
+                *("codes", "calls", "signatures", "classes", "labels"),
             )
         }
         self.records = RecordNumbers()
@@ -292,6 +292,12 @@ class ValueRows:
             for place, code in known.items()
         }
         return [numbers[id(code)] for code in codes]
+
+    def call(self, call: FunctionCall) -> int:
+        """The number of a function's call; those around it come before it."""
+        around = -1 if call.parent is None else self.call(call.parent)
+        names = call.name, call.qualified_name
+        return self._row("calls", call, lambda _: [*names, call.is_own, around])
 
     def _tensor(self, tensor: torch.Tensor) -> int:
         return self._row("tensors", tensor, self._tensor_row)

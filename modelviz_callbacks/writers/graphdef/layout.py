@@ -54,10 +54,10 @@ def place(nodes: Iterable[Node], modules: Iterable[ModuleCall] = ()) -> dict[str
     allocator = NameAllocator()
     root = _Box("")
     boxes, scope_names = {"": root}, {"": ""}
-    parents = {call.name: call.parent for call in modules}
+    calls = {call.name: call for call in modules}
     for node in nodes:
         if node.scope not in boxes:
-            _open_scopes(node.scope, parents, allocator, boxes, scope_names)
+            _open_scopes(node.scope, calls, allocator, boxes, scope_names)
         label = _allocate(allocator, scope_names[node.scope], node.label)
         boxes[node.scope].children.append(_Box(label, node.kind, node.name))
     _gather_everywhere(root, allocator)
@@ -76,7 +76,7 @@ def _join(scope: str, label: str) -> str:
 
 def _open_scopes(
     scope: str,
-    parents: Mapping[str, str],
+    calls: Mapping[str, ModuleCall],
     allocator: NameAllocator,
     boxes: dict[str, _Box],
     names: dict[str, str],
@@ -84,9 +84,9 @@ def _open_scopes(
     missing = []
     while scope not in boxes:
         missing.append(scope)
-        scope = parents.get(scope, "")
+        scope = calls[scope].parent if scope in calls else ""
     for inner in reversed(missing):
-        wanted = inner[len(scope) + 1 :] if scope else inner
+        wanted = calls[inner].label if inner in calls else inner
         box = _Box(_allocate(allocator, names[scope], wanted))
         names[inner] = _join(names[scope], box.label)
         boxes[scope].children.append(box)

@@ -276,6 +276,8 @@ class NodeDefs:
             yield "tied to", ", ".join(node.aliases)
 
     def _describe_module(self, call: ModuleCall) -> dict[str, str]:
+        if call.is_function:
+            return {"function": call.class_name}
         where = call.path if call.path is not None else "not part of the model"
         rows = {"module path": f"{where} ({call.type_name})"}
         if not call.training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelviz_callbacks.graph import ModelGraph, Node, Ref
+from modelviz_callbacks.graph import ModelGraph, Node, Ref, home_of
 from modelviz_callbacks.graph.values import PythonText, Value, refs
 from modelviz_callbacks.writers.onnx.builder import GraphBuilder, attributes
 from modelviz_callbacks.writers.onnx.builder import Value as OnnxValue
@@ -46,7 +46,7 @@ def _plain(value: Value) -> Any:
 
 def facts_of(node: Node, graph: ModelGraph) -> dict[str, str]:
     """What a node of the file says about the torch call it comes from."""
-    call = graph.module_by_name.get(node.scope)
+    call = graph.module_by_name.get(home_of(graph.module_by_name, node.scope))
     found = {
         "module": (call.path or "") if call else "",
         "class": (call.type_name if call else graph.class_name.rpartition(".")[2]),
