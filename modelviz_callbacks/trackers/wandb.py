@@ -61,12 +61,14 @@ class WandbTracker(Tracker):
         """
         if not hasattr(self._run, "log") or not hasattr(self._run, "config"):
             raise TrackerError(f"expected a wandb.Run, found a {type(self._run).__name__}.")
-        if getattr(self._run, "_is_finished", False):
+        try:
+            self._run.log({}, commit=False)  # W&B refuses it once the run has ended
+        except Exception as error:
             raise TrackerError(
                 f"the W&B run {self.run_id} was finished before the recording was: end the "
                 "GraphHook, or the training, before wandb.finish().",
                 "the run was finished",
-            )
+            ) from error
 
     def log_files(self, files: Mapping[str, Path]) -> None:
         """Puts the files among the run's, and the page into a panel.

@@ -16,6 +16,7 @@ from modelviz_callbacks.tracing import Recording, pack, unpack
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.tape import OpEntry
 from tests.folded import fold, unfold
+from tests.simplified import assert_honest
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.drawn import assert_drawn
 from tests.zoo.leaves import tensors
@@ -58,6 +59,7 @@ def assert_sound(graph: ModelGraph) -> None:
     assert loads(ModelGraph, dumps(graph)) == graph, "JSON gives another graph back"
     for sizes in (False, True):
         assert unfold(fold(graph, sizes=sizes)) == graph, "unfolding gives another graph back"
+    assert_honest(graph)
 
 
 def assert_connected(graph: ModelGraph, needs: list[Needs]) -> None:

@@ -35,7 +35,7 @@ def unwrapped_once(model: torch.nn.Module) -> torch.nn.Module:
     elif type(model).__name__ == "_FabricModule":
         # What Lightning's Fabric makes of a model; its ``module`` is the author's, under all that
         # is between.
-        inner = getattr(model, "_forward_module", None) or getattr(model, "module", None)
+        inner = getattr(model, "module", None)
     return inner if isinstance(inner, torch.nn.Module) else model
 
 
