@@ -167,7 +167,9 @@ class Recorder(Encoder, TorchFunctionMode):
         if self.fault is None:
             self.fault = error
 
-    def _site(self, depth: int, func: Any, says: bool = True) -> _Site:
+    def _site(  # noqa: C901 - inlined, since it runs once an op
+        self, depth: int, func: Any, says: bool = True
+    ) -> _Site:
         """Where a call comes from; says on the tape in which function of the author's.
 
         It is asked before the call runs: see ``function_calls``.
