@@ -107,9 +107,10 @@ class Capture:
         with another model, whose modules ask here; the model's own do not.
 
         Args:
-            model: Whose call is recorded, to be said before `start`.
+            model: Whose call is recorded, to be said before `start`, from a hook around the call.
         """
-        self._during = model
+        # Of a call of compiled code there is no frame to look for.
+        self._during = model if calls_under_way(model, sys._getframe(1)) else None
 
     def _is_left(self) -> bool:
         """Whether the call that is recorded was left without a word, and nothing watches now."""
