@@ -44,17 +44,13 @@ def missing_parts() -> list[str]:
     ]
 
 
-def _note_missing(path: str) -> None:
-    _missing[path] = _BY_PATH[path]
-
-
 def _find(path: str, instead: Any = None) -> Any:
     """What stands at a path below torch; something else, and a note of it, if nothing does."""
     found: Any = torch
     for name in path.split(".")[1:]:
         found = getattr(found, name, _ABSENT)
     if found is _ABSENT:
-        _note_missing(path)
+        _missing[path] = _BY_PATH[path]
         return instead
     return found
 
@@ -67,7 +63,7 @@ def _find_in(path: str) -> Any:
     except Exception:  # also what importing does: torch._dynamo asks for the working directory
         found = _ABSENT
     if found is _ABSENT:
-        _note_missing(path)
+        _missing[path] = _BY_PATH[path]
         return None
     return found
 
@@ -76,7 +72,7 @@ def _member(path: str, owner: Any, instead: Any = None) -> Any:
     """A private attribute of an object."""
     found = getattr(owner, _LAST_STEP[path], _ABSENT)
     if found is _ABSENT:
-        _note_missing(path)
+        _missing[path] = _BY_PATH[path]
         return instead
     return found
 
@@ -218,7 +214,8 @@ _AN_OP = type(torch.zeros(1, device="cpu", requires_grad=True).exp().grad_fn)
 def saved_names(kind: type[Any]) -> list[str]:
     """What a class of nodes calls the tensors that it keeps for its backward."""
     if not any(name.startswith(SAVED_PREFIX) for name in dir(_AN_OP)):
-        _note_missing("torch.autograd.graph.Node._raw_saved_*")
+        path = f"torch.autograd.graph.Node.{SAVED_PREFIX}*"
+        _missing[path] = _BY_PATH[path]
     return [name.removeprefix(SAVED_PREFIX) for name in dir(kind) if name.startswith(SAVED_PREFIX)]
 
 
@@ -589,9 +586,6 @@ pytree: Any = _group(PYTREE_NAMES, "torch.utils._pytree")
 functorch: Any = _group(FUNCTORCH_NAMES, "torch._C._functorch")
 """What torch.func is made of; ``None`` where it lacks a part: ops under transforms are recorded
 then, but not how tensors get into the transforms and out of them."""
-
-
-# --- loggers
 
 
 def open_writer(writer: Any) -> None:

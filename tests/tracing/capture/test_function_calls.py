@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelviz_callbacks import ModelGraph, trace
 from modelviz_callbacks.graph import home_of, without_functions
@@ -260,11 +261,11 @@ def test_what_a_function_held_is_gone_when_the_next_op_runs() -> None:
         kept.append(weakref.ref(inner))
         return inner.exp() * 2
 
-    class Looking(torch.overrides.TorchFunctionMode):
-        def __torch_function__(
+    class Looking(TorchDispatchMode):  # where the op begins to run
+        def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if func is torch.tanh:
+            if func is torch.ops.aten.tanh.default:
                 gone.append(kept[0]() is None)
             return func(*args, **(kwargs or {}))
 
