@@ -41,8 +41,8 @@ def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[float, 
     hook = None
     if folder is not None:
         hook = GraphHook(model, dirpath=folder, mlflow=uri)
-        assert hook._run._mlflow_target is not None
-        object.__setattr__(hook._run._mlflow_target, "run_id", run_id)
+        assert hook._run._mlflow_targets
+        object.__setattr__(hook._run._mlflow_targets[0], "run_id", run_id)
     for _ in range(STEPS):
         optimizer.zero_grad()
         model(x).square().mean().backward()

@@ -275,10 +275,10 @@ class _Simplifier:
 
     # --- module calls
 
-    def _modules(self, kept: Iterable[Node]) -> Iterator[ModuleCall]:
+    def _modules(self, kept: list[Node]) -> Iterator[ModuleCall]:
         made: Mapping[str, int] = {node.name: len(node.outputs) for node in kept}
         before = self._busy(self.graph.ops)
-        after = self._busy(node for node in kept if node.is_call)
+        after = self._busy(kept)
         for call in self.graph.modules:
             if call.name in before and call.name not in after:
                 continue  # all that it did is bookkeeping

@@ -20,7 +20,7 @@ from modelviz_callbacks.artifacts import products
 from modelviz_callbacks.options import FORMATS
 from modelviz_callbacks.tracing.lowering import networks
 from modelviz_callbacks.view import overview
-from modelviz_callbacks.writers import graphdef, picture, picture_layout
+from modelviz_callbacks.writers import graphdef, picture_layout, picture_shape
 from modelviz_callbacks.writers.formats import FORMATS as ROWS
 from tests.networks import Stack, mlp
 
@@ -33,13 +33,13 @@ class Calls:
         self.counts: Counter[tuple[str, Any]] = Counter()
         self.kept: list[Any] = []
 
-    def count(self, home: Any, name: str, key: Callable[..., Any] = lambda *args: None) -> None:
+    def count(self, home: Any, name: str, key: Callable[..., Any] = lambda *_, **__: None) -> None:
         """Counts the calls of ``home.name`` from now on."""
         real = getattr(home, name)
 
         def counting(*args: Any, **kwargs: Any) -> Any:
             self.kept.append(args)  # an id stands for one object only while that lives
-            self.counts[name, key(*args)] += 1
+            self.counts[name, key(*args, **kwargs)] += 1
             return real(*args, **kwargs)
 
         self.monkeypatch.setattr(home, name, counting)
@@ -53,14 +53,16 @@ def count_all(calls: Calls) -> None:
     """Counts what is to be computed once."""
     calls.count(Outline, "__init__", lambda _outline, graph: id(graph))
     calls.count(analysis, "find_folds", lambda exact, _any, sizes=None: sizes is not None)
-    calls.count(overview, "_overview", lambda made, scope, depth: (id(made), scope, depth))
+    calls.count(overview, "_overview", lambda made, *rest: (id(made), *map(str, rest)))
     calls.count(
-        picture, "lay_out", lambda boxes, groups, edges, known: (tuple(boxes), tuple(groups))
+        picture_shape,
+        "lay_out",
+        lambda boxes, groups, edges, known, **more: (tuple(boxes), tuple(groups), str(more)),
     )
     calls.count(picture_layout, "run_graphviz", lambda dot, kind, program: (dot, program))
     calls.count(graphdef, "place", lambda nodes, modules: id(nodes))
     calls.count(products, "to_backward_graph")
-    calls.count(networks, "to_program", id)
+    calls.count(networks, "to_program", lambda recording, **_: id(recording))
     real = Fingerprinter.body
 
     def body(self: Fingerprinter, scope: str) -> Any:

@@ -41,7 +41,7 @@ def train(
             onnx=False,
             tensorboard=False,
         )
-        target = hook._run._mlflow_target
+        target = hook._run._mlflow_targets[0]
         assert target is not None
         object.__setattr__(target, "run_id", run_id)
     for _ in range(50):
