@@ -337,11 +337,19 @@ class BoxBuilder:
         if step.call is not None:
             return step.call.type_name
         if step.inner:
+            if self._is_loop(step):
+                return "loop"
             return shortened([self._title(inner) for inner in step.inner], 3)
         ops = [op_title(item) for item in step.items if isinstance(item, Node)]
         return ", ".join(ops) if len(ops) <= 3 else f"{ops[0]}, ..., {ops[-1]}"
 
+    def _is_loop(self, step: Step) -> bool:
+        """Whether it is a body of several steps that runs again and again on the same weights."""
+        return bool(step.inner) and step.fold is not None and step.fold.shared
+
     def _label(self, step: Step, scope: str) -> str:
+        if self._is_loop(step):
+            return ""  # it is that of no module: each of its calls has a number of its own
         modules = self.graph.module_by_name
         if step.fold is not None:
             calls = [modules[name] for copy in step.fold.copies for name in copy if name in modules]
@@ -356,7 +364,8 @@ class BoxBuilder:
     def _details(self, step: Step) -> str:
         found = []
         if step.call is None:
-            found.append(key_arguments(self.graph, _nodes(step)))
+            if not step.inner:
+                found.append(key_arguments(self.graph, _nodes(step)))
         else:
             found += facts_of_module(step.call)
             if step.call.class_name.startswith("torch.nn.") and self.analysis.is_leaf(step.call):

@@ -94,6 +94,7 @@ class _Chooser:
                 if (
                     is_told
                     or self._is_well_known(name)
+                    or self._is_arithmetic(name)
                     or not self._fits(opened | {name}, self.most)
                 ):
                     refused.add(name)
@@ -130,6 +131,13 @@ class _Chooser:
         if call is None or name == self.scope:
             return False
         return any(fnmatchcase(call.class_name, pattern) for pattern in _WELL_KNOWN)
+
+    def _is_arithmetic(self, name: str) -> bool:
+        """Whether it is a function that calls no module with parameters: its name says it."""
+        call = self.analysis.graph.module_by_name.get(name)
+        if call is None or not call.is_function or name == self.scope:
+            return False
+        return not self.analysis.weights.of(call).count
 
     def _kind(self, step: Step) -> str:
         """The class of a module call, the ops of a pattern."""
