@@ -130,6 +130,8 @@ class _Chooser:
         call = self.analysis.graph.module_by_name.get(name)
         if call is None or name == self.scope:
             return False
+        if call.is_function and self.analysis.weights.of(call).count:
+            return False  # it only calls what is the author's
         return any(fnmatchcase(call.class_name, pattern) for pattern in _WELL_KNOWN)
 
     def _is_arithmetic(self, name: str) -> bool:

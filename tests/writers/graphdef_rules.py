@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.graph import ModelGraph, home_of
+from modelviz_callbacks.graph.names import clean_part
 
 MOST_CHILDREN = 100
 MOST_AT_TOP = 50
@@ -51,7 +52,12 @@ def _names_by_place(graph: ModelGraph) -> dict[str, str]:
     places = {"": ""}
     for call in graph.modules:
         around = places[call.parent]
-        places[call.name] = f"{around}/{call.label}" if around else call.label
+        # A container that is no scope, as a function calls what is in it, is a part of the label.
+        home = home_of(graph.module_by_name, call.parent)
+        is_called = home != call.parent and not call.is_function
+        label = call.name.removeprefix(f"{home}/") if is_called else call.label
+        label = clean_part(label)
+        places[call.name] = f"{around}/{label}" if around else label
     return {
         f"{places[node.scope]}/{node.label}" if node.scope else node.label: node.name
         for node in graph.nodes

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from modelviz_callbacks.graph import ModuleCall, NameAllocator, Node
+from modelviz_callbacks.graph import ModuleCall, NameAllocator, Node, home_of
 
 MOST_CHILDREN = 50
 _MOST_ENDS = 10  # inputs, and likewise outputs, beside the other children of a full box
@@ -86,12 +86,21 @@ def _open_scopes(
         missing.append(scope)
         scope = calls[scope].parent if scope in calls else ""
     for inner in reversed(missing):
-        wanted = calls[inner].label if inner in calls else inner
+        wanted = _label(inner, calls) if inner in calls else inner
         box = _Box(_allocate(allocator, names[scope], wanted))
         names[inner] = _join(names[scope], box.label)
         boxes[scope].children.append(box)
         boxes[inner] = box
         scope = inner
+
+
+def _label(name: str, calls: Mapping[str, ModuleCall]) -> str:
+    """A call's name below the module it is an attribute of, also where a function called it."""
+    call = calls[name]
+    home = home_of(calls, call.parent)
+    if call.is_function or home == call.parent:
+        return call.label
+    return name.removeprefix(f"{home}/") if home else name
 
 
 def _gather_everywhere(root: _Box, allocator: NameAllocator) -> None:
