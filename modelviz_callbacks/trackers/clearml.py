@@ -9,7 +9,7 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, UploadError, unheard
+from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, store_each, unheard
 
 
 class ClearmlTracker(Tracker):
@@ -63,24 +63,12 @@ class ClearmlTracker(Tracker):
         Raises:
             UploadError: Not all were taken.
         """
-        missing, reasons = [], []
-        for name, path in files.items():
-            try:
-                taken = self._task.upload_artifact(
-                    f"{FOLDER}/{name}", artifact_object=path, auto_pickle=False
-                )
-                why = "" if taken else "it was not taken"
-            except Exception as error:
-                why = f"{type(error).__name__}: {error}"
-            if why:
-                missing.append(name)
-                reasons.append(f"{name} ({why})")
-        if missing:
-            raise UploadError(
-                f"could not hand to ClearML: {without_credentials('; '.join(reasons))}.",
-                tuple(name for name in files if name not in missing),
-                tuple(missing),
-            )
+        store_each(files, self._store, self.name)
+
+    def _store(self, name: str, path: Path) -> None:
+        artifact = f"{FOLDER}/{name}"
+        if not self._task.upload_artifact(artifact, artifact_object=path, auto_pickle=False):
+            raise TrackerError("it was not taken")
 
     def log_tags(self, tags: Mapping[str, object]) -> None:
         """Sets the tags as properties of the task, where tasks are searched by them.

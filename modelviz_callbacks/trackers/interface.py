@@ -17,7 +17,7 @@ from modelviz_callbacks.errors import TrackerError
 
 __all__ = [
     *("ARTIFACT_SCHEME", "FOLDER", "Heard", "MultiTracker", "Tracker", "UploadError", "linked"),
-    "unheard",
+    *("store_each", "unheard"),
 ]
 
 # Told of the calls to a store: whether one worked (``None``: it has begun, or goes on), and how
@@ -258,6 +258,29 @@ class MultiTracker(Tracker):
         else:
             return True
         return False
+
+
+def store_each(files: Mapping[str, Path], store: Callable[[str, Path], object], place: str) -> None:
+    """Stores files one by one: what fails of one keeps no other away.
+
+    Args:
+        files: As for `Tracker.log_files`.
+        store: Stores one, by its name and its place on disk.
+        place: Where to, for people.
+
+    Raises:
+        UploadError: Not all were stored.
+    """
+    reasons: dict[str, str] = {}
+    for name, path in files.items():
+        try:
+            store(name, path)
+        except Exception as error:
+            reasons[name] = f"{name} ({type(error).__name__}: {error})"
+    if reasons:
+        said = without_credentials("; ".join(reasons.values()))
+        arrived = tuple(name for name in files if name not in reasons)
+        raise UploadError(f"could not store in {place}: {said}.", arrived, tuple(reasons))
 
 
 def unheard(answered: bool | None, size_bytes: int | None = None) -> None:

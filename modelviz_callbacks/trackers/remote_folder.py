@@ -9,7 +9,7 @@ from typing import Any
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.interface import Heard, Tracker, UploadError, unheard
+from modelviz_callbacks.trackers.interface import Heard, Tracker, store_each, unheard
 
 
 class RemoteFolderTracker(Tracker):
@@ -63,21 +63,12 @@ class RemoteFolderTracker(Tracker):
         Raises:
             UploadError: Not all arrived.
         """
-        missing, reasons = [], []
-        for name, path in files.items():
-            try:
-                place = f"{self._root.rstrip('/')}/{checked_name(name)}"
-                self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
-                self._system.pipe_file(place, path.read_bytes())
-            except Exception as error:
-                missing.append(name)
-                reasons.append(f"{name} ({type(error).__name__}: {error})")
-        if missing:
-            raise UploadError(
-                f"could not copy to {self.place}: {without_credentials('; '.join(reasons))}.",
-                tuple(name for name in files if name not in missing),
-                tuple(missing),
-            )
+        store_each(files, self._store, self.place)
+
+    def _store(self, name: str, path: Path) -> None:
+        place = f"{self._root.rstrip('/')}/{checked_name(name)}"
+        self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
+        self._system.pipe_file(place, path.read_bytes())
 
     def close(self) -> None:
         """Nothing is open between two files."""

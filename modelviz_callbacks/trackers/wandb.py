@@ -14,7 +14,7 @@ from typing import Any
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, UploadError, unheard
+from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, store_each, unheard
 
 _PAGE = "index.html"
 
@@ -76,25 +76,18 @@ class WandbTracker(Tracker):
         Raises:
             UploadError: Not all could be handed over.
         """
-        missing, reasons = [], []
         home = Path(self._run.dir)
-        for name, path in files.items():
-            try:
-                kept = home / FOLDER / checked_name(name)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, kept)
-                self._run.save(str(kept), base_path=str(home), policy="now")
-            except Exception as error:
-                missing.append(name)
-                reasons.append(f"{name} ({type(error).__name__}: {error})")
-        if _PAGE in files and _PAGE not in missing:
-            self._try("show the page", lambda: self._log_page(files[_PAGE]))
-        if missing:
-            raise UploadError(
-                f"could not hand to W&B: {without_credentials('; '.join(reasons))}.",
-                tuple(name for name in files if name not in missing),
-                tuple(missing),
-            )
+        try:
+            store_each(files, lambda name, path: self._store(home, name, path), self.name)
+        finally:
+            if _PAGE in files and (home / FOLDER / _PAGE).exists():
+                self._try("show the page", lambda: self._log_page(files[_PAGE]))
+
+    def _store(self, home: Path, name: str, path: Path) -> None:
+        kept = home / FOLDER / checked_name(name)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, kept)
+        self._run.save(str(kept), base_path=str(home), policy="now")
 
     def log_tags(self, tags: Mapping[str, object]) -> None:
         """Puts the tags into the run's config, where runs are filtered by them.
