@@ -186,6 +186,7 @@ class InWorker:
             kind,
             event_folder,
             run=replace(target, tracking_uri=None) if target is not None else None,
+            stage=maker.stage,
             sys_path=[entry for entry in sys.path if isinstance(entry, str)],
         )
 
