@@ -131,6 +131,7 @@ class InWorker:
         self._has_own_writer = has_own_writer
         self._polls = polls
         self._handed: list[_Handed] = []
+        self._has_waited = False
         self._live: Products | None = None
 
     # --- while training goes on
@@ -275,7 +276,9 @@ class InWorker:
             self._hurry(handed)
         uploads = _Uploads(self._handed)
         try:
-            with shown(self._maker.folder, end, self._target is not None) as progress:
+            uploads_too, is_known = self._target is not None, self._has_waited
+            self._has_waited = True
+            with shown(self._maker.folder, end, uploads_too, is_known) as progress:
                 while not self._is_enough(end, uploads):
                     progress(f"{self._progress()}{uploads}")
                     time.sleep(_LOOK_EVERY_S)
