@@ -88,12 +88,75 @@ def translation() -> tuple[nn.Module, dict[str, Any]]:
     return Translation(), {"source": words(), "target": words()}
 
 
+class Writer(nn.Module):
+    """A GPT-2 that writes some words with the library's own loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 64}
+        self.gpt = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, **sizes)).eval()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """The words given and 20 more."""
+        mask = torch.ones_like(ids)
+        found: torch.Tensor = self.gpt.generate(
+            ids, attention_mask=mask, max_new_tokens=20, do_sample=False, pad_token_id=0
+        )
+        return found
+
+
+class Flow(nn.Module):
+    """A state that follows a learned field, in four steps of Runge and Kutta."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.field = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 8))
+        self.output = nn.Linear(8, 2)
+
+    def solve(self, state: torch.Tensor, steps: int = 4) -> torch.Tensor:
+        """The state after some steps."""
+        for _ in range(steps):
+            first = self.field(state)
+            second = self.field(state + first / (2 * steps))
+            state = state + second / steps
+        return state
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores of two classes."""
+        return self.output(self.solve(x))
+
+
+class Cache(nn.Module):
+    """Attention step by step, over keys and values that grow by one each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What each place sees of those up to it."""
+        keys = values = torch.zeros(len(x), 0, 16)
+        found = []
+        for t in range(x.shape[1]):
+            now = x[:, t : t + 1]
+            keys = torch.cat([keys, self.key(now)], 1)
+            values = torch.cat([values, self.value(now)], 1)
+            scores = self.query(now) @ keys.transpose(1, 2)
+            found.append(scores.softmax(-1) @ values)
+        return torch.cat(found, 1)
+
+
 # Of these the backward pass is shown, too.
 BACKWARD = ("article_cnn", "gan", "resnet18", "bert")
 MODELS: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {
     "llama": llama,
     "mixtral": mixtral,
     "translation": translation,
+    "generate": lambda: (Writer(), {"ids": words()}),
+    "flow": lambda: (Flow(), {"x": torch.randn(2, 8)}),
+    "cache": lambda: (Cache(), {"x": torch.randn(2, LENGTH, 16)}),
 }
 
 

@@ -65,18 +65,19 @@ class ModuleWeights:
                 if not path:
                     break
                 path = path.rpartition(".")[0]
-        self._of_functions = self._within_functions(graph)
+        self._of_callers = self._within_callers(graph)
 
-    def _within_functions(self, graph: ModelGraph) -> dict[str, Weights]:
-        """Those of the outermost modules that each function calls, each module once."""
-        if not any(call.is_function for call in graph.modules):
-            return {}
-        called: dict[str, set[str]] = {}
+    def _within_callers(self, graph: ModelGraph) -> dict[str, Weights]:
+        """Those of the outermost modules of the model that others call, each module once.
+
+        The others are functions, and modules that are no part of the model: a solver's wrapper.
+        """
         parents = {call.name: call.parent for call in graph.modules}
-        for call in graph.modules:
-            if call.is_function:
-                called[call.name] = set()
-            elif call.path is not None:
+        called: dict[str, set[str]] = {
+            call.name: set() for call in graph.modules if call.path is None
+        }
+        for call in graph.modules if called else ():
+            if call.path is not None:
                 around = call.parent
                 while around in called:
                     called[around].add(call.path)
@@ -94,11 +95,11 @@ class ModuleWeights:
     def of(self, call: ModuleCall) -> Weights:
         """Those of a called module, or of those that a function calls.
 
-        A module that is not part of the model has none.
+        A module that is no part of the model has those of what it calls, too.
         """
-        if call.is_function:
-            return self._of_functions[call.name]
-        return self._own.get(call.path, NO_WEIGHTS) if call.path is not None else NO_WEIGHTS
+        if call.path is None:
+            return self._of_callers.get(call.name, NO_WEIGHTS)
+        return self._own.get(call.path, NO_WEIGHTS)
 
     def tied_to(self, call: ModuleCall) -> str:
         """The parameter that a module has under another name; ``""`` if there is none."""

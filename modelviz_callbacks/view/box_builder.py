@@ -405,6 +405,8 @@ class BoxBuilder:
         modules = self.graph.module_by_name
         calls = [item for item in step.items if isinstance(item, ModuleCall)]
         calls = [modules[name] for name in self._unlike(step)] or calls
+        # A solver's step calls the same module several times.
+        calls = list({(call.path, call.class_name): call for call in reversed(calls)}.values())
         return sum((self.weights.of(call) for call in calls), NO_WEIGHTS)
 
     def _weights_of_all(self, step: Step) -> Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,39 @@ def test_what_a_step_hands_to_the_next_is_an_edge_back() -> None:
     assert "to the next step" in drawn
     assert mermaid.render(analysis).decode().count("-. next step .->") == 2
     assert "the next step reads" in text.render(analysis).decode()
+
+
+def test_what_a_solver_calls_is_seen_in_its_box_and_its_weights_count_once() -> None:
+    class Wrapper(nn.Module):
+        """Not a part of the model: made in each call of a library's function."""
+
+        def __init__(self, field: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            super().__init__()
+            self.field = [field]
+
+        def forward(self, state: torch.Tensor) -> torch.Tensor:
+            return self.field[0](state)
+
+    def solve(field: Callable[[torch.Tensor], torch.Tensor], state: torch.Tensor) -> torch.Tensor:
+        right = Wrapper(field)
+        for _ in range(STEPS):
+            half = state + 0.05 * right(state)
+            state = state + 0.1 * right(half)
+        return state
+
+    class Flow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.field = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return solve(self.field, x)
+
+    view = overview(_graph(Flow(), torch.randn(2, 8)))
+    loops = {group.title: group for group in view.groups if group.times == STEPS}
+    assert [group.weights.count for group in loops.values()] == [72]
+    assert "Linear" in {box.title for box in view.boxes}
+    assert view.carried
 
 
 def test_a_graph_without_loops_has_no_edge_back() -> None:
