@@ -198,6 +198,11 @@ class _TreeText:
             comments.append("no input")
         if step.fold and step.fold.variation:
             comments.append(variation_text(step.fold.variation))
+        carried = dict.fromkeys(ref for ref, _ in self.steps.carried(step)) if step.inner else ()
+        if carried:
+            within = _Place(place.scope, place.depth + 1, step)
+            names = list(dict.fromkeys(self._source(ref, within) for ref in carried))
+            comments.append(f"the next step reads {shortened(names, 4)}")
         if step.fold and step.fold.shared and self._has_weights(step):
             comments.append("same weights each time")
         made = shapes_text(self.steps.makes(step), 2)
