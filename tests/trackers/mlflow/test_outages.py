@@ -94,10 +94,12 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     assert len(arrived(server, run_id)) == (1 if how == "dies half-way" else 0)
 
 
+@pytest.mark.slow
 def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
     proxy: Proxy, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", 5.0)
+    for limit in ("WAIT_LIMIT_S", "UPLOAD_LIMIT_S"):
+        monkeypatch.setattr(f"modelviz_callbacks.jobs.in_worker.{limit}", 5.0)
     run_id = new_run(server)
     proxy.refuse()
     began = time.monotonic()
