@@ -175,9 +175,12 @@ class _Repeats:
 
     def candidates(self, start: int) -> list[tuple[int, int]]:
         """Periods with how often they repeat, those that cover most first, then short ones."""
-        periods = range(1, len(self._equal) + 1)
-        found = [(period, self.times(start, period)) for period in periods]
-        found = [(period, times) for period, times in found if times > 1]
+        # Asked of every item: most have none.
+        found = [
+            (period, lengths[start] // period + 1)
+            for period, lengths in enumerate(self._equal, 1)
+            if lengths[start] >= period
+        ]
         return sorted(found, key=lambda pair: (-pair[0] * pair[1], pair[0]))
 
 
