@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from modelviz_callbacks.artifacts import events, onnx_files
+from modelviz_callbacks.artifacts import events, onnx_files, page
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.graph.json_format import dumps
@@ -78,18 +78,21 @@ def _format_row(kind: str, row: FormatRow) -> Row:
     def make(maker: Maker, products: Products) -> None:
         assert products.analysis is not None
         options = maker.options
-        times_us = products.times_us if kind == "html" else None
         maker.write(
             row.file,
             render(
-                products.analysis, kind, options.depth, options.rules, times_us, options.direction
+                products.analysis,
+                kind,
+                options.depth,
+                options.rules,
+                direction=options.direction,
             ),
         )
 
     return Row(
         row.file,
         ("analysis",),
-        make,
+        page.write_page if kind == "html" else make,
         lambda maker: kind in maker.options.formats,
         early=row.early,
         timed=kind == "html",
@@ -119,7 +122,7 @@ def _wants_events(maker: Maker) -> bool:
 
 
 def _wants_run_graph(maker: Maker) -> bool:
-    return maker.events is not None and maker.events.has_run_graph
+    return maker.events is not None and maker.events.has_run_graph and not maker.stage
 
 
 TABLE: tuple[Row, ...] = (

@@ -135,6 +135,7 @@ class InWorker:
         self._has_own_writer = has_own_writer
         self._polls = polls
         self._handed: list[_Handed] = []
+        self._has_waited = False
         self._live: Products | None = None
         self._is_interrupted = False
 
@@ -191,6 +192,7 @@ class InWorker:
             kind,
             event_folder,
             run=replace(target, tracking_uri=None) if target is not None else None,
+            stage=maker.stage,
             sys_path=[entry for entry in sys.path if isinstance(entry, str)],
         )
 
@@ -313,7 +315,9 @@ class InWorker:
             self._hurry(handed)
         uploads = _Uploads(self._handed)
         try:
-            with shown(self._maker.folder, end, self._target is not None) as progress:
+            uploads_too, is_known = self._target is not None, self._has_waited
+            self._has_waited = True
+            with shown(self._maker.folder, end, uploads_too, is_known) as progress:
                 while not self._is_enough(end, uploads):
                     progress(f"{self._progress()}{uploads}")
                     time.sleep(_LOOK_EVERY_S)

@@ -45,6 +45,7 @@ class Job:
             ``"extras"``: it leaves all but the run's graph there; ``""``: there are none.
         event_folder: The folder of the events, or of the run's writer; ``""``: unknown.
         run: The MLflow run, without its store, whose address may hold credentials.
+        stage: Which further recording of the run it is of; ``""``: the run's own.
         upload: Names of files to upload besides those that the worker makes.
         sys_path: Where the training process imports from.
         parent: Process that waits for the outcome.
@@ -57,6 +58,7 @@ class Job:
     tensorboard: str = ""
     event_folder: str = ""
     run: MlflowTarget | None = None
+    stage: str = ""
     upload: list[str] = field(default_factory=list)
     sys_path: list[str] = field(default_factory=list)
     parent: int = field(default_factory=os.getpid)
@@ -109,6 +111,7 @@ class Job:
             "tensorboard": self.tensorboard,
             "event_folder": self.event_folder,
             "run": run,
+            "stage": self.stage,
             "upload": self.upload,
             "sys_path": self.sys_path,
             "parent": self.parent,
@@ -161,6 +164,7 @@ class Job:
             given["tensorboard"],
             given["event_folder"],
             None if run is None else MlflowTarget(**run),
+            given["stage"],
             given["upload"],
             given["sys_path"],
             given["parent"],

@@ -59,7 +59,7 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
     Returns:
         Who made them, and the analysis of the graph they are of.
     """
-    maker = Maker(job.options, job.folder, job.report)
+    maker = Maker(job.options, job.folder, job.report, stage=job.stage)
     recording, timed = job.recording(), job.timed()
     analysis = None
     if recording is not None:
@@ -67,7 +67,8 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
             products = Products(unpack(recording), job.options.name, maker.refuse)
             maker.describe(products.graph)
             _make_rows(rows(MadeIn.JOB), job, maker, products)
-            analysis = products.analysis
+            # What a run has but once is told of its own recording.
+            analysis = None if job.stage else products.analysis
         maker.write_report()
     elif timed is not None:
         with maker.guarded("the times"), _EventsOf(job, maker):

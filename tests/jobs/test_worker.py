@@ -36,6 +36,7 @@ from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
+from tests.samples import one_and_the_rest_slow
 from tests.waiting import PATIENCE_S, wait_for
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
@@ -86,9 +87,10 @@ def made(folder: Path, name: str, waits: bool = False, **options: Any) -> dict[s
     }
 
 
-@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("weights", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", ["TwoBranches", "Transformer", "DictInDictOut", "KeepsRunningState"]
+    "name",
+    one_and_the_rest_slow(["TwoBranches", "Transformer", "DictInDictOut", "KeepsRunningState"]),
 )
 def test_the_files_are_those_made_in_place(name: str, weights: bool, tmp_path: Path) -> None:
     here = made(tmp_path / "here", name, background=False, onnx_weights=weights)
