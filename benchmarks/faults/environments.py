@@ -128,12 +128,14 @@ def _broken_pipe() -> None:
     os.dup2(writing, 1)
 
 
-def _deleted_folder() -> None:
-    folder = tempfile.mkdtemp()
-    os.chdir(folder)
-    Path(folder).rmdir()
-
-
+# Torch's own library for matrices cannot be loaded where there is no working directory.
+_DELETED = """
+import tempfile
+torch.randn(6, 4) @ torch.randn(4, 2)
+folder = tempfile.mkdtemp()
+os.chdir(folder)
+os.rmdir(folder)
+"""
 _SPAWN = """
 import multiprocessing
 if __name__ == "__main__":
@@ -233,7 +235,7 @@ _PLACES = (
     Environment("umask 000", in_process=lambda: os.umask(0)),
     Environment("umask 077", in_process=lambda: os.umask(0o077)),
     Environment("umask 777", in_process=lambda: os.umask(0o777)),
-    Environment("deleted working directory", in_process=_deleted_folder),
+    Environment("deleted working directory", before=_DELETED),
     Environment("working directory changes", meanwhile="os.chdir('/')"),
     Environment("relative folder", before="os.chdir(SCRATCH)", dirpath="'graphs'"),
     Environment("a folder of CJK letters", dirpath="SCRATCH + '/' + '\\u6f22' * 80"),
