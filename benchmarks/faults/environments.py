@@ -128,14 +128,9 @@ def _broken_pipe() -> None:
     os.dup2(writing, 1)
 
 
-# Torch's own library for matrices cannot be loaded where there is no working directory.
-_DELETED = """
-import tempfile
-torch.randn(6, 4) @ torch.randn(4, 2)
-folder = tempfile.mkdtemp()
-os.chdir(folder)
-os.rmdir(folder)
-"""
+# Torch itself cannot begin without a working directory.
+_DELETED = "import tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)"
+
 _SPAWN = """
 import multiprocessing
 if __name__ == "__main__":
@@ -235,7 +230,7 @@ _PLACES = (
     Environment("umask 000", in_process=lambda: os.umask(0)),
     Environment("umask 077", in_process=lambda: os.umask(0o077)),
     Environment("umask 777", in_process=lambda: os.umask(0o777)),
-    Environment("deleted working directory", before=_DELETED),
+    Environment("deleted working directory", meanwhile=_DELETED),
     Environment("working directory changes", meanwhile="os.chdir('/')"),
     Environment("relative folder", before="os.chdir(SCRATCH)", dirpath="'graphs'"),
     Environment("a folder of CJK letters", dirpath="SCRATCH + '/' + '\\u6f22' * 80"),
