@@ -315,7 +315,7 @@ def _wait(condition: Any, limit_s: float) -> None:
 def _faults(outcome: Outcome, status: int, scratch: Path) -> Iterator[tuple[str, str]]:
     from benchmarks.faults.left_behind import broken_files, graphs_in_events, leftovers
 
-    way, victim, name = outcome.kind
+    way, victim, _ = outcome.kind
     folder = scratch / "graphs"
     for line in broken_files(scratch):
         yield "half files", line
@@ -325,7 +325,7 @@ def _faults(outcome: Outcome, status: int, scratch: Path) -> Iterator[tuple[str,
         said = (scratch / "said.log").read_text(errors="replace")[-300:]
         yield "other exit status", f"{status}: {said}"
     made = {path.name for path in folder.glob("*")} if folder.exists() else set()
-    in_place_killed = way == "in place" and status < 0 and name != "SIGINT"
+    in_place_killed = way == "in place" and status != 0
     wanted = {"graph.json"} if in_place_killed else _MADE
     if outcome.recorded and not wanted <= made:
         yield "lost recordings", f"no {', '.join(sorted(wanted - made))} (status {status})"

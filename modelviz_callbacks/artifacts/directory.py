@@ -6,13 +6,17 @@ import contextlib
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from modelviz_callbacks.errors import SinkError
 from modelviz_callbacks.trackers import checked_name
 
-__all__ = ["Directory"]
+__all__ = ["Directory", "is_running", "remove_unfinished"]
+
+# What an unfinished file is called: by this, the process that writes it, and letters by chance.
+_UNFINISHED = ".part"
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, or pass dirpath= on another disk",
@@ -59,7 +63,8 @@ class Directory:
         """
         final = self.root / checked_name(name)
         # The extension is kept: some libraries choose the format by it.
-        beside = final.with_name(f".part-{secrets.token_hex(8)}{final.suffix}")
+        name = f"{_UNFINISHED}-{os.getpid()}-{secrets.token_hex(8)}{final.suffix}"
+        beside = final.with_name(name)
         try:
             try:
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +78,38 @@ class Directory:
             reason = error.strerror or str(error)
             raise SinkError(f"could not write {final}: {reason}; {advice}.") from error
         return final
+
+
+def remove_unfinished(root: Path) -> None:
+    """Removes the unfinished files in a folder whose processes were killed over them.
+
+    Args:
+        root: The folder.
+    """
+    for path in root.glob(f"{_UNFINISHED}-*-*"):
+        process = path.name.split("-")[1]
+        if process.isdecimal() and not is_running(int(process)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there and more than a zombie; on Windows, as far as is known.
+
+    Args:
+        process: Its number.
+    """
+    if sys.platform == "win32":
+        return True  # to ask would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    with contextlib.suppress(OSError):
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text(errors="replace")
+    return True
 
 
 def _fill(path: Path, data: bytes | Callable[[Path], object]) -> None:

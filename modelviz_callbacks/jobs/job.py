@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from modelviz_callbacks.artifacts.directory import remove_unfinished
 from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report
@@ -130,6 +131,7 @@ class Job:
         Returns:
             Whether somebody had it.
         """
+        remove_unfinished(self.folder)
         return self._rename(_BEGUN, _WAITING) or self._rename(_TAKEN_BACK, _WAITING)
 
     def leave_alone(self) -> None:
@@ -280,10 +282,15 @@ class Job:
     def _taken_events(self) -> Path:
         return self.place / f"{_EVENTS}-taken"
 
+    def events_delivered(self) -> None:
+        """Says that the events that were taken are where they belong."""
+        self._rename(self._taken_events.name, f"{_EVENTS}-delivered")
+
     @property
     def has_made_events(self) -> bool:
         """Whether all its staged events were made, taken or not."""
-        return self.has_staged_events or self._taken_events.exists()
+        endings = ("", "-taken", "-delivered")
+        return any((self.place / f"{_EVENTS}{ending}").exists() for ending in endings)
 
     def _rename(self, name: str, new_name: str) -> bool:
         try:

@@ -125,7 +125,8 @@ class JobQueue:
                 return
             worker, self.worker = self.worker, None
             jobs, self._jobs = self._jobs, []
-        if all(job.is_over for job in jobs):
+        # What was taken back and is neither done nor gone, somebody was interrupted over.
+        if all(job.is_done or not job.place.exists() for job in jobs):
             worker.kill()  # maybe still about to begin what was done elsewhere
         worker.hang_up()
 

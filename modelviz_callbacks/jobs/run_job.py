@@ -152,6 +152,7 @@ def take_events(job: Job, target: object) -> str | None:
         return None
     with TensorBoardTracker(target) as tracker:
         tracker.log_events(staged(events))
+        job.events_delivered()
         if job.tensorboard == "staged":
             mention(job.report, tracker)
         return tracker.log_dir

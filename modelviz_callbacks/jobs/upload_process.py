@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,40 @@ from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 # How often a call is made to a server that fails for the moment.
 _TRIES = 2
 
+# How long one call may take while the server has never answered, in seconds.
+_SILENCE_LIMIT_S = 5.0
+
 # How long the process may take besides its deadline, for its start and end, in seconds.
 _START_LIMIT_S = 30.0
 
 _GRAPH = "graph.json"
+
+
+class Patience:
+    """The time for a server that training waits for: little until it has answered once."""
+
+    def __init__(self, deadline_s: float) -> None:
+        """The clock starts when `remaining_s` is first asked.
+
+        Args:
+            deadline_s: Seconds for all calls together.
+        """
+        self._deadline_s = deadline_s
+        self._end: float | None = None
+        self._answers = 0
+
+    def heard(self, answered: bool | None, size_bytes: int | None) -> None:
+        """Takes note of a call, see `modelviz_callbacks.trackers.interface.Heard`."""
+        self._answers += bool(answered)
+
+    def remaining_s(self) -> float:
+        """Seconds left for the next call."""
+        now = time.monotonic()
+        if self._end is None:
+            self._end = now + self._deadline_s
+        # The first that works is no call to the server: it makes the client.
+        limit_s = _SILENCE_LIMIT_S if self._answers <= 1 else self._deadline_s
+        return min(limit_s, self._end - now)
 
 
 def upload(target: MlflowTarget, report: Report, names: list[str], deadline_s: float) -> None:
@@ -117,8 +148,10 @@ def main() -> None:
     target = MlflowTarget(**order["run"] | {"tracking_uri": os.environ.get("MLFLOW_TRACKING_URI")})
     before = list(report.stored)
     error: ModelvizError | None = None
+    patience = Patience(order["deadline_s"])
+    remaining_s, heard = patience.remaining_s, patience.heard
     try:
-        publish(target, report, _analysis(report), order["names"], order["deadline_s"], _TRIES)
+        publish(target, report, _analysis(report), order["names"], remaining_s, _TRIES, heard)
     except ModelvizError as caught:
         error = caught
     answer = {

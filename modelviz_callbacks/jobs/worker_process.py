@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modelviz_callbacks.artifacts.directory import is_running
 from modelviz_callbacks.errors import WorkerError
 from modelviz_callbacks.ranks import IN_WORKER
 
@@ -119,7 +120,7 @@ class Worker:
         except BlockingIOError:
             return False
         except OSError:  # the line is closed here: what is left is the process itself
-            return not _is_running(self.pid)
+            return not is_running(self.pid)
 
     def _how_it_ended(self) -> str:
         status = self._starter.poll()
@@ -185,17 +186,6 @@ class Worker:
         # After the name in brackets: state is field 3, user and system time are 14 and 15.
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _is_running(pid: int) -> bool:
-    """Whether a process is there and more than a zombie."""
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    with contextlib.suppress(OSError):
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    return True
 
 
 def _is_python(executable: str | None) -> bool:

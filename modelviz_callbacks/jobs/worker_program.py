@@ -172,6 +172,8 @@ def attend(parent: int, gives_way: bool) -> int:
         _do(Path(order["job"]), line, order.get("uri"))
         line.listen(0.0 if sys.platform != "win32" else inf)
     if line.has_ended:
+        for place in staged:
+            _give_back_events(place, line)
         _deliver(staged)
     elif line.is_quiet:
         _start_anew(staged)
@@ -211,6 +213,17 @@ def _deliver(places: list[Path]) -> None:
         deliver(place)
     for place in places:
         _discard_if_done(place)
+
+
+def _give_back_events(place: Path, line: Line) -> None:
+    """Lets the events be taken again that a training process was killed over."""
+    taken, end = place / "events-taken", time.monotonic() + _LOOK_EVERY_S
+    while taken.exists() and time.monotonic() < end:
+        if line.is_alone:
+            with contextlib.suppress(OSError):
+                taken.rename(place / "events")
+        else:
+            time.sleep(_LOOK_AGAIN_S)
 
 
 def _discard_if_done(place: Path) -> None:
@@ -257,6 +270,7 @@ def _do(place: Path, line: Line, uri: str | None, is_again: bool = False) -> int
     import torch
 
     torch.set_num_threads(1)  # what nobody misses
+    from modelviz_callbacks.artifacts.directory import remove_unfinished
     from modelviz_callbacks.jobs.job import Job
     from modelviz_callbacks.jobs.run_job import work
 
@@ -271,6 +285,8 @@ def _do(place: Path, line: Line, uri: str | None, is_again: bool = False) -> int
     while not job.begin() and not is_again:
         if _is_done_elsewhere(place, line):
             return 0
+    if is_again or line.is_alone:
+        remove_unfinished(job.folder)
     work(job, Deadline(line, place).remaining_s, uri)
     job.finish()
     if job.is_left_alone:

@@ -12,9 +12,10 @@ import pytest
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.jobs import upload_process
-from modelviz_callbacks.jobs.upload_process import upload
+from modelviz_callbacks.jobs.upload_process import _SILENCE_LIMIT_S, Patience, upload
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
+from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 from tests.mlflow_server import free_port
 from tests.trackers.conftest import Store, empty_database, store
 
@@ -79,6 +80,28 @@ def test_a_process_that_hangs_or_fails_is_one_error(
     monkeypatch.setattr(upload_process, "_START_LIMIT_S", 0.5)
     with pytest.raises(TrackerError, match="What was written to disk stays there"):
         upload(MlflowTarget("http://ann:pw@127.0.0.1:9", "0" * 32), report, ["graph.json"], 0.5)
+
+
+def test_a_server_that_never_answers_gets_little_time_and_one_that_does_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    patience = Patience(30.0)
+    tracker = MlflowTracker(
+        MlflowTarget("http://127.0.0.1:9", "0" * 32),
+        deadline_s=patience.remaining_s,
+        heard=patience.heard,
+    )
+    assert tracker.client is not None
+    assert patience.remaining_s() == _SILENCE_LIMIT_S
+    now += 12.0
+    patience.heard(False, None)
+    assert patience.remaining_s() == _SILENCE_LIMIT_S
+    patience.heard(True, None)
+    assert patience.remaining_s() == 18.0
+    now += 16.0
+    assert patience.remaining_s() == 2.0
 
 
 def test_a_program_that_is_no_interpreter_uploads_by_itself(

@@ -222,6 +222,44 @@ def test_what_the_training_process_is_stopped_over_is_made_by_the_worker(
     assert graphs_in_events(folder) == 1
 
 
+def test_events_that_the_training_process_is_killed_over_are_delivered_by_the_worker(
+    tmp_path: Path,
+) -> None:
+    run = script(
+        tmp_path,
+        """
+        import os, signal, torch
+        from torch.utils.tensorboard import SummaryWriter
+        from modelviz_callbacks import GraphHook
+        from modelviz_callbacks.jobs import in_worker
+        from modelviz_callbacks.jobs.job import Job
+        from pathlib import Path
+        import time
+
+        take = Job.take_events
+
+        def killed(job):
+            take(job)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Job.take_events = killed
+        model = torch.nn.Linear(4, 2)
+        writer = SummaryWriter("run")
+        few = {"formats": ["text"], "onnx": False}
+        with GraphHook(model, dirpath="graphs", tensorboard=writer, **few):
+            model(torch.randn(3, 4))
+            while not list(Path("graphs").glob(".job-*/done")):
+                time.sleep(0.05)
+        """,
+    )
+    run.communicate(timeout=WITHIN_S)
+    assert run.returncode == -signal.SIGKILL
+    wait_for(lambda: not list((tmp_path / "graphs").glob(".job-*")))
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert "Linear/layers" in events.Tags()["tensors"]
+
+
 def killed_worker(folder: Path) -> GraphHook:
     """A hook whose worker was killed over its job."""
     model = nn.Linear(4, 2)
@@ -229,6 +267,7 @@ def killed_worker(folder: Path) -> GraphHook:
     model(torch.randn(3, 4))
     (job,) = folder.glob(".job-*")
     (job / "job.json").rename(job / "begun.json")  # as the worker does when it begins
+    (folder / f".part-{the_worker().pid}-0123.txt").write_text("half a")
     the_worker().kill()
     model(torch.randn(3, 4))
     return hook
@@ -239,7 +278,7 @@ def test_what_a_worker_is_killed_over_is_made_by_another_one(tmp_path: Path) -> 
     hook.close()
     assert hook.report.refused == []
     assert {"graph.json", "graph.txt"} <= set(hook.report.files)
-    assert not list(tmp_path.glob(".*"))
+    wait_for(lambda: not list(tmp_path.glob(".*")))
 
 
 def test_what_two_workers_end_over_costs_a_warning_and_leaves_no_part_of_a_file(
@@ -251,12 +290,12 @@ def test_what_two_workers_end_over_costs_a_warning_and_leaves_no_part_of_a_file(
         hook.close()
     assert len(caught) == 1
     assert str(tmp_path / "worker.log") in str(caught[0].message)
-    assert not list(tmp_path.rglob(".part-*"))
     assert not (tmp_path / "graph.json").exists()
     # What it says to do works.
     again = str(caught[0].message).partition("again: ")[2].split()
     assert subprocess.run(again, stdin=subprocess.DEVNULL, check=False).returncode == 0
     assert ModelGraph.load(tmp_path / "graph.json").ops
+    assert not list(tmp_path.rglob(".part-*"))
 
 
 def test_ctrl_c_while_waiting_ends_the_waiting_and_not_the_worker(tmp_path: Path) -> None:
