@@ -19,9 +19,9 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest -n 2 --all $(ARGS)
 
-# What a change is tried with: no zoo, no browser, no server, no process of its own.
+# What a change is tried with: no zoo, no browser, no server, no process, no other library.
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 -m "not (zoo or browser or server or process)" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not (zoo or browser or server or process or library)" $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

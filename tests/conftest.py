@@ -28,6 +28,10 @@ _MARK_OF_PLACE = {
     "jobs": "process",
     "test_examples.py": "process",
     "test_determinism.py": "process",
+    "test_cli_mlflow.py": "server",
+    "integrations": "library",
+    "test_live.py": "library",
+    "test_contract.py": "library",
 }
 _MARK_OF_FIXTURE = {
     "browser": "browser",

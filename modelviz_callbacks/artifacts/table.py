@@ -36,6 +36,7 @@ class Row:
         made_in: Where it is made.
         early: Whether it is quick enough for a training step; it is made again, in full, later.
         timed: Whether it shows the times of a step that was timed, and is made anew with them.
+        is_event: Whether it adds events to TensorBoard's, where each is to be once.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row:
     made_in: MadeIn = MadeIn.JOB
     early: bool = False
     timed: bool = False
+    is_event: bool = False
 
     def is_wanted(self, maker: Maker) -> bool:
         """Whether the options ask for it."""
@@ -127,9 +129,23 @@ TABLE: tuple[Row, ...] = (
     Row("graph.json", ("graph",), _write_json, _always, early=True),
     *(_format_row(kind, row) for kind, row in FORMATS.items()),
     *(_backward_row(kind, row.backward_file) for kind, row in FORMATS.items() if row.backward_file),
-    Row("the TensorBoard graph", ("analysis",), events.add_run_graph, _wants_run_graph, early=True),
-    Row("the TensorBoard extras", ("analysis",), events.add_extras, _wants_events),
-    Row("the times", ("analysis", "times_us"), events.add_times, _wants_events, timed=True),
+    Row(
+        "the TensorBoard graph",
+        ("analysis",),
+        events.add_run_graph,
+        _wants_run_graph,
+        early=True,
+        is_event=True,
+    ),
+    Row("the TensorBoard extras", ("analysis",), events.add_extras, _wants_events, is_event=True),
+    Row(
+        "the times",
+        ("analysis", "times_us"),
+        events.add_times,
+        _wants_events,
+        timed=True,
+        is_event=True,
+    ),
     Row(
         "the ONNX files",
         ("graph", "networks"),

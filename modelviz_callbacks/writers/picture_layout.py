@@ -69,6 +69,7 @@ def lay_out(
     known: dict[str, Any],
     *,
     to_the_right: bool = False,
+    loose: Sequence[tuple[str, str]] = (),
 ) -> PictureLayout:
     """Places boxes from top to bottom along their edges.
 
@@ -79,6 +80,8 @@ def lay_out(
         known: What Graphviz answered before, by what it was asked; gets the new answer. Modules
             that look alike need to be laid out once.
         to_the_right: From left to right instead.
+        loose: Further edges, along which nothing is placed: they may lead back, or from a box to
+            itself. They come after the others.
 
     Returns:
         Where they are.
@@ -88,7 +91,7 @@ def lay_out(
     """
     box_ids = {name: f"b{number}" for number, name in enumerate(boxes)}
     group_ids = {name: f"cluster{number}" for number, name in enumerate(groups)}
-    dot = _dot(boxes, groups, edges, (box_ids, group_ids))
+    dot = _dot(boxes, groups, (*edges, *loose), (box_ids, group_ids), len(edges))
     if to_the_right:
         dot = dot.replace("rankdir=TB", "rankdir=LR", 1)
     if dot not in known:
@@ -176,6 +179,7 @@ def _dot(
     groups: Mapping[str, Size],
     edges: Sequence[tuple[str, str]],
     ids: tuple[Mapping[str, str], Mapping[str, str]],
+    firm: int,
 ) -> str:
     box_ids, group_ids = ids
     inside: dict[str, list[tuple[str, str]]] = {"": []}
@@ -211,7 +215,8 @@ def _dot(
 
     write("")
     for number, (source, target) in enumerate(edges):
-        lines.append(f'{box_ids[source]} -> {box_ids[target]} [comment="{number}"];')
+        how = "" if number < firm else ", constraint=false"
+        lines.append(f'{box_ids[source]} -> {box_ids[target]} [comment="{number}"{how}];')
     return "\n".join([*lines, "}", ""])
 
 

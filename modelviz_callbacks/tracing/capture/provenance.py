@@ -223,6 +223,8 @@ class OriginFinder:
             return type(tensor).__name__, sources
         for record in reversed(self._wrappers):
             wrapper = record.ref()
+            if wrapper is None:
+                continue
             for name, inner in _wrapped_in(wrapper):
                 if inner is tensor:
                     return name.strip("_"), (self._recorder.record(wrapper),)
@@ -297,12 +299,12 @@ def _is_wrapper(tensor: torch.Tensor | None) -> bool:
     return kind is not torch.Tensor and hasattr(kind, "__tensor_flatten__")
 
 
-def _wrapped_in(tensor: torch.Tensor | None) -> Iterator[tuple[str, torch.Tensor]]:
+def _wrapped_in(tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors that one wraps, with the names of the attributes that hold them."""
     if not _is_wrapper(tensor):
         return
     with contextlib.suppress(Exception):  # it is somebody's code
-        names, _ = type(tensor).__tensor_flatten__(tensor)  # type: ignore[union-attr]
+        names, _ = type(tensor).__tensor_flatten__(tensor)  # type: ignore[attr-defined]
         for name in names:
             inner = getattr(tensor, name)
             if isinstance(inner, torch.Tensor):

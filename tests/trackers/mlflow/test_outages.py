@@ -15,6 +15,7 @@ from modelviz_callbacks import GraphHook, ModelGraph
 from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.report import ModelvizWarning
 from tests.mlflow_server import MlflowServer, Proxy
+from tests.samples import one_and_the_rest_slow
 from tests.waiting import PATIENCE_S, wait_for
 
 FILES = {"graph.json", "graph.svg", "graph.txt", "backward.svg"}
@@ -63,7 +64,7 @@ def arrived(server: MlflowServer, run_id: str) -> set[str]:
     return {path.name for folder in folders for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("how", ["refuses", "500", "hang", "dies half-way"])
+@pytest.mark.parametrize("how", one_and_the_rest_slow(["500", "refuses", "hang", "dies half-way"]))
 def test_a_bad_server_costs_one_warning_and_no_file(
     how: str,
     proxy: Proxy,
