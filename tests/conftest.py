@@ -135,6 +135,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of training waits as long as it takes: other programs may keep the cores busy."""
     for limit in ("WAIT_LIMIT_S", "UPLOAD_LIMIT_S"):
         monkeypatch.setattr(f"modelviz_callbacks.jobs.in_worker.{limit}", PATIENCE_S)
+    monkeypatch.setattr("modelviz_callbacks.jobs.in_place.MLFLOW_LIMIT_S", PATIENCE_S)
 
 
 @pytest.fixture(autouse=True)
