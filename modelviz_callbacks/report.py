@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sys
 import warnings
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
@@ -97,12 +100,15 @@ class Report:
         return json.dumps(told, indent=2) + "\n"
 
     def summary(self) -> str:
-        """One line, without credentials: what it is, how large, and where it was put."""
+        """One line, without credentials: what it is, how large, and where it was put.
+
+        Paths below the working directory are told from there.
+        """
         figures = self.figures
         counts = f"{figures.get('ops', 0):,.0f} ops, {figures.get('parameters', 0):,.0f} parameters"
         places = "".join(f"; {place}" for place in self.stored)
         line = f"modelviz: {self.name} ({counts}) is in {self.folder}{places}"
-        return without_credentials(line)
+        return without_credentials(from_here(line))
 
     def warn(self) -> None:
         """One warning for all that was refused; none if nothing was."""
@@ -110,6 +116,17 @@ class Report:
             return
         lines = "\n".join(f"  {refusal.what}: {refusal.why}" for refusal in self.refused)
         warn(f"Of the graph of {self.name}, {len(self.refused)} part(s) are missing:\n{lines}")
+
+
+def from_here(line: str) -> str:
+    """A line with paths as from the working directory; those in a URL stay as they are."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it is gone
+        return line
+    if here == here.parent:
+        return line
+    return re.sub(rf"(?<![\w/:.]){re.escape(f'{here}{os.sep}')}", "", line)
 
 
 def say(message: str) -> None:

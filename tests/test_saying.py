@@ -124,3 +124,16 @@ def test_warnings_that_are_errors_are_said_on_stderr(capsys: pytest.CaptureFixtu
 def test_a_name_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     say("net\x1b[2J\x9b1m\u202etxt")
     assert capsys.readouterr().out == "net\ufffd[2J\ufffd1m\ufffdtxt\n"
+
+
+def test_the_line_at_the_end_tells_paths_as_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = [f"TensorBoard: tensorboard --logdir {tmp_path}/runs", f"MLflow: file://{tmp_path}/x"]
+    said = Report("Net", str(tmp_path / "model_graph/Net"), stored=places).summary()
+    assert said.endswith(
+        f" is in model_graph/Net; TensorBoard: tensorboard --logdir runs; MLflow: file://{tmp_path}/x"
+    )
+    monkeypatch.chdir("/")
+    assert str(tmp_path) in Report("Net", str(tmp_path / "Net")).summary()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from modelviz_callbacks.report import say
+from modelviz_callbacks.report import from_here, say
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def shown(
         A function to be told how far it is.
     """
     limit_s = max(0.0, end - time.monotonic())
-    message = f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s"
+    message = from_here(f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s")
     message += ", longer while uploads arrive)" if uploads else ")"
     if not _is_terminal():
         if not is_known:
