@@ -8,8 +8,7 @@ parameters and buffers are not counted, they are there anyway.
 What is alive is known from who reads what: a tensor lives until the last op or module call that
 reads it, to the end where it is kept for the backward or is an output. A variable of the author's
 that holds a tensor for longer is not seen, nor is memory that an op needs only while it runs. Where
-hooks replace what is saved (activation checkpoints without reentry, offloading), this is what would
-be kept without them.
+hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is told.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
 from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import fake_tensor_mode, storage_address
@@ -39,10 +39,11 @@ def with_memory(graph: ModelGraph, recording: Recording) -> ModelGraph:
 
     Returns:
         The same graph; ``kept_bytes`` and ``live_bytes`` are ``None`` of ops of which torch does
-        not tell what they save.
+        not tell what they save, and of all where hooks have replaced what is saved.
     """
     mode = fake_tensor_mode()
-    if mode is None:
+    backward = record_backward(recording)  # of another process, or while the outputs live
+    if mode is None or (backward is not None and backward.has_hooks):
         return graph
     names = node_names(recording)
     found = _Forward(recording, _Replay(mode)).run()
@@ -52,6 +53,10 @@ def with_memory(graph: ModelGraph, recording: Recording) -> ModelGraph:
         kept, live = known.get(node.name, (None, None))
         nodes.append(dataclasses.replace(node, kept_bytes=kept, live_bytes=live))
     return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
+# What asks for gradients and keeps nothing.
+_BEGINS = ("requires_grad_", "requires_grad.__set__")
 
 
 class _Region:
@@ -175,10 +180,15 @@ class _Forward:
         made = [*flat_records(entry.result), *entry.writes]
         if not entry.grad or not any(record.requires_grad for record in made):
             return 0
+        arguments = argument_records(entry)
+        if arguments and not any(record.requires_grad for record in arguments):
+            # Gradients begin here, or an autograd function of somebody's made what is read: it
+            # may keep anything.
+            return 0 if torch_name(entry.func) in _BEGINS else None
         saved = self._replay.saved_by(entry)
         if saved is None:
             return None
-        given, total = [*argument_records(entry), *flat_records(entry.result)], 0
+        given, total = [*arguments, *flat_records(entry.result)], 0
         for piece in saved:
             if piece.place is None:
                 self._extra[position] = self._extra.get(position, 0) + piece.size_bytes

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from benchmarks.memory_accuracy import models
 from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.tracing import record_backward
 from modelviz_callbacks.tracing.transport.pack import pack
 from modelviz_callbacks.tracing.transport.unpack import unpack
 from modelviz_callbacks.writers import markdown, table
@@ -96,6 +100,49 @@ def test_what_torch_does_not_tell_makes_the_sum_a_lower_bound() -> None:
     rows = list(csv.DictReader(io.StringIO(table.render(analysis).decode())))
     assert (rows[0]["kept_bytes"], rows[0]["kept_at_least"]) == ("32", "")
     assert "" in {row["kept_bytes"] for row in rows}
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x.exp())
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * 2
+
+
+class _Part(nn.Module):
+    def __init__(self, through: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.through = nn.Linear(4, 4), through
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.through(self.layer, x).tanh().sum()
+
+
+def _custom(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return cast("torch.Tensor", _Doubled.apply(layer(x)))
+
+
+def _checkpointed(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return cast("torch.Tensor", checkpoint(layer, x, use_reentrant=False))
+
+
+def test_what_an_autograd_function_keeps_makes_the_sum_a_lower_bound() -> None:
+    total = Analysis(trace(_Part(_custom), torch.ones(2, 4)).graph).costs.total
+    assert (total.kept_bytes, total.unmeasured) == (32, 1)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nothing_is_told_where_a_checkpoint_replaces_what_is_saved(elsewhere: bool) -> None:
+    made = trace(_Part(_checkpointed), torch.ones(2, 4))  # keeps the outputs alive
+    recording = made._recording
+    if elsewhere:
+        recording.backward = record_backward(recording)
+        recording = unpack(pack(recording))
+    assert set(_kept(graph_of(recording))) == {None}
 
 
 def test_another_process_tells_the_same_and_draws_no_random_number(tmp_path: Path) -> None:
