@@ -6,18 +6,22 @@ BIN := $(VENV)/bin
 # pip takes a CPU build of torch where it finds one for this exact version.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast check format bench browser page clean
+.PHONY: demo test test-all test-fast check format docs bench browser page clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/lightning_cnn.py demo
 
-# All tests; ARGS chooses and adds: make test ARGS="tests/writers -k svg".
-test: $(VENV)/.installed-test browser
+# All kinds of tests, over a sample of the models; ARGS chooses and adds: make test ARGS="-k svg".
+test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-# What a change is tried with: no zoo, no browser, no server, no process of its own.
+# All tests over all models, and what takes long: what continuous integration runs.
+test-all: $(VENV)/.installed-test browser
+	$(BIN)/python -m pytest -n 2 --all $(ARGS)
+
+# What a change is tried with: no zoo, no browser, no server, no process, no other library.
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 -m "not (zoo or browser or server or process or slow)" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not (zoo or browser or server or process or library)" $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -27,6 +31,11 @@ check: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site in site/: no warning, and no link that leads nowhere.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python docs/check_links.py site
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/overhead.py
@@ -54,9 +63,13 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(INSTALL) --group test --group check
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed-test
+	$(INSTALL) --group docs
+	touch $@
+
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	$(INSTALL) --group bench
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

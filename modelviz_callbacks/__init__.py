@@ -25,7 +25,7 @@ _HOMES = {
 }
 
 __all__ = ["GraphHook", "GraphLogger", "ModelGraph", "Trace", "trace"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

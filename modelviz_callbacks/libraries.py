@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 from modelviz_callbacks.errors import MissingLibraryError
@@ -24,7 +25,7 @@ _BROUGHT_BY = {
 
 
 def missing_library(error: BaseException) -> str:
-    """Which library was missing, where that is why something failed.
+    """Which library was missing, or too old, where that is why something failed.
 
     Args:
         error: Any error, or one that was raised from it.
@@ -36,6 +37,11 @@ def missing_library(error: BaseException) -> str:
     while seen is not None:
         name = seen.name or "" if isinstance(seen, ModuleNotFoundError) else ""
         library = name.partition(".")[0]
+        if library in _BROUGHT_BY and library != name and library in sys.modules:
+            return (
+                f"The {library} that is installed has no {name}, it is too old for the rest: "
+                f'pip install --upgrade "{_BROUGHT_BY[library]}" mends that.'
+            )
         if library in _BROUGHT_BY:
             return f'{library} is not installed: pip install "{_BROUGHT_BY[library]}" brings it.'
         seen = seen.__cause__ or seen.__context__

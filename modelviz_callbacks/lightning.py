@@ -41,6 +41,15 @@ _EVENT_OF: dict[str, str] = {
 }
 
 
+# Which stages each of the trainer's functions runs.
+_STAGES_OF: dict[str, tuple[Stage, ...]] = {
+    "fit": ("train", "validate"),
+    "validate": ("validate",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
 class GraphLogger(pl.Callback):
     """Records the first training batch of a fit, whatever the LightningModule looks like.
 
@@ -76,7 +85,7 @@ class GraphLogger(pl.Callback):
         profile_step: int | None = None,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
-        stage: Stage = "train",
+        stage: Stage | Sequence[Stage] = "train",
     ) -> None:
         """Nothing happens before the first training batch.
 
@@ -102,17 +111,18 @@ class GraphLogger(pl.Callback):
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.
             stage: Which step is recorded, the first time it runs outside of a sanity check: that of
-                ``"train"``, ``"validate"``, ``"test"`` or ``"predict"``.
+                ``"train"``, ``"validate"``, ``"test"`` or ``"predict"``. Of several the first is
+                the run's graph; the files of the others begin with their stage
+                (``validate.graph.svg``), and one ``index.html`` shows them all.
 
         Raises:
             OptionError: A value has a wrong type or is impossible.
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        if given.pop("stage") not in _STEP_OF:
-            raise OptionError(f"stage={stage!r} is none of {', '.join(_STEP_OF)}.")
+        self._stages = _checked(given.pop("stage"))
         self._options = make_options(**given)
-        self._stage = stage
-        self._steps: TrainingSteps | None = None
+        self._run: Run | None = None
+        self._steps: dict[str, TrainingSteps] = {}
         self._folder: Path | None = None
         self._mailbox = ReportMailbox()
         self._collected: Report | None = None
@@ -128,8 +138,8 @@ class GraphLogger(pl.Callback):
             >>> "graph.txt" in graph_logger.report.files
             True
         """
-        if self._steps is not None:
-            return self._steps.run.report
+        if self._run is not None:
+            return self._run.report
         # Where the trainer has started processes for the training, it is in one of them.
         self._collected = self._mailbox.collect() or self._collected
         return self._collected
@@ -138,32 +148,36 @@ class GraphLogger(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the run's loggers, unless a stage without a fit is meant."""
-        if self._stage in ("train", "validate"):
+        if {"train", "validate"} & {*self._stages}:
             self._begin(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise for ``trainer.validate``."""
-        if self._stage == "validate" and trainer.state.fn == "validate":
+        if "validate" in self._stages and trainer.state.fn == "validate":
             self._begin(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise for ``trainer.test``."""
-        if self._stage == "test":
+        if "test" in self._stages:
             self._begin(trainer, pl_module)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise for ``trainer.predict``."""
-        if self._stage == "predict":
+        if "predict" in self._stages:
             self._begin(trainer, pl_module)
 
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Only rank zero takes part, and no run that leaves no trace."""
         is_trial = bool(getattr(trainer, "fast_dev_run", False)) or trainer.barebones
-        self._steps = None
+        self._run, self._steps = None, {}
         if is_trial or not trainer.is_global_zero or not is_recording_rank():
             return
-        run = Run(self._options, type(pl_module).__name__, polls=True)
-        self._steps = TrainingSteps(run)
+        self._run = run = Run(self._options, type(pl_module).__name__, polls=True)
+        stages = _stages_of(trainer, self._stages)
+        run.has_stages = len(stages) > 1
+        self._steps = {
+            stage: TrainingSteps(run, stage="" if stage == stages[0] else stage) for stage in stages
+        }
         with run.guarded("the loggers"):
             # ``trainer.log_dir`` is not used: it asks the other ranks.
             connect(run, trainer.loggers, Path(trainer.default_root_dir))
@@ -197,8 +211,8 @@ class GraphLogger(pl.Callback):
         self._before("predict", trainer, pl_module)
 
     def _before(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._steps is not None and stage == self._stage and not trainer.sanity_checking:
-            self._steps.before(pl_module, _STEP_OF[stage], pl_module)
+        if stage in self._steps and not trainer.sanity_checking:
+            self._steps[stage].before(pl_module, _STEP_OF[stage], pl_module)
 
     def on_train_batch_end(
         self,
@@ -209,8 +223,8 @@ class GraphLogger(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Puts what the worker has made for TensorBoard into the run, once it is there."""
-        if self._steps is not None:
-            self._steps.after()
+        for steps in self._steps.values():
+            steps.after()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -224,30 +238,48 @@ class GraphLogger(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise after ``trainer.validate``; within a fit the fit goes on."""
-        if self._stage == "validate" and trainer.state.fn == "validate":
+        if "validate" in self._stages and trainer.state.fn == "validate":
             self._finish()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise after ``trainer.test``."""
-        if self._stage == "test":
+        if "test" in self._stages:
             self._finish()
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise after ``trainer.predict``."""
-        if self._stage == "predict":
+        if "predict" in self._stages:
             self._finish()
 
     # --- how
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for another run: what belongs to this one stays behind.
-        own = dict.fromkeys(("_steps", "_folder", "_collected"))
-        return {**vars(self), **own}
+        own = dict.fromkeys(("_run", "_folder", "_collected"))
+        return {**vars(self), **own, "_steps": {}}
 
     def _finish(self, may_raise: bool = True, patient: bool = True) -> None:
-        if self._steps is not None:
-            try:
-                why = _NEVER.format(step=_STEP_OF[self._stage], event=_EVENT_OF[self._stage])
-                self._steps.finish(why, may_raise, patient)
-            finally:
-                self._mailbox.leave(self._steps.run.report)
+        if self._run is None:
+            return
+        try:
+            first, *others = self._steps
+            for stage in others:
+                self._steps[stage].end()
+            why = _NEVER.format(step=_STEP_OF[first], event=_EVENT_OF[first])
+            self._steps[first].finish(why, may_raise, patient)
+        finally:
+            self._mailbox.leave(self._run.report)
+
+
+def _checked(given: Stage | Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages, in order; the first is the run's own."""
+    stages = (given,) if isinstance(given, str) else tuple(given)
+    if not stages or len({*stages}) < len(stages) or not {*stages} <= {*_STEP_OF}:
+        raise OptionError(f"stage={given!r}: give one or several of {', '.join(_STEP_OF)}.")
+    return stages
+
+
+def _stages_of(trainer: pl.Trainer, wanted: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Those of the wanted stages that what the trainer was called for runs."""
+    ran = _STAGES_OF.get(str(getattr(trainer.state.fn, "value", trainer.state.fn)), wanted)
+    return tuple(stage for stage in wanted if stage in ran)

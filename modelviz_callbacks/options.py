@@ -175,6 +175,15 @@ class Options:
                 )
 
 
+class ShownFields(TypedDict, total=False):
+    """How a graph is shown, as keyword arguments; see `Options`."""
+
+    fold_classes: Sequence[str]
+    hide_classes: Sequence[str]
+    rename_classes: Mapping[str, str] | None
+    label_facts: Mapping[str, str] | None
+
+
 class OptionFields(TypedDict, total=False):
     """The options as keyword arguments; see `Options`."""
 

@@ -52,6 +52,7 @@ class Run:
         tensorboard: The option, or the run's own writer.
         is_continued: Whether it goes on with a training that was recorded before (a second fit, a
             checkpoint): the same graph is not written again beside the first.
+        has_stages: Whether more than one recording is wanted: what shows all is made last.
     """
 
     def __init__(self, options: Options, class_name: str, polls: bool = False) -> None:
@@ -76,12 +77,14 @@ class Run:
         self.report = Report(name, str(folder))
         self.tensorboard = _absolute(options.tensorboard)
         self.is_continued = False
+        self.has_stages = False
         self._is_kept = False
         self._maker = Maker(options, folder, self.report)
         self._polls = polls
         self._mlflow_targets: list[MlflowTarget] = []
         self._live = _live_of(options)
         self._recordings: list[InPlace | InWorker] = []
+        self._recorded: set[str] = set()
         self._timer: StepTimer | None = None
         self._early_targets: list[MlflowTarget] = []
         self._is_finished = False
@@ -171,38 +174,50 @@ class Run:
 
     # --- while training goes on
 
-    def captured(self, recording: Recording) -> None:
-        """Takes a recording over: hands it to the worker, or writes what is quick to write."""
+    def captured(self, recording: Recording, stage: str = "") -> None:
+        """Takes a recording over: hands it to the worker, or writes what is quick to write.
+
+        Args:
+            recording: What a capture gave.
+            stage: Which further recording of the run it is; ``""``: the run's own.
+        """
         self._look_around()
-        if self.is_continued and self._keeps_the_first(recording):
+        if self.is_continued and self._keeps_the_first(recording, stage):
             return
         self._take_folder()
+        maker = self._maker.for_stage(stage) if stage else self._maker
         if recording.fault:
-            self._maker.refuse("a part of the graph", CaptureError(recording.fault))
+            maker.refuse("a part of the graph", CaptureError(recording.fault))
         with self.guarded("the backward graph"):
             recording.backward = record_backward(recording)
         if self.tensorboard is not False:
-            folder = self._maker.folder
-            self._maker.events = Events(folder if self.tensorboard is True else self.tensorboard)
-        if self.options.background and self._hand_over(recording):
+            maker.events = Events(maker.folder if self.tensorboard is True else self.tensorboard)
+        if self.options.background and self._hand_over(recording, maker):
             return
-        place = InPlace(self._maker, self._take_first_target())
-        self._recordings.append(place)
+        # What is made in place is sent at the end, all of it at once.
+        place = InPlace(maker, None if stage else self._take_first_target())
+        self._keep(place, stage)
         unseen(lambda: place.begin(recording))
 
-    def _keeps_the_first(self, recording: Recording) -> bool:
+    def _keep(self, place: InPlace | InWorker, stage: str) -> None:
+        """The run's own recording stands before those of other stages."""
+        self._recordings.insert(len(self._recordings) if stage else 0, place)
+        self._recorded.add(stage)
+
+    def _keeps_the_first(self, recording: Recording, stage: str) -> bool:
         """Whether what was recorded is in this run already; if not, in what it differs is said."""
         folder, changes = self._maker.folder, None
         earlier = report_in(folder)
         if earlier is None or self.options.trained_onnx or not self._is_of(earlier):
             return False
         with self.guarded("the comparison with the graph before"):
-            changes = changes_since(folder, recording, self.options.name)
+            changes = changes_since(folder, recording, self.options.name, stage)
         for sentence in changes or ():
             self.remark(sentence)
         if changes != []:
             return False
-        self.report.add(earlier)
+        if not self._is_kept:
+            self.report.add(earlier)
         self.remark("The graph is the one that was there already; nothing was written again.")
         self._is_kept = True
         return True
@@ -233,8 +248,8 @@ class Run:
         self._early_targets = self._mlflow_targets[:1]
         return self._early_targets[0] if self._early_targets else None
 
-    def _hand_over(self, recording: Recording) -> bool:
-        worker = InWorker(self._maker, self._take_first_target(), self._has_own_writer, self._polls)
+    def _hand_over(self, recording: Recording, maker: Maker) -> bool:
+        worker = InWorker(maker, self._take_first_target(), self._has_own_writer, self._polls)
         try:
             worker.begin(recording)
         except Exception as error:
@@ -243,8 +258,8 @@ class Run:
                 f"({type(error).__name__}: {error})."
             )
             return False
-        self._recordings.append(worker)
-        if self._has_own_writer and not self._polls:
+        self._keep(worker, maker.stage)
+        if self._has_own_writer and not self._polls and not maker.stage:
             # Nobody comes by before the end, and the graph is wanted now.
             unseen(lambda: self._add_run_graph(recording))
         return True
@@ -259,7 +274,8 @@ class Run:
         """Takes over a timer that has run; it is read when that disturbs no step."""
         self._timer = timer
         # Reading it waits for the CUDA stream, which would hold up the steps that follow.
-        if self._recordings and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        is_early = bool(self._recordings) and not self.has_stages
+        if is_early and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             self._add_times(self._recordings[0])
 
     def remark(self, sentence: str) -> None:
@@ -303,19 +319,20 @@ class Run:
         if os.getpid() != self._process:
             return  # a copy that was forked meanwhile; the original does it
         recordings, self._recordings = self._recordings, []
-        if not recordings and not self._is_kept:
+        if "" not in self._recorded and not self._is_kept:
             if self._maker.failed is None:
                 self._maker.refuse("the graph", CaptureError(f"Nothing was recorded. {if_nothing}"))
             else:
                 self._take_folder()
                 self._maker.write_report()
-        elif recordings:
+        if recordings:
             self._look_around()
             self._add_times(recordings[0])
         late = [target for target in self._mlflow_targets if target not in self._early_targets]
-        for recording in recordings:
+        for recording in reversed(recordings):
+            more = late if recording is recordings[0] else []
             with self.guarded("the files"):
-                unseen(partial(recording.finish, is_patient, late))
+                unseen(partial(recording.finish, is_patient, more))
         if recordings and is_patient:
             self._log_live()
         QUEUE.let_go(self)

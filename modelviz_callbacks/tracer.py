@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from typing_extensions import Unpack
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts import on_demand
@@ -18,6 +19,7 @@ from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.errors import CaptureError, ReplayError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.libraries import says_what_is_missing
+from modelviz_callbacks.options import ShownFields
 from modelviz_callbacks.tracing import (
     Capture,
     Program,
@@ -181,7 +183,11 @@ class Trace:
             return on_demand.save_onnx(self._recording, self.graph, path, **options)
 
     def save_svg(
-        self, path: str | Path, depth: int | None = None, direction: Direction = "auto"
+        self,
+        path: str | Path,
+        depth: int | None = None,
+        direction: Direction = "auto",
+        **shown: Unpack[ShownFields],
     ) -> Path:
         """Draws the graph as SVG.
 
@@ -189,11 +195,14 @@ class Trace:
             path: The file.
             depth: How many levels of modules are opened; ``None``: as many as stay readable.
             direction: ``"down"``, ``"right"``, or ``"auto"``: down, in columns where that is high.
+            **shown: ``fold_classes``, ``hide_classes``, ``rename_classes``, ``label_facts``, as
+                `GraphHook` takes them.
 
         Returns:
             The path.
 
         Raises:
+            OptionError: A value of ``shown`` is impossible.
             WriterError: The graph cannot be drawn.
             SinkError: The file cannot be written.
 
@@ -202,10 +211,14 @@ class Trace:
             >>> t.save_svg("graph.svg").name
             'graph.svg'
         """
-        return on_demand.save(self._analysis, "svg", path, depth, direction)
+        return on_demand.save(self._analysis, "svg", path, depth, direction, shown)
 
     def save_png(
-        self, path: str | Path, depth: int | None = None, direction: Direction = "auto"
+        self,
+        path: str | Path,
+        depth: int | None = None,
+        direction: Direction = "auto",
+        **shown: Unpack[ShownFields],
     ) -> Path:
         """Draws the graph as PNG; arguments and errors as for `save_svg`.
 
@@ -214,9 +227,11 @@ class Trace:
             >>> t.save_png("graph.png").name
             'graph.png'
         """
-        return on_demand.save(self._analysis, "png", path, depth, direction)
+        return on_demand.save(self._analysis, "png", path, depth, direction, shown)
 
-    def save_html(self, path: str | Path, depth: int | None = None) -> Path:
+    def save_html(
+        self, path: str | Path, depth: int | None = None, **shown: Unpack[ShownFields]
+    ) -> Path:
         """Writes the interactive page; arguments and errors as for `save_svg`.
 
         Example:
@@ -224,9 +239,11 @@ class Trace:
             >>> t.save_html("index.html").name
             'index.html'
         """
-        return on_demand.save(self._analysis, "html", path, depth)
+        return on_demand.save(self._analysis, "html", path, depth, shown=shown)
 
-    def save_backward_svg(self, path: str | Path, depth: int | None = None) -> Path:
+    def save_backward_svg(
+        self, path: str | Path, depth: int | None = None, **shown: Unpack[ShownFields]
+    ) -> Path:
         """Draws the backward pass as SVG; arguments and errors as for `save_svg`.
 
         Raises:
@@ -237,9 +254,11 @@ class Trace:
             >>> t.save_backward_svg("backward.svg").name
             'backward.svg'
         """
-        return on_demand.save(self._backward_analysis, "svg", path, depth)
+        return on_demand.save(self._backward_analysis, "svg", path, depth, shown=shown)
 
-    def save_backward_html(self, path: str | Path, depth: int | None = None) -> Path:
+    def save_backward_html(
+        self, path: str | Path, depth: int | None = None, **shown: Unpack[ShownFields]
+    ) -> Path:
         """Writes the backward pass as an interactive page; see `save_backward_svg`.
 
         Example:
@@ -247,7 +266,7 @@ class Trace:
             >>> t.save_backward_html("backward.html").name
             'backward.html'
         """
-        return on_demand.save(self._backward_analysis, "html", path, depth)
+        return on_demand.save(self._backward_analysis, "html", path, depth, shown=shown)
 
     @cached_property
     def _backward_analysis(self) -> Analysis:
@@ -259,7 +278,9 @@ class Trace:
             )
         return Analysis(graph)
 
-    def save_text(self, path: str | Path, depth: int | None = None) -> Path:
+    def save_text(
+        self, path: str | Path, depth: int | None = None, **shown: Unpack[ShownFields]
+    ) -> Path:
         """Writes what ``print(trace.graph)`` shows; arguments and errors as for `save_svg`.
 
         Example:
@@ -267,9 +288,11 @@ class Trace:
             >>> t.save_text("graph.txt").name
             'graph.txt'
         """
-        return on_demand.save(self._analysis, "text", path, depth)
+        return on_demand.save(self._analysis, "text", path, depth, shown=shown)
 
-    def save_mermaid(self, path: str | Path, depth: int | None = None) -> Path:
+    def save_mermaid(
+        self, path: str | Path, depth: int | None = None, **shown: Unpack[ShownFields]
+    ) -> Path:
         """Writes a mermaid diagram; arguments and errors as for `save_svg`.
 
         Example:
@@ -277,7 +300,7 @@ class Trace:
             >>> t.save_mermaid("graph.mmd").name
             'graph.mmd'
         """
-        return on_demand.save(self._analysis, "mermaid", path, depth)
+        return on_demand.save(self._analysis, "mermaid", path, depth, shown=shown)
 
     def write_tensorboard(self, log_dir: Any) -> None:
         """Writes the graph for TensorBoard.

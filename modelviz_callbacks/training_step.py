@@ -32,19 +32,21 @@ def _as_called(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 class TrainingSteps:
     """The training steps of one run: the first is recorded, the one the options name is timed."""
 
-    def __init__(self, run: Run, naming: Naming = _as_called) -> None:
+    def __init__(self, run: Run, naming: Naming = _as_called, stage: str = "") -> None:
         """Nothing is armed yet.
 
         Args:
             run: Gets the recording.
             naming: Says what a step's inputs are called.
+            stage: Which further recording of the run it is; ``""``: the run's own.
         """
         self.run = run
+        self._stage = stage
         self._naming = naming
         self._restore: Callable[[], None] | None = None
         self._waiting = True
         self._polling = False
-        self._steps_to_timing = run.options.profile_step
+        self._steps_to_timing = None if stage else run.options.profile_step
 
     def before(self, owner: object, method: str, module: torch.nn.Module) -> None:
         """Puts the recording, or the timer, around the next call if it is the one.
@@ -58,7 +60,7 @@ class TrainingSteps:
         if self._restore is not None or run.is_finished:
             return
         if self._waiting:
-            self._wrap(owner, method, functools.partial(_record, run, module, self._naming))
+            self._wrap(owner, method, functools.partial(self._record, module))
         elif self._steps_to_timing is not None:
             self._steps_to_timing -= 1
             if self._steps_to_timing == 0:
@@ -69,6 +71,12 @@ class TrainingSteps:
         """Puts what the worker has made for TensorBoard into the run, once it is there."""
         if self._polling:
             self._polling = not self.run.poll()
+
+    def end(self) -> None:
+        """Records nothing more, and says so if there was nothing to record."""
+        if self._stage and self._waiting:
+            self.run.remark(f"Nothing was recorded for {self._stage!r}: that step never ran.")
+        self._disarm()
 
     def finish(self, if_nothing: str, may_raise: bool = True, is_patient: bool = True) -> None:
         """Ends the run, once; as `Run.finish`.
@@ -81,7 +89,7 @@ class TrainingSteps:
         Raises:
             Exception: What failed first, if the options say so.
         """
-        self._disarm()
+        self.end()
         if not self.run.is_finished:
             self.run.finish(if_nothing, may_raise, is_patient)
 
@@ -92,6 +100,33 @@ class TrainingSteps:
 
         with self.run.guarded("the recording"):
             self._restore = _wrap_once(owner, method, once)
+
+    def _record(
+        self,
+        module: torch.nn.Module,
+        inner: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Runs a training step and records it."""
+        run, capture = self.run, None
+        with run.guarded("the recording"):
+            starting = Capture(module, keeps_state=run.keeps_state, keeps_inputs=run.keeps_inputs)
+            starting.start(*self._naming(inner, args, kwargs))
+            capture = starting
+        if capture is None:
+            return inner(*args, **kwargs)
+        try:
+            result = inner(*args, **kwargs)
+        except BaseException as error:
+            with run.guarded("the recording"):
+                capture.stop()
+                run.captured(capture.abandon(error), self._stage)
+            raise
+        with run.guarded("the recording"):
+            capture.stop()
+            run.captured(capture.finish(result), self._stage)
+        return result
 
     def _disarm(self) -> None:
         self._polling = self._polling or self._waiting
@@ -134,35 +169,6 @@ def _wrap_once(owner: object, method: str, around: _Around) -> Callable[[], None
 
     setattr(owner, method, wrapper)
     return restore
-
-
-def _record(
-    run: Run,
-    module: torch.nn.Module,
-    naming: Naming,
-    inner: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Runs a training step and records it."""
-    capture: Capture | None = None
-    with run.guarded("the recording"):
-        starting = Capture(module, keeps_state=run.keeps_state, keeps_inputs=run.keeps_inputs)
-        starting.start(*naming(inner, args, kwargs))
-        capture = starting
-    if capture is None:
-        return inner(*args, **kwargs)
-    try:
-        result = inner(*args, **kwargs)
-    except BaseException as error:
-        with run.guarded("the recording"):
-            capture.stop()
-            run.captured(capture.abandon(error))
-        raise
-    with run.guarded("the recording"):
-        capture.stop()
-        run.captured(capture.finish(result))
-    return result
 
 
 def _time(

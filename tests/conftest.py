@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ _MARK_OF_PLACE = {
     "jobs": "process",
     "test_examples.py": "process",
     "test_determinism.py": "process",
+    "test_cli_mlflow.py": "server",
+    "integrations": "library",
+    "test_live.py": "library",
+    "test_contract.py": "library",
 }
 _MARK_OF_FIXTURE = {
     "browser": "browser",
@@ -37,8 +42,44 @@ _MARK_OF_FIXTURE = {
 _MAY_START_A_PROCESS = {"process", "browser", "server", "zoo"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that ``make test-fast`` leaves out."""
+# Of models that are tested alike every eighth is taken, unless all are asked for.
+_EVERY = 8
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--all``: every model of the zoo, and what takes long; else a sample of the models."""
+    parser.addoption(
+        "--all", action="store_true", help="all models of the zoo, and the tests marked slow"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that ``make test-fast`` leaves out, and takes a sample unless all are meant.
+
+    A test that is named by its own id on the command line always runs.
+    """
+    _mark(items)
+    if not config.getoption("--all"):
+        named = {arg for arg in config.args if "::" in arg}
+        kept, left = [], []
+        for item in items:
+            is_named = any(item.nodeid.startswith(name) for name in named)
+            (kept if is_named or _is_in_sample(item) else left).append(item)
+        items[:] = kept
+        config.hook.pytest_deselected(items=left)
+
+
+def _is_in_sample(item: pytest.Item) -> bool:
+    """Whether a test is no slow one and, of those over the zoo, one of the eighth by its case."""
+    if item.get_closest_marker("slow"):
+        return False
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or "case" not in callspec.params or not item.get_closest_marker("zoo"):
+        return True
+    return zlib.crc32(callspec.id.encode()) % _EVERY == 0
+
+
+def _mark(items: list[pytest.Item]) -> None:
     for item in items:
         path = item.path.relative_to(_HERE)
         marks = {_MARK_OF_PLACE.get(place) for place in (path.parts[0], path.name)}

@@ -22,6 +22,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -177,6 +182,10 @@ def built(kind: str) -> nn.Module:
     if kind == "ddp":
         return DistributedDataParallel(network)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    if kind == "tensor parallel":
+        for block in network.blocks:
+            parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+        return network
     for block in network.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
@@ -188,7 +197,7 @@ def main(folder: Path) -> None:
     calls: list[str] = []
     count_collectives(calls)
     dist.init_process_group("gloo")
-    for kind in ("ddp", "fsdp", "lightning"):
+    for kind in ("ddp", "fsdp", "tensor parallel", "lightning"):
         for watched in (False, True):
             place = folder / kind / ("watched" if watched else "plain")
             place.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 import modelviz_callbacks
 
 SCRIPT = """
@@ -56,6 +58,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_hash_seeds_and_folders_write_the_same_bytes(
     tmp_path: Path,
 ) -> None:

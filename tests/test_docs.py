@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,6 +15,9 @@ import modelviz_callbacks
 from modelviz_callbacks import GraphHook, GraphLogger, Trace
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.options import FORMATS, Options
+from modelviz_callbacks.report import ModelvizWarning
+from tests.docs_code import blocks, run
+from tests.messages import stems
 
 HOME = Path(__file__).parent.parent
 FOR_CONTRIBUTORS = [HOME / "CONTRIBUTING.md", HOME / "RELEASING.md", HOME / "docs/architecture.md"]
@@ -21,18 +25,18 @@ PAGES = [
     HOME / "README.md",
     HOME / "CHANGELOG.md",
     *FOR_CONTRIBUTORS[:2],
-    *sorted((HOME / "docs").glob("*.md")),
+    *sorted((HOME / "docs").rglob("*.md")),
 ]
 README = PAGES[0].read_text(encoding="utf-8")
-TAKE_OPTIONS = {GraphLogger.__name__, GraphHook.__name__}
+OPTIONS_PAGE = (HOME / "docs/options.md").read_text(encoding="utf-8")
+# What takes the options -> what it takes beside them.
+TAKE_OPTIONS = {
+    GraphLogger.__name__: {"stage"},
+    GraphHook.__name__: {"method", "accelerator", "loggers"},
+}
 OPTIONS = {field.name: field.default for field in dataclasses.fields(Options)}
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def calls(page: Path) -> list[ast.Call]:
@@ -42,9 +46,9 @@ def calls(page: Path) -> list[ast.Call]:
 
 
 def option_rows() -> dict[str, str]:
-    """README's table of options: the default by the name."""
+    """The table of options: the default by the name."""
     rows = {}
-    table = README.partition("| option | default | meaning |")[2].partition("\n\n")[0]
+    table = OPTIONS_PAGE.partition("| option | default | meaning |")[2].partition("\n\n")[0]
     for line in table.splitlines()[2:]:
         names, default = (cell.strip() for cell in line.split("|")[1:3])
         rows |= dict.fromkeys(re.findall(r"`(\w+)`", names), default.strip("`"))
@@ -56,6 +60,8 @@ def test_every_link_and_picture_leads_to_a_file(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)\s]+)\)|\b(?:src|href)=\"([^\"]+)\"", text)
     local = [unquote(a or b).partition("#")[0] for a, b in targets if "://" not in a + b]
+    made = re.compile(r"interactive/\w+\.html")  # by docs/site_pages.py
+    local = [target for target in local if not made.fullmatch(target)]
     missing = [target for target in local if not (page.parent / target).is_file()]
     assert missing == []
 
@@ -80,7 +86,8 @@ def test_the_python_names_options_and_functions_that_exist(page: Path) -> None:
     for call in calls(page):
         called = ast.unparse(call.func)
         if called in TAKE_OPTIONS:
-            assert {keyword.arg for keyword in call.keywords} <= set(OPTIONS)
+            given = {keyword.arg for keyword in call.keywords}
+            assert given <= {*OPTIONS, *TAKE_OPTIONS[called]}
         elif called.startswith("t.") and called.count(".") == 1:
             assert hasattr(Trace, called.removeprefix("t.")), called
     for code in blocks(page, "python"):
@@ -156,6 +163,68 @@ def test_the_makefile_has_the_targets_that_the_pages_name() -> None:
     named = [name for text in texts for name in re.findall(r"(?:^|`)make ([\w-]+)", text, re.M)]
     assert {"demo", "test", "test-fast", "check"} <= set(named)
     assert [name for name in named if f"\n{name}:" not in makefile] == []
+
+
+WITH_CODE = [page for page in PAGES if page != HOME / "CONTRIBUTING.md" and blocks(page, "python")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # No worker can be started, so the files are made here, which is quicker.
+    monkeypatch.setattr(sys, "executable", "")
+    run(page)
+    assert [str(said.message) for said in recwarn if said.category is ModelvizWarning] == []
+    if re.search(r"Graph(Hook|Logger|Callback|Handler)\(", "".join(blocks(page, "python"))):
+        assert [*tmp_path.rglob("graph.json")]
+
+
+def test_every_message_of_the_package_stands_on_the_page_on_troubleshooting() -> None:
+    text = (HOME / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    told = " ".join(text.replace("`", "").split())
+    said = stems()
+    assert len(said) > 100
+    assert {stem: where for stem, where in said.items() if stem.replace("`", "") not in told} == {}
+
+
+TRAINERS = {
+    "lightning": "lightning_cnn",
+    "transformers": "transformers_trainer",
+    "accelerate": "accelerate_loop",
+    "fabric": "fabric_loop",
+    "ignite": "ignite_trainer",
+    "skorch": "skorch_classifier",
+    "stable-baselines3": "stable_baselines3_ppo",
+    "plain-loop": "plain_loop_iris",
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_trainer_has_a_row_with_its_line_an_example_and_a_page(name: str) -> None:
+    (row,) = [line for line in README.splitlines() if f"(examples/{TRAINERS[name]}.py)" in line]
+    line = re.sub(r"\.\.\., ?", "", re.findall(r"`([^`]+)`", row)[0]).rstrip(":")
+    page = (HOME / f"docs/trainers/{name}.md").read_text(encoding="utf-8")
+    (called,) = set(re.findall(r"Graph(?:Logger|Callback|Handler|Hook)", line))
+    assert f"{called}(" in "".join(blocks(HOME / f"docs/trainers/{name}.md", "python"))
+    assert f"examples/{TRAINERS[name]}.py" in page
+
+
+def test_the_table_of_trainers_has_every_integration() -> None:
+    files = {path.stem for path in (HOME / "modelviz_callbacks/integrations").glob("[a-z]*.py")}
+    assert files <= {name.replace("-", "_") for name in TRAINERS}
+    pages = {path.stem for path in (HOME / "docs/trainers").glob("*.md")}
+    assert pages == {*TRAINERS, "trace"}
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = (HOME / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    named = set(re.findall(r": ([\w/-]+\.md)$", navigation, re.M))
+    made = {"index.md", "changelog.md", "contributing.md"}
+    there = {path.relative_to(HOME / "docs").as_posix() for path in (HOME / "docs").rglob("*.md")}
+    assert named == there | made
 
 
 def test_the_code_of_the_readme_is_not_empty() -> None:

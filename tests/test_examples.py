@@ -28,6 +28,7 @@ import modelviz_callbacks
 from modelviz_callbacks import GraphLogger, ModelGraph
 from tests.mlflow_server import MlflowServer, running_server
 from tests.models import TwoBranches
+from tests.samples import one_and_the_rest_slow
 
 ROOT = Path(modelviz_callbacks.__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -267,7 +268,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", one_and_the_rest_slow(TRAINERS))
 def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
     name: str, tmp_path: Path, tracking: MlflowServer
 ) -> None:

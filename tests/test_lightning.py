@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from modelviz_callbacks import GraphLogger, ModelGraph
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import (
     HEAD_OPS,
@@ -442,50 +441,6 @@ def test_a_second_fit_of_one_trainer_still_writes_to_its_run(
     assert callback.report is not None
     assert callback.report.refused == []
     assert any("tensorboard" in place for place in callback.report.stored)
-
-
-class AllStages(Classifier):
-    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.log("worst", self.head(self.backbone(batch)).amax())
-
-    def test_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.log("least", self.head(self.backbone(batch)).amin())
-
-    def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        return self.head(self.backbone(batch)).softmax(-1)
-
-
-@pytest.mark.parametrize(
-    ("stage", "last"), [("validate", "amax"), ("test", "amin"), ("predict", "softmax")]
-)
-def test_another_stages_first_batch_is_recorded_if_asked_for(
-    stage: Any, last: str, tmp_path: Path
-) -> None:
-    callback = GraphLogger(dirpath=tmp_path / "graphs", stage=stage, **IN_PLACE)
-    getattr(trainer_for(tmp_path, callback), stage)(AllStages(), data())
-    assert callback.report is not None
-    assert callback.report.refused == []
-    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
-    assert last in ops_of(graph)
-    assert not any(call.training for call in graph.modules)
-
-
-def test_the_validation_within_a_fit_is_recorded_but_not_the_sanity_check(tmp_path: Path) -> None:
-    callback = GraphLogger(dirpath=tmp_path / "graphs", stage="validate", **IN_PLACE)
-    trainer = trainer_for(tmp_path, callback, num_sanity_val_steps=1, max_epochs=1, max_steps=-1)
-    module = AllStages()
-    with torch.no_grad():
-        before = module.head[2].weight.clone()
-    trainer.fit(module, data(), DataLoader(torch.randn(6, 4), 3))
-    assert not torch.equal(before, module.head[2].weight)
-    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
-    assert "amax" in ops_of(graph)
-    assert graph.of_kind("input")[0].outputs[0].shape == (3, 4)
-
-
-def test_a_stage_that_is_none_is_refused() -> None:
-    with pytest.raises(OptionError, match="none of train, validate"):
-        GraphLogger(stage="eval")  # type: ignore[arg-type]
 
 
 @pytest.mark.process

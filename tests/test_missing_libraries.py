@@ -125,3 +125,12 @@ def test_an_error_that_was_raised_from_a_missing_library_names_it() -> None:
 def test_a_missing_library_of_the_users_stays_pythons_error() -> None:
     with pytest.raises(ModuleNotFoundError), says_what_is_missing():
         raise ModuleNotFoundError("No module named 'users_own'", name="users_own")
+
+
+def test_a_library_that_is_too_old_is_not_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", sys)
+    said = missing_library(ModuleNotFoundError("no", name="onnxscript._framework_apis.torch_9_0"))
+    assert said.startswith("The onnxscript that is installed has no onnxscript._framework_apis")
+    assert 'pip install --upgrade "onnxscript"' in said

@@ -27,6 +27,7 @@ from modelviz_callbacks.writers.graphdef import graph_def, named_graphs, timed_g
 from tests.browser import open_browser
 from tests.lightning_modules import Gan, data, trainer_for
 from tests.models import TwoBranches
+from tests.samples import one_and_the_rest_slow
 from tests.tensorboard_browser import GraphPage, running_tensorboard
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def fills(page: GraphPage) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", one_and_the_rest_slow(MODELS))
 def test_the_op_graph_each_named_graph_and_all_their_colours_are_readable(
     model: str, tmp_path: Path, browser: Browser
 ) -> None:
@@ -279,6 +280,7 @@ def test_the_branches_of_the_cnn_stand_side_by_side_at_first_sight(
         assert abs(left["x"] - right["x"]) > left["width"]
 
 
+@pytest.mark.slow
 def test_50_000_ops_open_in_the_browser_with_few_boxes_at_the_top(
     tmp_path: Path, browser: Browser
 ) -> None:

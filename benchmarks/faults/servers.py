@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.faults.left_behind import processes_with
 from tests.mlflow_server import (
     MISBEHAVIOURS,
     MlflowServer,
@@ -200,18 +201,9 @@ def _run(arguments: list[str], own: dict[str, str]) -> subprocess.CompletedProce
 
 def _wait_until_gone(tag: str, since: float, limit_s: float) -> float:
     """Waits for the last process with a tag in its environment; seconds since a moment."""
-    while _processes(tag) and time.monotonic() < since + limit_s:
+    while processes_with(tag) and time.monotonic() < since + limit_s:
         time.sleep(0.5)
     return time.monotonic() - since
-
-
-def _processes(tag: str) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if tag.encode() in path.read_bytes():
-                found.append(path.parent.name)
-    return found
 
 
 def main(arguments: list[str]) -> int:

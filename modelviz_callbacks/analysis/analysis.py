@@ -10,7 +10,8 @@ from modelviz_callbacks.analysis.costs import Costs
 from modelviz_callbacks.analysis.fingerprint import Fingerprinter, architecture_fingerprinter
 from modelviz_callbacks.analysis.outline import Outline
 from modelviz_callbacks.analysis.repeat_variation import any_literal, any_size
-from modelviz_callbacks.analysis.repeats import Fold, find_folds
+from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.analysis.repeats import find_folds
 from modelviz_callbacks.analysis.steps import Steps
 from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Note
@@ -20,7 +21,15 @@ from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Note
 _STEPS_OF_A_LEAF = 12
 
 # What `Analysis.with_flops` keeps.
-_NO_FLOPS = ("weights", "exact", "any_arguments", "any_sizes", "architecture", "fingerprint")
+_NO_FLOPS = (
+    "weights",
+    "exact",
+    "any_arguments",
+    "any_sizes",
+    "loop_steps",
+    "architecture",
+    "fingerprint",
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -88,17 +97,22 @@ class Analysis:
     @cached_property
     def exact(self) -> Fingerprinter:
         """Keys of subgraphs that are equal only for the same shapes and arguments."""
-        return Fingerprinter(self.outline)
+        return Fingerprinter(self.outline, kind="copy")
 
     @cached_property
     def any_arguments(self) -> Fingerprinter:
         """Keys of subgraphs that are equal whatever their literal arguments are."""
-        return Fingerprinter(self.outline, any_literal)
+        return Fingerprinter(self.outline, any_literal, kind="copy")
 
     @cached_property
     def any_sizes(self) -> Fingerprinter:
         """Keys of subgraphs that are equal whatever their arguments and sizes are."""
-        return Fingerprinter(self.outline, any_literal, any_size, any_size)
+        return Fingerprinter(self.outline, any_literal, any_size, any_size, "copy")
+
+    @cached_property
+    def loop_steps(self) -> Fingerprinter:
+        """Keys of subgraphs that are equal for steps of one loop, whatever lists and sizes grow."""
+        return Fingerprinter(self.outline, any_literal, any_size, kind="step")
 
     @cached_property
     def architecture(self) -> Fingerprinter:
@@ -201,7 +215,7 @@ class Analysis:
 
 def _folds(analysis: Analysis, sizes: bool) -> tuple[Fold, ...]:
     any_sizes = analysis.any_sizes if sizes else None
-    return find_folds(analysis.exact, analysis.any_arguments, any_sizes)
+    return find_folds(analysis.exact, analysis.any_arguments, any_sizes, analysis.loop_steps)
 
 
 def _steps(analysis: Analysis, sizes: bool) -> Steps:

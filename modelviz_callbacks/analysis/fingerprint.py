@@ -10,10 +10,10 @@ parameters stays, because a frozen block is not the same as a trained one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.functions import without_functions
@@ -37,13 +37,17 @@ class Subgraph:
 
     Attributes:
         digest: Equal for subgraphs with equal keys.
-        externals: The tensors it reads from outside, by first use.
+        externals: The tensors it reads from outside, by first use; of what may repeat one for
+            each use.
         held: Names of the parameter, buffer and constant nodes it reads, by first use.
+        gathered: The tensors from outside that it reads in lists, where lists may be of any
+            length; see `Fingerprinter`.
     """
 
     digest: str
     externals: tuple[Ref, ...]
     held: tuple[str, ...]
+    gathered: tuple[Ref, ...] = ()
 
 
 def exact_literal(_node: Node, _position: int, value: Value) -> Key:
@@ -90,6 +94,11 @@ class Fingerprinter:
             arguments is given.
         tensor: Key of an activation.
         held: Key of a parameter, buffer or constant.
+        kind: ``whole``: of subgraphs as they are. ``copy``: of what may repeat: a constant may
+            stand where another copy reads what was computed, as the first state of a loop does,
+            and it does not count how the arguments of module calls are called. ``step``: of steps
+            of one loop: moreover lists of tensors may be of any length, and each op is of one
+            line of source.
     """
 
     def __init__(
@@ -98,11 +107,13 @@ class Fingerprinter:
         literal: Callable[[Node, int, Value], Key] = exact_literal,
         tensor: Callable[[TensorSpec], Key] = exact_tensor,
         held: Callable[[TensorSpec], Key] = exact_held,
+        kind: Literal["whole", "copy", "step"] = "whole",
     ) -> None:
         self.outline = outline
         self.literal = literal
         self.tensor = tensor
         self.held = held
+        self.kind = kind
         self._bodies: dict[str, Subgraph] = {}
         self._runs: dict[tuple[str, int], Subgraph] = {}
 
@@ -124,7 +135,8 @@ class Fingerprinter:
         """A key of one item without its wiring, cheap to compare before anything else."""
         if isinstance(item, ModuleCall):
             return self.body(item.name).digest
-        return repr((item.op, item.target, item.kind, tuple(map(self.tensor, item.outputs))))
+        key = (item.op, item.target, item.kind, tuple(map(self.tensor, item.outputs)))
+        return repr((*key, item.source) if self.kind == "step" else key)
 
 
 class _SubgraphKey:
@@ -138,7 +150,9 @@ class _SubgraphKey:
         self.items = items
         self.start = self.outline.position[items[0].name] if items else 0
         self.externals: dict[Ref, int] = {}
+        self.uses: list[Ref] = []  # of these, where a tensor may be another one at each use
         self.held: dict[str, int] = {}
+        self.gathered: dict[Ref, None] = {}
 
     def subgraph(self) -> Subgraph:
         """The key of the items."""
@@ -155,30 +169,36 @@ class _SubgraphKey:
             return self._finish((self.graph.class_name, steps, ends))
         # What was handed in but not read is left out: a cache of past keys grows from layer
         # to layer and passes through all of them.
-        inputs = tuple(
-            (port.path, self._ref(port.ref)) for port in call.inputs if port.ref in self.externals
-        )
+        inputs: Key = ()
+        if self.fingerprinter.kind == "whole":
+            ports = (port for port in call.inputs if port.ref in self.externals)
+            inputs = tuple((port.path, self._ref(port.ref)) for port in ports)
         # What leaves a function is what others read: of the last one in a loop that is less.
-        ports = () if call.is_function else call.outputs
-        outputs = tuple((port.path, self._ref(port.ref)) for port in ports)
+        made = () if call.is_function else call.outputs
+        outputs = tuple((port.path, self._ref(port.ref)) for port in made)
         return self._finish((call.class_name, steps, inputs, outputs))
 
     def _finish(self, key: Key) -> Subgraph:
         digest = blake2b(repr(key).encode(), digest_size=16).hexdigest()
-        return Subgraph(digest, tuple(self.externals), tuple(self.held))
+        # What is read alone, too, is followed from there.
+        alone = set(self.uses)
+        gathered = tuple(ref for ref in self.gathered if ref not in alone)
+        return Subgraph(digest, tuple(self.uses or self.externals), tuple(self.held), gathered)
 
     def _item(self, item: Item) -> Key:
         if isinstance(item, ModuleCall):
             inner = self.fingerprinter.body(item.name)
             taken = tuple(self._ref(ref) for ref in inner.externals)
-            return (inner.digest, taken, tuple(self._ref(Ref(name)) for name in inner.held))
+            held = tuple(self._ref(Ref(name)) for name in inner.held)
+            return (inner.digest, taken, held, self._gather(inner.gathered))
         count = 0
         arguments = []
         for argument in item.arguments:
             key, count = self._value(item, argument.value, count)
             arguments.append((argument.name, key))
         made = tuple(map(self.fingerprinter.tensor, item.outputs))
-        return (item.kind, item.op, item.target, tuple(arguments), made, item.writes)
+        source = item.source if self.fingerprinter.kind == "step" else None
+        return (item.kind, item.op, item.target, tuple(arguments), made, item.writes, source)
 
     def _value(self, node: Node, value: Value, count: int) -> tuple[Key, int]:
         """The key of an argument, and how many integers came before."""
@@ -190,6 +210,8 @@ class _SubgraphKey:
             keys = tuple(key for key, _ in value.items)
             return self._values(node, keys, tuple(item for _, item in value.items), count)
         if isinstance(value, tuple):
+            if self.fingerprinter.kind == "step" and any(isinstance(v, Ref) for v in value):
+                return self._gather(v for v in value if isinstance(v, Ref)), count
             return self._values(node, "list", value, count)
         return self.fingerprinter.literal(node, count, value), count + (type(value) is int)
 
@@ -202,8 +224,24 @@ class _SubgraphKey:
             keys.append(key)
         return tuple(keys), count
 
+    def _gather(self, found: Iterable[Ref]) -> Key:
+        """The key of a list of tensors of any length: those of them that are made here."""
+        here: dict[Key, None] = {}
+        for ref in found:
+            kind = self.graph.by_name[ref.node].kind
+            place = None if kind in HELD_KINDS else self.place(ref)
+            if kind in ("parameter", "buffer"):
+                here[self._ref(ref)] = None
+            elif place is not None:
+                here["here", place, ref.index] = None
+            elif kind != "constant":
+                self.gathered[ref] = None
+        return ("gathered", *here)
+
     def _ref(self, ref: Ref) -> Key:
         node = self.graph.by_name[ref.node]
+        if node.kind == "constant" and self.fingerprinter.kind != "whole":
+            return self._external(ref)
         if node.kind in HELD_KINDS:
             spec = node.outputs[0]
             look = (node.kind, self.fingerprinter.held(spec), spec.requires_grad)
@@ -211,8 +249,18 @@ class _SubgraphKey:
         place = self.place(ref)
         if place is not None:
             return ("here", place, ref.index)
-        number = self.externals.setdefault(ref, len(self.externals))
-        return ("from", number, self.fingerprinter.tensor(self.graph.spec(ref)))
+        return self._external(ref)
+
+    def _external(self, ref: Ref) -> Key:
+        """The key of a tensor from outside; which ones are the same is compared apart of copies.
+
+        Of the first step of a loop two may be the same that are two later on: zeros.
+        """
+        look = self.fingerprinter.tensor(self.graph.spec(ref))
+        if self.fingerprinter.kind != "whole":
+            self.uses.append(ref)
+            return ("from", look)
+        return ("from", self.externals.setdefault(ref, len(self.externals)), look)
 
     def place(self, ref: Ref) -> tuple[int, ...] | None:
         """Where a tensor is made, as positions from this subgraph's first item on."""
@@ -235,7 +283,7 @@ def place_in(
         The item's position from the first on, and the positions below it; ``None`` if the
         tensor is made elsewhere.
     """
-    if outline.graph.by_name[ref.node].kind == "input":
+    if outline.graph.by_name[ref.node].kind in ("input", *HELD_KINDS):
         return None
     path = outline.path_below(ref.node, scope)
     if path is None:

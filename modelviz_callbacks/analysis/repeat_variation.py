@@ -20,6 +20,7 @@ from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
     Items,
+    PythonText,
     SliceValue,
     TensorSpec,
     Value,
@@ -39,11 +40,13 @@ class Variation:
             word for the size that does (``("channels",)``).
         values: Their value in each copy, as text: ``("1", "2", "4")``.
         of_sizes: Whether sizes of tensors differ: parameters and activations, too.
+        grows: Whether tensors get larger or smaller from one step of a loop to the next.
     """
 
     names: tuple[str, ...]
     values: tuple[str, ...]
     of_sizes: bool = False
+    grows: bool = False
 
 
 def any_literal(_node: Node, _position: int, _value: Value) -> Key:
@@ -144,6 +147,47 @@ class Variations:
             found = tuple(fact for node in nodes for fact in facts(self._outline, node))
             self._known[item.name] = found
         return found
+
+
+def varying_literals(steps: Sequence[Sequence[Node]]) -> list[tuple[tuple[str, str], ...]]:
+    """The literal arguments that differ between steps of a loop: their names and values in each.
+
+    Args:
+        steps: The nodes of each step, in execution order.
+
+    Returns:
+        Indices first; none where the steps have not equally many.
+    """
+    rows = [
+        [
+            (argument.name, _literal_text(value))
+            for node in step
+            for argument in node.arguments
+            for value in _parts(argument.value)
+            if not isinstance(value, PythonText)
+        ]
+        for step in steps
+    ]
+    if len({len(row) for row in rows}) != 1:
+        return []
+    varying = [column for column in zip(*rows, strict=True) if len(set(column)) > 1]
+    return sorted(varying, key=lambda column: column[0][0] != "index")
+
+
+def step_variation(
+    steps: Sequence[Sequence[Node]], varying: Sequence[tuple[tuple[str, str], ...]]
+) -> Variation | None:
+    """What varies from one step of a loop to the next: the index that it reads, the sizes.
+
+    Args:
+        steps: The nodes of each step, in execution order.
+        varying: Their `varying_literals`.
+    """
+    grows = any(one.outputs != other.outputs for one, other in zip(*steps[-2:], strict=True))
+    told = [column for column in varying if all(one != other for one, other in pairwise(column))]
+    if told:
+        return Variation((told[0][0][0],), tuple(text for _, text in told[0]), grows=grows)
+    return Variation((), (), grows=True) if grows else None
 
 
 def _argument_variation(varying: list[_Facts]) -> Variation | None:

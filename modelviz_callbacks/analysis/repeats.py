@@ -8,57 +8,30 @@ anything but the next copy, the outputs of the graph, and what reads the same te
 of a loop over the same weights (a list that is stacked in the end).
 
 Copies that differ in one thing fold, too, if each differs from the one before it: see
-`modelviz_callbacks.analysis.repeat_variation`.
+`modelviz_callbacks.analysis.repeat_variation`. Steps of one loop fold whatever grows from one to
+the next: they are from the same lines of source and use the same weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph, place_in
-from modelviz_callbacks.analysis.outline import Item, Outline
-from modelviz_callbacks.analysis.repeat_variation import Variation, Variations
+from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph
+from modelviz_callbacks.analysis.loops import LoopFinder
+from modelviz_callbacks.analysis.outline import Item
+from modelviz_callbacks.analysis.repeat_variation import Variations
+from modelviz_callbacks.analysis.repeat_wiring import Fold, Run, names_in, read_elsewhere, wiring
 from modelviz_callbacks.graph.model import ModuleCall
-from modelviz_callbacks.graph.values import Ref
 
 # The longest pattern that is looked for, in items.
 _LONGEST_PERIOD = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Copies of one pattern.
-
-    Attributes:
-        scope: The scope whose items they are.
-        copies: The names of the items of each copy, in execution order; all equally long.
-        shared: Whether the copies use the same parameters, buffers and constants.
-        variation: The one thing that differs; ``None``: nothing does.
-    """
-
-    scope: str
-    copies: tuple[tuple[str, ...], ...]
-    shared: bool = False
-    variation: Variation | None = None
-
-    @property
-    def times(self) -> int:
-        """How many copies there are; at least 2."""
-        return len(self.copies)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Consecutive items of a scope: from ``start`` on, ``period`` of them."""
-
-    scope: str
-    start: int
-    period: int
-
-
 def find_folds(
-    exact: Fingerprinter, any_arguments: Fingerprinter, any_sizes: Fingerprinter | None = None
+    exact: Fingerprinter,
+    any_arguments: Fingerprinter,
+    any_sizes: Fingerprinter | None = None,
+    loop_steps: Fingerprinter | None = None,
 ) -> tuple[Fold, ...]:
     """The repeats of a graph; `Analysis.folds` asks once.
 
@@ -68,23 +41,30 @@ def find_folds(
         any_sizes: Its keys that leave sizes of tensors out, too; given, copies may also differ in
             one size (channels, features). What is said of the first of them, shapes and numbers
             of parameters, does not hold for the others then.
+        loop_steps: Its keys of steps of loops; given, lists and sizes may grow from one to the
+            next.
 
     Returns:
         The folds of outer scopes before those within them. Folds within a copy are given for
         the first copy only; folds of one scope do not overlap.
     """
-    return tuple(_Finder(exact, any_arguments, any_sizes).below(""))
+    return tuple(_Finder(exact, any_arguments, any_sizes, loop_steps).below(""))
 
 
 class _Finder:
     def __init__(
-        self, exact: Fingerprinter, any_arguments: Fingerprinter, any_sizes: Fingerprinter | None
+        self,
+        exact: Fingerprinter,
+        any_arguments: Fingerprinter,
+        any_sizes: Fingerprinter | None,
+        loop_steps: Fingerprinter | None,
     ) -> None:
         self.outline = exact.outline
         self.exact = exact
         self.variations = {any_arguments: Variations(self.outline, sizes=False)}
         if any_sizes is not None:
             self.variations[any_sizes] = Variations(self.outline, sizes=True)
+        self.loop_steps = loop_steps
 
     def below(self, scope: str) -> Iterator[Fold]:
         items = self.outline.items[scope]
@@ -101,15 +81,18 @@ class _Finder:
             (fingerprinter, _Repeats([fingerprinter.alone(item) for item in items]))
             for fingerprinter in (self.exact, *self.variations)
         ]
+        loops = LoopFinder(self.loop_steps, scope) if self.loop_steps is not None else None
         start = 0
         while start < len(items):
             tries = (
-                self._proven(fingerprinter, items, _Run(scope, start, period), times)
+                self._proven(fingerprinter, items, Run(scope, start, period), times)
                 for fingerprinter, repeats in tables
                 for period, times in repeats.candidates(start)
                 if not _starts_late(items, repeats, start, period)
             )
             fold = next((fold for fold in tries if fold is not None), None)
+            if loops is not None:
+                fold = loops.longer(fold, start)
             if fold is None:
                 start += 1
             else:
@@ -117,7 +100,7 @@ class _Finder:
                 start += fold.times * len(fold.copies[0])
 
     def _proven(
-        self, fingerprinter: Fingerprinter, items: Sequence[Item], run: _Run, times: int
+        self, fingerprinter: Fingerprinter, items: Sequence[Item], run: Run, times: int
     ) -> Fold | None:
         """The fold of as many copies as are really the same, if that is enough of them."""
         period = run.period
@@ -129,18 +112,19 @@ class _Finder:
         starts = range(run.start, run.start + period * times, period)
         copies = [items[at : at + period] for at in starts]
         subgraphs = [fingerprinter.run(copies[0])]
-        wiring: list[Key] | None = None
+        wired: list[Key] | None = None
         collected: frozenset[Key] = frozenset()
         for copy, at in zip(copies[1:], starts, strict=False):
             subgraph = fingerprinter.run(copy)
-            wires = _wiring(self.outline, subgraphs[0], subgraph, _Run(run.scope, at, period))
+            wires = wiring(self.outline, subgraphs[0], subgraph, Run(run.scope, at, period))
             if subgraph.digest != subgraphs[0].digest or wires is None:
                 break
-            if wiring is None:
-                wiring = wires
-            if wires != wiring or not any(wire[0] == "chain" for wire in wires):
+            if wired is None:
+                wired = wires
+            if wires != wired or not any(wire[0] == "chain" for wire in wires):
                 break
-            elsewhere = _read_elsewhere(self.outline, copies[len(subgraphs) - 1], copy)
+            following = names_in(self.outline, copy)
+            elsewhere = read_elsewhere(self.outline, copies[len(subgraphs) - 1], following)
             collected = elsewhere if len(subgraphs) == 1 else collected
             if elsewhere != collected or not self._collects(
                 collected, subgraphs[0], subgraph, copy
@@ -167,7 +151,7 @@ class _Finder:
             return True
         # Blocks with weights of their own that are read one by one are a dense network.
         is_loop = subgraph.held == first.held
-        return is_loop and collected <= _read_elsewhere(self.outline, copy, ())
+        return is_loop and collected <= read_elsewhere(self.outline, copy, frozenset())
 
 
 class _Repeats:
@@ -207,31 +191,6 @@ def _starts_late(items: Sequence[Item], repeats: _Repeats, start: int, period: i
     return False
 
 
-def _wiring(
-    outline: Outline, first: Subgraph, subgraph: Subgraph, before: _Run
-) -> list[Key] | None:
-    """Where a copy's inputs and parameters come from, in terms of the copy before it.
-
-    Returns:
-        For each input the place in the copy before it, or that it is what the first copy
-        reads too; for each parameter whether it is the first copy's. ``None`` if some input
-        is neither.
-    """
-    found: list[Key] = []
-    if len(subgraph.externals) != len(first.externals) or len(subgraph.held) != len(first.held):
-        return None
-    for ref, of_first in zip(subgraph.externals, first.externals, strict=True):
-        place = place_in(outline, ref, before.scope, before.start, before.period)
-        if place is not None:
-            found.append(("chain", place, ref.index))
-        elif ref == of_first:
-            found.append(("same",))
-        else:
-            return None
-    pairs = zip(subgraph.held, first.held, strict=True)
-    return found + [("held", name == of_first) for name, of_first in pairs]
-
-
 def _own_parameters(subgraphs: Sequence[Subgraph]) -> int:
     """How many of the copies, from the first on, have no parameter of another one by chance."""
     shared = set(subgraphs[0].held) & set(subgraphs[1].held) if len(subgraphs) > 1 else set()
@@ -242,29 +201,3 @@ def _own_parameters(subgraphs: Sequence[Subgraph]) -> int:
             return number
         seen |= own
     return len(subgraphs)
-
-
-def _read_elsewhere(
-    outline: Outline, copy: Sequence[Item], following: Sequence[Item]
-) -> frozenset[Key]:
-    """Which tensors of a copy are read elsewhere, and by what.
-
-    Args:
-        outline: The graph's.
-        copy: Its items.
-        following: The items of the next copy, which may read whatever it likes.
-
-    Returns:
-        The place of each tensor among those made in the copy, and its reader's name; outputs of
-        the graph are left out.
-    """
-    readers = {node.name for item in (*copy, *following) for node in outline.calls_in(item)}
-    consumers = outline.graph.consumers
-    found = set()
-    made = (node for item in copy for node in outline.calls_in(item))
-    for place, node in enumerate(made):
-        for index in range(len(node.outputs)):
-            for reader in consumers.get(Ref(node.name, index), ()):
-                if reader.kind != "output" and reader.name not in readers:
-                    found.add((place, index, reader.name))
-    return frozenset(found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.analysis.repeats import Fold
+from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
@@ -130,6 +130,38 @@ class Steps:
             return last.outputs
         refs = dict.fromkeys(port.ref for port in last.outputs)
         return tuple(self.graph.spec(ref) for ref in refs)
+
+    def is_loop(self, step: Step) -> bool:
+        """Whether it is a body that runs again and again, not blocks with weights of their own."""
+        if step.fold is None or step.fold.shared:
+            return step.fold is not None
+        nodes = [item for item in step.items if isinstance(item, Node)]
+        held = (self.graph.by_name[ref.node].kind for node in nodes for ref in node.inputs)
+        return len(nodes) == len(step.items) and "parameter" not in held
+
+    def carried(self, step: Step) -> tuple[tuple[Ref, str], ...]:
+        """What each step of a loop reads of the one before.
+
+        Args:
+            step: Any step.
+
+        Returns:
+            Tensors of the first copy, each with the op of the first copy that reads in the copies
+            after it what is in the place of the tensor; nothing if it is no loop.
+        """
+        if step.fold is None or not self.is_loop(step):
+            return ()
+        scope, first = step.fold.scope, set(step.fold.copies[0])
+        at = self.outline.position[step.fold.copies[1][0]]
+        second = self.outline.items[scope][at : at + len(first)]
+        found: dict[tuple[Ref, str], None] = {}
+        for node in self._nodes(iter(second)):
+            for ref in node.inputs:
+                is_value = not ref.shape_only and self.graph.by_name[ref.node].is_call
+                path = self.outline.path_below(ref.node, scope) if is_value else None
+                if path is not None and path[0] in first:
+                    found[ref, self.stand_in[node.name]] = None
+        return tuple(found)
 
     @cached_property
     def stand_in(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.artifacts.maker import called
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.diff.diff import diff
 from modelviz_callbacks.graph import ModelGraph
@@ -19,13 +20,16 @@ _GRAPH, _REPORT = "graph.json", "report.json"
 _MOST_LINES = 6
 
 
-def changes_since(folder: Path, recording: Recording, name: str | None) -> list[str] | None:
+def changes_since(
+    folder: Path, recording: Recording, name: str | None, stage: str = ""
+) -> list[str] | None:
     """In what a recording's graph differs from the one in a folder.
 
     Args:
         folder: Of an earlier recording.
         recording: The new one.
         name: What the graph is called.
+        stage: Which further recording of the run is meant; ``""``: the run's own.
 
     Returns:
         Nothing where the architecture is the same, else sentences; ``None``: there is no graph.
@@ -34,9 +38,10 @@ def changes_since(folder: Path, recording: Recording, name: str | None) -> list[
         GraphFormatError: What is there is no graph.
         GraphError: A graph breaks the rules of graphs.
     """
-    if not (folder / _GRAPH).is_file():
+    path = folder / called(_GRAPH, stage)
+    if not path.is_file():
         return None
-    before = Analysis(ModelGraph.load(folder / _GRAPH))
+    before = Analysis(ModelGraph.load(path))
     after = Products(recording, name).early.analysis
     if after is None or before.graph.partial or after.graph.partial:
         return None

@@ -68,10 +68,11 @@ def add_extras(maker: Maker, products: Products) -> None:
     assert analysis is not None
     name = analysis.graph.name
     with TensorBoardTracker(maker.events.target) as tracker:
-        _add_named_graphs(tracker, analysis, products.backward_analysis)
+        _add_named_graphs(tracker, analysis, products.backward_analysis, maker.stage)
         # Each under a tag of its own: of two kinds under one, TensorBoard shows the first.
-        if "graph.png" in maker.report.files:
-            tracker.add_image(f"{name}/picture", (maker.folder / "graph.png").read_bytes())
+        picture = maker.called("graph.png")
+        if picture in maker.report.files:
+            tracker.add_image(f"{name}/picture", (maker.folder / picture).read_bytes())
         tracker.add_text(f"{name}/layers", layer_table(analysis))
         tracker.add_text(f"{name}/modules", f"```\n{tree_text(analysis)}\n```")
         tracker.flush()
@@ -117,11 +118,16 @@ def _graph_event(analysis: Analysis) -> bytes:
 
 
 def _add_named_graphs(
-    tracker: TensorBoardTracker, analysis: Analysis, backward: Analysis | None
+    tracker: TensorBoardTracker,
+    analysis: Analysis,
+    backward: Analysis | None,
+    stage: str = "",
 ) -> None:
     """Adds the graphs that TensorBoard offers by a tag: with costs, of modules, the backward."""
     from modelviz_callbacks.writers.graphdef import named_graphs
 
     for named in named_graphs(analysis, backward):
-        add = tracker.add_named_graph if named.has_graph else tracker.add_profile
-        add(named.tag, named.metadata)
+        if named.has_graph:
+            tracker.add_named_graph(f"{stage}: {named.tag}" if stage else named.tag, named.metadata)
+        elif not stage:  # a profile belongs to the run's own graph
+            tracker.add_profile(named.tag, named.metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,9 @@ from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report
+
+# What else of a run can be recorded beside its own recording.
+STAGES = ("train", "validate", "test", "predict")
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,18 @@ class Maker:
         folder: Where the files go.
         report: Gets a line for each file and each failure.
         events: Where TensorBoard's events go; ``None``: nowhere.
+        stage: ``""`` for the run's own recording; else the files' names begin with it, and what a
+            run has but once (tags, figures) is left to the run's own.
         failed: What failed first.
     """
 
     def __init__(
-        self, options: Options, folder: Path, report: Report, events: Events | None = None
+        self,
+        options: Options,
+        folder: Path,
+        report: Report,
+        events: Events | None = None,
+        stage: str = "",
     ) -> None:
         """Nothing is made yet.
 
@@ -74,12 +84,24 @@ class Maker:
             folder: Where the files go.
             report: Gets a line for each file and each failure.
             events: Where TensorBoard's events go; ``None``: nowhere.
+            stage: Which further recording of the run it is for.
         """
         self.options = options
         self.folder = folder
         self.report = report
         self.events = events
+        self.stage = stage
         self.failed: Exception | None = None
+
+    def for_stage(self, stage: str) -> Maker:
+        """One for a further recording of the same run, into the same folder and report.
+
+        Args:
+            stage: ``validate``, ``test``, ... It is told in the graph's name.
+        """
+        name = f"{self.options.name or self.report.name} ({stage})"
+        options = replace(self.options, name=name, trained_onnx=False, profile_step=None)
+        return Maker(options, self.folder, self.report, stage=stage)
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:
@@ -91,7 +113,7 @@ class Maker:
 
     def refuse(self, what: str, error: Exception) -> None:
         """Notes a failure."""
-        self.report.refuse(what, error)
+        self.report.refuse(f"{self.stage}: {what}" if self.stage else what, error)
         if self.failed is None:
             self.failed = error
 
@@ -125,7 +147,8 @@ class Maker:
         if live:
             figures["kept_bytes"] = sum(node.kept_bytes or 0 for node in graph.ops)
             figures["peak_bytes"] = max(live)
-        self.report.figures |= figures
+        if not self.stage:
+            self.report.figures |= figures
         for note in graph.notes:
             self.add_remark(note.message)
 
@@ -141,13 +164,30 @@ class Maker:
 
     def add_remark(self, remark: str) -> None:
         """Puts a sentence into the report, once."""
+        remark = f"{self.stage}: {remark}" if self.stage else remark
         if remark not in self.report.remarks:
             self.report.remarks.append(remark)
 
     # --- files
 
+    def called(self, name: str) -> str:
+        """What a file of this recording is called in the folder."""
+        return called(name, self.stage)
+
     def write(self, name: str, data: bytes | Callable[[Path], object]) -> None:
-        """Writes one file, whole or not at all, and lists it.
+        """Writes one file of this recording, whole or not at all, and lists it.
+
+        Args:
+            name: What it is called where there is but one recording.
+            data: As `Directory.write` takes it.
+
+        Raises:
+            SinkError: It cannot be written.
+        """
+        self.write_shared(self.called(name), data)
+
+    def write_shared(self, name: str, data: bytes | Callable[[Path], object]) -> None:
+        """Writes one file of all recordings of the run; else as `write`.
 
         Args:
             name: What it is called in the folder.
@@ -183,6 +223,16 @@ class Maker:
         for path in sorted(self.folder.glob("*")):
             if path.name[0] != "." and path.is_file() and path.stat().st_mtime >= since:
                 self.add_file(path.name)
+
+
+def called(name: str, stage: str) -> str:
+    """What a file of a recording is called.
+
+    Args:
+        name: Where there is but one recording.
+        stage: ``""`` for the run's own.
+    """
+    return f"{stage}.{name}" if stage else name
 
 
 # Shorter than what any file system takes, so that an ending fits behind it.

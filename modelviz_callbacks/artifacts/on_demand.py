@@ -9,6 +9,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.onnx_files import view_of
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.options import ShownFields, make_options
 from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import Recording
 from modelviz_callbacks.tracing.lowering.networks import Unit
@@ -21,6 +22,7 @@ def save(
     path: str | Path,
     depth: int | None = None,
     direction: Direction = "auto",
+    shown: ShownFields | None = None,
 ) -> Path:
     """Writes one file of a graph, whole or not at all.
 
@@ -30,16 +32,21 @@ def save(
         path: The file.
         depth: How many levels of modules are opened.
         direction: Which way a picture runs.
+        shown: What it folds, hides, renames and tells.
 
     Returns:
         The path.
 
     Raises:
+        OptionError: A value of ``shown`` is impossible.
         WriterError: The graph cannot be written so.
         SinkError: The file cannot be written.
     """
+    rules = make_options(**shown or {}).rules
     path = Path(path)
-    return Directory(path.parent).write(path.name, render(graph, kind, depth, direction=direction))
+    return Directory(path.parent).write(
+        path.name, render(graph, kind, depth, rules, direction=direction)
+    )
 
 
 def save_onnx(

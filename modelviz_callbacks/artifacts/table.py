@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from modelviz_callbacks.artifacts import events, onnx_files
+from modelviz_callbacks.artifacts import events, onnx_files, page
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.graph.json_format import dumps
@@ -36,6 +36,7 @@ class Row:
         made_in: Where it is made.
         early: Whether it is quick enough for a training step; it is made again, in full, later.
         timed: Whether it shows the times of a step that was timed, and is made anew with them.
+        is_event: Whether it adds events to TensorBoard's, where each is to be once.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row:
     made_in: MadeIn = MadeIn.JOB
     early: bool = False
     timed: bool = False
+    is_event: bool = False
 
     def is_wanted(self, maker: Maker) -> bool:
         """Whether the options ask for it."""
@@ -76,18 +78,21 @@ def _format_row(kind: str, row: FormatRow) -> Row:
     def make(maker: Maker, products: Products) -> None:
         assert products.analysis is not None
         options = maker.options
-        times_us = products.times_us if kind == "html" else None
         maker.write(
             row.file,
             render(
-                products.analysis, kind, options.depth, options.rules, times_us, options.direction
+                products.analysis,
+                kind,
+                options.depth,
+                options.rules,
+                direction=options.direction,
             ),
         )
 
     return Row(
         row.file,
         ("analysis",),
-        make,
+        page.write_page if kind == "html" else make,
         lambda maker: kind in maker.options.formats,
         early=row.early,
         timed=kind == "html",
@@ -117,16 +122,30 @@ def _wants_events(maker: Maker) -> bool:
 
 
 def _wants_run_graph(maker: Maker) -> bool:
-    return maker.events is not None and maker.events.has_run_graph
+    return maker.events is not None and maker.events.has_run_graph and not maker.stage
 
 
 TABLE: tuple[Row, ...] = (
     Row("graph.json", ("graph",), _write_json, _always, early=True),
     *(_format_row(kind, row) for kind, row in FORMATS.items()),
     *(_backward_row(kind, row.backward_file) for kind, row in FORMATS.items() if row.backward_file),
-    Row("the TensorBoard graph", ("analysis",), events.add_run_graph, _wants_run_graph, early=True),
-    Row("the TensorBoard extras", ("analysis",), events.add_extras, _wants_events),
-    Row("the times", ("analysis", "times_us"), events.add_times, _wants_events, timed=True),
+    Row(
+        "the TensorBoard graph",
+        ("analysis",),
+        events.add_run_graph,
+        _wants_run_graph,
+        early=True,
+        is_event=True,
+    ),
+    Row("the TensorBoard extras", ("analysis",), events.add_extras, _wants_events, is_event=True),
+    Row(
+        "the times",
+        ("analysis", "times_us"),
+        events.add_times,
+        _wants_events,
+        timed=True,
+        is_event=True,
+    ),
     Row(
         "the ONNX files",
         ("graph", "networks"),

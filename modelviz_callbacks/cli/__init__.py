@@ -1,26 +1,20 @@
 """``modelviz``: a model's graph from the command line.
 
 The parser is argparse: the commands are few and flat, it comes with Python, and ``modelviz
-show`` or ``export`` answer before a larger library would be imported. A command's own module is
-imported when it runs; torch only by ``trace``,
-``check`` and ``doctor``.
+show`` or ``export`` answer before a larger library would be imported. Only the module of the
+command that is named is imported; torch only by ``trace``, ``check`` and ``doctor``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from modelviz_callbacks import __version__
-from modelviz_callbacks.cli.check import add_to as add_check
-from modelviz_callbacks.cli.diff import add_to as add_diff
-from modelviz_callbacks.cli.doctor import add_to as add_doctor
-from modelviz_callbacks.cli.export import add_to as add_export
-from modelviz_callbacks.cli.show import add_to as add_show
-from modelviz_callbacks.cli.trace import add_to as add_trace
-from modelviz_callbacks.cli.upload import add_to as add_upload
+from modelviz_callbacks.cli.verbs import ABOUT
 from modelviz_callbacks.errors import ModelvizError
 from modelviz_callbacks.libraries import says_what_is_missing
 
@@ -62,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong (status 2), or help was asked for (status 0).
     """
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(next(iter(given), "")).parse_args(given)
     try:
         with says_what_is_missing():
             status: int = options.run(options)
@@ -84,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(wanted: str) -> argparse.ArgumentParser:
+    """The parser, with the arguments of one command only: those of the others are not asked for."""
     parser = argparse.ArgumentParser(
         prog="modelviz",
         description=_ABOUT,
@@ -93,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"modelviz {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (add_trace, add_show, add_export, add_diff, add_check, add_upload, add_doctor):
-        add(commands)
+    for name, about in ABOUT.items():
+        if name == wanted:
+            importlib.import_module(f"{__name__}.{name}").add_to(commands)
+        else:
+            commands.add_parser(name, help=about)
     return parser

@@ -42,8 +42,7 @@ def amount(text: str) -> int:
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    about = "check that a model has the architecture and the size it is meant to have"
-    parser = declare(commands, "check", run, about, _MORE)
+    parser = declare(commands, "check", run, _MORE)
     add_model(parser)
     add = parser.add_argument
     add("--against", metavar="GRAPH", help="a graph.json, a folder with one, or an MLflow run")

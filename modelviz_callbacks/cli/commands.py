@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from modelviz_callbacks.cli.verbs import ABOUT
 from modelviz_callbacks.errors import GraphFormatError, OptionError
 from modelviz_callbacks.graph.model import ModelGraph
 
@@ -22,20 +23,20 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def declare(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], about: str, more: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], more: str
 ) -> argparse.ArgumentParser:
     """Adds a command.
 
     Args:
         commands: Where to.
-        name: What it is called.
+        name: What it is called, one of `ABOUT`.
         run: Does it; gives the exit status.
-        about: What it does, in one line.
         more: The rest of its help.
 
     Returns:
         The parser of its arguments.
     """
+    about = ABOUT[name]
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=about,

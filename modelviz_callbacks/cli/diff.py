@@ -25,7 +25,7 @@ The exit status is 0 if both have the same architecture, 1 if not, 2 if they can
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    parser = declare(commands, "diff", run, "say in what two graphs differ", _MORE)
+    parser = declare(commands, "diff", run, _MORE)
     parser.add_argument("before", metavar="A", help="the graph before")
     parser.add_argument("after", metavar="B", help="the graph after")
     parser.add_argument(

@@ -64,7 +64,7 @@ class Check:
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    declare(commands, "doctor", run, "say what is installed and try every part once", _MORE)
+    declare(commands, "doctor", run, _MORE)
 
 
 def run(_: argparse.Namespace) -> int:
@@ -119,11 +119,12 @@ def found() -> dict[str, str]:
 
 
 def _graphviz() -> str:
+    own = shutil.which("dot")
     try:
         importlib.import_module("pygraphviz")
     except Exception as error:
-        return f"pygraphviz cannot be imported ({type(error).__name__}: {error})"
-    own = shutil.which("dot")
+        why = f"pygraphviz cannot be imported ({type(error).__name__}: {error})"
+        return f"{own}; {why}" if own else why
     return "that of pygraphviz" + (f"; another at {own}" if own else "")
 
 

@@ -25,7 +25,7 @@ Only graph.json is needed: neither torch nor the model. Files that are there are
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    parser = declare(commands, "export", run, "write a graph in other formats", _MORE)
+    parser = declare(commands, "export", run, _MORE)
     parser.add_argument("source", metavar="DIR|graph.json", help="a graph, or the folder with it")
     parser.add_argument(
         "--format",

@@ -42,7 +42,7 @@ _EVENTS = "events.out.tfevents.*"
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    parser = declare(commands, "show", run, "open a graph in a viewer", _MORE)
+    parser = declare(commands, "show", run, _MORE)
     parser.add_argument(
         "sources",
         type=Path,

@@ -24,8 +24,7 @@ not be made, and 2 if there is no model.
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    about = "record one forward of a model, without training"
-    parser = declare(commands, "trace", run, about, _MORE)
+    parser = declare(commands, "trace", run, _MORE)
     add_model(parser)
     add = parser.add_argument
     add("--out", metavar="DIR", help="folder for the files (default: model_graph/NAME)")

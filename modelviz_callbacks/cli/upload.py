@@ -34,7 +34,7 @@ _STAYS = ("events.out.tfevents", "worker.log")
 
 def add_to(commands: Commands) -> None:
     """Adds the command."""
-    parser = declare(commands, "upload", run, "put a folder's files into an MLflow run", _MORE)
+    parser = declare(commands, "upload", run, _MORE)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder with the files")
     parser.add_argument("--run", required=True, metavar="ID", dest="run_id", help="the run's id")
     add_tracking_uri(parser)

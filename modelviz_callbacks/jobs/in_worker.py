@@ -59,13 +59,17 @@ class _Handed:
         job: The job.
         worker: Who has it; ``None``: it was done here.
         started: When it was handed over, in seconds since 1970.
+        uri: The MLflow store it uploads to; it may hold credentials.
         recording: Whether it makes files of a recording.
+        is_again: Whether it was handed over for a second time.
     """
 
     job: Job
     worker: Worker | None
     started: float
+    uri: str | None = None
     recording: bool = False
+    is_again: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -131,7 +135,9 @@ class InWorker:
         self._has_own_writer = has_own_writer
         self._polls = polls
         self._handed: list[_Handed] = []
+        self._has_waited = False
         self._live: Products | None = None
+        self._is_interrupted = False
 
     # --- while training goes on
 
@@ -166,7 +172,7 @@ class InWorker:
         target = target or self._target
         uri = target.tracking_uri if target is not None else None
         worker = QUEUE.submit(job, uri=uri, **parts)
-        handed = _Handed(job, worker, time.time(), "recording" in parts)
+        handed = _Handed(job, worker, time.time(), uri, "recording" in parts)
         self._handed.append(handed)
         return handed
 
@@ -186,6 +192,7 @@ class InWorker:
             kind,
             event_folder,
             run=replace(target, tracking_uri=None) if target is not None else None,
+            stage=maker.stage,
             sys_path=[entry for entry in sys.path if isinstance(entry, str)],
         )
 
@@ -223,6 +230,8 @@ class InWorker:
         if is_patient:
             self._take_back()
         self._wait(end)
+        if is_patient and self._try_again():
+            self._wait(end)
         for handed in self._handed:
             self._collect(handed)
         if is_patient and self._live is not None:
@@ -236,16 +245,48 @@ class InWorker:
     def _take_back(self) -> None:
         """Does here what has not begun."""
         for handed in [*self._handed]:
+            if self._is_interrupted:
+                break
             if handed.worker is not None and handed.job.take_back():
                 self._do_here(handed)
 
     def _do_here(self, handed: _Handed) -> None:
         job = handed.job
+        try:
+            make(job)
+        except BaseException as error:  # what stops training, or Ctrl-C
+            self._give_again(handed)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            self._stop_waiting()
+            return
         handed.worker = None
-        make(job)
         job.finish()
         if job.run is not None and job.report.files:
             self._upload([*job.report.files])
+
+    def _give_again(self, handed: _Handed) -> None:
+        """Gives a job to a worker for a second time."""
+        handed.is_again = True
+        with self._maker.guarded("the process that makes the files"):
+            handed.worker = QUEUE.submit_again(handed.job, handed.uri)
+
+    def _try_again(self) -> bool:
+        """Gives what a worker has died over to another one, once; whether there was anything."""
+        died = [
+            one
+            for one in self._handed
+            if one.worker is not None
+            and one.worker.has_ended
+            and not (one.job.is_over or one.is_again or self._is_interrupted)
+        ]
+        for handed in died:
+            self._give_again(handed)
+        return bool(died)
+
+    def _stop_waiting(self) -> None:
+        self._is_interrupted = True
+        say("modelviz: not waited for; the files will be finished alone.")
 
     def _upload(self, names: list[str], target: MlflowTarget | None = None) -> None:
         """Lets a worker send files: nothing here waits on the network for long."""
@@ -268,18 +309,20 @@ class InWorker:
     def _wait(self, end: float) -> None:
         """Waits until all is done or time is up; only uploads are not waited for so long."""
         waiting = [one for one in self._handed if not one.is_over]
-        if not waiting or end <= time.monotonic():
+        if not waiting or end <= time.monotonic() or self._is_interrupted:
             return
         for handed in waiting:
             self._hurry(handed)
         uploads = _Uploads(self._handed)
         try:
-            with shown(self._maker.folder, end, self._target is not None) as progress:
+            uploads_too, is_known = self._target is not None, self._has_waited
+            self._has_waited = True
+            with shown(self._maker.folder, end, uploads_too, is_known) as progress:
                 while not self._is_enough(end, uploads):
                     progress(f"{self._progress()}{uploads}")
                     time.sleep(_LOOK_EVERY_S)
         except KeyboardInterrupt:
-            say("modelviz: not waited for; the files will be finished alone.")
+            self._stop_waiting()
 
     def _is_enough(self, end: float, uploads: _Uploads) -> bool:
         open_jobs = [one for one in self._handed if not one.is_over]

@@ -22,7 +22,7 @@ from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 # process to take it back.
 _WAITING, _BEGUN, _TAKEN_BACK = "job.json", "begun.json", "taken-back.json"
 _RECORDING, _TIMED, _EVENTS = "recording", "timed.json", "events"
-_REPORT, _DONE, _LEFT = "report.json", "done", "left-alone"
+_REPORT, _DONE, _LEFT, _WRITTEN = "report.json", "done", "left-alone", "written.json"
 
 # Values of ``Job.tensorboard`` with which events are left in the job.
 STAGED = ("staged", "extras")
@@ -44,6 +44,7 @@ class Job:
             ``"extras"``: it leaves all but the run's graph there; ``""``: there are none.
         event_folder: The folder of the events, or of the run's writer; ``""``: unknown.
         run: The MLflow run, without its store, whose address may hold credentials.
+        stage: Which further recording of the run it is of; ``""``: the run's own.
         upload: Names of files to upload besides those that the worker makes.
         sys_path: Where the training process imports from.
         parent: Process that waits for the outcome.
@@ -56,6 +57,7 @@ class Job:
     tensorboard: str = ""
     event_folder: str = ""
     run: MlflowTarget | None = None
+    stage: str = ""
     upload: list[str] = field(default_factory=list)
     sys_path: list[str] = field(default_factory=list)
     parent: int = field(default_factory=os.getpid)
@@ -108,6 +110,7 @@ class Job:
             "tensorboard": self.tensorboard,
             "event_folder": self.event_folder,
             "run": run,
+            "stage": self.stage,
             "upload": self.upload,
             "sys_path": self.sys_path,
             "parent": self.parent,
@@ -120,6 +123,14 @@ class Job:
             Whether it had not begun; if so it never will.
         """
         return self._rename(_WAITING, _TAKEN_BACK)
+
+    def offer_again(self) -> bool:
+        """Lets a worker begin it: who had it was ended over it, or interrupted.
+
+        Returns:
+            Whether somebody had it.
+        """
+        return self._rename(_BEGUN, _WAITING) or self._rename(_TAKEN_BACK, _WAITING)
 
     def leave_alone(self) -> None:
         """Says that nobody waits any longer, and nobody will take the staged events."""
@@ -151,6 +162,7 @@ class Job:
             given["tensorboard"],
             given["event_folder"],
             None if run is None else MlflowTarget(**run),
+            given["stage"],
             given["upload"],
             given["sys_path"],
             given["parent"],
@@ -186,6 +198,31 @@ class Job:
     def staged_events(self) -> Path:
         """Where staged events are, once all of them are there."""
         return self.place / _EVENTS
+
+    def note_events(self, row: str) -> None:
+        """Remembers that the events of a row are where they belong, should it be done again.
+
+        Args:
+            row: The row's name.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        told = {"rows": [*self.events_written(), row], "stored": self.report.stored}
+        unfinished = self.place / f"{_WRITTEN}.part"
+        unfinished.unlink(missing_ok=True)
+        self._write(unfinished.name, json.dumps(told).encode())
+        unfinished.replace(self.place / _WRITTEN)
+
+    def events_written(self) -> list[str]:
+        """Names of the rows whose events are where they belong; the report learns where that is."""
+        try:
+            told = json.loads((self.place / _WRITTEN).read_bytes())
+            names, stored = ([str(one) for one in told[key]] for key in ("rows", "stored"))
+        except (OSError, ValueError, LookupError, TypeError):
+            return []
+        self.report.stored += [line for line in stored if line not in self.report.stored]
+        return names
 
     @property
     def is_left_alone(self) -> bool:
@@ -237,8 +274,16 @@ class Job:
 
     def take_events(self) -> Path | None:
         """The folder of the staged events, for the one who asks first; ``None``: none are there."""
-        taken = self.place / f"{_EVENTS}-taken"
-        return taken if self._rename(_EVENTS, taken.name) else None
+        return self._taken_events if self._rename(_EVENTS, self._taken_events.name) else None
+
+    @property
+    def _taken_events(self) -> Path:
+        return self.place / f"{_EVENTS}-taken"
+
+    @property
+    def has_made_events(self) -> bool:
+        """Whether all its staged events were made, taken or not."""
+        return self.has_staged_events or self._taken_events.exists()
 
     def _rename(self, name: str, new_name: str) -> bool:
         try:

@@ -82,6 +82,26 @@ class JobQueue:
             self._jobs.append(job)
             return worker
 
+    def submit_again(self, job: Job, uri: str | None) -> Worker:
+        """Gives a job that somebody was ended over, or interrupted, to a worker.
+
+        Args:
+            job: One that `submit` took.
+            uri: As `submit` takes it.
+
+        Returns:
+            The worker that has it.
+
+        Raises:
+            OSError: No process can be started.
+            WorkerError: This process cannot start another Python like itself.
+        """
+        with self._lock:
+            worker = self._ready_worker()
+            job.offer_again()
+            worker.send(job=str(job.place), uri=uri)
+            return worker
+
     def replace_worker(self, slow: Worker) -> None:
         """Leaves a worker that keeps its low priority to its end; the next job gets another one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.events import mention
 from modelviz_callbacks.artifacts.maker import Events, Maker
 from modelviz_callbacks.artifacts.products import Products
-from modelviz_callbacks.artifacts.table import MadeIn, rows, timed_rows
+from modelviz_callbacks.artifacts.table import MadeIn, Row, rows, timed_rows
 from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.jobs.job import Job
@@ -58,15 +59,16 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
     Returns:
         Who made them, and the analysis of the graph they are of.
     """
-    maker = Maker(job.options, job.folder, job.report)
+    maker = Maker(job.options, job.folder, job.report, stage=job.stage)
     recording, timed = job.recording(), job.timed()
     analysis = None
     if recording is not None:
         with maker.guarded("the graph"), _EventsOf(job, maker):
             products = Products(unpack(recording), job.options.name, maker.refuse)
             maker.describe(products.graph)
-            maker.make(rows(MadeIn.JOB), products)
-            analysis = products.analysis
+            _make_rows(rows(MadeIn.JOB), job, maker, products)
+            # What a run has but once is told of its own recording.
+            analysis = None if job.stage else products.analysis
         maker.write_report()
     elif timed is not None:
         with maker.guarded("the times"), _EventsOf(job, maker):
@@ -75,9 +77,23 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
             )
             analysis = products.analysis
             maker.describe_times(products)
-            maker.make(timed_rows(), products)
+            _make_rows(timed_rows(), job, maker, products)
     _publish_report(maker, job)
     return maker, analysis
+
+
+def _make_rows(wanted: tuple[Row, ...], job: Job, maker: Maker, products: Products) -> None:
+    """Makes rows in their order; what a run's own folder has got, it does not get again."""
+    in_run = job.tensorboard == "folder"
+    written = job.events_written() if in_run else []
+    for row in wanted:
+        if row.name in written:
+            continue
+        refused = len(maker.report.refused)
+        maker.make([row], products)
+        if in_run and row.is_event and len(maker.report.refused) == refused:
+            with maker.guarded("the job"):
+                job.note_events(row.name)
 
 
 def _publish_report(maker: Maker, job: Job) -> None:
@@ -97,7 +113,8 @@ class _EventsOf:
         kind = self._job.tensorboard
         if kind == "folder":
             self._maker.events = Events(self._job.event_folder)
-        elif kind:
+        elif kind and not self._job.has_made_events:
+            shutil.rmtree(self._unfinished, ignore_errors=True)  # of who was killed over it
             has_run_graph = kind == "staged"
             self._maker.events = Events(self._unfinished, True, has_run_graph)
 

@@ -13,13 +13,16 @@ from modelviz_callbacks.report import say
 
 
 @contextlib.contextmanager
-def shown(folder: Path, end: float, uploads: bool = False) -> Iterator[Callable[[str], None]]:
-    """Shows what is waited for, once.
+def shown(
+    folder: Path, end: float, uploads: bool = False, is_known: bool = False
+) -> Iterator[Callable[[str], None]]:
+    """Shows what is waited for.
 
     Args:
         folder: Where the files go.
         end: Until when at most, in seconds of `time.monotonic`.
         uploads: Whether the wait is longer for as long as uploads arrive.
+        is_known: Whether a line that stays was shown for an earlier wait of the same end.
 
     Yields:
         A function to be told how far it is.
@@ -28,11 +31,12 @@ def shown(folder: Path, end: float, uploads: bool = False) -> Iterator[Callable[
     message = f"modelviz: finishing the files in {folder} (at most {limit_s:.0f} s"
     message += ", longer while uploads arrive)" if uploads else ")"
     if not _is_terminal():
-        say(message)
+        if not is_known:
+            say(message)
         yield lambda _: None
         return
     status = _started(message)
-    if status is None:
+    if status is None and not is_known:
         say(message)
 
     def tell(progress: str) -> None:

@@ -28,6 +28,9 @@ PATIENCE_S = 300.0
 # How often a worker without a job looks whether anybody still trains, in seconds.
 _LOOK_EVERY_S = 10.0
 
+# How often it looks whether a training process whose line has ended is gone, in seconds.
+_LOOK_AGAIN_S = 0.1
+
 # What the worker that starts itself anew still has to know.
 _STATE = "MODELVIZ_WORKER_STATE"
 
@@ -81,6 +84,11 @@ class Line:
             self.orders.append(message)
         else:
             self.released.add(message["released"])
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the training process is gone, and not only done with its jobs."""
+        return self.has_ended and (sys.platform == "win32" or _is_gone(self._parent))
 
     @property
     def is_quiet(self) -> bool:
@@ -244,7 +252,7 @@ def _do(place: Path, line: Line, uri: str | None, is_again: bool = False) -> int
     """Does a job, unless it was taken back; all that is slow to import comes before that."""
     from modelviz_callbacks.errors import WorkerError
 
-    if not is_again and not place.exists():
+    if not is_again and _is_done_elsewhere(place, line):
         return 0
     import torch
 
@@ -260,13 +268,31 @@ def _do(place: Path, line: Line, uri: str | None, is_again: bool = False) -> int
     if not is_again:
         _log_to(job.folder / LOG)
     sys.path += [entry for entry in job.sys_path if entry not in sys.path]
-    if not job.begin() and not is_again:
-        return 0  # the training process does it itself
+    while not job.begin() and not is_again:
+        if _is_done_elsewhere(place, line):
+            return 0
     work(job, Deadline(line, place).remaining_s, uri)
     job.finish()
     if job.is_left_alone:
         _deliver([place])
     return 0
+
+
+def _is_done_elsewhere(place: Path, line: Line) -> bool:
+    """Whether the training process has done a job itself; waits for it while it is at it.
+
+    If that is killed over it, the job is to be begun again.
+    """
+    taken_back = place / "taken-back.json"
+    while taken_back.exists() and not (place / "done").exists():
+        if line.is_alone:
+            with contextlib.suppress(OSError):
+                taken_back.rename(place / "job.json")
+            break
+        line.listen(_LOOK_EVERY_S)
+        if line.has_ended:
+            time.sleep(_LOOK_AGAIN_S)
+    return not (place / "job.json").exists()
 
 
 def _step_back() -> None:

@@ -17,7 +17,7 @@ from modelviz_callbacks.graph.values import (
     Ref,
 )
 from modelviz_callbacks.view.box import Box, BoxKind, Group
-from modelviz_callbacks.view.ends import End, end_words, told_ends
+from modelviz_callbacks.view.ends import End, end_words, parameters_given, told_ends
 from modelviz_callbacks.view.formatting import (
     key_arguments,
     label_range,
@@ -156,10 +156,11 @@ class BoxBuilder:
     def _held(self, item: Item) -> list[Node]:
         """The parameters, buffers and constants that an op reads directly.
 
-        For a module call it is the bookkeeping from elsewhere that is read in it.
+        For a module call it is the parameters that it is given as arguments, and the bookkeeping
+        from elsewhere that is read in it.
         """
         if isinstance(item, ModuleCall):
-            return self._labels.get(item.name, [])
+            return [*parameters_given(self.graph, item), *self._labels.get(item.name, [])]
         read = dict.fromkeys(ref.node for ref in item.inputs)
         return [
             self.graph.by_name[name] for name in read if self.graph.by_name[name].kind in HELD_KINDS

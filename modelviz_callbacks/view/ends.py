@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
 from modelviz_callbacks.graph.parts import Node
 from modelviz_callbacks.graph.values import Ref
 from modelviz_callbacks.view.formatting import shortened
@@ -15,6 +16,18 @@ MOST_ENDS = 6
 
 # What a result that was given no name is called.
 _ROOTS = ("out", "output")
+
+
+def parameters_given(graph: ModelGraph, call: ModuleCall) -> list[Node]:
+    """The parameters that a call gets as arguments: learned queries, a weight to be quantised.
+
+    Args:
+        graph: Any graph.
+        call: One of its calls.
+    """
+    given = dict.fromkeys(port.ref.node for port in call.inputs)
+    nodes = [graph.by_name[name] for name in given if name in graph.by_name]
+    return [node for node in nodes if node.kind == "parameter"]
 
 
 @dataclass(frozen=True, slots=True)

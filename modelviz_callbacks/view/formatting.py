@@ -127,18 +127,32 @@ _NUMBER = re.compile(r"-?\d+")
 
 def variation_text(variation: Variation) -> str:
     """What differs between repeats: ``dilation = 1, 2, 4``, ``[:, t], t = 0..29``."""
+    told = [_varying_text(variation)] if variation.names else []
+    return "; ".join([*told, "sizes change"] if variation.grows else told)
+
+
+def _varying_text(variation: Variation) -> str:
     names, values = ", ".join(variation.names), variation.values
     numbers = [list(map(int, _NUMBER.findall(value))) for value in values]
     shapes = {_NUMBER.sub("#", value) for value in values}
     if variation.names == ("index",) and len(shapes) == 1:
         columns = list(zip(*numbers, strict=True))
         varying = [column for column in columns if len(set(column)) > 1]
-        steps = {two - one for one, two in pairwise(varying[0])} if varying else set()
-        if steps == {1} and all(column == varying[0] for column in varying):
-            parts = iter("t" if column == varying[0] else str(column[0]) for column in columns)
+        steps = {two - one for column in varying for one, two in pairwise(column)}
+        if steps == {1}:
+            start = varying[0][0]
+            parts = iter(
+                _plus(column[0] - start) if len(set(column)) > 1 else str(column[0])
+                for column in columns
+            )
             index = _NUMBER.sub(lambda _: next(parts), values[0]).strip("()")
             return f"[{index}], t = {varying[0][0]}..{varying[0][-1]}"
     return f"{names} = {shortened(values, 8)}"
+
+
+def _plus(offset: int) -> str:
+    """The index of a loop with what is added to it: ``t``, ``t+1``."""
+    return f"t{offset:+d}" if offset else "t"
 
 
 def label_range(labels: Sequence[str]) -> str:

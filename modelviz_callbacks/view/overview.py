@@ -34,13 +34,24 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What to draw: boxes in execution order, groups before those within them, edges."""
+    """What to draw: boxes in execution order, groups before those within them, edges.
+
+    Attributes:
+        graph: The graph that it is of, all of it.
+        boxes: In execution order.
+        groups: Each before those within it.
+        edges: Along each a value flows.
+        weights: The parameters of all of it.
+        carried: What a step of a loop hands to the next one: edges back to boxes of the same
+            loop, or from one to itself.
+    """
 
     graph: ModelGraph
     boxes: tuple[Box, ...]
     groups: tuple[Group, ...]
     edges: tuple[Edge, ...]
     weights: Weights
+    carried: tuple[Edge, ...] = ()
 
 
 def overview(
@@ -69,12 +80,14 @@ def overview(
 def _overview(exact: Analysis, scope: str, depth: int | None, most: int) -> Overview:
     analysis = simplified(exact)
     drawn = BoxBuilder(analysis, opened(analysis, scope, depth, most), scope, most=most).drawn()
-    edges = tuple(dict.fromkeys(edges_of(analysis.steps(sizes=True), scope, drawn)))
+    steps = analysis.steps(sizes=True)
+    edges = tuple(dict.fromkeys(edges_of(steps, scope, drawn)))
+    carried = tuple(dict.fromkeys(carried_edges(steps, scope, drawn)))
     edges = with_joined_labels(drawn, edges)
     merge_frames(drawn)
     call = analysis.graph.module_by_name.get(scope)
     weights = analysis.weights.of(call) if call else analysis.weights.total
-    return Overview(exact.graph, tuple(drawn.boxes), tuple(drawn.groups), edges, weights)
+    return Overview(exact.graph, tuple(drawn.boxes), tuple(drawn.groups), edges, weights, carried)
 
 
 def with_joined_labels(drawn: Drawn, edges: Sequence[Edge]) -> tuple[Edge, ...]:
@@ -124,6 +137,17 @@ def edges_of(steps: Steps, scope: str, drawn: Drawn) -> Iterator[Edge]:
         source = _source(steps, scope, ref, drawn)
         if source:
             yield Edge(source, target)
+
+
+def carried_edges(steps: Steps, scope: str, drawn: Drawn) -> Iterator[Edge]:
+    """The edges from a step of a loop to the next one; the same one may come twice."""
+    for step in drawn.steps.values():
+        for ref, reader in steps.carried(step):
+            while reader in steps.stand_in:
+                reader = steps.stand_in[reader]
+            source, target = _source(steps, scope, ref, drawn), _box(steps, scope, reader, drawn)
+            if source and target:
+                yield Edge(source, target)
 
 
 def _source(steps: Steps, scope: str, ref: Ref, drawn: Drawn) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.analysis.outline import HELD_KINDS
-from modelviz_callbacks.graph.model import ModuleCall, Node, Port
+from modelviz_callbacks.graph.model import ModuleCall, Node, Port, Source
 from modelviz_callbacks.graph.names import clean_part
 from modelviz_callbacks.graph.op_facts import torch_name
 from modelviz_callbacks.graph.values import Argument, Items, PythonText, Ref, SliceValue, Value
@@ -103,6 +103,7 @@ class _Simplifier:
         self._instead: dict[Ref, Ref] = {}  # for the tensors of ops that join nothing to something
         self._new: list[Node] = []
         self._scopes: dict[str, frozenset[str]] = {}
+        self._joining = self._lines_that_join()
 
     def result(self) -> Simplified:
         kept: list[Node] = []
@@ -135,12 +136,23 @@ class _Simplifier:
 
     def _passed(self, node: Node) -> Ref | None:
         """The one tensor that a concatenation is made of, all others being empty bookkeeping."""
-        if torch_name(node.target) != "cat" or len(node.outputs) != 1:
-            return None
-        full = [ref for ref in node.inputs if not self._is_empty(ref)]
+        full = self._full(node)
         if len(full) != 1 or len(node.inputs) < 2 or full[0].node in self.beside:
             return None
+        if node.source is not None and node.source in self._joining:
+            return None  # the first step of a loop that joins something from the second one on
         return self._instead.get(full[0], full[0])
+
+    def _full(self, node: Node) -> list[Ref]:
+        """What a concatenation joins that is not empty bookkeeping; nothing of other ops."""
+        if torch_name(node.target) != "cat" or len(node.outputs) != 1:
+            return []
+        return [ref for ref in node.inputs if not self._is_empty(ref)]
+
+    def _lines_that_join(self) -> frozenset[Source]:
+        """The lines of source that concatenate several tensors at least once."""
+        found = ((node.source, self._full(node)) for node in self.graph.ops)
+        return frozenset(source for source, full in found if source and len(full) > 1)
 
     def _is_empty(self, ref: Ref) -> bool:
         spec = self.graph.spec(ref)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # What a column may take of a line that is too narrow for all of them.
 _MOST_OF_LABEL = 0.38
@@ -50,6 +50,7 @@ def column_lines(lines: Sequence[TreeLine], width: int | None) -> Iterator[str]:
     """
     rows = [TreeLine(0, "", made="output", parameters="parameters"), *lines]
     widths = _widths(rows, width)
+    rows = _told_apart(rows, widths[1])
     for row in rows:
         label, what, made, parameters = (
             shortened_to(text, most)
@@ -69,6 +70,19 @@ def column_lines(lines: Sequence[TreeLine], width: int | None) -> Iterator[str]:
         yield f"{start}{parameters:>{widths[3]}}".rstrip()
         indent = " " * min(2 * row.depth + 4, width // 2)
         yield from wrapped(row.comment, width, indent)
+
+
+def _told_apart(rows: Sequence[TreeLine], most: int) -> list[TreeLine]:
+    """Rows in which classes that look the same when shortened stand whole in the comment."""
+    meant: dict[str, set[str]] = {}
+    for row in rows:
+        meant.setdefault(shortened_to(row.what, most), set()).add(row.what)
+    return [
+        replace(row, comment="; ".join(text for text in (row.what, row.comment) if text))
+        if len(meant[shortened_to(row.what, most)]) > 1
+        else row
+        for row in rows
+    ]
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:

@@ -14,7 +14,14 @@ from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.parts import NodeKind
 from modelviz_callbacks.graph.values import Ref, TensorSpec
-from modelviz_callbacks.view.ends import End, EndGroup, end_words, short_words, told_ends
+from modelviz_callbacks.view.ends import (
+    End,
+    EndGroup,
+    end_words,
+    parameters_given,
+    short_words,
+    told_ends,
+)
 from modelviz_callbacks.view.formatting import (
     count_text,
     key_arguments,
@@ -186,10 +193,16 @@ class _TreeText:
         sources = self._sources(step, place, before)
         comments = ["<- " + shortened(sources, 4)] if sources else []
         comments += self._labels(step, place)
+        comments += self._parameters_given(step, place)
         if self._starts_alone(step):
             comments.append("no input")
         if step.fold and step.fold.variation:
             comments.append(variation_text(step.fold.variation))
+        carried = dict.fromkeys(ref for ref, _ in self.steps.carried(step)) if step.inner else ()
+        if carried:
+            within = _Place(place.scope, place.depth + 1, step)
+            names = list(dict.fromkeys(self._source(ref, within) for ref in carried))
+            comments.append(f"the next step reads {shortened(names, 4)}")
         if step.fold and step.fold.shared and self._has_weights(step):
             comments.append("same weights each time")
         made = shapes_text(self.steps.makes(step), 2)
@@ -229,6 +242,13 @@ class _TreeText:
             read = [node for node in map(self.graph.by_name.__getitem__, refs) if is_label(node)]
         words = list(dict.fromkeys(node.path for node in read))
         return [f"with {shortened(words, 4)}"] if words and not step.inner else []
+
+    def _parameters_given(self, step: Step, place: _Place) -> list[str]:
+        """Which parameters a module gets as arguments, if the lines of its ops do not say it."""
+        if step.call is None or self._opens(step.call, place.depth):
+            return []
+        given = [node.path for node in parameters_given(self.graph, step.call)]
+        return [f"uses {shortened(given, 4)}"] if given else []
 
     def _starts_alone(self, step: Step) -> bool:
         """Whether it makes tensors out of none at all (``arange``)."""

@@ -63,6 +63,7 @@ def mermaid_text(view: Overview, direction: Direction = "auto") -> str:
     ids |= {group.name: f"g{number}" for number, group in enumerate(view.groups)}
     lines = [f"flowchart {'LR' if direction == 'right' else 'TD'}", *_level(view, ids, "", "  ")]
     lines += [f"  {ids[edge.source]} --> {ids[edge.target]}" for edge in view.edges]
+    lines += [f"  {ids[e.source]} -. next step .-> {ids[e.target]}" for e in view.carried]
     lines += [f"  {line}" for line in _CLASSES.splitlines()]
     return "\n".join(lines)
 

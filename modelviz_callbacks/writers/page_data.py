@@ -16,7 +16,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.repeats import Fold
+from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.analysis.weights import Weights
 from modelviz_callbacks.diff.merged_graph import STATUS
 from modelviz_callbacks.graph.model import NODE_KINDS, ModuleCall, Node, Port

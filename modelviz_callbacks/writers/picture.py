@@ -16,7 +16,7 @@ from modelviz_callbacks.view.overview import Edge, Overview, overview
 from modelviz_callbacks.writers.formats import Direction
 from modelviz_callbacks.writers.picture_layout import Place, Size
 from modelviz_callbacks.writers.picture_shape import shaped
-from modelviz_callbacks.writers.picture_text import TextLine, cut
+from modelviz_callbacks.writers.picture_text import TextLine, cut, cut_apart
 
 _PADDING = 9.0
 _MARGIN = 18.0
@@ -71,6 +71,9 @@ LOOKS: dict[str, Look] = {
     "flow": Look(("#6b7684", "#9aa5b1"), ("#6b7684", "#9aa5b1")),
     "beside": Look(("#c5cdd6", "#444c57"), ("#c5cdd6", "#444c57"), dashed=True),
     "skip": Look(("#d97706", "#f0a732"), ("#d97706", "#f0a732"), meaning="skips ahead"),
+    "carried": Look(
+        ("#0f766e", "#4fd1c5"), ("#0f766e", "#4fd1c5"), dashed=True, meaning="to the next step"
+    ),
 }
 
 
@@ -178,9 +181,9 @@ def compose(view: Overview, *, framed: bool = True) -> Picture:
     return composer.framed() if framed else composer.bare()
 
 
-def _box_lines(box: Box) -> list[TextLine]:
+def _box_lines(box: Box, shown: str) -> list[TextLine]:
     times = f" ×{box.times}" if box.times > 1 else ""
-    title = cut(box.title, 34) + times
+    title = shown + times
     if box.kind == "quiet":
         return [TextLine(f"{title}  {box.made}", 9.0, muted=True)]
     if box.kind == "label":
@@ -199,10 +202,10 @@ def _box_lines(box: Box) -> list[TextLine]:
     return lines
 
 
-def _heading(group: Group) -> TextLine:
+def _heading(group: Group, shown: str) -> TextLine:
     times = f" ×{group.times}" if group.times > 1 else ""
-    parts = [cut(group.label, 34), cut(group.details, 44), parameters_text(group)]
-    title = cut(group.title, 34) + times
+    parts = [cut(group.label, 34), cut(group.details, 72), parameters_text(group)]
+    title = shown + times
     return TextLine(" · ".join(part for part in (title, *parts) if part), 10.0, bold=True)
 
 
@@ -231,15 +234,18 @@ class _Composer:
         self, view: Overview, known: dict[str, Any], direction: Direction = "auto"
     ) -> None:
         self.view = view
-        self.texts = {box.name: _box_lines(box) for box in view.boxes}
-        self.headings = {group.name: _heading(group) for group in view.groups}
+        titles = [box.title for box in view.boxes] + [group.title for group in view.groups]
+        shown = cut_apart(titles, 34)
+        self.texts = {box.name: _box_lines(box, shown[box.title]) for box in view.boxes}
+        self.headings = {group.name: _heading(group, shown[group.title]) for group in view.groups}
         boxes = {box.name: _box_size(box, self.texts[box.name]) for box in view.boxes}
         groups = {
             group.name: Size(self.headings[group.name].width, _HEADING_HEIGHT, group.group)
             for group in view.groups
         }
         edges = [(edge.source, edge.target) for edge in view.edges]
-        self.layout = shaped((boxes, groups, edges), known, direction)
+        carried = [(edge.source, edge.target) for edge in view.carried]
+        self.layout = shaped((boxes, groups, edges, carried), known, direction)
         self.roles = {box.name: _role(box) for box in view.boxes}
         ends = {box.name for box in view.boxes if box.kind == "output"}
         skipping = {edge for edge in skipping_edges(view.edges) if edge.target not in ends}
@@ -250,7 +256,7 @@ class _Composer:
             if edge in skipping
             else "flow"
             for edge in view.edges
-        ]
+        ] + ["carried"] * len(carried)
         self.left = self.top = 0.0
 
     def bare(self) -> Picture:
@@ -279,7 +285,8 @@ class _Composer:
     def _boxes(self) -> Iterator[Rectangle | Text | Arrow]:
         frames, headings = self._groups()
         yield from frames
-        drawn = zip(self.view.edges, self.edge_roles, self.layout.edges, strict=True)
+        edges = (*self.view.edges, *self.view.carried)
+        drawn = zip(edges, self.edge_roles, self.layout.edges, strict=True)
         for edge, role, points in drawn:
             moved = tuple((x + self.left, y + self.top) for x, y in points)
             yield Arrow(moved, role, edge.source, edge.target)
@@ -339,7 +346,7 @@ class _Composer:
         for role, look in LOOKS.items():
             if role not in roles or not look.meaning:
                 continue
-            height = 2.0 if role == "skip" else 9.0
+            height = 2.0 if role in ("skip", "carried") else 9.0
             yield Rectangle(Place(x, y - 4 - height / 2, 15, height), role, "", 2.0)
             line = TextLine(look.meaning, 9.0, muted=True)
             yield Text(x + 20, y, line, centred=False)

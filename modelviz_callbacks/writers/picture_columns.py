@@ -84,7 +84,8 @@ def _gaps(layout: PictureLayout) -> list[float]:
 
 
 def _crossings(layout: PictureLayout, height: float) -> float:
-    edges = sum(curve[0][1] < height < curve[-1][1] for curve in layout.edges)
+    ends = ((curve[0][1], curve[-1][1]) for curve in layout.edges)
+    edges = sum(min(pair) < height < max(pair) for pair in ends)
     groups = sum(
         piece.y < height < piece.y + piece.height
         for pieces in layout.groups.values()
@@ -176,6 +177,9 @@ class _Columns:
         """The pieces of an edge, each with its column; all but the last end at a cut."""
         *rest, tip = curve
         column, last = self._column_at(curve[0][1]), self._column_at(tip[1])
+        if last < column:  # back to an earlier column, across what is between
+            yield column, (curve[0],)
+            return
         while column < last:
             before, rest = _split(rest, self.cuts[column])
             yield column, tuple(before)
@@ -243,6 +247,11 @@ class _Columns:
 
     def _edge(self, number: int, lanes: Mapping[tuple[int, int], int]) -> Curve:
         points: list[Point] = []
+        curve = self.whole.edges[number]
+        if len(self.pieces[number][0][1]) == 1:
+            start = self.columns[self._column_at(curve[0][1])].moved(curve[0])
+            tip = self.columns[self._column_at(curve[-1][1])].moved(curve[-1])
+            return (start, *_line(start, _towards(tip, start, 6.0)), tip)
         for at, piece in self.pieces[number]:
             column = self.columns[at]
             moved = [column.moved(point) for point in piece]

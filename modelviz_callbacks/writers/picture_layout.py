@@ -1,19 +1,26 @@
 """Where boxes, groups and edges go: Graphviz's dot, as a library, on boxes of given sizes.
 
 Graphviz gets numbers only, no text: it needs no font, and no name can confuse it. The one
-use of pygraphviz for layouts is here; its wheel carries Graphviz itself.
+use of pygraphviz for layouts is here; its wheel carries Graphviz itself. Where there is none for a
+platform, the system's Graphviz does it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelviz_callbacks.errors import WriterError
 
 _POINTS_PER_INCH = 72
+
+# Makes a file of a graph in DOT: the graph, the format, the layout engine, its options.
+_Draw = Callable[[str, str, str, str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ def lay_out(
     known: dict[str, Any],
     *,
     to_the_right: bool = False,
+    loose: Sequence[tuple[str, str]] = (),
 ) -> PictureLayout:
     """Places boxes from top to bottom along their edges.
 
@@ -72,6 +80,8 @@ def lay_out(
         known: What Graphviz answered before, by what it was asked; gets the new answer. Modules
             that look alike need to be laid out once.
         to_the_right: From left to right instead.
+        loose: Further edges, along which nothing is placed: they may lead back, or from a box to
+            itself. They come after the others.
 
     Returns:
         Where they are.
@@ -81,7 +91,7 @@ def lay_out(
     """
     box_ids = {name: f"b{number}" for number, name in enumerate(boxes)}
     group_ids = {name: f"cluster{number}" for number, name in enumerate(groups)}
-    dot = _dot(boxes, groups, edges, (box_ids, group_ids))
+    dot = _dot(boxes, groups, (*edges, *loose), (box_ids, group_ids), len(edges))
     if to_the_right:
         dot = dot.replace("rankdir=TB", "rankdir=LR", 1)
     if dot not in known:
@@ -99,7 +109,7 @@ def lay_out(
 
 
 def run_graphviz(dot: str, file_format: str, program: str, arguments: str = "") -> bytes:
-    """Runs Graphviz within this process.
+    """Runs Graphviz: within this process, or the program itself where pygraphviz is not there.
 
     Args:
         dot: A graph in the DOT language.
@@ -111,18 +121,22 @@ def run_graphviz(dot: str, file_format: str, program: str, arguments: str = "") 
         The file.
 
     Raises:
-        WriterError: pygraphviz is not there, or Graphviz refused.
+        WriterError: There is neither, or Graphviz refused.
     """
     try:
-        from pygraphviz import AGraph
+        draw = _in_process()
     except ImportError as error:
-        raise WriterError(
-            "A picture could not be laid out: pygraphviz cannot be imported. "
-            "Install it (pip install pygraphviz); its wheels bring Graphviz along."
-        ) from error
+        found = _as_program()
+        if found is None:
+            raise WriterError(
+                "A picture could not be laid out: pygraphviz cannot be imported, and there is no "
+                "program dot either. Install it (pip install pygraphviz); its wheels bring "
+                "Graphviz along."
+            ) from error
+        draw = found
     try:
-        made = AGraph(string=dot).draw(format=file_format, prog=program, args=arguments)
-    except (OSError, ValueError, RuntimeError) as error:
+        made = draw(dot, file_format, program, arguments)
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
         raise WriterError(
             f"Graphviz could not make {file_format} of {dot.count(chr(10))} lines of DOT with "
             f"{program}: {error}. Ask for a smaller depth."
@@ -132,11 +146,40 @@ def run_graphviz(dot: str, file_format: str, program: str, arguments: str = "") 
     return made
 
 
+def _in_process() -> _Draw:
+    """Graphviz as pygraphviz carries it.
+
+    Raises:
+        ImportError: It is not installed, or has no wheel for this platform or Python.
+    """
+    from pygraphviz import AGraph
+
+    def draw(dot: str, file_format: str, program: str, arguments: str) -> object:
+        return AGraph(string=dot).draw(format=file_format, prog=program, args=arguments)
+
+    return draw
+
+
+def _as_program() -> _Draw | None:
+    """The system's Graphviz; ``None``: it has none."""
+    path = shutil.which("dot")
+    if path is None:
+        return None
+
+    def draw(dot: str, file_format: str, program: str, arguments: str) -> object:
+        command = [path, f"-K{program}", f"-T{file_format}", *shlex.split(arguments)]
+        done = subprocess.run(command, input=dot.encode(), capture_output=True, check=True)
+        return done.stdout
+
+    return draw
+
+
 def _dot(
     boxes: Mapping[str, Size],
     groups: Mapping[str, Size],
     edges: Sequence[tuple[str, str]],
     ids: tuple[Mapping[str, str], Mapping[str, str]],
+    firm: int,
 ) -> str:
     box_ids, group_ids = ids
     inside: dict[str, list[tuple[str, str]]] = {"": []}
@@ -172,7 +215,8 @@ def _dot(
 
     write("")
     for number, (source, target) in enumerate(edges):
-        lines.append(f'{box_ids[source]} -> {box_ids[target]} [comment="{number}"];')
+        how = "" if number < firm else ", constraint=false"
+        lines.append(f'{box_ids[source]} -> {box_ids[target]} [comment="{number}"{how}];')
     return "\n".join([*lines, "}", ""])
 
 

@@ -15,14 +15,19 @@ _HIGH, _ENOUGH, _WIDE = 0.42, 0.6, 2.4
 
 
 def shaped(
-    drawn: tuple[Mapping[str, Size], Mapping[str, Size], Sequence[tuple[str, str]]],
+    drawn: tuple[
+        Mapping[str, Size],
+        Mapping[str, Size],
+        Sequence[tuple[str, str]],
+        Sequence[tuple[str, str]],
+    ],
     known: dict[str, Any],
     direction: Direction,
 ) -> PictureLayout:
     """Places boxes so that the whole can be looked at.
 
     Args:
-        drawn: Boxes, groups and edges; see `lay_out`.
+        drawn: Boxes, groups, edges, and those that place nothing; see `lay_out`.
         known: What Graphviz answered before.
         direction: ``down`` and ``right`` run that way however long it gets; ``auto`` keeps the
             width between a third of the height and three times the height, where that can be.
@@ -33,12 +38,12 @@ def shaped(
     Raises:
         WriterError: Graphviz is not there or could not lay it out.
     """
-    boxes, groups, edges = drawn
-    layout = lay_out(boxes, groups, edges, known, to_the_right=direction == "right")
+    boxes, groups, edges, loose = drawn
+    layout = lay_out(boxes, groups, edges, known, to_the_right=direction == "right", loose=loose)
     if direction != "auto":
         return layout
     if layout.width > _WIDE * layout.height:
-        turned = lay_out(boxes, groups, edges, known, to_the_right=True)
+        turned = lay_out(boxes, groups, edges, known, to_the_right=True, loose=loose)
         return turned if _is_better(turned, layout) else layout
     return in_columns(layout, {**boxes, **groups}, _HIGH, _ENOUGH)
 

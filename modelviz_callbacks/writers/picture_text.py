@@ -6,6 +6,8 @@ take for ``sans-serif``, so text in another one leaves a little more room.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from unicodedata import east_asian_width
 
@@ -62,6 +64,13 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 def _other_width(character: str) -> float:
     return 1.05 if east_asian_width(character) in "FWA" else 0.85
+
+
+def cut_apart(texts: Iterable[str], most: int) -> dict[str, str]:
+    """Each text as `cut` cuts it; whole where another one would look the same."""
+    found = {text: cut(text, most) for text in texts}
+    times = Counter(found.values())
+    return {text: short if times[short] == 1 else cut(text, 200) for text, short in found.items()}
 
 
 def cut(text: str, most: int) -> str:

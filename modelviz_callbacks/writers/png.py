@@ -130,5 +130,6 @@ def _arrow(number: int, arrow: Arrow, height: float) -> Iterator[str]:
             f'pos="{x:.2f},{height - y:.2f}!"];'
         )
     width = 1.7 if arrow.role == "skip" else 1.2
-    colour = LOOKS[arrow.role].stroke[0]
-    yield f's{number}e0 -> s{number}e1 [pos="{pos}", color="{colour}", penwidth={width}];'
+    look = LOOKS[arrow.role]
+    style = f"style={'dashed' if look.dashed else 'solid'}, penwidth={width}"
+    yield f's{number}e0 -> s{number}e1 [pos="{pos}", color="{look.stroke[0]}", {style}];'

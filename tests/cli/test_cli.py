@@ -25,6 +25,7 @@ import modelviz_callbacks
 from modelviz_callbacks import trace
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.cli.inputs import named, tensor
+from modelviz_callbacks.cli.verbs import ABOUT
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers.formats import FORMATS
@@ -467,6 +468,25 @@ def test_export_writes_one_format_to_standard_output(
     assert main(["export", str(folder), "--format", "svg", "--out", "-"]) == 0
     assert capfdbinary.readouterr().out == (folder / "graph.svg").read_bytes()
     assert main(["export", str(folder), "--format", "svg", "text", "--out", "-"]) == 2
+
+
+@pytest.mark.process
+def test_help_and_a_wrong_command_load_no_command() -> None:
+    code = (
+        "import sys; from modelviz_callbacks.cli import main\n"
+        "for given in ['--help'], ['nonsense']:\n"
+        "    try: main(given)\n"
+        "    except SystemExit: pass\n"
+        "print('MODULES', *[n for n in sys.modules if n.startswith('modelviz_callbacks.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    told, _, loaded = done.stdout.partition("MODULES")
+    names = {name.removeprefix("modelviz_callbacks.") for name in loaded.split()}
+    assert names == {"cli", "cli.verbs", "errors", "libraries"}
+    assert all(f"    {name} " in told for name in ABOUT)
+    assert "invalid choice: 'nonsense'" in done.stderr
 
 
 @pytest.mark.process

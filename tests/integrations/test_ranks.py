@@ -14,6 +14,7 @@ from tests.integrations.seen import net
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_two_ranks_of_accelerate_and_transformers_train_the_same_and_rank_zero_records(
     tmp_path: Path,
 ) -> None:

@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from benchmarks.faults.left_behind import graphs_in_events
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.errors import WorkerError
@@ -35,6 +36,7 @@ from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
+from tests.samples import one_and_the_rest_slow
 from tests.waiting import PATIENCE_S, wait_for
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
@@ -85,9 +87,10 @@ def made(folder: Path, name: str, waits: bool = False, **options: Any) -> dict[s
     }
 
 
-@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("weights", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", ["TwoBranches", "Transformer", "DictInDictOut", "KeepsRunningState"]
+    "name",
+    one_and_the_rest_slow(["TwoBranches", "Transformer", "DictInDictOut", "KeepsRunningState"]),
 )
 def test_the_files_are_those_made_in_place(name: str, weights: bool, tmp_path: Path) -> None:
     here = made(tmp_path / "here", name, background=False, onnx_weights=weights)
@@ -173,16 +176,77 @@ def test_training_that_is_killed_after_its_first_batch_leaves_every_file(tmp_pat
     assert ModelGraph.load(folder / "graph.json").parameter_count == 58
 
 
-def test_a_worker_that_is_killed_costs_a_warning_and_leaves_no_part_of_a_file(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    "end",
+    [
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "signal.raise_signal(signal.SIGINT)",
+    ],
+)
+def test_what_the_training_process_is_stopped_over_is_made_by_the_worker(
+    end: str, tmp_path: Path
 ) -> None:
+    run = script(
+        tmp_path,
+        f"""
+        import os, signal, torch
+        from modelviz_callbacks import GraphHook
+        from modelviz_callbacks.jobs import in_worker
+
+        make = in_worker.make
+
+        def stopped(job):
+            make(job)
+            {end}
+
+        in_worker.make = stopped
+        in_worker._REST_OF_A_STEP, in_worker._LONGEST_REST_S = float("inf"), 600.0
+        model = torch.nn.Linear(4, 2)
+        with GraphHook(model, dirpath="graphs", formats=["text"], onnx=False):
+            model(torch.randn(3, 4))
+        """,
+    )
+    out, err = run.communicate(timeout=WITHIN_S)
+    if "KILL" in end:
+        assert run.returncode == -signal.SIGKILL
+    else:
+        assert run.returncode == 0, err
+        assert "not waited for" in out
+    folder = tmp_path / "graphs"
+    wait_for(lambda: (folder / "report.json").exists() and not list(folder.glob(".job-*")))
+    report = json.loads((folder / "report.json").read_text())
+    assert report["refused"] == []
+    assert {"graph.json", "graph.txt"} <= set(report["files"])
+    assert len(report["stored"]) == 1
+    # In TensorBoard it is there once, though it was made twice.
+    assert graphs_in_events(folder) == 1
+
+
+def killed_worker(folder: Path) -> GraphHook:
+    """A hook whose worker was killed over its job."""
     model = nn.Linear(4, 2)
-    hook = GraphHook(model, dirpath=tmp_path, **FEW)
+    hook = GraphHook(model, dirpath=folder, **FEW)
     model(torch.randn(3, 4))
-    (job,) = tmp_path.glob(".job-*")
+    (job,) = folder.glob(".job-*")
     (job / "job.json").rename(job / "begun.json")  # as the worker does when it begins
     the_worker().kill()
     model(torch.randn(3, 4))
+    return hook
+
+
+def test_what_a_worker_is_killed_over_is_made_by_another_one(tmp_path: Path) -> None:
+    hook = killed_worker(tmp_path)
+    hook.close()
+    assert hook.report.refused == []
+    assert {"graph.json", "graph.txt"} <= set(hook.report.files)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_two_workers_end_over_costs_a_warning_and_leaves_no_part_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JobQueue, "submit_again", lambda self, *_: self.worker)
+    hook = killed_worker(tmp_path)
     with pytest.warns(ModelvizWarning, match="ended early") as caught:
         hook.close()
     assert len(caught) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from modelviz_callbacks.graph.model import Note, Source
 from modelviz_callbacks.view.display_rules import Rules, apply
 from modelviz_callbacks.view.note_lines import MOST_LINES, note_lines
 from modelviz_callbacks.view.overview import Overview, overview
+from modelviz_callbacks.writers.formats import render
 from tests.networks import graph_of, recorded
 from tests.writers.graphs_by_hand import GraphByHand
 
@@ -148,3 +150,25 @@ def test_there_are_at_most_ten_lines_of_notes() -> None:
 def test_attributes_of_torchs_own_layers_are_left_to_their_ops() -> None:
     graph = recorded(nn.Sequential(nn.Linear(4, 2)), torch.zeros(3, 4))
     assert graph.modules[0].attributes == ()
+
+
+class _Queries(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(5, 8))
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.norm(self.queries).T
+
+
+def test_a_parameter_that_a_module_gets_as_an_argument_has_a_box_and_an_edge() -> None:
+    graph = trace(_Queries(), torch.randn(2, 8)).graph
+    drawn = overview(Analysis(graph))
+    (held,) = [box for box in drawn.boxes if box.kind == "held"]
+    assert (held.title, held.made) == ("queries", "5×8")
+    (norm,) = [box for box in drawn.boxes if box.title == "LayerNorm"]
+    assert any((edge.source, edge.target) == (held.name, norm.name) for edge in drawn.edges)
+    assert re.search(r"^norm .*\n? +uses queries$|^norm .* uses queries$", str(graph), re.M)
+    mermaid = render(graph, "mermaid").decode()
+    assert "queries<br>parameter" in mermaid

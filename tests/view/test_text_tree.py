@@ -147,3 +147,12 @@ def test_notes_come_last_and_a_partial_graph_says_so() -> None:
 def test_a_model_that_does_nothing_has_a_tree() -> None:
     text = tree_text(recorded(nn.Identity(), torch.zeros(3)))
     assert text.splitlines()[-1].split() == ["output", "3", "<-", "input"]
+
+
+def test_two_long_class_names_that_are_shortened_alike_stand_whole_below() -> None:
+    start, end = "AVeryLongNameOfAClassThatHasNoRoom", "InALineOfEightyColumnsAtAll"
+    one, other = (type(f"{start}{word}{end}", (nn.Linear,), {}) for word in ("OneMore", "TwoMore"))
+    text = tree_text(recorded(nn.Sequential(one(4, 4), other(4, 4)), torch.ones(1, 4)))
+    assert f"{start}OneMore{end}" in text
+    assert f"{start}TwoMore{end}" in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -14,6 +14,7 @@ from torch import nn
 from modelviz_callbacks.graph.model import ModelGraph
 from tests.browser import open_browser
 from tests.networks import NETWORKS, backward_graph, graph_of, recorded
+from tests.samples import one_and_the_rest_slow
 from tests.writers.page_visit import Visit
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize(
-    "name", ["returns", "shared", "transformer", "nothing", "empty", "backward", *sorted(NETWORKS)]
+    "name",
+    one_and_the_rest_slow(
+        ["transformer", "returns", "shared", "nothing", "empty", "backward", *sorted(NETWORKS)]
+    ),
 )
 def test_boxes_are_apart_edges_have_ends_and_no_op_is_lost(
     name: str, browser: Browser, tmp_path: Path

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
+import pytest
 import torch
 from torch import nn
 
@@ -28,6 +29,7 @@ class Lookup(nn.Module):
         return self.fc(self.first(ids) + self.second(ids))
 
 
+@pytest.mark.slow
 def test_a_model_over_two_gigabytes_has_its_weights_beside_it_and_runs(tmp_path: Path) -> None:
     model = Lookup()
     assert sum(parameter.nbytes for parameter in model.parameters()) > 2 * 2**30

@@ -66,6 +66,7 @@ class OriginFinder:
         self._recorder = recorder
         self._by_storage: dict[int, TensorRecord] = {}  # the latest record on each, by its address
         self._external: dict[int, TensorRecord] = {}
+        self._wrappers: list[TensorRecord] = []  # of tensors that hold others
         self._reads: list[tuple[int, TensorRecord]] = []
         self._op_ends: list[int] = []
         self._op_entries: list[OpEntry] = []
@@ -77,6 +78,8 @@ class OriginFinder:
             self._take_in()
         if record.storage:
             self._by_storage[record.storage] = record
+        if _is_wrapper(record.ref()):
+            self._wrappers.append(record)
 
     def _take_in(self) -> None:
         """Reads what was recorded since the last time: the hot path leaves that to who asks."""
@@ -89,6 +92,8 @@ class OriginFinder:
                 for record in flat_records((entry.result, entry.writes)):
                     if record.storage and record.stride is not None:
                         self._by_storage[record.storage] = record
+                    if _is_wrapper(record.ref()):
+                        self._wrappers.append(record)
         self._taken_in = len(tape)
 
     def state_record(self, tensor: torch.Tensor, created_at: int) -> TensorRecord:
@@ -107,7 +112,9 @@ class OriginFinder:
             return origin
         self.unexplained += 1
         origin.alias_of = self._sharing(tensor, record)
-        if origin.alias_of is None and tensor.grad_fn is not None:
+        if origin.alias_of is None:
+            origin.made_by, origin.sources = self._wrapping(tensor)
+        if origin.alias_of is None and not origin.sources and tensor.grad_fn is not None:
             origin.made_by = tensor.grad_fn.name()
             origin.sources = self._autograd_sources(tensor.grad_fn)
         if len(origin.sources) == 1 and 0 != record.storage == origin.sources[0].storage:
@@ -204,6 +211,25 @@ class OriginFinder:
         # The address may have been given to other memory since; ask the tensor itself.
         return found if storage_address(alive) == record.storage else None
 
+    def _wrapping(self, tensor: torch.Tensor) -> tuple[str, tuple[TensorRecord, ...]]:
+        """What a tensor that wraps others was made from, or what a wrapped one was taken out of.
+
+        Such a tensor (a DTensor, a quantised weight) computes with the ones inside it where no
+        mode sees it. They are found by the protocol that torch.compile knows them by.
+        """
+        known = [self._recorder.known(inner) for _, inner in _wrapped_in(tensor)]
+        sources = tuple(record for record in known if record is not None)
+        if sources:
+            return type(tensor).__name__, sources
+        for record in reversed(self._wrappers):
+            wrapper = record.ref()
+            if wrapper is None:
+                continue
+            for name, inner in _wrapped_in(wrapper):
+                if inner is tensor:
+                    return name.strip("_"), (self._recorder.record(wrapper),)
+        return "", ()
+
     def _autograd_sources(self, grad_fn: Any) -> tuple[TensorRecord, ...]:
         """The known tensors that an unknown one was computed from, as autograd has it."""
         found: dict[int, TensorRecord] = {}
@@ -266,6 +292,23 @@ class OriginFinder:
                     return position
                 depth -= 1
         return 0
+
+
+def _is_wrapper(tensor: torch.Tensor | None) -> bool:
+    kind = tensor.__class__
+    return kind is not torch.Tensor and hasattr(kind, "__tensor_flatten__")
+
+
+def _wrapped_in(tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that one wraps, with the names of the attributes that hold them."""
+    if not _is_wrapper(tensor):
+        return
+    with contextlib.suppress(Exception):  # it is somebody's code
+        names, _ = type(tensor).__tensor_flatten__(tensor)  # type: ignore[attr-defined]
+        for name in names:
+            inner = getattr(tensor, name)
+            if isinstance(inner, torch.Tensor):
+                yield name, inner
 
 
 def _same_level(tensor: torch.Tensor, made: torch.Tensor) -> torch.Tensor:

@@ -519,7 +519,7 @@ def test_real_processes_train_the_same_and_rank_zero_alone_writes(tmp_path: Path
         [*command, str(script), str(tmp_path)], capture_output=True, text=True, timeout=240
     )
     assert run.returncode == 0, run.stderr[-4000:]
-    for kind, prefix in (("ddp", ""), ("fsdp", ""), ("lightning", "network.")):
+    for kind in ("ddp", "fsdp", "tensor parallel", "lightning"):
         for rank in range(2):
             name = f"rank{rank}.json"
             plain, with_it = (
@@ -532,11 +532,16 @@ def test_real_processes_train_the_same_and_rank_zero_alone_writes(tmp_path: Path
             assert bool(with_it["files"]) == (rank == 0), (kind, rank)
         written = tmp_path / kind / "watched"
         assert not (written / "graph1").exists()
-        _check_distributed_graph(ModelGraph.load(written / "graph0" / "graph.json"), prefix)
+        graph = ModelGraph.load(written / "graph0" / "graph.json")
+        _check_whole_parameters(graph, prefix := "network." if kind == "lightning" else "")
+        if kind == "tensor parallel":
+            _check_parallel_graph(graph)
+        else:
+            _check_distributed_graph(graph, prefix)
 
 
-def _check_distributed_graph(graph: ModelGraph, prefix: str) -> None:
-    """No wrapper, no communication, and every parameter by its own name and full shape."""
+def _check_whole_parameters(graph: ModelGraph, prefix: str) -> None:
+    """Every parameter has its own name and its full shape."""
     shapes = {
         "first": (8, 4),
         "blocks.0.up": (16, 8),
@@ -551,6 +556,20 @@ def _check_distributed_graph(graph: ModelGraph, prefix: str) -> None:
         for name in ("weight", "bias"):
             wanted[f"{prefix}blocks.{number}.norm.{name}"] = (8,)
     assert parameters(graph) == wanted
+
+
+def _check_parallel_graph(graph: ModelGraph) -> None:
+    """What is computed with shards is joined to what they are made from and put together to."""
+    (output,) = graph.of_kind("output")
+    behind = _behind(graph, output.name)
+    assert graph.of_kind("constant") == ()
+    assert {node.name for node in graph.of_kind("input", "parameter")} <= behind
+    assert sum(node.op == "all_reduce" for node in graph.ops) == 2
+    assert not any("nothing that the model returns depends" in note.message for note in graph.notes)
+
+
+def _check_distributed_graph(graph: ModelGraph, prefix: str) -> None:
+    """No wrapper and no communication."""
     block = ["linear", "relu", "linear", "dropout", "add", "layer_norm"]
     loss = ["cross_entropy"] if prefix else []
     ran = [node.op for node in graph.ops if not node.reads_value]

@@ -15,6 +15,7 @@ from modelviz_callbacks import GraphHook, ModelGraph
 from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.report import ModelvizWarning
 from tests.mlflow_server import MlflowServer, Proxy
+from tests.samples import one_and_the_rest_slow
 from tests.waiting import PATIENCE_S, wait_for
 
 FILES = {"graph.json", "graph.svg", "graph.txt", "backward.svg"}
@@ -63,7 +64,7 @@ def arrived(server: MlflowServer, run_id: str) -> set[str]:
     return {path.name for folder in folders for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("how", ["refuses", "500", "hang", "dies half-way"])
+@pytest.mark.parametrize("how", one_and_the_rest_slow(["500", "refuses", "hang", "dies half-way"]))
 def test_a_bad_server_costs_one_warning_and_no_file(
     how: str,
     proxy: Proxy,
@@ -94,10 +95,12 @@ def test_a_bad_server_costs_one_warning_and_no_file(
     assert len(arrived(server, run_id)) == (1 if how == "dies half-way" else 0)
 
 
+@pytest.mark.slow
 def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
     proxy: Proxy, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelviz_callbacks.jobs.in_worker.WAIT_LIMIT_S", 5.0)
+    for limit in ("WAIT_LIMIT_S", "UPLOAD_LIMIT_S"):
+        monkeypatch.setattr(f"modelviz_callbacks.jobs.in_worker.{limit}", 5.0)
     run_id = new_run(server)
     proxy.refuse()
     began = time.monotonic()

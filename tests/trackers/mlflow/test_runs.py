@@ -22,6 +22,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.report import Report
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.mlflow_server import MlflowServer
+from tests.samples import one_and_the_rest_slow
 from tests.trackers.conftest import Store
 from tests.waiting import PATIENCE_S
 
@@ -98,7 +99,7 @@ def test_the_logger_of_lightning(store: Store, tmp_path: Path) -> None:
     assert_shown(store.client, logger.run_id, callback.report)
 
 
-@pytest.mark.parametrize("flavour", ["mlflow", "mlflow.pytorch"])
+@pytest.mark.parametrize("flavour", one_and_the_rest_slow(["mlflow.pytorch", "mlflow"]))
 def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
     # In a process of its own: autologging patches Lightning for good.
     code = (

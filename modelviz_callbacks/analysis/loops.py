@@ -1,0 +1,138 @@
+"""Steps of one loop, which may read ever longer lists and make ever larger tensors.
+
+Steps are of one loop if each does the same calls from the same lines of source with the same
+parameters, and each reads what the step before it made, or what all steps before it made:
+``cache = torch.cat([cache, key], 1)``, attention over all states so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph, place_in
+from modelviz_callbacks.analysis.outline import Item
+from modelviz_callbacks.analysis.repeat_variation import step_variation, varying_literals
+from modelviz_callbacks.analysis.repeat_wiring import (
+    Fold,
+    Run,
+    names_in,
+    read_elsewhere,
+    wiring,
+)
+from modelviz_callbacks.graph.model import ModuleCall
+from modelviz_callbacks.graph.values import Ref
+
+# Fewer steps than this say nothing about how a loop goes on.
+_FEWEST = 3
+
+# How many places where an item comes again are tried as the beginning of the next step, and how
+# many lengths of a step are tried in one scope.
+_TRIES, _MOST_PERIODS = 3, 40
+
+
+class LoopFinder:
+    """Finds the loops of one scope.
+
+    Args:
+        fingerprinter: Of the kind ``step``.
+        scope: ``""`` or a module call that ran.
+    """
+
+    def __init__(self, fingerprinter: Fingerprinter, scope: str) -> None:
+        self.fingerprinter = fingerprinter
+        self.outline = fingerprinter.outline
+        self.scope = scope
+        self.items = self.outline.items[scope]
+        self._keys = [fingerprinter.alone(item) for item in self.items]
+        self._next: dict[int, int] = {}
+        after: dict[str, int] = {}
+        for at in range(len(self._keys) - 1, -1, -1):
+            if self._keys[at] in after:
+                self._next[at] = after[self._keys[at]]
+            after[self._keys[at]] = at
+        self._equal: dict[int, list[int]] = {}
+
+    def longer(self, fold: Fold | None, start: int) -> Fold | None:
+        """The loop that starts at an item, if it is more of the scope than a fold that does.
+
+        Args:
+            fold: What was found there otherwise.
+            start: The item's place.
+        """
+        covered = fold.times * len(fold.copies[0]) if fold is not None else 0
+        period = 0
+        for _ in range(_TRIES):
+            period = self._next.get(start + period, start) - start
+            if period <= 0:
+                break
+            times = self._times(start, period)
+            if times >= _FEWEST and times * period > covered + period:
+                found = self._proven(Run(self.scope, start, period), times)
+                if found is not None and found.times * period > covered + period:
+                    return found
+        return fold
+
+    def _times(self, start: int, period: int) -> int:
+        """How many steps there are that look alike."""
+        if period not in self._equal:
+            if len(self._equal) >= _MOST_PERIODS:
+                return 0
+            keys = self._keys
+            lengths = [0] * (len(keys) + 1)
+            for at in range(len(keys) - period - 1, -1, -1):
+                lengths[at] = lengths[at + 1] + 1 if keys[at] == keys[at + period] else 0
+            self._equal[period] = lengths
+        return self._equal[period][start] // period + 1
+
+    def _proven(self, run: Run, times: int) -> Fold | None:
+        starts = range(run.start, run.start + run.period * times, run.period)
+        copies = [self.items[at : at + run.period] for at in starts]
+        subgraphs = [self.fingerprinter.run(copies[0])]
+        if not subgraphs[0].held and not all(
+            isinstance(item, ModuleCall) or item.source is not None for item in copies[0]
+        ):
+            return None
+        wired: list[Key] | None = None
+        for copy, at in zip(copies[1:], starts, strict=False):
+            subgraph = self.fingerprinter.run(copy)
+            wires = self._wires(subgraphs[0], subgraph, Run(run.scope, at, run.period), run.start)
+            if wires is None or (wired is not None and wires != wired):
+                break
+            wired = wires
+            subgraphs.append(subgraph)
+        # Who reads of a step is another matter where the last steps are left out.
+        kept = copies[: len(subgraphs)]
+        inside = names_in(self.outline, (item for copy in kept for item in copy))
+        if len(kept) < _FEWEST or not self._is_left_alone(kept, inside):
+            return None
+        names = tuple(tuple(item.name for item in copy) for copy in kept)
+        nodes = [[node for i in copy for node in self.outline.calls_in(i)] for copy in kept]
+        is_shared = bool(subgraphs[0].held)
+        varying = varying_literals(nodes)
+        if not is_shared and len({tuple(text for _, text in column) for column in varying}) > 1:
+            return None  # without weights that tell that it is a loop one thing may differ
+        return Fold(run.scope, names, is_shared, step_variation(nodes, varying))
+
+    def _wires(
+        self, first: Subgraph, subgraph: Subgraph, before: Run, start: int
+    ) -> list[Key] | None:
+        """Where a step's inputs come from; ``None`` if it is no further step of the first."""
+        if subgraph.digest != first.digest or subgraph.held != first.held:
+            return None
+        length = before.start + before.period - start
+        outside = [r for r in subgraph.gathered if not self._is_made(r, start, length)]
+        if not set(outside) <= set(first.gathered):
+            return None
+        wires = wiring(self.outline, first, subgraph, before)
+        is_chain = len(outside) < len(subgraph.gathered)
+        if wires is None or not (is_chain or any(wire[0] == "chain" for wire in wires)):
+            return None
+        return wires
+
+    def _is_made(self, ref: Ref, start: int, length: int) -> bool:
+        return place_in(self.outline, ref, self.scope, start, length) is not None
+
+    def _is_left_alone(self, copies: Sequence[Sequence[Item]], inside: Set[str]) -> bool:
+        """Whether every step but the last gives the same to what comes after the loop."""
+        given = [read_elsewhere(self.outline, copy, inside) for copy in copies]
+        return all(one == given[0] for one in given[:-1]) and given[0] <= given[-1]
