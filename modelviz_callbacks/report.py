@@ -49,7 +49,7 @@ class Report:
         refused: What was not made or not stored.
         remarks: What else a person should know.
         figures: Numbers about the model and the files: ``parameters``, ``trainable``, ``ops``,
-            ``modules``, ``flops``, ``onnx_max_difference``.
+            ``modules``, ``flops``, ``kept_bytes``, ``peak_bytes``, ``onnx_max_difference``.
         mlflow_run_id: The MLflow run that has the files; ``""``: none.
     """
 

@@ -64,12 +64,12 @@ class Analysis:
         return graph if isinstance(graph, Analysis) else Analysis(graph)
 
     def with_flops(self, graph: ModelGraph) -> Analysis:
-        """The analysis of the same graph after its FLOPs were filled in.
+        """The analysis of the same graph after its FLOPs and its memory were filled in.
 
-        Repeats and keys depend on no FLOPs, so those that were computed already are kept.
+        Repeats and keys depend on neither, so those that were computed already are kept.
 
         Args:
-            graph: A graph that differs in nothing but ``Node.flops``.
+            graph: A graph that differs in nothing but these fields of its nodes.
         """
         other = Analysis(graph)
         other._derived |= {key: made for key, made in self._derived.items() if key[0] is _folds}

@@ -21,20 +21,34 @@ class Cost:
             memory there already was.
         uncounted: How many of its ops may multiply without being counted in ``flops``: with one
             of them that is a lower bound.
+        kept_bytes: Bytes that it keeps for the backward and nothing before it kept, without
+            parameters and buffers; ``None``: not known of any op of it.
+        unmeasured: How many of its ops may keep something that is not in ``kept_bytes``: with
+            one of them that is a lower bound.
+        peak_bytes: Most bytes of the forward's own tensors that were alive when an op of it
+            ended; ``None``: not known of any.
     """
 
     ops: int = 0
     flops: int | None = None
     made_bytes: int = 0
     uncounted: int = 0
+    kept_bytes: int | None = None
+    unmeasured: int = 0
+    peak_bytes: int | None = None
 
     def __add__(self, other: Cost) -> Cost:
         known = [flops for flops in (self.flops, other.flops) if flops is not None]
+        kept = [size for size in (self.kept_bytes, other.kept_bytes) if size is not None]
+        peaks = [size for size in (self.peak_bytes, other.peak_bytes) if size is not None]
         return Cost(
             self.ops + other.ops,
             sum(known) if known else None,
             self.made_bytes + other.made_bytes,
             self.uncounted + other.uncounted,
+            sum(kept) if kept else None,
+            self.unmeasured + other.unmeasured,
+            max(peaks, default=None),
         )
 
 
@@ -68,7 +82,16 @@ class Costs:
 
 def _cost_of_op(node: Node) -> Cost:
     made = [spec.size_bytes for n, spec in enumerate(node.outputs) if n not in node.writes]
-    return Cost(1, node.flops, sum(made), int(is_uncounted(node)))
+    unmeasured = int(node.kept_bytes is None and node.is_call)
+    return Cost(
+        1,
+        node.flops,
+        sum(made),
+        int(is_uncounted(node)),
+        node.kept_bytes,
+        unmeasured,
+        node.live_bytes,
+    )
 
 
 def is_uncounted(node: Node) -> bool:

@@ -143,6 +143,10 @@ class Maker:
         }
         if any(node.flops is not None for node in graph.ops):
             figures["flops"] = sum(node.flops or 0 for node in graph.ops)
+        live = [node.live_bytes for node in graph.ops if node.live_bytes is not None]
+        if live:
+            figures["kept_bytes"] = sum(node.kept_bytes or 0 for node in graph.ops)
+            figures["peak_bytes"] = max(live)
         if not self.stage:
             self.report.figures |= figures
         for note in graph.notes:

@@ -16,6 +16,7 @@ from modelviz_callbacks.tracing import (
     to_backward_graph,
     to_graph,
     with_flops,
+    with_memory,
 )
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
 
@@ -97,11 +98,12 @@ class Products:
 
     @cached_property
     def graph(self) -> ModelGraph | None:
-        """The model graph with the FLOPs of its ops."""
+        """The model graph with the FLOPs and the memory of its ops."""
         graph, recording = self.lowered, self.recording
         if graph is None or recording is None:
             return graph
-        return self._attempt("the FLOPs", lambda: with_flops(graph, recording)) or graph
+        counted = self._attempt("the FLOPs", lambda: with_flops(graph, recording)) or graph
+        return self._attempt("the memory", lambda: with_memory(counted, recording)) or counted
 
     @cached_property
     def analysis(self) -> Analysis | None:

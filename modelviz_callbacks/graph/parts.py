@@ -81,6 +81,10 @@ class Node:
         reads_value: Whether Python looked at the values here (``item``, ``bool``): on
             another batch the graph may be a different one from here on.
         flops: Floating point operations, a multiply-add counted as two; ``None``: no formula.
+        kept_bytes: Bytes that it keeps for the backward and no op before it kept, without
+            parameters and buffers; ``None``: not known.
+        live_bytes: Bytes of the tensors that the forward has made and that are alive when it
+            ends; ``None``: not known.
     """
 
     name: str
@@ -96,6 +100,8 @@ class Node:
     writes: tuple[int, ...] = ()
     reads_value: bool = False
     flops: int | None = None
+    kept_bytes: int | None = None
+    live_bytes: int | None = None
 
     @property
     def label(self) -> str:

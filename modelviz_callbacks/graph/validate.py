@@ -149,6 +149,9 @@ def _sizes(graph: Graph) -> Iterator[str]:
             yield f"node {node.name!r} has an output of an impossible size"
         if node.flops is not None and not 0 <= node.flops < _MOST_ELEMENTS:
             yield f"node {node.name!r} has an impossible number of FLOPs"
+        for size_bytes in (node.kept_bytes, node.live_bytes):
+            if size_bytes is not None and not 0 <= size_bytes < _MOST_ELEMENTS:
+                yield f"node {node.name!r} has an impossible amount of memory"
     for parameter in graph.parameters:
         if _is_odd(parameter.spec):
             yield f"parameter {parameter.name!r} has an impossible size"

@@ -23,6 +23,7 @@ from modelviz_callbacks.tracing.capture.watched_method import (
 )
 from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped, unwrapped_once
 from modelviz_callbacks.tracing.lowering.flops import with_flops
+from modelviz_callbacks.tracing.lowering.memory import with_memory
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
@@ -66,4 +67,5 @@ __all__ = [
     "warm_up",
     "watch_method",
     "with_flops",
+    "with_memory",
 ]

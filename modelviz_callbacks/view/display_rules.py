@@ -348,6 +348,8 @@ class _Folding(_Rewriting):
             self.instead[ref] = (Ref(name, number),)
         nodes = [self.graph.by_name[op] for op in inside]
         flops = [node.flops for node in nodes if node.flops is not None]
+        kept = [node.kept_bytes for node in nodes if node.kept_bytes is not None]
+        live = [node.live_bytes for node in nodes if node.live_bytes is not None]
         self._made[inside[-1]] = Node(
             name,
             "op",
@@ -358,6 +360,8 @@ class _Folding(_Rewriting):
             call.class_name,
             reads_value=any(node.reads_value for node in nodes),
             flops=sum(flops) if flops else None,
+            kept_bytes=sum(kept) if kept else None,
+            live_bytes=max(live, default=None),
         )
         self.gone_nodes |= ops
         self.gone_calls.update(scopes[1:])

@@ -84,6 +84,18 @@ def flops_text(flops: int, at_least: bool) -> str:
     return f"at least {short_count(flops)}" if at_least else short_count(flops)
 
 
+def bytes_text(size_bytes: int) -> str:
+    """Bytes with three digits and a binary unit: ``12.5 MiB``; below 1024 in full."""
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    value = float(size_bytes)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+    return f"{value / 1024:.3g} TiB"
+
+
 def time_text(time_us: float) -> str:
     """Microseconds with a unit that fits: ``12.3 µs``, ``4.56 ms``, ``7.89 s``."""
     for unit, size in (("s", 1e6), ("ms", 1e3)):

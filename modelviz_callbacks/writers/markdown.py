@@ -11,7 +11,13 @@ from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.values import (
     TensorSpec,
 )
-from modelviz_callbacks.view.formatting import count_text, flops_text, shape_text, shortened
+from modelviz_callbacks.view.formatting import (
+    bytes_text,
+    count_text,
+    flops_text,
+    shape_text,
+    shortened,
+)
 from modelviz_callbacks.view.note_lines import note_lines
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers.formats import Direction
@@ -88,6 +94,10 @@ def _facts(analysis: Analysis) -> Iterator[str]:
     if cost.flops is not None:
         told = flops_text(cost.flops, at_least=cost.uncounted > 0)
         yield f"- FLOPs of one forward: {told}"
+    if cost.kept_bytes is not None and cost.peak_bytes is not None:
+        bound = "at least " if cost.unmeasured else ""
+        yield f"- memory kept for the backward: {bound}{bytes_text(cost.kept_bytes)}"
+        yield f"- most memory of the forward's tensors: {bound}{bytes_text(cost.peak_bytes)}"
     if graph.partial:
         yield "- partial: the forward ended early; this is what ran until then"
 

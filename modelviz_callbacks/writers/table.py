@@ -33,6 +33,10 @@ COLUMNS = (
     "parameter_share",
     "flops_share",
     "flops_at_least",
+    "gradient_bytes",
+    "kept_bytes",
+    "kept_at_least",
+    "peak_bytes",
 )
 
 
@@ -51,6 +55,12 @@ class LayerRow:
         flops: Floating point operations; ``None``: no op of it has a formula.
         times: How often this row is repeated; 1 in an unfolded table.
         at_least: Whether ``flops`` is a lower bound: not all that multiplies could be counted.
+        gradient_bytes: Bytes of the gradients of its trained parameters.
+        kept_bytes: Bytes that it keeps for the backward, those counted that no row before it
+            kept; ``None``: not known.
+        kept_at_least: Whether ``kept_bytes`` is a lower bound.
+        peak_bytes: Most bytes of the forward's own tensors that were alive while it ran;
+            ``None``: not known.
     """
 
     name: str
@@ -63,6 +73,10 @@ class LayerRow:
     flops: int | None
     times: int = 1
     at_least: bool = False
+    gradient_bytes: int = 0
+    kept_bytes: int | None = None
+    kept_at_least: bool = False
+    peak_bytes: int | None = None
 
     @property
     def output_bytes(self) -> int:
@@ -75,7 +89,9 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
 
     The columns are `COLUMNS`. Several shapes in a cell are set apart by semicolons. Shares
     are parts of the sum over all rows, from 0 to 1. ``flops`` is empty where no formula is known;
-    ``flops_at_least`` is ``yes`` where it is a lower bound (an empty one that of 0).
+    ``flops_at_least`` is ``yes`` where it is a lower bound (an empty one that of 0), and so is
+    ``kept_at_least`` of ``kept_bytes``. Where no memory is known, as of a graph of another
+    format, ``kept_bytes`` and ``peak_bytes`` are empty.
 
     Args:
         analysis: The analysis of a sound graph.
@@ -105,6 +121,10 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
                 share(row.parameters, parameters),
                 share(row.flops or 0, flops),
                 "yes" if row.at_least else "",
+                row.gradient_bytes,
+                "" if row.kept_bytes is None else row.kept_bytes,
+                "yes" if row.kept_bytes is not None and row.kept_at_least else "",
+                "" if row.peak_bytes is None else row.peak_bytes,
             )
         )
     return out.getvalue().encode()
@@ -208,6 +228,10 @@ class _Rows:
             cost.flops,
             times,
             cost.uncounted > 0,
+            sum(spec.size_bytes for spec in new.values() if spec.requires_grad),
+            cost.kept_bytes,
+            cost.unmeasured > 0,
+            cost.peak_bytes,
         )
 
     def _inputs(self, item: ModuleCall | Node) -> tuple[Ref, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from modelviz_callbacks import ModelGraph, trace
 from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph import check
 from modelviz_callbacks.graph.json_format import dumps, loads
-from modelviz_callbacks.tracing import Recording, pack, unpack
+from modelviz_callbacks.tracing import Recording, pack, record_backward, unpack
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.tape import OpEntry
 from tests.folded import fold, unfold
@@ -44,7 +45,8 @@ def assert_captured(case: Case) -> None:
 
 def assert_can_be_sent(recording: Recording, graph: ModelGraph) -> None:
     """What another process gets of the recording lowers to the same graph."""
-    sent = unpack(pack(recording))
+    # As a run sends it: with what autograd knew while the outputs were alive.
+    sent = unpack(pack(replace(recording, backward=record_backward(recording))))
     for entry, original in zip(sent.tape, recording.tape, strict=True):
         if isinstance(original, OpEntry) and qualified_name(original.func).startswith("torch."):
             assert isinstance(entry, OpEntry)

@@ -42,6 +42,8 @@ _LEAF = "torch::autograd::AccumulateGrad"
 # The class of nodes that have names of their own.
 _OF_ANY_NAME = "CppFunction"
 _PLAIN = (torch.nn.Parameter, torch.Tensor)
+# How many nodes of a class are asked for hooks on what they keep: it is blocks that have them.
+_ASKED_FOR_HOOKS = 3
 # The number of what autograd runs as soon as it can.
 _LAST = 2**63 - 1
 _IS_LOSS = re.compile(r"(\A|\W)loss(_\d+)?\b")
@@ -134,11 +136,13 @@ class _Reader:
         self._inputs = inputs
         self._saved = saved
         self._repacked = 0
+        self._has_hooks = False
         self._names: dict[str, int] = {}
         self._kinds: dict[type[Any], _Kind] = {}
         self._specs: dict[Any, int] = {}  # few
         self._described: list[GradSpec] = []
         self._attributes: dict[type[Any], list[str]] = {}
+        self._asked: dict[type[Any], int] = {}
         self._memory: dict[tuple[Any, ...], int] = {}
 
     def read(self, roots: Sequence[tuple[str, torch.Tensor, Any]]) -> BackwardRecord:
@@ -175,6 +179,8 @@ class _Reader:
             numbers += (kind.name, sequence, -1, len(edges) // 2, len(takes), *edges, *takes)
             if self._saved:
                 saved[places[node]] = tuple(self._saved_by(node))
+            elif self._asked.get(node.__class__, 0) < _ASKED_FOR_HOOKS:
+                self._ask_for_hooks(node)
         starts = tuple((path, places[node], tensor.output_nr) for path, tensor, node in roots)
         saved = {place: kept for place, kept in saved.items() if kept}
         return BackwardRecord(
@@ -186,6 +192,7 @@ class _Reader:
             saved,
             self._repacked,
             is_cut,
+            self._has_hooks or self._repacked > 0,
         )
 
     def _kind(self, node: Any) -> _Kind:
@@ -239,6 +246,19 @@ class _Reader:
                 tensor = getattr(one, "data", None)
                 if isinstance(tensor, torch.Tensor):
                     yield self._saved_tensor(f"{name}[{number}]" if several else name, tensor)
+
+    def _ask_for_hooks(self, node: Any) -> None:
+        """Finds out whether hooks have replaced what a node keeps."""
+        kind = type(node)
+        self._asked[kind] = self._asked.get(kind, 0) + 1
+        if kind not in self._attributes:
+            self._attributes[kind] = saved_names(kind)
+        for name in self._attributes[kind]:
+            try:
+                kept = saved_value(node, name)
+            except RuntimeError:
+                return  # a backward has freed them
+            self._has_hooks |= getattr(kept, "unpack_hook", None) is not None
 
     def _saved_tensor(self, name: str, tensor: torch.Tensor) -> SavedSpec:
         known = self._state.find(tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -77,6 +77,8 @@ class BackwardRecord:
         repacked: How many saved tensors belong to hooks (checkpoints, offloading), which would
             have to be run to tell what they are.
         is_cut: Whether there are more nodes than are looked at; these are the last ones then.
+        has_hooks: Whether hooks have replaced what is kept; known of some nodes of each kind also
+            where saved tensors were not asked for.
     """
 
     roots: tuple[tuple[str, int, int], ...]
@@ -87,6 +89,7 @@ class BackwardRecord:
     saved: Mapping[int, tuple[SavedSpec, ...]] = field(default_factory=dict)
     repacked: int = 0
     is_cut: bool = False
+    has_hooks: bool = False
 
     @cached_property
     def nodes(self) -> tuple[GradNode, ...]:
@@ -129,7 +132,8 @@ def joined(records: Sequence[BackwardRecord]) -> BackwardRecord | None:
             edges = [(place if place < 0 else start + place, n) for place, n in node.edges]
             nodes.append(node._replace(edges=tuple(edges)))
     repacked = sum(record.repacked for record in records)
-    return _of_nodes(tuple(roots), nodes, repacked, any(record.is_cut for record in records))
+    found = _of_nodes(tuple(roots), nodes, repacked, any(record.is_cut for record in records))
+    return replace(found, has_hooks=any(record.has_hooks for record in records))
 
 
 def _of_nodes(

@@ -109,7 +109,11 @@ class _Counter:
 
     def count(self, entry: OpEntry) -> int | None:
         """Floating point operations of one call; ``None`` if no formula is known."""
-        key = (entry.func, _key(entry.args), _key(entry.kwargs or {}))
+        key = (
+            entry.func,
+            call_key(entry.args, _shape_of),
+            call_key(entry.kwargs or {}, _shape_of),
+        )
         if key not in self._known:
             try:
                 self._known[key] = _count(entry)
@@ -127,8 +131,9 @@ def _count(entry: OpEntry) -> int | None:
             return count
     elif has_sparse(entry):
         return sparse_product(name, entry)
-    args = [_meta(value) for value in entry.args]
-    kwargs = {name: _meta(value) for name, value in (entry.kwargs or {}).items() if name != "out"}
+    args = [filled(value, _meta) for value in entry.args]
+    given = (entry.kwargs or {}).items()
+    kwargs = {name: filled(value, _meta) for name, value in given if name != "out"}
     with FlopCounterMode(display=False, custom_mapping=ATEN_FORMULAS) as counter:
         entry.func(*args, **kwargs)
     return int(counter.get_total_flops()) * _real_products(entry)
@@ -141,27 +146,54 @@ def _real_products(entry: OpEntry) -> int:
     return 4 if is_complex and OpFact.CHANNELS not in facts_of(entry.func) else 1
 
 
-def _meta(value: Any) -> Any:
+def filled(value: Any, make: Callable[[TensorRecord], torch.Tensor]) -> Any:
+    """A recorded argument with tensors in place of the records.
+
+    Args:
+        value: Any argument of an entry of the tape.
+        make: Gives the tensor for a record.
+
+    Raises:
+        ValueError: There is no such tensor.
+    """
     if isinstance(value, TensorRecord):
-        if value.sizes is None:
-            raise ValueError("a tensor without a shape")  # nested or jagged
-        return torch.empty(value.sizes, dtype=value.dtype, device="meta")
+        return make(value)
     if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
-        return type(value)([_meta(item) for item in value])
+        return type(value)([filled(item, make) for item in value])
     if isinstance(value, dict):
-        return {key: _meta(item) for key, item in value.items()}
+        return {key: filled(item, make) for key, item in value.items()}
     if isinstance(value, Leaf):
         return value.value
-    return value.rebuild(_meta) if isinstance(value, TreeSpec) else value
-
-
-def _key(value: Any) -> Hashable:
-    if isinstance(value, TensorRecord):
-        return ("tensor", value.sizes, value.dtype, value.layout, value.stored)
-    if isinstance(value, (tuple, list)):
-        return tuple([_key(item) for item in value])
-    if isinstance(value, dict):
-        return tuple([(key, _key(item)) for key, item in value.items()])
     if isinstance(value, TreeSpec):
-        return _key(value.children)
+        return value.rebuild(lambda item: filled(item, make))
+    return value
+
+
+def call_key(value: Any, describe: Callable[[TensorRecord], Hashable]) -> Hashable:
+    """What is equal for arguments that are alike.
+
+    Args:
+        value: Any argument of an entry of the tape.
+        describe: What of a tensor must be equal.
+    """
+    if isinstance(value, TensorRecord):
+        return ("tensor", describe(value))
+    if isinstance(value, (tuple, list)):
+        return tuple([call_key(item, describe) for item in value])
+    if isinstance(value, dict):
+        return tuple([(key, call_key(item, describe)) for key, item in value.items()])
+    if isinstance(value, TreeSpec):
+        return call_key(value.children, describe)
+    if isinstance(value, slice):  # has no hash before Python 3.12
+        return (slice, call_key((value.start, value.stop, value.step), describe))
     return (type(value), value) if isinstance(value, Hashable) else id(value)
+
+
+def _meta(record: TensorRecord) -> torch.Tensor:
+    if record.sizes is None:
+        raise ValueError("a tensor without a shape")  # nested or jagged
+    return torch.empty(record.sizes, dtype=record.dtype, device="meta")
+
+
+def _shape_of(record: TensorRecord) -> Hashable:
+    return (record.sizes, record.dtype, record.layout, record.stored)

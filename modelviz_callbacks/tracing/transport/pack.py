@@ -185,5 +185,5 @@ def _backward_row(backward: BackwardRecord | None) -> Any:
         saved.append([place, found])
     return [
         *(backward.roots, backward.names, specs, backward.leaves, saved),
-        *(backward.repacked, backward.is_cut),
+        *(backward.repacked, backward.is_cut, backward.has_hooks),
     ]

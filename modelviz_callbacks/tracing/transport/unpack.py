@@ -292,7 +292,7 @@ def _numbers(rows: Row) -> dict[str, Any]:
 def _backward(row: Any, numbers: list[int]) -> BackwardRecord | None:
     if row is None:
         return None
-    roots, named, described, ends, kept, repacked, is_cut = row
+    roots, named, described, ends, kept, repacked, is_cut, has_hooks = row
     specs = [_spec(one) for one in described]
     saved = {integer(place): tuple([_saved(one, specs) for one in found]) for place, found in kept}
     record = BackwardRecord(
@@ -304,6 +304,7 @@ def _backward(row: Any, numbers: list[int]) -> BackwardRecord | None:
         saved,
         integer(repacked),
         truth(is_cut),
+        truth(has_hooks),
     )
     count = len(record.nodes)  # which looks at each
     if any(not 0 <= node < count for _, node, _ in record.roots):

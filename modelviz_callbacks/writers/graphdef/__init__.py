@@ -19,6 +19,7 @@ from modelviz_callbacks.writers.graphdef.modules import MOST_NODES_TWICE, Module
 from modelviz_callbacks.writers.graphdef.nodedefs import NodeDefs
 from modelviz_callbacks.writers.graphdef.profile import (
     cost_loads,
+    memory_loads,
     scale_text,
     step_stats,
     time_loads,
@@ -72,7 +73,8 @@ def named_graphs(analysis: Analysis, backward: Analysis | None = None) -> tuple[
         backward: The analysis of the graph of its backward pass, if there is one.
 
     Returns:
-        ``forward``; ``modules``, if the model has some; ``backward``, if it is given. Of more
+        ``forward``; ``modules``, if the model has some; ``kept for the backward``, with what each
+        op keeps as its memory, if that is known; ``backward``, if it is given. Of more
         than 10,000 nodes ``forward`` is a profile of the op graph, and there is no ``modules``
         and no ``backward``: a graph so large is written once. The tags of the first two say how
         to read their scale, so that nobody takes costs for times.
@@ -87,6 +89,10 @@ def named_graphs(analysis: Analysis, backward: Analysis | None = None) -> tuple[
     if modules.is_useful:
         costs = step_stats(modules.cost_loads())
         named.append(_named(f"modules, {scale}", modules.graph_def(), costs))
+    if any(node.kept_bytes for node in drawing.graph.nodes):
+        # A profile of the run's own graph: the graph itself need not be written once more.
+        kept = _serialize(drawing.memory())
+        named.append(NamedGraph(f"kept for the backward, {scale}", kept, has_graph=False))
     if backward is not None and len(backward.graph.nodes) <= MOST_NODES_TWICE:
         # Nobody has measured it: without a profile the page offers no scale for it.
         named.append(_named("backward", backward.once(_op_drawing).graph_def, RunMetadata()))
@@ -151,6 +157,9 @@ class _OpDrawing:
 
     def costs(self) -> RunMetadata:
         return step_stats(cost_loads(self.graph, self._names, self._devices))
+
+    def memory(self) -> RunMetadata:
+        return step_stats(memory_loads(self.graph, self._names, self._devices))
 
     def times(self, times_us: Mapping[str, float]) -> RunMetadata:
         return step_stats(time_loads(self.graph, self._names, self._devices, times_us))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph import ModelGraph, Node, TensorSpec
@@ -113,6 +113,27 @@ def cost_loads(
         )
         for name, placed in names.items()
         if graph.by_name[name].kind not in EMBEDDED_KINDS
+    ]
+
+
+def memory_loads(
+    graph: ModelGraph, names: Mapping[str, str], devices: Mapping[str, str]
+) -> list[Load]:
+    """FLOPs as amounts, bytes kept for the backward as memory.
+
+    Args:
+        graph: The graph.
+        names: Each node's name in TensorBoard, in nesting order.
+        devices: Each node's torch device.
+    """
+    nodes = graph.by_name
+    return [
+        replace(load, size_bytes=nodes[name].kept_bytes or 0)
+        for name, load in zip(
+            (name for name in names if nodes[name].kind not in EMBEDDED_KINDS),
+            cost_loads(graph, names, devices),
+            strict=True,
+        )
     ]
 
 

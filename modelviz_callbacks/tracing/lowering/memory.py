@@ -1,0 +1,324 @@
+"""The memory that a forward holds: what each op keeps for the backward, and what is alive then.
+
+Each call that autograd watches is made once more on tensors without data, of the recorded shapes,
+while torch tells what it saves: no memory, no arithmetic, and outside the training step. Memory
+is counted once, by the op that is the first to keep it, whatever views of it are kept later;
+parameters and buffers are not counted, they are there anyway.
+
+What is alive is known from who reads what: a tensor lives until the last op or module call that
+reads it, to the end where it is kept for the backward or is an output. A variable of the author's
+that holds a tensor for longer is not seen, nor is memory that an op needs only while it runs. Where
+hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
+from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, TensorRecord, flat_records
+from modelviz_callbacks.tracing.capture.torch_internals import fake_tensor_mode, storage_address
+from modelviz_callbacks.tracing.lowering.flops import call_key, filled
+from modelviz_callbacks.tracing.lowering.to_graph import node_names
+from modelviz_callbacks.tracing.op_facts import torch_name
+
+
+def with_memory(graph: ModelGraph, recording: Recording) -> ModelGraph:
+    """The graph with the memory of each op filled in.
+
+    Args:
+        graph: As lowered from ``recording``.
+        recording: Where the calls are.
+
+    Returns:
+        The same graph; ``kept_bytes`` and ``live_bytes`` are ``None`` of ops of which torch does
+        not tell what they save, and of all where hooks have replaced what is saved.
+    """
+    mode = fake_tensor_mode()
+    backward = record_backward(recording)  # of another process, or while the outputs live
+    if mode is None or (backward is not None and backward.has_hooks):
+        return graph
+    names = node_names(recording)
+    found = _Forward(recording, _Replay(mode)).run()
+    known = {names[key]: figures for key, figures in found.items() if key in names}
+    nodes = []
+    for node in graph.nodes:
+        kept, live = known.get(node.name, (None, None))
+        nodes.append(dataclasses.replace(node, kept_bytes=kept, live_bytes=live))
+    return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
+# What asks for gradients and keeps nothing.
+_BEGINS = ("requires_grad_", "requires_grad.__set__")
+
+
+class _Region:
+    """Memory that tensors share.
+
+    Attributes:
+        size_bytes: Its size, as far as the tensors on it tell.
+        born: Where on the tape an op made it; ``None``: it was there before.
+        read: Where on the tape it is read last.
+        is_state: Whether it is a parameter's or a buffer's.
+        kept: Whether something keeps it for the backward.
+    """
+
+    __slots__ = ("born", "is_state", "kept", "read", "size_bytes")
+
+    def __init__(self, born: int | None, is_state: bool = False) -> None:
+        self.size_bytes, self.born, self.is_state = 0, born, is_state
+        self.read = -1 if born is None else born
+        self.kept = False
+
+    def hold(self, record: TensorRecord) -> None:
+        """Makes it as large as a tensor on it needs."""
+        self.size_bytes = max(self.size_bytes, _extent_bytes(record))
+
+
+class _Forward:
+    """Follows one tape and knows which tensors share memory."""
+
+    def __init__(self, recording: Recording, replay: _Replay) -> None:
+        self._recording = recording
+        self._replay = replay
+        self._regions: dict[TensorRecord, _Region] = {}
+        self._by_storage: dict[int, _Region] = {}
+        self._kept: dict[int, tuple[int, int | None]] = {}
+        self._extra: dict[int, int] = {}  # kept, and no tensor of the recording
+
+    def run(self) -> dict[int, tuple[int | None, int | None]]:
+        """Bytes kept by each op and alive at its end, by the ``id`` of its entry."""
+        tape = self._recording.tape
+        kept = {}
+        for position, entry in enumerate(tape):
+            if isinstance(entry, OpEntry):
+                self._follow(entry, position)
+                kept[position] = self._keep(entry, position)
+            elif isinstance(entry, Leave):
+                for record in flat_records((entry.args, entry.kwargs)):
+                    if record in self._regions:
+                        self._regions[record].read = position
+        for _, record in self._recording.output_records():
+            if record in self._regions:
+                self._regions[record].read = len(tape)
+        live = self._live(len(tape))
+        return {
+            id(tape[position]): (size, None if size is None else live[position])
+            for position, size in kept.items()
+        }
+
+    def _live(self, length: int) -> list[int]:
+        """Bytes that the forward made and that are alive, at the end of each entry."""
+        changes = [0] * (length + 2)
+        for region in set(self._regions.values()):
+            if region.born is not None:
+                end = length if region.kept else region.read
+                changes[region.born] += region.size_bytes
+                changes[end + 1] -= region.size_bytes
+        for position, size in self._extra.items():
+            changes[position] += size
+        live, total = [], 0
+        for change in changes:
+            total += change
+            live.append(total)
+        return live
+
+    # --- which tensors share memory
+
+    def _follow(self, entry: OpEntry, position: int) -> None:
+        arguments = argument_records(entry)
+        for record in arguments:
+            self._source(record).read = position
+        for record in (*flat_records(entry.result), *entry.writes):
+            if record not in self._regions:
+                self._join(record, self._shared(record, arguments) or _Region(position))
+            self._regions[record].read = position
+
+    def _source(self, record: TensorRecord) -> _Region:
+        """The memory of a tensor that is read; that of one nobody made was there before."""
+        known = self._regions.get(record)
+        if known is not None:
+            return known
+        if record.previous is not None:
+            return self._join(record, self._source(record.previous))
+        origin = record.origin
+        if origin is not None and origin.alias_of is not None:
+            return self._join(record, self._source(origin.alias_of))
+        known = self._by_storage.get(record.storage) if record.storage else None
+        return self._join(record, known or _Region(None, self._is_state(record)))
+
+    def _shared(self, record: TensorRecord, arguments: Iterable[TensorRecord]) -> _Region | None:
+        if record.previous is not None:
+            return self._source(record.previous)
+        for argument in arguments:
+            if record is argument or (record.storage and argument.storage == record.storage):
+                return self._regions[argument]
+        return None
+
+    def _join(self, record: TensorRecord, region: _Region) -> _Region:
+        self._regions[record] = region
+        region.hold(record)
+        if record.storage:
+            self._by_storage[record.storage] = region
+        return region
+
+    def _is_state(self, record: TensorRecord) -> bool:
+        tensor = record.ref()
+        return tensor is not None and self._recording.state.find(tensor) is not None
+
+    # --- what is kept
+
+    def _keep(self, entry: OpEntry, position: int) -> int | None:
+        """Bytes that this op is the first to keep; ``None``: torch does not tell."""
+        made = [*flat_records(entry.result), *entry.writes]
+        if not entry.grad or not any(record.requires_grad for record in made):
+            return 0
+        arguments = argument_records(entry)
+        if arguments and not any(record.requires_grad for record in arguments):
+            # Gradients begin here, or an autograd function of somebody's made what is read: it
+            # may keep anything.
+            return 0 if torch_name(entry.func) in _BEGINS else None
+        saved = self._replay.saved_by(entry)
+        if saved is None:
+            return None
+        given, total = [*arguments, *flat_records(entry.result)], 0
+        for piece in saved:
+            if piece.place is None:
+                self._extra[position] = self._extra.get(position, 0) + piece.size_bytes
+                total += piece.size_bytes
+                continue
+            region = self._regions[given[piece.place]]
+            if not region.kept and not region.is_state:
+                region.kept = True
+                total += region.size_bytes
+        return total
+
+
+class _Saved(NamedTuple):
+    """Memory that a call saves.
+
+    Attributes:
+        place: Which of its arguments and then its results lies there; ``None``: none of them.
+        size_bytes: Its size, where it is none of them.
+    """
+
+    place: int | None
+    size_bytes: int
+
+
+class _Replay:
+    """Makes calls again on tensors without data, those that are alike once."""
+
+    def __init__(self, mode: Any) -> None:
+        self._mode = mode
+        self._known: dict[Hashable, tuple[_Saved, ...] | None] = {}
+
+    def saved_by(self, entry: OpEntry) -> tuple[_Saved, ...] | None:
+        """What a call saves; ``None`` where it cannot be made again so."""
+        if entry.layers != () or not torch_name(entry.func):
+            return None
+        places: dict[TensorRecord, int] = {}
+
+        def describe(record: TensorRecord) -> Hashable:
+            facts = record.facts if record.stride is None else record.facts[:5]
+            return (places.setdefault(record, len(places)), facts, record.layout)
+
+        args = [_kind_of(value) for value in entry.args]
+        kwargs = {name: _kind_of(value) for name, value in (entry.kwargs or {}).items()}
+        key = (entry.func, call_key(args, describe), call_key(kwargs, describe), entry.autocast)
+        if key not in self._known:
+            try:
+                self._known[key] = self._saved_by(entry)
+            except Exception:  # results whose shapes depend on values, kernels without such a form
+                self._known[key] = None
+        return self._known[key]
+
+    def _saved_by(self, entry: OpEntry) -> tuple[_Saved, ...]:
+        given: dict[TensorRecord, torch.Tensor] = {}
+
+        def make(record: TensorRecord) -> torch.Tensor:
+            if record not in given:
+                given[record] = _without_data(record)
+            return given[record]
+
+        saved: list[torch.Tensor] = []
+        with torch.random.fork_rng(devices=[]), self._mode, torch.enable_grad():
+            args = [filled(value, make) for value in entry.args]
+            kwargs = {key: filled(value, make) for key, value in (entry.kwargs or {}).items()}
+            with _autocast(entry.autocast), _told_to(saved):
+                result = entry.func(*args, **kwargs)
+            known: dict[int, int] = {}
+            records = argument_records(entry)
+            for place, record in enumerate(records):
+                known.setdefault(storage_address(given[record]), place)
+            places = {
+                record: len(records) + n for n, record in enumerate(flat_records(entry.result))
+            }
+            for record, tensor in _pairs(entry.result, result):
+                known.setdefault(storage_address(tensor), places[record])
+            pieces = {storage_address(tensor): tensor for tensor in saved}
+            return tuple(
+                _Saved(known.get(address), tensor.untyped_storage().nbytes())
+                for address, tensor in pieces.items()
+            )
+
+
+def _kind_of(value: Any) -> Any:
+    """An argument, a factor without its value: only none and one make a difference (dropout)."""
+    return float if type(value) is float and value not in (0.0, 1.0) else value
+
+
+@contextlib.contextmanager
+def _autocast(state: Iterable[tuple[str, torch.dtype]] | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for device, dtype in state or ():
+            stack.enter_context(torch.autocast(device, dtype, cache_enabled=False))
+        yield
+
+
+def _told_to(saved: list[torch.Tensor]) -> contextlib.AbstractContextManager[Any]:
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _without_data(record: TensorRecord) -> torch.Tensor:
+    """A tensor like a recorded one; with gradients it is no leaf, so that it can be written to."""
+    sizes, strides = record.sizes, record.stride
+    if sizes is None or strides is None:
+        raise ValueError("a tensor without a shape or strides")
+    stored = [1 if step == 0 else size for size, step in zip(sizes, strides, strict=True)]
+    options: dict[str, Any] = {"dtype": record.dtype, "device": record.device}
+    made = torch.empty_strided(stored, strides, **options)
+    if record.requires_grad:
+        made.copy_(torch.empty((), requires_grad=True, **options))
+    return made if stored == list(sizes) else made.expand(sizes)
+
+
+def _pairs(walked: Any, value: Any) -> Iterator[tuple[TensorRecord, torch.Tensor]]:
+    """The records of a result with the tensors of the same call made again."""
+    if isinstance(walked, TensorRecord) and isinstance(value, torch.Tensor):
+        yield walked, value
+    elif isinstance(walked, (tuple, list)) and isinstance(value, (tuple, list)):
+        for inner, item in zip(walked, value, strict=False):
+            yield from _pairs(inner, item)
+
+
+def _extent_bytes(record: TensorRecord) -> int:
+    """How far a tensor reaches into its memory, in bytes."""
+    sizes, strides = record.sizes, record.stride
+    if sizes is None or 0 in sizes:
+        return 0
+    if strides is None:
+        return (record.stored or 0) * record.dtype.itemsize
+    last = sum((size - 1) * step for size, step in zip(sizes, strides, strict=True))
+    return (record.offset + last + 1) * record.dtype.itemsize

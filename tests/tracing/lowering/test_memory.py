@@ -1,0 +1,167 @@
+"""The memory told of a forward is what torch saves and what the allocator counts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.memory_accuracy import models
+from modelviz_callbacks import trace
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.artifacts.products import graph_of
+from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.tracing import record_backward
+from modelviz_callbacks.tracing.transport.pack import pack
+from modelviz_callbacks.tracing.transport.unpack import unpack
+from modelviz_callbacks.writers import markdown, table
+from modelviz_callbacks.writers.graphdef import RunMetadata, named_graphs
+
+FLOAT = 4
+
+
+def _kept(graph: ModelGraph) -> list[int | None]:
+    return [node.kept_bytes for node in graph.ops]
+
+
+def _saved_bytes(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    """What torch saves in a real forward, each storage once, without the model's state."""
+    state = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    found: dict[int, torch.UntypedStorage] = {}
+
+    def pack_tensor(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in state:
+            found[storage.data_ptr()] = storage  # alive, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack_tensor, lambda tensor: tensor):
+        model(*inputs)
+    return sum(storage.nbytes() for storage in found.values())
+
+
+@pytest.mark.parametrize("name", ["convolutions, in place", "encoder", "gated, with views"])
+def test_what_is_kept_is_what_torch_saves_in_the_real_forward(name: str) -> None:
+    _, make, make_inputs = next(model for model in models() if model.name == name)
+    model, inputs = make().train(), make_inputs()
+    total = Analysis(trace(model, *inputs).graph).costs.total
+    assert total.kept_bytes == _saved_bytes(model, inputs)
+    assert not total.unmeasured
+
+
+def test_memory_that_several_ops_keep_counts_once_and_parameters_not_at_all() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = (x * self.weight).exp()
+            return made.sin() + made.t().cos().t()
+
+    size = 15 * FLOAT
+    kept = [(node.op, node.kept_bytes) for node in trace(Twice(), torch.ones(3, 5)).graph.ops]
+    assert kept[:3] == [("mul", size), ("exp", size), ("sin", 0)]
+    assert sum(kept_bytes or 0 for _, kept_bytes in kept) == 2 * size
+
+
+def test_nothing_is_kept_without_gradients_and_tensors_die_with_their_last_reader() -> None:
+    class Chain(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(4):
+                x = x + 1
+            return x
+
+    graph = trace(Chain(), torch.ones(10)).graph
+    assert _kept(graph) == [0] * 4
+    assert [node.live_bytes for node in graph.ops] == [40, 80, 80, 80]
+
+
+def test_what_torch_does_not_tell_makes_the_sum_a_lower_bound() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.layer(x)
+            return y[y > 0].sum()
+
+    analysis = Analysis(trace(Masked(), torch.ones(2, 4)).graph)
+    assert analysis.costs.total.unmeasured == 1
+    assert "kept for the backward: at least 32 B\n" in markdown.render(analysis).decode()
+    rows = list(csv.DictReader(io.StringIO(table.render(analysis).decode())))
+    assert (rows[0]["kept_bytes"], rows[0]["kept_at_least"]) == ("32", "")
+    assert "" in {row["kept_bytes"] for row in rows}
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x.exp())
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * 2
+
+
+class _Part(nn.Module):
+    def __init__(self, through: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.through = nn.Linear(4, 4), through
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.through(self.layer, x).tanh().sum()
+
+
+def _custom(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return cast("torch.Tensor", _Doubled.apply(layer(x)))
+
+
+def _checkpointed(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return cast("torch.Tensor", checkpoint(layer, x, use_reentrant=False))
+
+
+def test_what_an_autograd_function_keeps_makes_the_sum_a_lower_bound() -> None:
+    total = Analysis(trace(_Part(_custom), torch.ones(2, 4)).graph).costs.total
+    assert (total.kept_bytes, total.unmeasured) == (32, 1)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nothing_is_told_where_a_checkpoint_replaces_what_is_saved(elsewhere: bool) -> None:
+    made = trace(_Part(_checkpointed), torch.ones(2, 4))  # keeps the outputs alive
+    recording = made._recording
+    if elsewhere:
+        recording.backward = record_backward(recording)
+        recording = unpack(pack(recording))
+    assert set(_kept(graph_of(recording))) == {None}
+
+
+def test_another_process_tells_the_same_and_draws_no_random_number(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+    made = trace(model, torch.ones(3, 4))
+    before = torch.get_rng_state()
+    graph = graph_of(unpack(pack(made._recording)))
+    assert torch.equal(before, torch.get_rng_state())
+    assert graph == made.graph
+    graph.save(tmp_path / "graph.json")
+    assert _kept(ModelGraph.load(tmp_path / "graph.json")) == _kept(graph)
+
+
+def test_tables_and_tensorboard_tell_what_each_layer_keeps() -> None:
+    analysis = Analysis(trace(nn.Sequential(nn.Linear(4, 8), nn.Tanh()), torch.ones(3, 4)).graph)
+    rows = list(csv.DictReader(io.StringIO(table.render(analysis).decode())))
+    told = [(row["gradient_bytes"], row["kept_bytes"], row["peak_bytes"]) for row in rows]
+    assert told == [("160", "48", "96"), ("0", "96", "192")]
+    named = next(one for one in named_graphs(analysis) if one.tag.startswith("kept"))
+    stats = RunMetadata.FromString(named.metadata).step_stats.dev_stats[0].node_stats
+    assert sorted(row.memory[0].total_bytes for row in stats)[-2:] == [48, 96]
+    assert not named.has_graph
