@@ -259,3 +259,18 @@ def test_a_fault_of_ours_costs_the_graph_and_leaves_nothing_behind(
     assert len(hook.report.refused) == 1
     assert difference(frozen(wanted), frozen(found)) == ""
     assert difference(frozen(dict(plain.state_dict())), frozen(dict(model.state_dict()))) == ""
+
+
+def test_a_working_directory_that_is_removed_while_training_goes_on_costs_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path / "graphs", background=False)
+    with hook:
+        model(torch.ones(3, 4)).sum().backward()
+        here.rmdir()
+    assert hook.report.refused == []
+    assert {"graph.onnx", "backward.svg", "index.html"} <= {*hook.report.files}

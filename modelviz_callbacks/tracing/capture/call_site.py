@@ -117,7 +117,11 @@ def short_path(filename: str) -> str:
     directory relative to it, any other by its name alone, so that no home directory ends up
     in a graph; what was typed into a notebook is a ``notebook cell``.
     """
-    return _shortened(filename, os.getcwd(), tuple(sys.path))  # noqa: PTH109 - once an op
+    try:
+        here = os.getcwd()  # noqa: PTH109 - once an op
+    except OSError:  # it was removed meanwhile; no file is below it
+        here = os.devnull
+    return _shortened(filename, here, tuple(sys.path))
 
 
 @lru_cache(maxsize=4096)
