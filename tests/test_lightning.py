@@ -444,12 +444,15 @@ def test_a_second_fit_of_one_trainer_still_writes_to_its_run(
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    "strategy", ["ddp_spawn", pytest.param("ddp_notebook", marks=pytest.mark.slow)]
+)
 def test_the_report_comes_back_from_processes_that_the_trainer_has_started(
-    tmp_path: Path,
+    tmp_path: Path, strategy: str
 ) -> None:
     script = Path(__file__).parent / "spawned_training.py"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(tmp_path), "ddp_spawn"],
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path), strategy],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,

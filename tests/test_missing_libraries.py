@@ -114,7 +114,10 @@ def test_without_any_of_them_the_graph_is_there_and_each_is_named(tmp_path: Path
         assert " is not installed: pip install" in found["refused"][what], what
 
 
-def test_an_error_that_was_raised_from_a_missing_library_names_it() -> None:
+def test_an_error_that_was_raised_from_a_missing_library_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "onnx_ir", raising=False)
     error = ModuleNotFoundError("No module named 'onnx_ir.passes'", name="onnx_ir.passes")
     outer = RuntimeError("no file")
     outer.__cause__ = error
