@@ -22,6 +22,7 @@ import torch
 
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
 from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import fake_tensor_mode, storage_address
@@ -222,7 +223,8 @@ class _Replay:
 
     def saved_by(self, entry: OpEntry) -> tuple[_Saved, ...] | None:
         """What a call saves; ``None`` where it cannot be made again so."""
-        if entry.layers != () or not torch_name(entry.func):
+        given = (entry.args, entry.kwargs or {})
+        if entry.layers != () or not torch_name(entry.func) or _holds_code(given):
             return None
         places: dict[TensorRecord, int] = {}
 
@@ -268,6 +270,19 @@ class _Replay:
                 _Saved(known.get(address), tensor.untyped_storage().nbytes())
                 for address, tensor in pieces.items()
             )
+
+
+def _holds_code(value: Any) -> bool:
+    """Whether something of somebody's would be called, which may do anything."""
+    if isinstance(value, (tuple, list)):
+        return any(_holds_code(item) for item in value)
+    if isinstance(value, dict):
+        return any(_holds_code(item) for item in value.values())
+    if isinstance(value, TreeSpec):
+        return _holds_code(value.children)
+    if isinstance(value, Leaf):
+        return _holds_code(value.value)
+    return callable(value) and not isinstance(value, type)
 
 
 def _kind_of(value: Any) -> Any:

@@ -165,3 +165,27 @@ def test_tables_and_tensorboard_tell_what_each_layer_keeps() -> None:
     stats = RunMetadata.FromString(named.metadata).step_stats.dev_stats[0].node_stats
     assert sorted(row.memory[0].total_bytes for row in stats)[-2:] == [48, 96]
     assert not named.has_graph
+
+
+def test_no_code_of_the_users_runs_again_to_find_out() -> None:
+    calls = []
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return (a - b).square().sum(-1)
+
+    class Metric(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = [self.layer(part) for part in x]
+            loss = torch.nn.functional.triplet_margin_with_distance_loss
+            return loss(*made, distance_function=distance)
+
+    recorded = trace(Metric(), torch.randn(3, 2, 4))
+    before = len(calls)
+    (op,) = [node for node in recorded.graph.ops if node.op.startswith("triplet")]
+    assert op.kept_bytes is None
+    assert len(calls) == before
