@@ -52,7 +52,9 @@ class Calls:
 def count_all(calls: Calls) -> None:
     """Counts what is to be computed once."""
     calls.count(Outline, "__init__", lambda _outline, graph: id(graph))
-    calls.count(analysis, "find_folds", lambda exact, _any, sizes=None: sizes is not None)
+    calls.count(
+        analysis, "find_folds", lambda exact, _any, sizes=None, _steps=None: sizes is not None
+    )
     calls.count(overview, "_overview", lambda made, *rest: (id(made), *map(str, rest)))
     calls.count(
         picture_shape,
@@ -68,6 +70,7 @@ def count_all(calls: Calls) -> None:
     def body(self: Fingerprinter, scope: str) -> Any:
         if scope not in self._bodies:
             kinds = tuple(f.__qualname__ for f in (self.literal, self.tensor, self.held))
+            kinds += (self.kind,)
             calls.kept.append(self)
             calls.counts["body", (id(self.outline.graph), kinds, scope)] += 1
         return real(self, scope)

@@ -166,7 +166,7 @@ class _Forward:
     def _join(self, record: TensorRecord, region: _Region) -> _Region:
         self._regions[record] = region
         region.hold(record)
-        if record.storage:
+        if record.storage and region.is_state:  # other memory may be given to another tensor
             self._by_storage[record.storage] = region
         return region
 
