@@ -280,6 +280,6 @@ class _Reader:
 def _spec(sizes: Any, dtype: torch.dtype, device: torch.device) -> GradSpec:
     try:
         shape = None if sizes is None else tuple([int(size) for size in sizes])
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, AttributeError):  # a symbol, a size of a nested tensor
         shape = None
     return GradSpec(shape, str(dtype).removeprefix("torch."), str(device))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -251,7 +252,12 @@ class _Replay:
             return given[record]
 
         saved: list[torch.Tensor] = []
-        with torch.random.fork_rng(devices=[]), self._mode, torch.enable_grad():
+        with (
+            _silent(type(self._mode).__module__),
+            torch.random.fork_rng(devices=[]),
+            self._mode,
+            torch.enable_grad(),
+        ):
             args = [filled(value, make) for value in entry.args]
             kwargs = {key: filled(value, make) for key, value in (entry.kwargs or {}).items()}
             with _autocast(entry.autocast), _told_to(saved):
@@ -288,6 +294,17 @@ def _holds_code(value: Any) -> bool:
 def _kind_of(value: Any) -> Any:
     """An argument, a factor without its value: only none and one make a difference (dropout)."""
     return float if type(value) is float and value not in (0.0, 1.0) else value
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keeps a logger from telling at length what cannot be made again: that is no error here."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextlib.contextmanager
