@@ -128,6 +128,7 @@ def mlflow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         while mlflow.active_run() is not None:
             mlflow.end_run()
         mlflow.set_tracking_uri(None)
+        mlflow.tracking.fluent._active_experiment_id = None  # of a store that is gone
 
 
 @pytest.fixture(autouse=True)

@@ -100,7 +100,7 @@ def test_two_stages_are_in_one_folder_one_page_one_run_of_each_tracker(
 
     shown = json.loads(content((folder / "index.html").read_bytes()))["graphs"]
     assert [graph["name"] for graph in shown] == ["AllStages", "AllStages (validate)"]
-    assert ["times" in graph for graph in shown] == [True, False]
+    assert ["times" in graph for graph in shown] == [True, False], report.remarks
 
     events = EventAccumulator(board.log_dir, size_guidance={"graph": 0})
     events.Reload()

@@ -156,7 +156,7 @@ def gan(folder: Path) -> Drawn:
             if timer is not None:
                 timer.stop()
 
-    with patch.object(Run, "captured", lambda _, recording: recordings.append(recording)):
+    with patch.object(Run, "captured", lambda _, recording, stage="": recordings.append(recording)):
         callbacks = (
             GraphLogger(dirpath=folder, on_error="raise", background=False),
             TimesTheSecondStep(),
