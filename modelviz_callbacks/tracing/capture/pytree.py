@@ -11,7 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -240,11 +240,25 @@ def _open_mapping(value: Any) -> _Parts | None:
 
     def build(children: list[Any]) -> Any:
         made = copy.copy(value)
-        for key, child in zip(keys, children, strict=True):
-            made[key] = child
-        return made
+        given = dict(zip(keys, children, strict=True))
+        stores = _own_stores(made)
+        if isinstance(made, MutableMapping):
+            for key, child in given.items():
+                made[key] = child
+            return made
+        for store in stores:
+            store.update({key: child for key, child in given.items() if key in store})
+        return made if stores else given
 
     return _key_steps(keys), [value[key] for key in keys], build
+
+
+def _own_stores(made: Any) -> list[dict[Any, Any]]:
+    """Gives a copied mapping dictionaries of its own: a plain copy shares the original's."""
+    attributes = getattr(made, "__dict__", {})
+    stores = {name: dict(part) for name, part in attributes.items() if type(part) is dict}
+    attributes.update(stores)
+    return list(stores.values())
 
 
 def _open_collection(value: Any) -> _Parts | None:

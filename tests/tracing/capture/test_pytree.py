@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import pytest
@@ -191,3 +191,38 @@ def test_a_generator_is_not_used_up() -> None:
     generator = _nothing()
     walk(generator, lambda tensor: tensor)
     assert list(generator) == [ONE]
+
+
+class ReadOnly(Mapping[str, torch.Tensor]):
+    """A mapping that is no dictionary and keeps its items in a private one."""
+
+    def __init__(self, parts: dict[str, torch.Tensor]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._parts[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+class Writable(ReadOnly, MutableMapping[str, torch.Tensor]):
+    """The same with items that can be set."""
+
+    def __setitem__(self, key: str, part: torch.Tensor) -> None:
+        self._parts[key] = part
+
+    def __delitem__(self, key: str) -> None:
+        del self._parts[key]
+
+
+@pytest.mark.parametrize("kind", [ReadOnly, Writable])
+def test_a_mapping_of_somebodys_own_is_built_anew_and_left_as_it_is(kind: type[ReadOnly]) -> None:
+    given = kind({"image": ONE})
+    built = rebuild(walk(given, lambda tensor: tensor), lambda tensor: TWO)
+    assert type(built) is kind
+    assert built["image"] is TWO
+    assert given["image"] is ONE
