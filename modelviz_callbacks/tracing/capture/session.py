@@ -40,6 +40,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     forget_hook,
     home_of_eval_frame_setter,
+    import_slow_parts,
     is_compiled,
     missing_parts,
     no_torch_function,
@@ -78,6 +79,7 @@ class Capture:
             keeps_inputs: Whether the values of what goes into the model are kept, for a file
                 that is run beside it.
         """
+        import_slow_parts()
         self._model = model
         self._called = model if called is None else called
         self._thread = get_ident()
