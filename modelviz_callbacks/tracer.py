@@ -127,10 +127,6 @@ class Trace:
         own to the bit. State that the forward wrote to (batch norm's running statistics) starts
         from its recorded value and the model's own is left alone.
 
-        Three writes are not seen yet, since torch tells no function mode of them: ``z.imag = x``,
-        ``z.real = x`` and ``y.set_(x)``. Where a forward has one, the result is that of the same
-        forward without it, and no error is raised. ``z.imag.copy_(x)`` is seen.
-
         Args:
             *args: As the model's forward takes them.
             **kwargs: Likewise.

@@ -48,6 +48,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     no_torch_function,
     users_modes,
 )
+from modelviz_callbacks.tracing.capture.untold_writes import told
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_of, unwrapped
 
 # Where an op on the tape has the code that it was called in.
@@ -239,6 +240,7 @@ class Capture:
         self.recorder.is_below_others = self._modes_above > 0
         push_mode(self.recorder, self._modes_above)
         handles.callback(self._remove_mode)
+        handles.enter_context(told(self.recorder))
 
     def _remove_mode(self) -> None:
         self._modes_above = remove_mode(self.recorder)

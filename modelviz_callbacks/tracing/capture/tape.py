@@ -124,6 +124,11 @@ class TensorRecord:
         return self.facts[0]
 
     @property
+    def has_moved(self) -> bool:
+        """Whether what made this version put the tensor on other memory (``.data =``, ``set_``)."""
+        return self.previous is not None and 0 != self.storage != self.previous.storage != 0
+
+    @property
     def began_lazy(self) -> bool:
         """Whether its tensor was a lazy module's parameter without a value when first seen."""
         origin = (self.first or self).origin

@@ -258,7 +258,7 @@ class _Lowering:
         if name == "__get__":
             return self._graph.call_function(getattr, (args[0], property_name(func)))
         if name == "__set__":
-            return self._graph.call_function(setattr, (args[0], property_name(func), args[1]))
+            return self._set(property_name(func), *args)
         name = torch_name(func)
         if name == "__setitem__":
             return self._graph.call_function(operator.setitem, args, kwargs)
@@ -269,6 +269,14 @@ class _Lowering:
         if is_method(func, name):
             return self._graph.call_method(name, args, kwargs)
         return self._graph.call_function(func, args, kwargs)
+
+    def _set(self, name: str, tensor: fx.Node, value: Any) -> fx.Node:
+        if name not in ("imag", "real"):
+            return self._graph.call_function(setattr, (tensor, name, value))
+        # What torch does then, in calls that those who read the program know.
+        part = self._graph.call_function(getattr, (tensor, name))
+        writes = "copy_" if isinstance(value, fx.Node) else "fill_"
+        return self._graph.call_method(writes, (part, value))
 
     def _bind(self, result: Any, node: fx.Node) -> None:
         """Takes the tensors of a result apart, only where somebody may read them."""
