@@ -25,6 +25,7 @@ from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
+from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights
 from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, walk
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.recording import (
@@ -154,6 +155,8 @@ class Capture:
         if self._is_step:  # which may run several backwards, and drop what they began at
             self.recorder.before_backward = self._read_backward
         self.recorder.see_state(tensor for tensor, _ in self._state.all())
+        if OffloadedWeights.among(self._state):
+            self.recorder.follow_offloaded(self._model, self._state)
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
         with no_torch_function():

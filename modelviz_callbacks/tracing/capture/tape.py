@@ -135,6 +135,12 @@ class TensorRecord:
         return origin is not None and origin.was_lazy
 
     @property
+    def was_fetched(self) -> bool:
+        """Whether it is a weight that was put into its module for one call, and taken away."""
+        origin = (self.first or self).origin
+        return origin is not None and origin.gathered and origin.alias_of is not None
+
+    @property
     def sizes(self) -> tuple[int, ...] | None:
         """The shape as plain numbers; ``None`` where one of them is none (a jagged tensor)."""
         return _plain(self.shape)
@@ -209,7 +215,8 @@ class Origin:
         written: Whether it was written to.
         passes: Whether it is ``alias_of`` under another object (a module's backward hooks
             wrap its arguments so), not something a model does.
-        gathered: Whether it is a sharded parameter put together for this one call.
+        gathered: Whether it is a sharded parameter put together for this one call, or an
+            offloaded one fetched for it: then ``alias_of`` is what stands in its place otherwise.
         was_lazy: Whether it was a lazy module's parameter without a value yet.
         sources: Records it was computed from out of sight; empty for one that was just there.
         alias_of: TensorRecord whose memory it shares.

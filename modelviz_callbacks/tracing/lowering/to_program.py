@@ -32,6 +32,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     Enter,
     Leave,
     OpEntry,
+    Origin,
     TensorRecord,
     Within,
     flat_records,
@@ -379,6 +380,8 @@ class _Lowering:
         if origin is None:
             # Made before this part of the tape began, and not handed to it as an argument.
             return self._add_input(f"captured_{len(self._inputs)}", record)
+        if origin.alias_of is not None and origin.gathered:
+            return self._fetched(origin, origin.alias_of, record)
         if origin.alias_of is not None and origin.passes:
             return self._read(origin.alias_of)
         if origin.alias_of is not None and record.stride is not None:
@@ -395,6 +398,17 @@ class _Lowering:
             return self._attribute(origin.value, f"constant_{len(self._attributes)}")
         made_by = origin.made_by or "code out of sight"
         return self._block(f"a tensor of shape {record.sizes or '?'} was made by {made_by}")
+
+    def _fetched(self, origin: Origin, placeholder: TensorRecord, record: TensorRecord) -> fx.Node:
+        """An offloaded parameter or buffer, by what is known of it from outside of the call."""
+        tensor = placeholder.ref()
+        found = self._state.find(tensor) if tensor is not None else None
+        name = found.name if found is not None else f"constant_{len(self._attributes)}"
+        if origin.value is None:
+            return self._block(f"the offloaded parameter {name} was fetched for one call")
+        if origin.written:
+            return self._copy_of(origin.value, name, record.requires_grad)
+        return self._attribute(origin.value, name)
 
     def _block(self, reason: str) -> fx.Node:
         return self._graph.call_function(unreplayable, (reason,))
