@@ -83,7 +83,8 @@ class OriginFinder:
             self._by_storage[record.storage] = record
         if _is_wrapper(record.ref()):
             self._wrappers.append(record)
-        if self.offloaded is not None and record.origin is not None:
+        origin = record.origin
+        if self.offloaded is not None and origin is not None and not origin.gathered:
             self.offloaded.wait_for(record)
 
     def _take_in(self) -> None:
