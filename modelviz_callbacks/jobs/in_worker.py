@@ -354,8 +354,11 @@ class InWorker:
         if before is None or after is None or after - before >= _LEAST_SHARE * _LOOK_AT_SHARE_S:
             return
         # Others keep the processors busy, and what has the lowest priority waits for them.
-        worker.kill()
-        if handed.recording and not handed.job.is_done:
+        if not handed.recording:
+            worker.kill()
+            return
+        QUEUE.stand_in_for(worker, job, handed.uri)
+        if not job.is_done:
             self._do_here(handed)
 
     def _collect(self, handed: _Handed) -> None:

@@ -425,8 +425,9 @@ class Capture:
         recorder, thread, around = self.recorder, self._thread, self._around
         encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
         transforms, functions = recorder.transforms, recorder.functions
-        own = {id(module) for module in modules_of(self._called)}
-        own.update(id(module) for module in modules_of(self._model))
+        own = set(map(id, modules_of(self._called)))
+        if self._called is not self._model:
+            own.update(map(id, modules_of(self._model)))
         is_left = self._is_left
 
         # Both begin alike, and share no function: a call takes longer than what it would spare.
