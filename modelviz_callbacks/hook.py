@@ -16,6 +16,7 @@ from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError, OptionError
+from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
@@ -129,6 +130,7 @@ class GraphHook:
             given = loggers_of(accelerator, loggers)
             connect(self._run, loggers_around(sys._getframe(1)) if given is None else given)
         self._steps_to_timing = self._run.options.profile_step
+        self._inspections = Inspections(self._run, over=self._disarm_if_over)
         self._begin_unarmed()
         self._records = is_recording_rank()
         if self._records:
@@ -146,6 +148,7 @@ class GraphHook:
         self._depth = 0
         self._handled: BaseException | None = None
         self._undo: list[Callable[[], None]] = []
+        self._undo_parts: list[Callable[[], None]] = []
         self._compiled_call: Any = None
         self._pending: Recording | None = None
         self._worth = self._next_worth = _NOTHING
@@ -174,7 +177,7 @@ class GraphHook:
             self._undo.append(handle.remove)
         for part in _watched_parts(model, self._core):
             handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
-            self._undo.append(handle.remove)
+            self._undo_parts.append(handle.remove)
 
     def _call_compiled(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in the place of the compiled call until it was recorded, and calls it."""
@@ -220,6 +223,8 @@ class GraphHook:
         if self._timer is not None:  # the timed forward was interrupted
             self._timer.stop()
             self._timer = None
+        if self._records:
+            self._inspections.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -258,9 +263,8 @@ class GraphHook:
         self._close(error)  # what the loop raised is what its author must see
 
     def _disarm(self) -> None:
-        undo, self._undo = self._undo, []
-        for step in undo:
-            step()
+        _undo_all(self._undo)
+        _undo_all(self._undo_parts)
         self._restore_compiled()
 
     def _restore_compiled(self) -> None:
@@ -269,14 +273,18 @@ class GraphHook:
         self._compiled_call = None
 
     def _after_recording(self) -> None:
-        """Leaves the hooks for the step to be timed, if one is."""
+        """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
-        self._restore_compiled()
+        _undo_all(self._undo_parts)
         if self._steps_to_timing is not None and _is_compiled(self._model):
             # Its hooks would become a part of the compiled code.
             self._run.not_timed("torch.compile fuses the ops of the model")
             self._steps_to_timing = None
-        if self._steps_to_timing is None:
+        self._disarm_if_over()
+
+    def _disarm_if_over(self) -> None:
+        """Leaves no hook where no later step is waited for."""
+        if self._steps_to_timing is None and self._inspections.is_over:
             self._disarm()
 
     def _before(
@@ -302,13 +310,19 @@ class GraphHook:
         if self._closed:
             return
         if self._recorded:
-            if model.training:
+            if self._is_step(model) and _calls_on_stack(model) <= 1:
                 self._count_down()
+                self._inspections.before(self._core)
+                self._disarm_if_over()
             return
         worth = _worth_now(model)
         if worth <= self._worth:
             return
         self._start(model, args, kwargs, worth)
+
+    def _is_step(self, model: torch.nn.Module) -> bool:
+        """Whether a forward that begins now is one of a training step."""
+        return model.training or (self._worth == _EVAL_MODE and torch.is_grad_enabled())
 
     def _start(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], worth: int
@@ -338,11 +352,13 @@ class GraphHook:
     def _after(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
-        if is_dynamo_compiling():
+        if is_dynamo_compiling() or self._is_copy:
             return
         if self._timer is not None and self._timer.is_here():
             self._end_timing()
             return
+        if self._recorded and _calls_on_stack(model) <= 1:
+            self._inspections.end_forward()
         capture = self._capture
         if capture is None or not capture.is_here():
             return
@@ -410,6 +426,8 @@ class GraphHook:
         worth = _worth_now(self._core)
         if worth in (_EVAL_MODE, _NOTHING):
             worth = _BEST if worth else _NO_GRADIENTS  # the method was asked for
+        if self._recorded and worth == _BEST and not self._in_method and not self._closed:
+            return self._in_later_step(inner, args, kwargs)
         is_busy = self._in_method or self._recorded or self._closed or self._capture is not None
         if is_dynamo_compiling() or is_busy or worth <= self._worth:
             return inner(*args, **kwargs)
@@ -431,6 +449,19 @@ class GraphHook:
             self._in_method = False
             self._take(capture, worth, result, raised)
         return result
+
+    def _in_later_step(
+        self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs one call of a watched method after the recorded one."""
+        self._in_method = True
+        try:
+            if not is_dynamo_compiling():
+                self._inspections.before(self._core)
+            return inner(*args, **kwargs)
+        finally:
+            self._in_method = False
+            self._inspections.end_forward()
 
     # --- the model's own modules, where its forward does not run
 
@@ -492,17 +523,22 @@ class GraphHook:
                 self._run.timed(timer)  # it says why
         if self._timer is None:
             self._run.not_timed("the timer could not be started")
-            self._disarm()
+            self._steps_to_timing = None
 
     def _end_timing(self) -> None:
         timer = self._timer
         if timer is None or not timer.is_here() or _calls_on_stack(self._model) > self._depth:
             return
         self._timer, self._steps_to_timing = None, None
-        self._disarm()
+        self._disarm_if_over()
         with self._run.guarded("the times"):
             timer.stop()
             self._run.timed(timer)
+
+
+def _undo_all(steps: list[Callable[[], None]]) -> None:
+    while steps:
+        steps.pop(0)()
 
 
 def _watched_parts(model: torch.nn.Module, core: torch.nn.Module) -> list[torch.nn.Module]:
@@ -550,6 +586,7 @@ def _inert(number: int = -1) -> GraphHook:
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
     hook._undo, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
+    hook._undo_parts = []
     hook._steps_to_timing, hook._records, hook._in_method = None, False, True
     hook._stretch_of, hook._pending, hook._number = None, None, number
     hook._is_copy = True

@@ -1,11 +1,13 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
+from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
+from modelviz_callbacks.tracing.capture.step_inspector import StepInspector
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.capture.timed_step import TimedStep
 from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     compiled_call,
@@ -30,17 +32,20 @@ from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_gr
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
+from modelviz_callbacks.tracing.transport.measurements import pack_measured, unpack_measured
 from modelviz_callbacks.tracing.transport.pack import pack
-from modelviz_callbacks.tracing.transport.timed_steps import pack_timed, unpack_timed
 from modelviz_callbacks.tracing.transport.unpack import unpack
 
 __all__ = [
     "Around",
     "Capture",
+    "InspectedStep",
+    "Measured",
     "Program",
     "Recording",
+    "StepInspector",
     "StepTimer",
-    "TimedStep",
+    "TensorHealth",
     "ValuesRead",
     "calls_under_way",
     "class_of",
@@ -52,7 +57,7 @@ __all__ = [
     "op_times",
     "open_writer",
     "pack",
-    "pack_timed",
+    "pack_measured",
     "record_backward",
     "run",
     "set_compiled_call",
@@ -61,7 +66,7 @@ __all__ = [
     "to_program",
     "tracking_uri",
     "unpack",
-    "unpack_timed",
+    "unpack_measured",
     "unwrapped",
     "unwrapped_once",
     "warm_up",
