@@ -49,6 +49,7 @@ def render(
     *,
     depth: int | None = None,
     times_us: Mapping[str, float] | None = None,
+    health: StepHealth | None = None,
 ) -> bytes:
     """Writes the page of one graph.
 
@@ -57,11 +58,12 @@ def render(
         depth: How many levels of modules are open at first; ``None``: as many as stay readable in
             the window.
         times_us: As for `PageGraph`.
+        health: Likewise.
 
     Returns:
         HTML 5, UTF-8; it loads nothing and sends nothing.
     """
-    return render_pages([PageGraph(analysis, times_us=times_us)], depth=depth)
+    return render_pages([PageGraph(analysis, times_us=times_us, health=health)], depth=depth)
 
 
 def render_pages(graphs: Sequence[PageGraph], *, depth: int | None = None) -> bytes:
