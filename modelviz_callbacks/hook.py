@@ -15,22 +15,24 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
-from modelviz_callbacks.errors import CaptureError, OptionError
+from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
+from modelviz_callbacks.timed_forward import TimedForward
 from modelviz_callbacks.tracing import (
     Capture,
     LazyResult,
     Recording,
     StepHook,
-    StepTimer,
     calls_under_way,
     class_of,
     compiled_call,
     is_lazy,
+    method_names,
     method_under_way,
     record_backward,
     runs_compiled,
@@ -126,12 +128,13 @@ class GraphHook:
             model = unwrapped_once(model)
         self._model = model
         settings = make_options(**options)
-        self._methods = _methods_of(self._core, method)
+        self._methods = method_names(self._core, method)
         self._run = Run(settings, class_of(self._core).__name__)
         with self._run.guarded("the loggers"):
             given = loggers_of(accelerator, loggers)
             connect(self._run, loggers_around(sys._getframe(1)) if given is None else given)
-        self._steps_to_timing = self._run.options.profile_step
+        self._timed = TimedForward(self._run, self._core, model, over=self._disarm_if_over)
+        self._inspections = Inspections(self._run, over=self._disarm_if_over)
         self._begin_unarmed()
         self._records = is_recording_rank()
         if self._records:
@@ -143,12 +146,12 @@ class GraphHook:
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
         self._capture: Capture | None = None
-        self._timer: StepTimer | None = None
         self._recorded = False
         self._closed = False
         self._depth = 0
         self._handled: BaseException | None = None
         self._undo: list[Callable[[], None]] = []
+        self._undo_parts: list[Callable[[], None]] = []
         self._compiled_call: Any = None
         self._pending: Recording | None = None
         self._worth = self._next_worth = _NOTHING
@@ -179,7 +182,7 @@ class GraphHook:
             self._undo.append(handle.remove)
         for part in watchable_parts(model, self._core):
             handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
-            self._undo.append(handle.remove)
+            self._undo_parts.append(handle.remove)
 
     def _call_compiled(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in the place of the compiled call until it was recorded, and calls it."""
@@ -223,9 +226,9 @@ class GraphHook:
         self._end_lazy(" before the end of the hook")
         self._end_stretch()
         self._disarm()
-        if self._timer is not None:  # the timed forward was interrupted
-            self._timer.stop()
-            self._timer = None
+        if self._records:
+            self._timed.close()
+            self._inspections.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -264,9 +267,8 @@ class GraphHook:
         self._close(error)  # what the loop raised is what its author must see
 
     def _disarm(self) -> None:
-        undo, self._undo = self._undo, []
-        for step in undo:
-            step()
+        _undo_all(self._undo)
+        _undo_all(self._undo_parts)
         if self._steps is not None:
             self._steps.remove()
         self._restore_compiled()
@@ -277,14 +279,17 @@ class GraphHook:
         self._compiled_call = None
 
     def _after_recording(self) -> None:
-        """Leaves the hooks for the step to be timed, if one is."""
+        """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
         self._restore_compiled()
-        if self._steps_to_timing is not None and runs_compiled(self._model):
-            # Its hooks would become a part of the compiled code.
-            self._run.not_timed("torch.compile fuses the ops of the model")
-            self._steps_to_timing = None
-        if self._steps_to_timing is None:
+        _undo_all(self._undo_parts)
+        if runs_compiled(self._model):  # our hooks would become a part of the compiled code
+            self._timed.give_up("torch.compile fuses the ops of the model")
+        self._disarm_if_over()
+
+    def _disarm_if_over(self) -> None:
+        """Leaves no hook where no later step is waited for."""
+        if self._timed.is_over and self._inspections.is_over:
             self._disarm()
 
     def _before(
@@ -313,13 +318,19 @@ class GraphHook:
         if self._closed:
             return
         if self._recorded:
-            if model.training:
-                self._count_down()
+            if self._is_step(model) and _calls_on_stack(model) <= 1:
+                self._timed.before()
+                self._inspections.before(self._core)
+                self._disarm_if_over()
             return
         worth = _worth_now(model)
         if worth <= self._worth:
             return
         self._start(model, args, kwargs, worth)
+
+    def _is_step(self, model: torch.nn.Module) -> bool:
+        """Whether a forward that begins now is one of a training step."""
+        return model.training or (self._worth == _EVAL_MODE and torch.is_grad_enabled())
 
     def _start(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], worth: int
@@ -350,11 +361,12 @@ class GraphHook:
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> Any:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
-        if is_dynamo_compiling():
+        if is_dynamo_compiling() or self._is_copy:
             return None
-        if self._timer is not None and self._timer.is_here():
-            self._end_timing()
+        if self._recorded and self._timed.after():
             return None
+        if self._recorded and _calls_on_stack(model) <= 1:
+            self._inspections.end_forward()
         capture = self._capture
         if capture is None or not capture.is_here():
             return None
@@ -459,6 +471,8 @@ class GraphHook:
         worth = _worth_now(self._core)
         if worth in (_EVAL_MODE, _NOTHING):
             worth = _BEST if worth else _NO_GRADIENTS  # the method was asked for
+        if self._recorded and worth == _BEST and not self._in_method and not self._closed:
+            return self._in_later_step(inner, args, kwargs)
         runs = self._in_method or self._lazy_runs() or self._capture is not None
         is_busy = runs or self._recorded or self._closed
         if is_dynamo_compiling() or is_busy or worth <= self._worth:
@@ -482,6 +496,19 @@ class GraphHook:
             if raised is not None or not is_lazy(result):
                 self._take(capture, worth, result, raised)
         return self._follow(capture, worth, result) if is_lazy(result) else result
+
+    def _in_later_step(
+        self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs one call of a watched method after the recorded one."""
+        self._in_method = True
+        try:
+            if not is_dynamo_compiling():
+                self._inspections.before(self._core)
+            return inner(*args, **kwargs)
+        finally:
+            self._in_method = False
+            self._inspections.end_forward()
 
     # --- the model's own modules, where its forward does not run
 
@@ -527,33 +554,10 @@ class GraphHook:
             recording.remarks.append(_STRETCH.format(first=name, advice=advice))
             self._keep(recording, _STRETCH_ONLY)
 
-    # --- the step to be timed
 
-    def _count_down(self) -> None:
-        if self._timer is not None or self._steps_to_timing is None:
-            return  # the model calls itself
-        self._steps_to_timing -= 1
-        if self._steps_to_timing:
-            return
-        with self._run.guarded("the times"):
-            timer = StepTimer(self._core, self._model)
-            if timer.start(inside_model=self._model is self._core):
-                self._timer, self._depth = timer, _calls_on_stack(self._model)
-            else:
-                self._run.timed(timer)  # it says why
-        if self._timer is None:
-            self._run.not_timed("the timer could not be started")
-            self._disarm()
-
-    def _end_timing(self) -> None:
-        timer = self._timer
-        if timer is None or not timer.is_here() or _calls_on_stack(self._model) > self._depth:
-            return
-        self._timer, self._steps_to_timing = None, None
-        self._disarm()
-        with self._run.guarded("the times"):
-            timer.stop()
-            self._run.timed(timer)
+def _undo_all(steps: list[Callable[[], None]]) -> None:
+    while steps:
+        steps.pop(0)()
 
 
 def _worth_now(model: torch.nn.Module) -> int:
@@ -561,18 +565,6 @@ def _worth_now(model: torch.nn.Module) -> int:
     if torch.is_grad_enabled():
         return _BEST if model.training else _EVAL_MODE
     return _NO_GRADIENTS if model.training else _NOTHING
-
-
-def _methods_of(model: torch.nn.Module, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the methods to watch, checked."""
-    names = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
-    for name in names:
-        if not callable(getattr(model, name, None)):
-            raise OptionError(
-                f"Option method={wanted!r} cannot be used: {type(model).__name__} has no method "
-                f"{name!r}. Name a method of the model handed over."
-            )
-    return names
 
 
 def _note_copy(hook: GraphHook, model: torch.nn.Module) -> None:
@@ -586,8 +578,8 @@ def _inert(number: int = -1) -> GraphHook:
     """A hook on a copy of a model: it watches nothing, but the original hears that it runs."""
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
-    hook._undo, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
-    hook._steps_to_timing, hook._records, hook._in_method = None, False, True
+    hook._undo, hook._undo_parts, hook._compiled_call, hook._recorded = [], [], None, True
+    hook._records, hook._in_method = False, True
     hook._stretch_of, hook._pending, hook._number = None, None, number
     hook._lazy, hook._steps = None, None
     hook._is_copy = True

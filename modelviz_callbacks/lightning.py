@@ -83,6 +83,7 @@ class GraphLogger(pl.Callback):
         label_facts: Mapping[str, str] | None = None,
         direction: Direction = "auto",
         profile_step: int | None = None,
+        inspect_step: int | Sequence[int] | None = None,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         stage: Stage | Sequence[Stage] = "train",
@@ -108,6 +109,7 @@ class GraphLogger(pl.Callback):
             label_facts: How labels tell attributes of modules.
             direction: Which way the pictures run.
             profile_step: Which training step to time.
+            inspect_step: In which training steps to look at outputs, gradients and updates.
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.
             stage: Which step is recorded, the first time it runs outside of a sanity check: that of

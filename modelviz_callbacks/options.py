@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, TypedDict, get_args
@@ -56,6 +56,8 @@ class Options:
             columns where that would be more than three times as high as wide.
         profile_step: Number of a training step to time op by op, from 1 on (step 0 is the one
             that is recorded); ``None``: none.
+        inspect_step: Number of a training step, or several, in which to look at the outputs of
+            modules, the gradients and the updates of parameters; from 1 on; ``None``: none.
         background: Do slow work in a process of its own; ``False``: in place.
         on_error: ``"warn"``: a failure is a warning and a line in the report; ``"raise"``: it
             is raised.
@@ -82,6 +84,7 @@ class Options:
     label_facts: Mapping[str, str] | None = None
     direction: Direction = "auto"
     profile_step: int | None = None
+    inspect_step: int | Sequence[int] | None = None
     background: bool = True
     on_error: Literal["warn", "raise"] = "warn"
 
@@ -102,8 +105,9 @@ class Options:
         self._require("on_error", self.on_error in ("warn", "raise"), "'warn' or 'raise'")
         for name, least in (("depth", 1), ("profile_step", 1)):
             value = getattr(self, name)
-            is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            self._require(name, value is None or is_number, f"a number from {least} on, or None")
+            is_number = value is None or _is_number_from(least, value)
+            self._require(name, is_number, f"a number from {least} on, or None")
+        self._require_steps()
         for name in ("input_names", "output_names", "formats", "fold_classes", "hide_classes"):
             self._make_tuple(name)
         self._make_dictionary("rename_classes", "a dictionary from patterns to names, or None")
@@ -114,6 +118,12 @@ class Options:
         self._require_names("input_names")
         self._require_names("output_names")
         self._require_formats()
+
+    @property
+    def steps_to_inspect(self) -> tuple[int, ...]:
+        """The numbers of the steps that `inspect_step` names, ascending."""
+        value = self.inspect_step
+        return () if value is None else (value,) if isinstance(value, int) else tuple(value)
 
     @property
     def rules(self) -> Rules:
@@ -151,6 +161,22 @@ class Options:
         expected = "True, False, a SummaryWriter or a directory"
         self._require("tensorboard", is_target or hasattr(value, "add_event"), expected)
 
+    def _require_steps(self) -> None:
+        expected = "a number from 1 on, a list of such numbers, or None"
+        value = self.inspect_step
+        if value is None or _is_number_from(1, value):
+            steps = self.steps_to_inspect
+        else:
+            is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+            self._require("inspect_step", is_list, expected)
+            steps = tuple(value) if isinstance(value, Iterable) else ()
+            are_numbers = all(_is_number_from(1, step) for step in steps)
+            self._require("inspect_step", are_numbers, expected)
+            object.__setattr__(self, "inspect_step", tuple(sorted({*steps})) or None)
+        is_other = self.profile_step not in steps
+        expected = "another step than profile_step: one is timed, or looked into, not both"
+        self._require("inspect_step", is_other, expected)
+
     def _require_names(self, name: str) -> None:
         value = getattr(self, name)
         if value is None:
@@ -173,6 +199,10 @@ class Options:
                     f"Option formats has the unknown format {item!r}{hint} "
                     f"Known are {', '.join(FORMATS)}."
                 )
+
+
+def _is_number_from(least: int, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 class ShownFields(TypedDict, total=False):
@@ -205,6 +235,7 @@ class OptionFields(TypedDict, total=False):
     label_facts: Mapping[str, str] | None
     direction: Direction
     profile_step: int | None
+    inspect_step: int | Sequence[int] | None
     background: bool
     on_error: Literal["warn", "raise"]
 

@@ -33,7 +33,14 @@ from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.jobs.unseen import unseen
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report, say
-from modelviz_callbacks.tracing import Recording, StepTimer, record_backward, warm_up
+from modelviz_callbacks.tracing import (
+    InspectedStep,
+    Measured,
+    Recording,
+    StepTimer,
+    record_backward,
+    warm_up,
+)
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget, find_target
 from modelviz_callbacks.trackers.registry import kind_of, live_runs
 
@@ -86,6 +93,7 @@ class Run:
         self._recordings: list[InPlace | InWorker] = []
         self._recorded: set[str] = set()
         self._timer: StepTimer | None = None
+        self._inspected: list[InspectedStep] = []
         self._early_targets: list[MlflowTarget] = []
         self._is_finished = False
         self._process = os.getpid()
@@ -208,7 +216,8 @@ class Run:
         """Whether what was recorded is in this run already; if not, in what it differs is said."""
         folder, changes = self._maker.folder, None
         earlier = report_in(folder)
-        if earlier is None or self.options.trained_onnx or not self._is_of(earlier):
+        is_asked_for_more = self.options.trained_onnx or bool(self.options.steps_to_inspect)
+        if earlier is None or is_asked_for_more or not self._is_of(earlier):
             return False
         with self.guarded("the comparison with the graph before"):
             changes = changes_since(folder, recording, self.options.name, stage)
@@ -273,10 +282,24 @@ class Run:
     def timed(self, timer: StepTimer) -> None:
         """Takes over a timer that has run; it is read when that disturbs no step."""
         self._timer = timer
-        # Reading it waits for the CUDA stream, which would hold up the steps that follow.
+        self._add_measured_early()
+
+    def inspected(self, step: InspectedStep) -> None:
+        """Takes over what was seen in a step that was looked into."""
+        self._inspected.append(step)
+        self._add_measured_early()
+
+    def _add_measured_early(self) -> None:
+        """Hands on what was measured as soon as that is all that was asked for."""
+        options = self.options
+        if len(self._inspected) < len(options.steps_to_inspect):
+            return
+        if options.profile_step is not None and self._timer is None:
+            return
+        # Reading a timer waits for the CUDA stream, which would hold up the steps that follow.
         is_early = bool(self._recordings) and not self.has_stages
         if is_early and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            self._add_times(self._recordings[0])
+            self._add_measured(self._recordings[0])
 
     def remark(self, sentence: str) -> None:
         """Puts into the report what a person should know about the recording."""
@@ -327,7 +350,7 @@ class Run:
                 self._maker.write_report()
         if recordings:
             self._look_around()
-            self._add_times(recordings[0])
+            self._add_measured(recordings[0])
         late = [target for target in self._mlflow_targets if target not in self._early_targets]
         for recording in reversed(recordings):
             more = late if recording is recordings[0] else []
@@ -347,18 +370,18 @@ class Run:
         if self._live and "report.json" in self.report.files:
             self._maker.write_report()
 
-    def _add_times(self, recording: InPlace | InWorker) -> None:
+    def _add_measured(self, recording: InPlace | InWorker) -> None:
         number = self.options.profile_step
-        if number is None:
-            return
-        if self._timer is None:
-            if self._why_not_timed:
-                self._maker.add_remark(f"Step {number} was not timed: {self._why_not_timed}.")
-            return
+        if number is not None and self._timer is None and self._why_not_timed:
+            self._maker.add_remark(f"Step {number} was not timed: {self._why_not_timed}.")
         timer, self._timer = self._timer, None
+        inspected, self._inspected = tuple(self._inspected), []
+        if timer is None and not inspected:
+            return
         self._why_not_timed = ""
-        with self.guarded("the times"):
-            recording.add_times(timer.finish())
+        with self.guarded("what was measured"):
+            timed = None if timer is None else timer.finish()
+            recording.add_measured(Measured(timed, inspected))
 
     def _tell(self, may_raise: bool) -> None:
         if any(name != "report.json" for name in self.report.files):

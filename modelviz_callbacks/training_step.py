@@ -1,4 +1,4 @@
-"""A trainer's own training step, recorded the first time and timed another time.
+"""A trainer's own training step, recorded the first time, and timed or looked into another time.
 
 For trainers that call one function a step. That function is what is wrapped, for one call, rather
 than the events around it: so a recording ends where the step ends, whatever it raises.
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer
 
@@ -47,6 +48,7 @@ class TrainingSteps:
         self._waiting = True
         self._polling = False
         self._steps_to_timing = None if stage else run.options.profile_step
+        self._inspections = Inspections(run, stage)
 
     def before(self, owner: object, method: str, module: torch.nn.Module) -> None:
         """Puts the recording, or the timer, around the next call if it is the one.
@@ -61,7 +63,10 @@ class TrainingSteps:
             return
         if self._waiting:
             self._wrap(owner, method, functools.partial(self._record, module))
-        elif self._steps_to_timing is not None:
+            return
+        if not self._inspections.is_over and self._inspections.before(module):
+            self._wrap(owner, method, self._inspect)
+        if self._steps_to_timing is not None:
             self._steps_to_timing -= 1
             if self._steps_to_timing == 0:
                 self._steps_to_timing = None
@@ -77,6 +82,7 @@ class TrainingSteps:
         if self._stage and self._waiting:
             self.run.remark(f"Nothing was recorded for {self._stage!r}: that step never ran.")
         self._disarm()
+        self._inspections.close()
 
     def finish(self, if_nothing: str, may_raise: bool = True, is_patient: bool = True) -> None:
         """Ends the run, once; as `Run.finish`.
@@ -127,6 +133,15 @@ class TrainingSteps:
             capture.stop()
             run.captured(capture.finish(result), self._stage)
         return result
+
+    def _inspect(
+        self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs a training step that is looked into."""
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            self._inspections.end_forward()
 
     def _disarm(self) -> None:
         self._polling = self._polling or self._waiting

@@ -14,6 +14,7 @@ from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.options import Options
 from modelviz_callbacks.report import Report
+from modelviz_callbacks.view.note_lines import note_lines
 
 # What else of a run can be recorded beside its own recording.
 STAGES = ("train", "validate", "test", "predict")
@@ -102,7 +103,9 @@ class Maker:
             stage: ``validate``, ``test``, ... It is told in the graph's name.
         """
         name = f"{self.options.name or self.report.name} ({stage})"
-        options = replace(self.options, name=name, trained_onnx=False, profile_step=None)
+        options = replace(
+            self.options, name=name, trained_onnx=False, profile_step=None, inspect_step=None
+        )
         maker = Maker(options, self.folder, self.report, stage=stage)
         maker.failures = self.failures
         return maker
@@ -161,15 +164,19 @@ class Maker:
         for note in graph.notes:
             self.add_remark(note.message)
 
-    def describe_times(self, products: Products) -> None:
-        """Puts what is known of a timed step into the report."""
+    def describe_measured(self, products: Products) -> None:
+        """Puts what is known of steps that were timed or looked into into the report."""
         times = products.times
-        if times is None:
-            return
-        for remark in times.remarks:
-            self.add_remark(remark)
-        if times.times_us:
-            self.report.figures["step_us"] = times.total_us
+        if times is not None:
+            for remark in times.remarks:
+                self.add_remark(remark)
+            if times.times_us:
+                self.report.figures["step_us"] = times.total_us
+        for step in products.inspected or ():
+            for remark in step.remarks:
+                self.add_remark(f"Step {step.number}: {remark}")
+        for line in note_lines(products.health_notes):
+            self.add_remark(line)
 
     def add_remark(self, remark: str) -> None:
         """Puts a sentence into the report, once."""

@@ -24,10 +24,13 @@ def write_page(maker: Maker, products: Products) -> None:
     Raises:
         SinkError: It cannot be written.
     """
-    assert products.analysis is not None
-    own = apply(products.analysis, maker.options.rules)
+    assert products.told_analysis is not None
+    own = apply(products.told_analysis, maker.options.rules)
     # The run's own has no stage, and so comes first.
-    shown = {**_others(maker), maker.stage: PageGraph(own, times_us=products.times_us)}
+    shown = {
+        **_others(maker),
+        maker.stage: PageGraph(own, times_us=products.times_us, health=products.health),
+    }
     graphs = [shown[stage] for stage in sorted(shown)]
     maker.write_shared(_PAGE, render_pages(graphs, depth=maker.options.depth))
 

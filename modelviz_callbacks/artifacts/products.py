@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.health import StepHealth
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.graph.model import Note
 from modelviz_callbacks.tracing import (
+    InspectedStep,
+    Measured,
     Recording,
-    TimedStep,
     op_times,
     to_backward_graph,
     to_graph,
@@ -19,6 +23,7 @@ from modelviz_callbacks.tracing import (
     with_memory,
 )
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
+from modelviz_callbacks.tracing.lowering.step_health import health_notes, step_health
 
 T = TypeVar("T")
 
@@ -37,7 +42,7 @@ class Products:
 
     Attributes:
         recording: What a capture gave; ``None``: there is only a graph.
-        timed: A later step that was timed, if one was.
+        measured: What was measured in later steps.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class Products:
         recording: Recording | None,
         name: str | None = None,
         on_failure: OnFailure = _raise,
-        timed: TimedStep | None = None,
+        measured: Measured | None = None,
         early: Products | None = None,
     ) -> None:
         """Nothing is computed yet.
@@ -54,11 +59,11 @@ class Products:
             recording: What a capture gave.
             name: What to call the graph; ``None``: the model's class.
             on_failure: Called with what failed and the error; the default raises it.
-            timed: A later step that was timed.
+            measured: What was measured in later steps.
             early: What `early` of the same recording was, if it was asked for before.
         """
         self.recording = recording
-        self.timed = timed
+        self.measured = measured or Measured()
         self._name = name
         self._on_failure = on_failure
         self._early_analysis = None if early is None else early.analysis
@@ -67,16 +72,16 @@ class Products:
 
     @staticmethod
     def of_graph(
-        graph: ModelGraph | None, on_failure: OnFailure = _raise, timed: TimedStep | None = None
+        graph: ModelGraph | None, on_failure: OnFailure = _raise, measured: Measured | None = None
     ) -> Products:
         """What can be computed about a graph alone.
 
         Args:
             graph: Any graph; ``None``: it could not be computed.
             on_failure: As for the class.
-            timed: A step of the same code that was timed.
+            measured: What was measured in steps of the same code.
         """
-        products = Products(None, on_failure=on_failure, timed=timed)
+        products = Products(None, on_failure=on_failure, measured=measured)
         vars(products)["graph"] = graph
         return products
 
@@ -147,10 +152,38 @@ class Products:
     @cached_property
     def times(self) -> Any:
         """The measured times of the graph's ops, see `op_times`."""
-        graph, timed = self.graph, self.timed
+        graph, timed = self.graph, self.measured.timed
         if graph is None or timed is None:
             return None
         return self._attempt("the times", lambda: op_times(timed, graph))
+
+    @property
+    def inspected(self) -> tuple[InspectedStep, ...] | None:
+        """The steps that were looked into; ``None``: none was."""
+        return self.measured.inspected or None
+
+    @cached_property
+    def health(self) -> StepHealth | None:
+        """What was seen in the last of these steps, by the names of the graph."""
+        graph, steps = self.graph, self.measured.inspected
+        if graph is None or not steps:
+            return None
+        return self._attempt("what was seen in a step", lambda: step_health(steps[-1], graph))
+
+    @cached_property
+    def health_notes(self) -> tuple[Note, ...]:
+        """What a person would act on in the steps that were looked into."""
+        steps = self.measured.inspected
+        return self._attempt("what was seen in a step", lambda: health_notes(steps)) or ()
+
+    @cached_property
+    def told_analysis(self) -> Analysis | None:
+        """`analysis` with the notes of the steps that were looked into."""
+        analysis, notes = self.analysis, self.health_notes
+        if analysis is None or not notes:
+            return analysis
+        graph = analysis.graph
+        return analysis.with_flops(replace(graph, notes=(*graph.notes, *notes)))
 
     def _attempt(self, what: str, compute: Callable[[], T]) -> T | None:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from modelviz_callbacks.artifacts import events, onnx_files, page
+from modelviz_callbacks.artifacts import events, health, onnx_files, page
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.graph.json_format import dumps
@@ -35,7 +35,8 @@ class Row:
         wanted: Whether the options ask for it.
         made_in: Where it is made.
         early: Whether it is quick enough for a training step; it is made again, in full, later.
-        timed: Whether it shows the times of a step that was timed, and is made anew with them.
+        shows: Names of the attributes of `Products` that come with later steps, and with each
+            of which it is made anew.
         is_event: Whether it adds events to TensorBoard's, where each is to be once.
     """
 
@@ -45,7 +46,7 @@ class Row:
     wanted: Callable[[Maker], bool]
     made_in: MadeIn = MadeIn.JOB
     early: bool = False
-    timed: bool = False
+    shows: tuple[str, ...] = ()
     is_event: bool = False
 
     def is_wanted(self, maker: Maker) -> bool:
@@ -65,6 +66,11 @@ class Row:
         self.maker(maker, products)
 
 
+# Formats that show what was measured in later steps, and those that tell notes.
+_SHOWS = {"html": ("times_us", "inspected"), "text": ("inspected",), "markdown": ("inspected",)}
+_TELLS_NOTES = ("text", "markdown")
+
+
 def _always(_: Maker) -> bool:
     return True
 
@@ -76,12 +82,14 @@ def _write_json(maker: Maker, products: Products) -> None:
 
 def _format_row(kind: str, row: FormatRow) -> Row:
     def make(maker: Maker, products: Products) -> None:
-        assert products.analysis is not None
+        # A table and a picture have no notes.
+        analysis = products.told_analysis if kind in _TELLS_NOTES else products.analysis
+        assert analysis is not None
         options = maker.options
         maker.write(
             row.file,
             render(
-                products.analysis,
+                analysis,
                 kind,
                 options.depth,
                 options.rules,
@@ -95,7 +103,7 @@ def _format_row(kind: str, row: FormatRow) -> Row:
         page.write_page if kind == "html" else make,
         lambda maker: kind in maker.options.formats,
         early=row.early,
-        timed=kind == "html",
+        shows=_SHOWS.get(kind, ()),
     )
 
 
@@ -143,9 +151,10 @@ TABLE: tuple[Row, ...] = (
         ("analysis", "times_us"),
         events.add_times,
         _wants_events,
-        timed=True,
+        shows=("times_us",),
         is_event=True,
     ),
+    Row("health.csv", ("inspected",), health.write_health, _always, shows=("inspected",)),
     Row(
         "the ONNX files",
         ("graph", "networks"),
@@ -177,6 +186,12 @@ def late_rows() -> tuple[Row, ...]:
     return tuple(row for row in rows(MadeIn.JOB) if row.maker is not events.add_run_graph)
 
 
-def timed_rows() -> tuple[Row, ...]:
-    """What shows the times of a step."""
-    return tuple(row for row in TABLE if row.timed)
+def measured_rows(products: Products) -> tuple[Row, ...]:
+    """What shows what was measured in later steps.
+
+    Args:
+        products: Has it.
+    """
+    return tuple(
+        row for row in TABLE if any(getattr(products, name) is not None for name in row.shows)
+    )

@@ -9,7 +9,7 @@ from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.artifacts.table import MadeIn, early_rows, late_rows, rows
 from modelviz_callbacks.jobs.upload_process import upload
 from modelviz_callbacks.report import say
-from modelviz_callbacks.tracing import Recording, TimedStep, pack, unpack
+from modelviz_callbacks.tracing import Measured, Recording, pack, unpack
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 # How long the end of training may wait for an MLflow server, in seconds.
@@ -31,7 +31,7 @@ class InPlace:
         self._live: Products | None = None
         self._early: Products | None = None
         self._recording: bytes | Recording = b""
-        self._timed: TimedStep | None = None
+        self._measured = Measured()
 
     def begin(self, recording: Recording) -> None:
         """Makes what is quick to make.
@@ -57,13 +57,13 @@ class InPlace:
         maker.describe(self._early.graph)
         maker.make(early_rows(), self._early)
 
-    def add_times(self, step: TimedStep) -> None:
-        """Takes over a step that was timed, for the files that are made at the end.
+    def add_measured(self, measured: Measured) -> None:
+        """Takes over what was measured in later steps, for the files that are made at the end.
 
         Args:
-            step: The step.
+            measured: All of it.
         """
-        self._timed = step
+        self._measured = measured
 
     def poll(self) -> bool:
         """Nothing is made meanwhile.
@@ -80,8 +80,8 @@ class InPlace:
         assert early is not None
         if isinstance(recording, bytes):
             recording = unpack(recording)
-        options, timed = self._maker.options, self._timed
-        return Products(recording, options.name, self._maker.refuse, timed, early)
+        options, measured = self._maker.options, self._measured
+        return Products(recording, options.name, self._maker.refuse, measured, early)
 
     def finish(self, is_patient: bool, more: Sequence[MlflowTarget] = ()) -> None:
         """Makes the rest, with the weights of now at hand.
@@ -92,7 +92,7 @@ class InPlace:
         """
         maker, products = self._maker, self._all()
         maker.describe(products.graph)
-        maker.describe_times(products)
+        maker.describe_measured(products)
         maker.make(late_rows(), products)
         if self._live is not None:
             maker.make(rows(MadeIn.TRAINING), self._live)

@@ -26,7 +26,7 @@ from modelviz_callbacks.jobs.waiting import shown
 from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.jobs.worker_program import LOG, PATIENCE_S
 from modelviz_callbacks.report import Report, say
-from modelviz_callbacks.tracing import Recording, TimedStep, pack, pack_timed
+from modelviz_callbacks.tracing import Measured, Recording, pack, pack_measured
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 # How long the end of training waits for files, in seconds; after that the worker goes on alone.
@@ -157,16 +157,16 @@ class InWorker:
         if options.trained_onnx:
             self._live = Products(recording, options.name, self._maker.refuse)
 
-    def add_times(self, step: TimedStep) -> None:
-        """Hands over a step that was timed.
+    def add_measured(self, measured: Measured) -> None:
+        """Hands over what was measured in later steps.
 
         Args:
-            step: The step.
+            measured: All of it.
 
         Raises:
             Exception: No worker can be had.
         """
-        self._hand_over(self._job(), timed=pack_timed(step))
+        self._hand_over(self._job(), measured=pack_measured(measured))
 
     def _hand_over(self, job: Job, target: MlflowTarget | None = None, **parts: Any) -> _Handed:
         target = target or self._target

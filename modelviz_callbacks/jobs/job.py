@@ -22,7 +22,7 @@ from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 # Files of a job. Who renames the first one has the job: the worker to begin it, the training
 # process to take it back.
 _WAITING, _BEGUN, _TAKEN_BACK = "job.json", "begun.json", "taken-back.json"
-_RECORDING, _TIMED, _EVENTS = "recording", "timed.json", "events"
+_RECORDING, _MEASURED, _EVENTS = "recording", "measured.json", "events"
 _REPORT, _DONE, _LEFT, _WRITTEN = "report.json", "done", "left-alone", "written.json"
 
 # Values of ``Job.tensorboard`` with which events are left in the job.
@@ -66,12 +66,12 @@ class Job:
 
     # --- made by the training process
 
-    def save(self, recording: bytes | None = None, timed: bytes | None = None) -> None:
+    def save(self, recording: bytes | None = None, measured: bytes | None = None) -> None:
         """Puts the job into a new folder that nobody else may read or write.
 
         Args:
             recording: From `modelviz_callbacks.tracing.pack`; ``None``: there is none.
-            timed: A step that was timed, from `TimedStep.to_json`; ``None``: none was.
+            measured: From `modelviz_callbacks.tracing.pack_measured`; ``None``: nothing was.
 
         Raises:
             OSError: It cannot be written.
@@ -80,8 +80,8 @@ class Job:
         try:
             if recording is not None:
                 self._write(_RECORDING, recording)
-            if timed is not None:
-                self._write(_TIMED, timed)
+            if measured is not None:
+                self._write(_MEASURED, measured)
             self._write(_WAITING, json.dumps(self._as_json()).encode())
         except BaseException:
             self.discard()
@@ -196,9 +196,9 @@ class Job:
         """The packed recording, if there is one."""
         return self._read(_RECORDING)
 
-    def timed(self) -> bytes | None:
-        """The step that was timed, if one was."""
-        return self._read(_TIMED)
+    def measured(self) -> bytes | None:
+        """What was measured in later steps, if anything was."""
+        return self._read(_MEASURED)
 
     def _read(self, name: str) -> bytes | None:
         path = self.place / name
@@ -264,7 +264,7 @@ class Job:
         """Says that all is done that will be, and removes what only the worker needed."""
         with contextlib.suppress(OSError):
             self._write(_DONE, b"")
-        for name in (_RECORDING, _TIMED):
+        for name in (_RECORDING, _MEASURED):
             (self.place / name).unlink(missing_ok=True)
 
     @property

@@ -50,7 +50,7 @@ class JobQueue:
         self,
         job: Job,
         recording: bytes | None = None,
-        timed: bytes | None = None,
+        measured: bytes | None = None,
         uri: str | None = None,
         rest_s: float = 0.0,
     ) -> Worker:
@@ -59,7 +59,7 @@ class JobQueue:
         Args:
             job: What is to be done.
             recording: As `Job.save` takes it.
-            timed: As `Job.save` takes it.
+            measured: As `Job.save` takes it.
             uri: The MLflow store; it may hold credentials, which no file may.
             rest_s: How long the worker waits before it begins, in seconds, if nobody waits for it
                 sooner.
@@ -73,7 +73,7 @@ class JobQueue:
         """
         with self._lock:
             worker = self._ready_worker()
-            job.save(recording, timed)
+            job.save(recording, measured)
             try:
                 worker.send(job=str(job.place), rest_s=rest_s, uri=uri)
             except BaseException:

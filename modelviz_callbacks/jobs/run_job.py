@@ -11,12 +11,12 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.events import mention
 from modelviz_callbacks.artifacts.maker import Events, Maker
 from modelviz_callbacks.artifacts.products import Products
-from modelviz_callbacks.artifacts.table import MadeIn, Row, rows, timed_rows
+from modelviz_callbacks.artifacts.table import MadeIn, Row, measured_rows, rows
 from modelviz_callbacks.artifacts.tracking import publish
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.jobs.job import Job
 from modelviz_callbacks.jobs.sending import Sending
-from modelviz_callbacks.tracing import unpack, unpack_timed
+from modelviz_callbacks.tracing import unpack, unpack_measured
 from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker, staged
 
 
@@ -60,7 +60,7 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
         Who made them, and the analysis of the graph they are of.
     """
     maker = Maker(job.options, job.folder, job.report, stage=job.stage)
-    recording, timed = job.recording(), job.timed()
+    recording, measured = job.recording(), job.measured()
     analysis = None
     if recording is not None:
         with maker.guarded("the graph"), _EventsOf(job, maker):
@@ -70,14 +70,14 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
             # What a run has but once is told of its own recording.
             analysis = None if job.stage else products.analysis
         maker.write_report()
-    elif timed is not None:
-        with maker.guarded("the times"), _EventsOf(job, maker):
+    elif measured is not None:
+        with maker.guarded("what was measured"), _EventsOf(job, maker):
             products = Products.of_graph(
-                ModelGraph.load(job.folder / "graph.json"), maker.refuse, unpack_timed(timed)
+                ModelGraph.load(job.folder / "graph.json"), maker.refuse, unpack_measured(measured)
             )
             analysis = products.analysis
-            maker.describe_times(products)
-            _make_rows(timed_rows(), job, maker, products)
+            maker.describe_measured(products)
+            _make_rows(measured_rows(products), job, maker, products)
     _publish_report(maker, job)
     return maker, analysis
 

@@ -1,13 +1,15 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
 from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, is_lazy, used_up
+from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
+from modelviz_callbacks.tracing.capture.step_inspector import StepInspector
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.capture.timed_step import TimedStep
 from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     compiled_call,
@@ -21,6 +23,7 @@ from modelviz_callbacks.tracing.capture.warm_up import warm_up
 from modelviz_callbacks.tracing.capture.watchable import runs_compiled, watchable_parts
 from modelviz_callbacks.tracing.capture.watched_method import (
     Around,
+    method_names,
     method_under_way,
     watch_method,
 )
@@ -33,19 +36,22 @@ from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_gr
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
+from modelviz_callbacks.tracing.transport.measurements import pack_measured, unpack_measured
 from modelviz_callbacks.tracing.transport.pack import pack
-from modelviz_callbacks.tracing.transport.timed_steps import pack_timed, unpack_timed
 from modelviz_callbacks.tracing.transport.unpack import unpack
 
 __all__ = [
     "Around",
     "Capture",
+    "InspectedStep",
     "LazyResult",
+    "Measured",
     "Program",
     "Recording",
     "StepHook",
+    "StepInspector",
     "StepTimer",
-    "TimedStep",
+    "TensorHealth",
     "ValuesRead",
     "calls_under_way",
     "class_of",
@@ -53,12 +59,13 @@ __all__ = [
     "has_modes",
     "is_compiled",
     "is_lazy",
+    "method_names",
     "method_under_way",
     "modules_of",
     "op_times",
     "open_writer",
     "pack",
-    "pack_timed",
+    "pack_measured",
     "record_backward",
     "run",
     "runs_compiled",
@@ -68,7 +75,7 @@ __all__ = [
     "to_program",
     "tracking_uri",
     "unpack",
-    "unpack_timed",
+    "unpack_measured",
     "unwrapped",
     "unwrapped_once",
     "used_up",

@@ -11,6 +11,13 @@ MOST_LINES = 10
 # What a person can do something about comes first; how several notes of a kind are one.
 _KINDS: dict[str, str] = {
     "partial": "",
+    "not-finite-output": "",
+    "not-finite-gradient": "",
+    "no-gradient": "No gradient reached {count} parameters: {names}",
+    "zero-gradient": "The gradients of {count} parameters were zero everywhere: {names}",
+    "lost-update": "A step changed nothing in {count} parameters with a gradient: {names}",
+    "large-update": "A step changed {count} parameters by a tenth of their norm or more: {names}",
+    "zeros": "The outputs of {count} modules were zeros to nine tenths or more: {names}",
     "remark": "",
     "parameter-without-effect": "{count} parameters are used without effect on any result: {names}",
     "unused-parameter": "No op used {count} parameters: {names}",

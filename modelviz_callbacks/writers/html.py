@@ -20,6 +20,7 @@ from html import escape
 from importlib.resources import files
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.health import StepHealth
 from modelviz_callbacks.writers.page_data import PageDifferences, page_data
 
 
@@ -32,12 +33,14 @@ class PageGraph:
         label: What it is called in the list of graphs.
         times_us: Microseconds by the names of its ops, if a step was timed: the page can show
             them as a colour then.
+        health: A step that was looked into, if one was, for colours likewise.
         differences: If it is two graphs merged into one.
     """
 
     analysis: Analysis
     label: str = ""
     times_us: Mapping[str, float] | None = None
+    health: StepHealth | None = None
     differences: PageDifferences | None = None
 
 
@@ -46,6 +49,7 @@ def render(
     *,
     depth: int | None = None,
     times_us: Mapping[str, float] | None = None,
+    health: StepHealth | None = None,
 ) -> bytes:
     """Writes the page of one graph.
 
@@ -54,11 +58,12 @@ def render(
         depth: How many levels of modules are open at first; ``None``: as many as stay readable in
             the window.
         times_us: As for `PageGraph`.
+        health: Likewise.
 
     Returns:
         HTML 5, UTF-8; it loads nothing and sends nothing.
     """
-    return render_pages([PageGraph(analysis, times_us=times_us)], depth=depth)
+    return render_pages([PageGraph(analysis, times_us=times_us, health=health)], depth=depth)
 
 
 def render_pages(graphs: Sequence[PageGraph], *, depth: int | None = None) -> bytes:
@@ -74,7 +79,8 @@ def render_pages(graphs: Sequence[PageGraph], *, depth: int | None = None) -> by
     data = {
         "depth": depth,
         "graphs": [
-            page_data(one.analysis, one.times_us, one.label, one.differences) for one in graphs
+            page_data(one.analysis, one.times_us, one.label, one.differences, one.health)
+            for one in graphs
         ],
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

@@ -8,12 +8,14 @@ minus a scope's number. Rows are cut off after their last value that says someth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
+from modelviz_callbacks.analysis.health import StepHealth, WeightHealth
 from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.analysis.repeat_wiring import Fold
@@ -68,6 +70,7 @@ def page_data(
     times_us: Mapping[str, float] | None = None,
     label: str = "",
     differences: PageDifferences | None = None,
+    health: StepHealth | None = None,
 ) -> dict[str, Any]:
     """What the page knows of one graph.
 
@@ -76,11 +79,15 @@ def page_data(
         times_us: Microseconds by the names of its ops.
         label: What it is called in the page's list of graphs; ``""``: its own name.
         differences: If it is two graphs in one.
+        health: A step that was looked into.
 
     Returns:
         What JSON can hold.
     """
-    return _Rows(analysis, times_us or {}, differences or PageDifferences()).all(label)
+    found = _Rows(analysis, times_us or {}, differences or PageDifferences()).all(label)
+    if health is not None:
+        found["health"] = _health(analysis, health)
+    return found
 
 
 class _Rows:
@@ -276,6 +283,33 @@ class _Rows:
         else:
             text = str(value)
             yield text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _health(analysis: Analysis, health: StepHealth) -> dict[str, Any]:
+    """Rows by number: of each scope zeros, elements and sums of squares, of some nodes the sums."""
+    graph = analysis.graph
+    sums = health.of_calls(graph)
+    scopes = ("", *(call.name for call in graph.modules))
+    return {
+        "step": health.number,
+        "scopes": [
+            [*health.zeros.get(name, (0, 0)), *_squares(sums.get(name, WeightHealth()))]
+            for name in scopes
+        ],
+        "nodes": {
+            str(number): _squares(health.weights[node.path])
+            for number, node in enumerate(graph.nodes)
+            if node.kind == "parameter" and node.path in health.weights
+        },
+    }
+
+
+def _squares(weights: WeightHealth) -> list[float | None]:
+    """Six digits of each; ``None`` of what JSON cannot tell."""
+    return [
+        float(f"{value:.6g}") if math.isfinite(value) else None
+        for value in (weights.gradient, weights.update, weights.weight)
+    ]
 
 
 def _weights_row(weights: Weights) -> list[int]:

@@ -109,8 +109,8 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     for row in found:
         writer.writerow(
             (
-                _cell(row.name),
-                _cell(row.kind),
+                cell(row.name),
+                cell(row.kind),
                 _shapes(row.inputs),
                 _shapes(row.outputs),
                 row.parameters,
@@ -130,8 +130,12 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     return out.getvalue().encode()
 
 
-def _cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula: a name may be anybody's."""
+def cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula: a name may be anybody's.
+
+    Args:
+        text: Any.
+    """
     plain = plain_text(text)
     return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
 

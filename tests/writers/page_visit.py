@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.health import StepHealth
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html
 
@@ -25,6 +26,7 @@ class Visit:
         data: The page, or a graph to make it of.
         folder: Where its file goes.
         times_us: As for the writer.
+        health: Likewise.
         **options: Of the browser's window.
     """
 
@@ -34,11 +36,12 @@ class Visit:
         data: bytes | ModelGraph,
         folder: Path,
         times_us: dict[str, float] | None = None,
+        health: StepHealth | None = None,
         **options: Any,
     ) -> None:
         path = folder / "index.html"
         if isinstance(data, ModelGraph):
-            data = html.render(Analysis(data), times_us=times_us)
+            data = html.render(Analysis(data), times_us=times_us, health=health)
         path.write_bytes(data)
         self.url = path.as_uri()
         options.setdefault("viewport", {"width": 1400, "height": 900})

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.health import StepHealth, WeightHealth
 from modelviz_callbacks.writers import html
 from tests.browser import open_browser
 from tests.networks import NETWORKS, Stack, backward_graph, graph_of, recorded
@@ -170,6 +171,37 @@ def test_the_colours_of_a_legend_differ_for_the_colour_blind(
 
 def options(visit: Visit) -> list[str]:
     return visit.page.locator("#colour option").all_inner_texts()[1:]
+
+
+def test_boxes_are_coloured_by_what_a_step_was_like_where_one_was_looked_into(
+    browser: Browser, tmp_path: Path
+) -> None:
+    graph = recorded(Stack(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8)), torch.zeros(2, 8))
+    names = ["blocks/0_Linear", "blocks/1_ReLU", "blocks/2_Linear"]
+    health = StepHealth(
+        4,
+        {names[0]: (0, 128), names[1]: (96, 128)},
+        {
+            "blocks.0.weight": WeightHealth(9.0, 0.04, 4.0),
+            "blocks.0.bias": WeightHealth(16.0, 0.0, 0.0),
+            "blocks.2.weight": WeightHealth(float("inf"), 0.0001, 1.0),
+        },
+    )
+    visit = Visit(browser, graph, tmp_path, health=health)
+    for colour, number, told in (
+        ("gradient", 0, "gradient norm, step 4"),
+        ("zeros", 1, "share of zeros, step 4"),
+        ("update", 2, "update ratio, step 4"),
+    ):
+        visit.page.select_option("#colour", colour)
+        fills = visit.page.evaluate(_FILLS)
+        assert len({fills[name] for name in names}) == (3 if colour == "update" else 2)
+        assert told in visit.page.locator("#legend").inner_text()
+        visit.box(names[number]).click()
+        rows = ("gradient norm5", "zeros in its output75 %", "gradient normnot finite")
+        assert rows[number] in "".join(visit.details().split("\n")).replace("\t", "")
+    assert "update ratio0.01" in "".join(visit.details().split("\n")).replace("\t", "")
+    assert visit.errors == []
 
 
 def test_boxes_are_coloured_by_time_where_a_step_was_timed(

@@ -82,6 +82,12 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("torch.autograd.graph.Node._sequence_nr", "2.8", "likewise", _TIES),
     Internal("torch.autograd.graph.Node._input_metadata", "2.8", "gradients' shapes", _GRADIENTS),
     Internal("torch.autograd.graph.Node._raw_saved_*", "2.0", "tensors kept, packed", _SAVED),
+    Internal(
+        "torch._C._current_graph_task_id",
+        "2.0",
+        "whether a checkpoint calls modules again",
+        "Outputs of checkpointed modules are looked at twice in an inspected step.",
+    ),
     Internal("torch.autograd.forward_ad._current_level", "2.0", "whether one is open", _DUAL),
     Internal("torch._VF._make_dual", "2.0", "a witness that dies with a dual level", _DUAL),
     Internal("torch._VF._unpack_dual", "2.0", "whether that witness lives", _DUAL),

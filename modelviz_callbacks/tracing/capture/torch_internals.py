@@ -220,6 +220,10 @@ def saved_value(node: Any, name: str) -> Any:
     return getattr(node, SAVED_PREFIX + name)
 
 
+backward_number: Callable[[], int] = _find("torch._C._current_graph_task_id", lambda: -1)
+"""The number of the backward that runs in this thread now; -1: none does."""
+
+
 def dual_level() -> int:
     """The innermost level of forward-mode differentiation that is open, from 0; -1: none."""
     return int(_find("torch.autograd.forward_ad._current_level", -1))
@@ -259,12 +263,13 @@ def mode_stack() -> list[TorchFunctionMode] | None:
     return _stack() if _stack is not None else None
 
 
-_count_dispatch_modes: Callable[[], int] = _find("torch._C._len_torch_dispatch_stack", int)
+count_dispatch_modes: Callable[[], int] = _find("torch._C._len_torch_dispatch_stack", int)
+"""How many dispatch modes this thread has: they see whatever is computed in it."""
 
 
 def has_modes() -> bool:
     """Whether this thread has function or dispatch modes, be it torch's own."""
-    return bool(mode_stack()) or _count_dispatch_modes() > 0
+    return bool(mode_stack()) or count_dispatch_modes() > 0
 
 
 def users_modes() -> int:

@@ -245,7 +245,7 @@ export class App {
     const mode = this.modes.find((one) => one.id === this.colour);
     const boxes = (this.scene?.shapes || []).filter((shape) => !shape.open && shape.tensor === null).map((shape) => shape.box);
     this.painting = mode ? painter(mode, this.metrics, boxes) : null;
-    this.onlegend(mode ? mode.title : "", this.painting?.legend || []);
+    this.onlegend(mode ? [mode.title, mode.seen].filter(Boolean).join(", ") : "", this.painting?.legend || []);
   }
 
   /** @param {import("./scene.js").Shape} shape */

@@ -3,14 +3,14 @@
  * the colours of Okabe and Ito, which the colour-blind tell apart.
  */
 
-import { bytesText, short, timeText } from "./text.js";
+import { bytesText, percent, short, small, timeText } from "./text.js";
 
 /**
  * @typedef {import("./tree.js").Box} Box
  * @typedef {import("./metrics.js").Sums} Sums
  * @typedef {{fill: string, text: string}} Paint
  * @typedef {{id: string, title: string, amount?: (sums: Sums) => number, tell?: (value: number) => string,
- *   kind?: (box: Box) => string}} Mode
+ *   kind?: (box: Box) => string, seen?: string, whole?: number}} Mode
  */
 
 const KINDS = ["#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00", "#999999"];
@@ -28,11 +28,13 @@ export function modesOf(graph, metrics, difference) {
     { id: "flops", title: "FLOPs", amount: (sums) => sums.flops ?? 0, tell: (value) => `${short(value)}FLOP`.replace(/(\d)FLOP/, "$1 FLOP") },
     { id: "bytes", title: "bytes made", amount: (sums) => sums.made, tell: bytesText },
     { id: "time", title: "time", amount: (sums) => sums.time, tell: timeText },
+    ...seenModes(graph.health?.step),
     { id: "dtype", title: "dtype", kind: (box) => metrics.of(box).dtype },
     { id: "training", title: "trainable", kind: (box) => metrics.training(box) },
     { id: "device", title: "device", kind: (box) => metrics.of(box).device },
   ];
   const known = all.filter((mode) => {
+    if (mode.seen) return true;
     if (mode.amount) return mode.amount(metrics.of(tree.root)) > 0;
     if (mode.id === "training") return metrics.of(tree.root).params > 0;
     if (mode.id === "device") return new Set(graph.specs.map((spec) => spec.device)).size > 1;
@@ -41,6 +43,27 @@ export function modesOf(graph, metrics, difference) {
   if (graph.differences.length) known.unshift({ id: "difference", title: "differences", kind: difference });
   return known;
 }
+
+/** What was seen in one later step. @param {number|undefined} step @returns {Mode[]} */
+function seenModes(step) {
+  if (step === undefined) return [];
+  const seen = `step ${step}`;
+  return [
+    { id: "gradient", title: "gradient norm", amount: gradientNorm, tell: small, seen },
+    { id: "zeros", title: "share of zeros", amount: zeroShare, tell: percent, seen, whole: 1 },
+    { id: "update", title: "update ratio", amount: updateRatio, tell: small, seen },
+  ];
+}
+
+/** @param {Sums} sums */
+export const gradientNorm = (sums) => Math.sqrt(sums.gradient);
+/** @param {Sums} sums */
+export const zeroShare = (sums) => (sums.elements ? sums.zeros / sums.elements : 0);
+/** @param {Sums} sums */
+export const updateRatio = (sums) => {
+  if (!Number.isFinite(sums.update)) return Infinity;
+  return sums.weight ? Math.sqrt(sums.update / sums.weight) : 0;
+};
 
 /**
  * @param {Mode} mode @param {import("./metrics.js").Metrics} metrics @param {Box[]} boxes those that
@@ -51,15 +74,20 @@ export function painter(mode, metrics, boxes) {
   if (mode.kind) return byKind(mode, boxes);
   const { amount, tell } = mode;
   if (!amount || !tell) return { paint: () => null, legend: [] };
-  const most = Math.max(1e-9, ...boxes.map((box) => amount(metrics.of(box))));
-  const part = (/** @type {number} */ value) => Math.sqrt(value / most);
-  const steps = [0.01, 0.1, 0.4, 1].map((share) => share * most);
+  const amounts = boxes.map((box) => amount(metrics.of(box)));
+  const most = mode.whole ?? Math.max(1e-9, ...amounts.filter(Number.isFinite));
+  const part = (/** @type {number} */ value) => {
+    if (!Number.isFinite(value)) return 1;
+    return mode.whole ? value / most : Math.sqrt(value / most);
+  };
+  const steps = (mode.whole ? [0.1, 0.4, 0.7, 1] : [0.01, 0.1, 0.4, 1]).map((share) => share * most);
   return {
     paint: (box) => {
       const value = amount(metrics.of(box));
       return value > 0 ? painted(mixed(part(value))) : null;
     },
-    legend: steps.map((value) => ({ text: tell(value), fill: mixed(part(value)) })),
+    legend: [...steps, ...(amounts.includes(Infinity) ? [Infinity] : [])].map((value) => (
+      { text: tell(value), fill: mixed(part(value)) })),
   };
 }
 

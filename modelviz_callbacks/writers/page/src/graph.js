@@ -77,6 +77,10 @@ export class Graph {
     }
     /** @type {Float64Array|null} microseconds by node */
     this.times = raw.times ? Float64Array.from(raw.times) : null;
+    /** What was seen in one later step: of scopes zeros, elements and sums of squares (of gradients,
+     * updates and weights), of parameters' nodes these sums; null is not finite.
+     * @type {{step: number, scopes: (number|null)[][], nodes: Record<string, (number|null)[]>}|null} */
+    this.health = raw.health || null;
     /** @type {Parameter[]} */
     this.parameters = raw.parameters.map((/** @type {any[]} */ row) => ({
       name: row[0], spec: this.specs[row[1]], trainable: !!row[2], module: row[3],

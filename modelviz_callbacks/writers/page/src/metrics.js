@@ -1,11 +1,12 @@
-/** What boxes hold, summed: parameters, FLOPs, bytes, time; and in which kind they are. */
+/** What boxes hold, summed: parameters, FLOPs, bytes, time, health; and in which kind they are. */
 
 import { scopeOf } from "./tree.js";
 
 /**
  * @typedef {import("./tree.js").Box} Box
  * @typedef {{ops: number, params: number, trainable: number, weightBytes: number, flops: number|null,
- *   atLeast: boolean, made: number, time: number, dtype: string, device: string}} Sums
+ *   atLeast: boolean, made: number, time: number, gradient: number, update: number, weight: number,
+ *   zeros: number, elements: number, dtype: string, device: string}} Sums
  */
 
 export class Metrics {
@@ -28,7 +29,14 @@ export class Metrics {
     const { graph } = this.tree;
     const items = box === this.tree.root ? graph.items[0] : box.copies.length ? box.copies.flat() : box.items;
     const weighed = box.shared ? box.items : items;
-    const weights = box === this.tree.root ? graph.scopes[0] : this._weights(weighed, box);
+    const isRoot = box === this.tree.root;
+    const weights = isRoot ? { ...graph.scopes[0], ...this._seen(0) } : this._weights(weighed, box);
+    let zeros = 0, elements = 0;
+    for (const item of isRoot ? [0] : box.kind === "held" ? [] : items) {
+      const seen = item > 0 || (!item && !isRoot) ? null : graph.health?.scopes[-item];
+      zeros += seen?.[0] ?? 0;
+      elements += seen?.[1] ?? 0;
+    }
     /** @type {number|null} */ let flops = null;
     let made = 0, time = 0, atLeast = false;
     const ops = box.kind === "held" ? [] : items.flatMap((item) => graph.opsIn(item));
@@ -44,13 +52,27 @@ export class Metrics {
     const out = this.tree.outputsOf(box)[0];
     const spec = out === undefined ? null : graph.spec(out);
     return { ops: count, params: weights.params, trainable: weights.trainable, weightBytes: weights.bytes,
-      flops, atLeast, made, time, dtype: spec?.dtype || "", device: spec?.device || "" };
+      flops, atLeast, made, time, gradient: weights.gradient, update: weights.update, weight: weights.weight, zeros, elements,
+      dtype: spec?.dtype || "", device: spec?.device || "" };
+  }
+
+  /** The sums of squares of a scope, or of a node. @param {number} scope @param {number} [node] */
+  _seen(scope, node) {
+    const { health } = this.tree.graph;
+    const row = node === undefined ? health?.scopes[scope]?.slice(2) : health?.nodes[node];
+    const [gradient, update, weight] = (row ?? [0, 0, 0]).map((one) => one ?? Infinity);
+    return { gradient, update, weight };
   }
 
   /** Parameters of modules, and those that ops read directly. @param {number[]} items @param {Box} box */
   _weights(items, box) {
     const { graph } = this.tree;
-    const sum = { params: 0, trainable: 0, bytes: 0 };
+    const sum = { params: 0, trainable: 0, bytes: 0, gradient: 0, update: 0, weight: 0 };
+    const addSeen = (/** @type {{gradient: number, update: number, weight: number}} */ seen) => {
+      sum.gradient += seen.gradient;
+      sum.update += seen.update;
+      sum.weight += seen.weight;
+    };
     const seen = new Set();
     const add = (/** @type {number} */ tensor) => {
       const spec = graph.spec(tensor);
@@ -58,6 +80,7 @@ export class Metrics {
       sum.params += count;
       if (spec.grad) sum.trainable += count;
       sum.bytes += spec.bytes;
+      addSeen(this._seen(0, graph.producer[tensor]));
     };
     for (const item of items) {
       if (item < 0) {
@@ -67,6 +90,7 @@ export class Metrics {
         sum.params += params;
         sum.trainable += trainable;
         sum.bytes += bytes;
+        addSeen(this._seen(-item));
         continue;
       }
       const node = graph.nodes[item];

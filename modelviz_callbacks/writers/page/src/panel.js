@@ -1,8 +1,9 @@
 /** What is known of a box or of a tensor, with links to what is around it. */
 
 import { IN_PLACE, READS_VALUE, TRAINING, shapeText } from "./graph.js";
+import { gradientNorm, updateRatio, zeroShare } from "./colours.js";
 import { copyText, h } from "./dom.js";
-import { bytesText, counted, short, timeText, whole } from "./text.js";
+import { bytesText, counted, percent, short, small, timeText, whole } from "./text.js";
 import { scopeOf, typeName } from "./tree.js";
 
 const MOST_ROWS = 40;
@@ -254,6 +255,9 @@ export class Panel {
     else if (sums.atLeast) rows.push(["FLOPs", "not known"]);
     if (sums.made) rows.push(["tensors made", bytesText(sums.made)]);
     if (sums.time) rows.push(["time", timeText(sums.time)]);
+    if (sums.gradient) rows.push(["gradient norm", small(gradientNorm(sums))]);
+    if (sums.elements) rows.push(["zeros in its output", percent(zeroShare(sums))]);
+    if (sums.update) rows.push(["update ratio", small(updateRatio(sums))]);
     if (sums.ops > 1) rows.push(["ops", whole(sums.ops)]);
     return rows;
   }

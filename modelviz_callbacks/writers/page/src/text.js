@@ -61,6 +61,15 @@ export function timeText(microseconds) {
   return `${Number(microseconds.toPrecision(3))} µs`;
 }
 
+/** ``1.2e-3``. @param {number} value */
+export function small(value) {
+  if (!Number.isFinite(value)) return "not finite";
+  return value && (value < 0.01 || value >= 1e4) ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+}
+
+/** ``97 %``. @param {number} share from 0 to 1 */
+export const percent = (share) => `${Number((100 * share).toPrecision(2))} %`;
+
 /** @param {number} value */
 export const whole = (value) => value.toLocaleString("en");
 

@@ -1,0 +1,83 @@
+"""What was seen in one training step, by the names of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
+
+
+@dataclass(frozen=True, slots=True)
+class WeightHealth:
+    """Sums of squares over the elements of some parameters; they add up.
+
+    Attributes:
+        gradient: Of the gradients.
+        update: Of what the optimizer's step changed.
+        weight: Of the parameters before that step.
+    """
+
+    gradient: float = 0.0
+    update: float = 0.0
+    weight: float = 0.0
+
+    def __add__(self, other: WeightHealth) -> WeightHealth:
+        return WeightHealth(
+            self.gradient + other.gradient,
+            self.update + other.update,
+            self.weight + other.weight,
+        )
+
+
+@dataclass(frozen=True)
+class StepHealth:
+    """One step that was looked into.
+
+    Attributes:
+        number: Of the step; 0 was recorded.
+        zeros: How many elements of a module call's output are zero, and how many there are, by
+            the call's name.
+        weights: By the names of parameters.
+    """
+
+    number: int
+    zeros: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    weights: Mapping[str, WeightHealth] = field(default_factory=dict)
+
+    def of_calls(self, graph: ModelGraph) -> dict[str, WeightHealth]:
+        """The sums over the parameters below each module call, by its name.
+
+        Args:
+            graph: The graph; what has no path (a function) has those of the modules it calls.
+        """
+        below: dict[str, WeightHealth] = {}
+        for parameter in graph.parameters:
+            own = self.weights.get(parameter.name)
+            path = parameter.module
+            while own is not None:
+                below[path] = below.get(path, WeightHealth()) + own
+                if not path:
+                    break
+                path = path.rpartition(".")[0]
+        paths = _paths_within(graph)
+        found = {"": below.get("", WeightHealth())}
+        for call in graph.modules:
+            sums = [below.get(path, WeightHealth()) for path in sorted(paths[call.name])]
+            found[call.name] = sum(sums, WeightHealth())
+        return found
+
+
+def _paths_within(graph: ModelGraph) -> dict[str, set[str]]:
+    """The outermost modules of the model in each call: a module itself, those a function calls."""
+    calls: Mapping[str, ModuleCall] = graph.module_by_name
+    found: dict[str, set[str]] = {call.name: set() for call in graph.modules}
+    for call in graph.modules:
+        if call.path is None:
+            continue
+        found[call.name].add(call.path)
+        around = call.parent
+        while around and calls[around].path is None:
+            found[around].add(call.path)
+            around = calls[around].parent
+    return found
