@@ -23,19 +23,22 @@ from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import (
     Capture,
+    LazyResult,
     Recording,
+    StepHook,
     StepTimer,
     calls_under_way,
     class_of,
     compiled_call,
-    is_compiled,
+    is_lazy,
     method_under_way,
-    modules_of,
     record_backward,
+    runs_compiled,
     set_compiled_call,
     unwrapped,
     unwrapped_once,
     watch_method,
+    watchable_parts,
 )
 
 _NEVER = (
@@ -119,7 +122,7 @@ class GraphHook:
         # Wrappers that only distribute (DDP) are not part of the model; one that compiles is
         # watched from outside, since nothing of ours may run inside compiled code.
         self._core = unwrapped(model)
-        while model is not self._core and not _is_compiled(model):
+        while model is not self._core and not runs_compiled(model):
             model = unwrapped_once(model)
         self._model = model
         settings = make_options(**options)
@@ -152,6 +155,8 @@ class GraphHook:
         self._stretch_of: torch.nn.Module | None = None
         self._stretch_in = ""
         self._in_method = False
+        self._lazy: LazyResult | None = None
+        self._steps: StepHook | None = None
         self._copy_ran = self._is_copy = False
         self._number = next(_numbers)
         _hooks[self._number] = self
@@ -172,7 +177,7 @@ class GraphHook:
             model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ):
             self._undo.append(handle.remove)
-        for part in _watched_parts(model, self._core):
+        for part in watchable_parts(model, self._core):
             handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
             self._undo.append(handle.remove)
 
@@ -215,6 +220,7 @@ class GraphHook:
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
+        self._end_lazy(" before the end of the hook")
         self._end_stretch()
         self._disarm()
         if self._timer is not None:  # the timed forward was interrupted
@@ -261,6 +267,8 @@ class GraphHook:
         undo, self._undo = self._undo, []
         for step in undo:
             step()
+        if self._steps is not None:
+            self._steps.remove()
         self._restore_compiled()
 
     def _restore_compiled(self) -> None:
@@ -272,7 +280,7 @@ class GraphHook:
         """Leaves the hooks for the step to be timed, if one is."""
         self._recorded = True
         self._restore_compiled()
-        if self._steps_to_timing is not None and _is_compiled(self._model):
+        if self._steps_to_timing is not None and runs_compiled(self._model):
             # Its hooks would become a part of the compiled code.
             self._run.not_timed("torch.compile fuses the ops of the model")
             self._steps_to_timing = None
@@ -290,6 +298,9 @@ class GraphHook:
         if self._in_method:
             return
         self._end_stretch()
+        if self._lazy_runs():
+            self._depth += 1  # the model calls itself
+            return
         if self._capture is not None and self._capture.is_here():
             if _calls_on_stack(model) > 1:
                 self._depth += 1  # the model calls itself
@@ -337,22 +348,58 @@ class GraphHook:
 
     def _after(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
+    ) -> Any:
+        """Ends a recording, or gives what is to be returned instead so that it goes on."""
         if is_dynamo_compiling():
-            return
+            return None
         if self._timer is not None and self._timer.is_here():
             self._end_timing()
-            return
+            return None
         capture = self._capture
         if capture is None or not capture.is_here():
-            return
+            return None
         if self._depth:
             self._depth -= 1
-            return
-        self._capture = None
+            return None
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
-        self._take(capture, self._next_worth, result, raised if raised is not handled else None)
+        raised = raised if raised is not handled else None
+        if raised is None and self._compiled_call is None and is_lazy(result):
+            return self._follow(capture, self._next_worth, result)
+        self._capture = None
+        self._take(capture, self._next_worth, result, raised)
+        return None
+
+    def _follow(self, capture: Capture, worth: int, result: Any) -> Any:
+        """What to return in the place of a lazy result, which is recorded while it runs."""
+
+        def done(made: Any, raised: BaseException | None) -> None:
+            self._capture = self._lazy = None
+            self._take(capture, worth, made, raised)
+
+        with self._run.guarded("the recording"):
+            lazy = LazyResult(capture, result, done)
+            self._capture, self._lazy = capture, lazy
+            self._watch_optimizer_steps()
+            return lazy.stand_in
+        return result
+
+    def _end_lazy(self, why: str) -> None:
+        """Ends the recording of a lazy result, of which nothing more is to be awaited."""
+        if self._lazy is not None:
+            self._lazy.end(why=why)
+
+    def _lazy_runs(self) -> bool:
+        """Whether a lazy result computes in this thread right now; one that was left is ended."""
+        lazy, capture = self._lazy, self._capture
+        if lazy is None or capture is None or not capture.is_here():
+            return False
+        if lazy.has_begun and not lazy.is_running:
+            lazy.end(why=" before the next forward")
+        elif not lazy.has_begun:
+            lazy.drop()  # nothing ran: the next one may be used
+            self._capture = self._lazy = None
+        return lazy.is_running
 
     def _take(
         self, capture: Capture, worth: int, result: Any, raised: BaseException | None
@@ -373,7 +420,7 @@ class GraphHook:
         recording.backward = record_backward(recording)  # while its outputs are alive
         if worth == _EVAL_MODE:
             recording.remarks.append(_IN_EVAL_MODE)
-            self._commit_at_optimizer_step()
+            self._watch_optimizer_steps()
         elif worth == _NO_GRADIENTS:
             recording.remarks.append(_WITHOUT_GRADIENTS)
         self._pending, self._worth = recording, worth
@@ -387,19 +434,21 @@ class GraphHook:
         with self._run.guarded("the recording"):
             self._run.captured(pending)
 
-    def _commit_at_optimizer_step(self) -> None:
+    def _watch_optimizer_steps(self) -> None:
         """What an optimizer trains is the training: no better recording is waited for."""
+        if self._steps is not None:
+            return
         own = {id(parameter) for parameter in self._core.parameters()}
 
         def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             groups = optimizer.param_groups
             if any(id(parameter) in own for group in groups for parameter in group["params"]):
+                self._end_lazy(" before the optimizer's step")
                 self._end_stretch()
                 if self._worth >= _STRETCH_ONLY:
                     self._commit()
 
-        handle = optimizer_hooks.register_optimizer_step_pre_hook(before_step)
-        self._undo.append(handle.remove)
+        self._steps = StepHook(optimizer_hooks.register_optimizer_step_pre_hook, before_step)
 
     # --- a method
 
@@ -410,7 +459,8 @@ class GraphHook:
         worth = _worth_now(self._core)
         if worth in (_EVAL_MODE, _NOTHING):
             worth = _BEST if worth else _NO_GRADIENTS  # the method was asked for
-        is_busy = self._in_method or self._recorded or self._closed or self._capture is not None
+        runs = self._in_method or self._lazy_runs() or self._capture is not None
+        is_busy = runs or self._recorded or self._closed
         if is_dynamo_compiling() or is_busy or worth <= self._worth:
             return inner(*args, **kwargs)
         capture: Capture | None = None
@@ -429,8 +479,9 @@ class GraphHook:
             raise
         finally:
             self._in_method = False
-            self._take(capture, worth, result, raised)
-        return result
+            if raised is not None or not is_lazy(result):
+                self._take(capture, worth, result, raised)
+        return self._follow(capture, worth, result) if is_lazy(result) else result
 
     # --- the model's own modules, where its forward does not run
 
@@ -458,7 +509,7 @@ class GraphHook:
             capture = Capture(self._core, keeps_state=self._run.keeps_state)
             capture.start(args, kwargs, inspect.signature(part.forward), is_step=True)
             capture.enter_part(part)
-            self._commit_at_optimizer_step()
+            self._watch_optimizer_steps()
             self._capture, self._stretch_of = capture, part
             self._stretch_in = method_under_way(self._core)
 
@@ -505,20 +556,6 @@ class GraphHook:
             self._run.timed(timer)
 
 
-def _watched_parts(model: torch.nn.Module, core: torch.nn.Module) -> list[torch.nn.Module]:
-    """The model's own modules that may have hooks: none that compiled code may run."""
-    if is_compiled(model):
-        return []
-    parts = modules_of(core)[1:]
-    inside = {id(one) for part in parts if _is_compiled(part) for one in modules_of(part)}
-    scripted = torch.jit.ScriptModule
-    return [one for one in parts if id(one) not in inside and not isinstance(one, scripted)]
-
-
-def _is_compiled(model: torch.nn.Module) -> bool:
-    return is_compiled(model) or compiled_call(model) is not None
-
-
 def _worth_now(model: torch.nn.Module) -> int:
     """What a recording is worth that begins now."""
     if torch.is_grad_enabled():
@@ -552,6 +589,7 @@ def _inert(number: int = -1) -> GraphHook:
     hook._undo, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
     hook._steps_to_timing, hook._records, hook._in_method = None, False, True
     hook._stretch_of, hook._pending, hook._number = None, None, number
+    hook._lazy, hook._steps = None, None
     hook._is_copy = True
     return hook
 

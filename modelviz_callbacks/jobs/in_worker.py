@@ -368,9 +368,9 @@ class InWorker:
         found = job.report if handed.worker is None else job.published_report()
         if found is not None:
             maker.report.add(found)
-            if found.refused and maker.failed is None:
+            if found.refused:
                 first = found.refused[0]
-                maker.failed = WorkerError(f"{first.what}: {first.why}")
+                maker.note_failure(WorkerError(f"{first.what}: {first.why}"))
         if handed.worker is None or job.is_done:
             job.discard()
         elif handed.worker.has_ended:

@@ -1,9 +1,11 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, is_lazy, used_up
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
+from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.capture.timed_step import TimedStep
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -16,6 +18,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     tracking_uri,
 )
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
+from modelviz_callbacks.tracing.capture.watchable import runs_compiled, watchable_parts
 from modelviz_callbacks.tracing.capture.watched_method import (
     Around,
     method_under_way,
@@ -38,9 +41,11 @@ from modelviz_callbacks.tracing.transport.unpack import unpack
 __all__ = [
     "Around",
     "Capture",
+    "LazyResult",
     "Program",
     "Recording",
     "SourceFile",
+    "StepHook",
     "StepTimer",
     "TimedStep",
     "ValuesRead",
@@ -49,6 +54,7 @@ __all__ = [
     "compiled_call",
     "has_modes",
     "is_compiled",
+    "is_lazy",
     "method_under_way",
     "modules_of",
     "op_times",
@@ -57,6 +63,7 @@ __all__ = [
     "pack_timed",
     "record_backward",
     "run",
+    "runs_compiled",
     "set_compiled_call",
     "source_files",
     "to_backward_graph",
@@ -67,8 +74,10 @@ __all__ = [
     "unpack_timed",
     "unwrapped",
     "unwrapped_once",
+    "used_up",
     "warm_up",
     "watch_method",
+    "watchable_parts",
     "with_flops",
     "with_memory",
 ]

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from modelviz_callbacks.graph import Source
-from modelviz_callbacks.tracing.capture.torch_internals import SHARDING_FILES
+from modelviz_callbacks.tracing.capture.internal_names import SHARDING_FILES
 
 _TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 - a prefix for strings
 _HERE: Final = str(Path(__file__).parents[2]) + os.sep
@@ -23,6 +23,7 @@ _HERE: Final = str(Path(__file__).parents[2]) + os.sep
 # Code that only passes calls on: whoever called it is meant.
 _PASSES_ON: Final = (
     f"{os.sep}site-packages{os.sep}torchmetrics{os.sep}",
+    f"{os.sep}site-packages{os.sep}accelerate{os.sep}hooks.py",
     f"{os.sep}copy.py",
     f"{os.sep}functools.py",
     f"{os.sep}contextlib.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 
@@ -114,6 +115,11 @@ INTERNALS: tuple[Internal, ...] = (
     ),
     Internal("torch._subclasses.FakeTensorMode", "2.8", "to run code without data", _BOXES),
     Internal(
+        "torch.nested._internal.nested_tensor._nt_view_dummy",
+        "2.4",
+        "makes, at the first jagged tensor of a process, a tensor that is no part of a model",
+    ),
+    Internal(
         "torch._higher_order_ops.utils.setup_compilation_env",
         "2.8",
         "torch's context around the compilation of a higher-order op, in which no mode may be",
@@ -168,3 +174,12 @@ FUNCTION_HOMES = frozenset(
 
 # What is made in these, but stands in one of the above.
 FUNCTION_MAKERS = FUNCTION_HOMES | {"torch._jit_internal"}
+
+# FSDP's hooks run between the modules' calls and move parameters about. Only compared with the
+# names of files: where torch has them elsewhere, they stand in the graph as ops.
+SHARDING_FILES = (
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_fully_shard{os.sep}",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_runtime_utils.py",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_flat_param.py",
+    f"{os.sep}distributed{os.sep}fsdp{os.sep}_unshard_param_utils.py",
+)

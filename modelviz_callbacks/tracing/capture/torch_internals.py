@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import operator
-import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -494,16 +493,9 @@ def import_slow_parts() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     _fake_tensor_mode()
-
-
-# FSDP's hooks run between the modules' calls and move parameters about. Only compared with the
-# names of files: where torch has them elsewhere, they stand in the graph as ops.
-SHARDING_FILES = (
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_fully_shard{os.sep}",
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_runtime_utils.py",
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_flat_param.py",
-    f"{os.sep}distributed{os.sep}fsdp{os.sep}_unshard_param_utils.py",
-)
+    if not (has_modes() or torch.is_inference_mode_enabled()):
+        with contextlib.suppress(Exception):  # it is a tensor of torch's own, kept for good
+            _find_in("torch.nested._internal.nested_tensor._nt_view_dummy")()
 
 
 # --- ops

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from modelviz_callbacks import GraphHook, ModelGraph
+from modelviz_callbacks import GraphHook, ModelGraph, trace
+from modelviz_callbacks.graph.json_format import dumps
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
 
@@ -324,6 +325,7 @@ def test_a_compiled_model_has_the_graph_of_its_original_code_and_says_so(
     assert remarks[0].startswith(f"{part}: compiled code was left alone; its ops are those")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", COMPILED)
 def test_from_the_first_batch_on_it_is_compiled_as_often_as_without(
     how: str, tmp_path: Path
@@ -344,6 +346,7 @@ def test_from_the_first_batch_on_it_is_compiled_as_often_as_without(
     assert seen == [without.compilations] * 4
 
 
+@pytest.mark.slow
 def test_with_the_autograd_compiler_the_weights_are_the_same_too(tmp_path: Path) -> None:
     watched(tmp_path, lambda: _compiled_outside("aot_eager"))
 
@@ -575,3 +578,23 @@ def _check_distributed_graph(graph: ModelGraph, prefix: str) -> None:
     ran = [node.op for node in graph.ops if not node.reads_value]
     assert ran == ["linear", *block, *block, "linear", *loss]
     assert all("module" not in call.name.split("/") for call in graph.modules)
+
+
+class Jagged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        ragged = torch.nested.as_nested_tensor(parts, layout=torch.jagged)
+        return torch.nested.to_padded_tensor(self.fc(ragged), 0.0)
+
+
+def test_the_first_jagged_tensor_of_a_process_is_recorded_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.nested._internal.nested_tensor._dummy_instance", None)
+    model, parts = Jagged(), [torch.randn(3, 4), torch.randn(2, 4)]
+    first = trace(model, parts)
+    assert torch.equal(first.replay(parts), model(parts))
+    assert dumps(first.graph) == dumps(trace(model, parts).graph)
