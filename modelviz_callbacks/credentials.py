@@ -25,7 +25,11 @@ _SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
 _PASSWORD_NAME = re.compile(r"passw(?:or)?d|pwd|secret|api_?key|access_?key", re.IGNORECASE)
 # A field's whole name and what stands between it and the value. It begins at the beginning of a
 # name only, so that a long name is read once.
-_FIELD = re.compile(r"""(?<![\w.-])([\w.-]+)(=|["']\s{0,8}[:=]\s{0,8}|:\s{1,8})(["']?)""")
+# In code a text is assigned to it, maybe with a type between.
+_ASSIGNED = r"""(?:["']\])?\s{0,8}(?::\s{0,8}[\w.]{1,40}\s{0,8})?=\s{0,8}[bfruBFRU]{0,2}(?=["'])"""
+_FIELD = re.compile(
+    rf"""(?<![\w.-])([\w.-]+)({_ASSIGNED}|=|["']\s{{0,8}}[:=]\s{{0,8}}|:\s{{1,8}})(["']?)"""
+)
 _VALUE = re.compile(r"""[^&\s'"<>;,]+""")
 _AUTHORIZATION = re.compile(r"\b(Bearer|Basic) {1,8}[\w.~+/=-]{4,}")
 _SECRET_VARIABLE = re.compile(rf"{_SECRET_WORD}|_pass$", re.IGNORECASE)
@@ -94,7 +98,7 @@ def _without_values(text: str) -> str:
     done = 0
     for field in _FIELD.finditer(text):
         name, between, quote = field.groups()
-        names = _PASSWORD_NAME if between[0] == ":" else _SECRET_NAME
+        names = _PASSWORD_NAME if between[0] == ":" and "=" not in between else _SECRET_NAME
         if field.start() < done or not names.search(name):
             continue
         value = _end_of_value(text, field.end(), quote)

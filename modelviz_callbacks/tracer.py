@@ -243,7 +243,9 @@ class Trace:
             >>> t.save_html("index.html").name
             'index.html'
         """
-        return on_demand.save(self._analysis, "html", path, depth, shown=shown)
+        return on_demand.save(
+            self._analysis, "html", path, depth, shown=shown, recording=self._recording
+        )
 
     def save_backward_svg(
         self, path: str | Path, depth: int | None = None, **shown: Unpack[ShownFields]

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"writers", "view", "errors"},
     "report": {"graph", "credentials", "libraries", "errors"},
     "artifacts": {
+        "credentials",
         "options",
         "report",
         "tracing",

@@ -8,10 +8,11 @@ from pathlib import Path
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.onnx_files import view_of
+from modelviz_callbacks.artifacts.source_code import lines_around
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.options import ShownFields, make_options
 from modelviz_callbacks.report import warn
-from modelviz_callbacks.tracing import Recording
+from modelviz_callbacks.tracing import Recording, source_files
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.formats import Direction, render
 
@@ -23,6 +24,7 @@ def save(
     depth: int | None = None,
     direction: Direction = "auto",
     shown: ShownFields | None = None,
+    recording: Recording | None = None,
 ) -> Path:
     """Writes one file of a graph, whole or not at all.
 
@@ -33,6 +35,7 @@ def save(
         depth: How many levels of modules are opened.
         direction: Which way a picture runs.
         shown: What it folds, hides, renames and tells.
+        recording: What it is the graph of, if lines of source are to stand in it (in a page).
 
     Returns:
         The path.
@@ -44,8 +47,11 @@ def save(
     """
     rules = make_options(**shown or {}).rules
     path = Path(path)
+    analysis, code = Analysis.of(graph), None
+    if recording is not None:
+        code = lines_around([analysis.graph], source_files(recording))
     return Directory(path.parent).write(
-        path.name, render(graph, kind, depth, rules, direction=direction)
+        path.name, render(analysis, kind, depth, rules, direction=direction, code=code)
     )
 
 

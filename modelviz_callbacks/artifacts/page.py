@@ -5,6 +5,7 @@ from __future__ import annotations
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.maker import STAGES, Maker, called
 from modelviz_callbacks.artifacts.products import Products
+from modelviz_callbacks.artifacts.source_code import lines_around
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.view.display_rules import apply
 from modelviz_callbacks.writers.html import PageGraph, render_pages
@@ -32,7 +33,8 @@ def write_page(maker: Maker, products: Products) -> None:
         maker.stage: PageGraph(own, times_us=products.times_us, health=products.health),
     }
     graphs = [shown[stage] for stage in sorted(shown)]
-    maker.write_shared(_PAGE, render_pages(graphs, depth=maker.options.depth))
+    code = lines_around((one.analysis.graph for one in graphs), products.source_files)
+    maker.write_shared(_PAGE, render_pages(graphs, depth=maker.options.depth, code=code))
 
 
 def _others(maker: Maker) -> dict[str, PageGraph]:

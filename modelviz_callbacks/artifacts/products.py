@@ -16,7 +16,9 @@ from modelviz_callbacks.tracing import (
     InspectedStep,
     Measured,
     Recording,
+    SourceFile,
     op_times,
+    source_files,
     to_backward_graph,
     to_graph,
     with_flops,
@@ -142,6 +144,14 @@ class Products:
         if recording is None or recording.is_partial:
             return None
         return self._attempt("the ONNX files", lambda: units(recording))
+
+    @cached_property
+    def source_files(self) -> Mapping[str, SourceFile]:
+        """The files that the ops come from, by the names that they have in the graph."""
+        recording = self.recording
+        if recording is None:
+            return {}
+        return self._attempt("the lines of source", lambda: source_files(recording)) or {}
 
     @cached_property
     def times_us(self) -> Mapping[str, float] | None:

@@ -31,6 +31,7 @@ from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped, unw
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.memory import with_memory
 from modelviz_callbacks.tracing.lowering.replay import run
+from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
 from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
@@ -48,6 +49,7 @@ __all__ = [
     "Measured",
     "Program",
     "Recording",
+    "SourceFile",
     "StepHook",
     "StepInspector",
     "StepTimer",
@@ -70,6 +72,7 @@ __all__ = [
     "run",
     "runs_compiled",
     "set_compiled_call",
+    "source_files",
     "to_backward_graph",
     "to_graph",
     "to_program",

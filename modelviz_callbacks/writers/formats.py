@@ -57,6 +57,7 @@ def render(
     rules: Rules | None = None,
     times_us: Mapping[str, float] | None = None,
     direction: Direction = "auto",
+    code: Mapping[str, Mapping[int, str]] | None = None,
 ) -> bytes:
     """A graph in one of the formats; only the writer of that format is imported.
 
@@ -67,6 +68,7 @@ def render(
         rules: What to fold, to hide and to rename; tables are exact in any case.
         times_us: Microseconds by the names of ops; the page can be coloured by them.
         direction: Which way a picture runs.
+        code: Lines of source by their numbers, by the name of the file, for the page.
 
     Returns:
         The content of the file.
@@ -81,8 +83,8 @@ def render(
     if rules is not None and kind != "csv":
         shown = apply(shown, rules)
     more: dict[str, object] = {}
-    if kind == "html" and times_us:
-        more["times_us"] = times_us
+    if kind == "html":
+        more.update(times_us=times_us, code=code)
     if FORMATS[kind].has_direction:
         more["direction"] = direction
     data: bytes = writer.render(shown, depth=depth, **more)

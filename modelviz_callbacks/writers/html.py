@@ -18,6 +18,7 @@ from functools import cache
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.health import StepHealth
@@ -50,6 +51,7 @@ def render(
     depth: int | None = None,
     times_us: Mapping[str, float] | None = None,
     health: StepHealth | None = None,
+    code: Mapping[str, Mapping[int, str]] | None = None,
 ) -> bytes:
     """Writes the page of one graph.
 
@@ -59,25 +61,35 @@ def render(
             the window.
         times_us: As for `PageGraph`.
         health: Likewise.
+        code: As for `render_pages`.
 
     Returns:
         HTML 5, UTF-8; it loads nothing and sends nothing.
     """
-    return render_pages([PageGraph(analysis, times_us=times_us, health=health)], depth=depth)
+    graph = PageGraph(analysis, times_us=times_us, health=health)
+    return render_pages([graph], depth=depth, code=code)
 
 
-def render_pages(graphs: Sequence[PageGraph], *, depth: int | None = None) -> bytes:
+def render_pages(
+    graphs: Sequence[PageGraph],
+    *,
+    depth: int | None = None,
+    code: Mapping[str, Mapping[int, str]] | None = None,
+) -> bytes:
     """Writes a page of several graphs, with a switch between them.
 
     Args:
         graphs: At least one; the first one is shown first.
         depth: As for `render`.
+        code: Lines of source by their numbers, by the name of the file: they are shown beside what
+            comes from there.
 
     Returns:
         As `render`.
     """
     data = {
         "depth": depth,
+        "code": {file: _blocks(lines) for file, lines in (code or {}).items()},
         "graphs": [
             page_data(one.analysis, one.times_us, one.label, one.differences, one.health)
             for one in graphs
@@ -98,6 +110,19 @@ def render_pages(graphs: Sequence[PageGraph], *, depth: int | None = None) -> by
     # In one go, so that no mark within a content is taken for one of the page's.
     page = re.sub(r"@@([A-Z]+)@@", lambda mark: contents[mark[1]], parts["html"])
     return page.encode(errors="replace")
+
+
+def _blocks(lines: Mapping[int, str]) -> list[list[Any]]:
+    """Lines that follow each other as one row: the number of the first, and their texts."""
+    rows: list[list[Any]] = []
+    last = 0
+    for number, text in sorted(lines.items()):
+        if rows and number == last + 1:
+            rows[-1].append(text)
+        else:
+            rows.append([number, text])
+        last = number
+    return rows
 
 
 @cache

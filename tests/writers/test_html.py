@@ -360,3 +360,57 @@ def test_a_large_model_is_a_small_page(browser: Browser, tmp_path: Path) -> None
 
     assert len(page(48)) < 300_000
     assert len(html.render(Analysis(graph_of("bert")))) < 300_000
+
+
+class Steps(nn.Module):
+    """Each step reads what the one before made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = x[:, 0]
+        for t in range(5):
+            h = h + torch.tanh(self.inner(h)) * x[:, t]
+        return h
+
+
+@pytest.fixture
+def steps(browser: Browser, tmp_path: Path) -> Iterator[Visit]:
+    graph = recorded(Steps(), torch.zeros(2, 5, 4))
+    source = graph.by_name["tanh"].source
+    assert source is not None
+    at = source.line
+    lines = {at - 1: "    before", at: f"        {HOSTILE}", at + 9: "far"}
+    visit = Visit(browser, html.render(Analysis(graph), code={source.file: lines}), tmp_path)
+    yield visit
+    assert visit.page.evaluate("window.hurt") is None
+    assert visit.errors == []
+    assert len(visit.requests) == 1
+    visit.page.close()
+
+
+def test_the_panel_shows_the_lines_around_an_op_as_texts(steps: Visit) -> None:
+    steps.page.evaluate("modelviz.level(Infinity)")
+    steps.box("tanh").click()
+    assert steps.page.locator(".code code").all_inner_texts() == ["before", f"    {HOSTILE}"]
+    assert steps.page.locator(".code .meant code").all_inner_texts() == [f"    {HOSTILE}"]
+    steps.box("inner").click()
+    assert HOSTILE in steps.page.locator(".code").inner_text()
+    steps.box("x").click()
+    assert steps.page.locator(".code").count() == 0
+
+
+def test_what_a_step_of_a_loop_hands_to_the_next_one_is_an_edge_back(steps: Visit) -> None:
+    steps.page.evaluate("modelviz.level(1)")
+    assert steps.page.locator(".wire.carried").count() == 0
+    assert steps.page.locator(".loop").count() == 1
+    steps.page.evaluate("modelviz.level(Infinity)")
+    steps.at_rest()
+    ends = steps.page.evaluate(
+        "modelviz.scene.wires.filter(one => one.carried).map(one => [one.from, one.to])"
+    )
+    assert sorted(ends) == [["add", "add"], ["add", "inner"]]
+    assert steps.page.locator(".wire.carried").count() == 2
+    assert steps.page.locator(".loop").count() == 0  # told inside

@@ -4,7 +4,7 @@
  */
 
 import { headingOf, HEADER } from "./layout.js";
-import { headOf, pathOf, roundedPath } from "./scene.js";
+import { headFromRight, headOf, pathOf, roundedPath } from "./scene.js";
 import { fitted, widthOf } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -187,10 +187,10 @@ export class Drawing {
     const d = wire.legs.map(wire.turns ? roundedPath : pathOf).join("");
     if (this.drawn.has(key) && this.states.get(key) === d) return;
     this.drawn.get(key)?.remove();
-    const element = svgElement("g", { class: `wire${wire.skip ? " skip" : ""}` });
+    const element = svgElement("g", { class: `wire${wire.skip ? " skip" : ""}${wire.carried ? " carried" : ""}` });
     element.dataset.wire = wire.id;
     // Where a tensor leaves an open box its line goes on outside.
-    const heads = wire.to.startsWith("out:") ? [] : wire.legs.map((leg) => headOf(leg));
+    const heads = wire.to.startsWith("out:") ? [] : wire.legs.map((leg) => (wire.carried ? headFromRight(leg) : headOf(leg)));
     element.append(svgElement("path", { class: "hit", d }), svgElement("path", { class: "line", d }));
     if (heads.length) element.append(svgElement("path", { class: "head", d: heads.join("") }));
     if (wire.tensors.some((tensor) => this.lit.has(`t${tensor}`))) element.classList.add("lit");

@@ -5,6 +5,8 @@
  * box can be laid out by itself.
  */
 
+import { carriedIn } from "./carried.js";
+
 /**
  * @typedef {import("./tree.js").Box} Box
  * @typedef {object} Edge
@@ -20,6 +22,7 @@
  * @property {Edge[]} edges
  * @property {Gate[]} entries where tensors enter
  * @property {Gate[]} exits where tensors leave
+ * @property {import("./carried.js").Carried[]} carried what a step of a loop hands to the next one
  * @property {Set<string>} loops ids of repeats in which each copy reads what the one before made
  */
 
@@ -73,7 +76,7 @@ export function wire(tree, container, isJoined) {
   const boxes = withHeld(children, [...held.values()], found);
   markSkips(graph, boxes, found);
   const alone = (/** @type {string} */ kind) => (/** @type {number} */ tensor) => ({ id: `${kind}:${tensor}`, tensors: [tensor] });
-  return { boxes, edges: found, loops: loopsOf(tree, children),
+  return { boxes, edges: found, loops: loopsOf(tree, children), carried: carriedIn(tree, container),
     entries: gates ? gates.entries : [...entries].map(alone("in")),
     exits: gates ? gates.exits : [...exits].map(alone("out")) };
 }

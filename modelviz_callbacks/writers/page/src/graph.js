@@ -36,8 +36,12 @@ export function shapeText(spec) {
 }
 
 export class Graph {
-  /** @param {any} raw */
-  constructor(raw) {
+  /** @param {any} raw @param {Record<string, any[][]>} [code] rows of lines that follow each other,
+   *   by file: the number of the first, and their texts */
+  constructor(raw, code = {}) {
+    /** @type {Map<string, Map<number, string>>} */
+    this.code = new Map(Object.entries(code).map(([file, rows]) =>
+      [file, new Map(rows.flatMap(([first, ...texts]) => texts.map((text, at) => /** @type {[number, string]} */ ([first + at, text]))))]));
     /** @type {string} */ this.label = raw.label;
     /** @type {string} */ this.name = raw.name;
     /** @type {string} */ this.cls = raw.cls;
@@ -172,6 +176,20 @@ export class Graph {
     return node.outs > 1 ? `${name}[${tensor - node.first}]` : name;
   }
 
+  /** The lines of source around what some nodes come from; none where they were not read, or are of
+   * several files. @param {number[]} nodes @param {number} around
+   * @returns {{number: number, text: string, isMeant: boolean}[]} */
+  codeOf(nodes, around) {
+    const of = nodes.map((node) => this.nodes[node]).filter(({ file }) => file);
+    const lines = of.length && of.every(({ file }) => file === of[0].file) ? this.code.get(of[0].file) : null;
+    if (!lines) return [];
+    const meant = new Set(of.map(({ line }) => line));
+    /** @type {Set<number>} */ const near = new Set();
+    for (const line of meant) for (let number = line - around; number <= line + around; number++) near.add(number);
+    return [...near].sort((one, two) => one - two).filter((number) => lines.has(number))
+      .map((number) => ({ number, text: lines.get(number) || "", isMeant: meant.has(number) }));
+  }
+
   /** @param {number} node */
   isCall(node) {
     const { kind } = this.nodes[node];
@@ -182,6 +200,16 @@ export class Graph {
   isHeld(node) {
     const { kind } = this.nodes[node];
     return kind === "parameter" || kind === "buffer" || kind === "constant";
+  }
+
+  /** The ops that the code of a scope runs itself: its own, and those of torch's layers that it calls.
+   * @param {number} scope */
+  ownSteps(scope) {
+    return (this.items[scope] || []).flatMap((item) => {
+      if (item >= 0) return [item];
+      const { flags, cls } = this.scopes[-item];
+      return flags & LEAF && cls.startsWith("torch.") ? this.opsIn(item) : [];
+    }).filter((node) => this.isCall(node));
   }
 
   /** The ops in an item, in order. @param {number} item @param {number[]} [into] */

@@ -4,6 +4,7 @@
  */
 
 import dagre from "@dagrejs/dagre";
+import { linesBeside } from "./carried.js";
 import { wire } from "./edges.js";
 import { fitted, widthOf } from "./text.js";
 
@@ -14,7 +15,7 @@ import { fitted, widthOf } from "./text.js";
  * @typedef {{box: Box, x: number, y: number, w: number, h: number, open: boolean, lines: Line[],
  *   inner: Layout|null, loop: boolean, tensor: number|null,
  *   inset: number}} Placed
- * @typedef {{from: string, to: string, tensors: number[], skip: boolean, legs: Point[][], turns: boolean}} Route
+ * @typedef {{from: string, to: string, tensors: number[], skip: boolean, legs: Point[][], turns: boolean, carried: boolean}} Route
  * @typedef {{at: Map<string, Point>, points: Point[][]}} Raw middles of nodes by id; points of edges
  * @typedef {{w: number, h: number, placed: Placed[], routes: Route[],
  *   entryAt: Map<number, number>, exitAt: Map<number, number>}} Layout
@@ -227,7 +228,7 @@ function finished(tree, raw, placed, wiring, wish) {
   }
   const routes = wiring.edges.map(({ from, to, tensors, skip }, number) => {
     const leg = between(drawn.get(from), drawn.get(to), raw.points[number]);
-    return /** @type {Route} */ ({ from, to, tensors, skip, legs: [leg], turns: false });
+    return /** @type {Route} */ ({ from, to, tensors, skip, legs: [leg], turns: false, carried: false });
   });
   for (const route of routes) toPorts(tree, route, drawn);
   const entryX = portsOf(raw, wiring.entries, routes, drawn, "from");
@@ -239,6 +240,12 @@ function finished(tree, raw, placed, wiring, wish) {
   for (const [tensor, x] of exitX) exitX.set(tensor, x + columns.shift[columns.shift.length - 1]);
   if (!placed.length) grow(span, 0, 0, 40, 0);
   for (const { legs } of routes) for (const leg of legs) for (const [x] of leg) grow(span, x, span.top, x, span.top);
+  // Where boxes stand in columns there is no way beside them all; the frame's own sign tells the same.
+  const back = columns.shift.length > 1 ? [] : linesBeside(wiring.carried, drawn, span.right);
+  for (const { from, to, tensors, points } of back) {
+    routes.push({ from, to, tensors, skip: false, legs: [points], turns: true, carried: true });
+    grow(span, points[1][0], span.top, points[1][0], span.top);
+  }
   const dx = FRAME - span.left, dy = (entryX.size ? 22 : 12) - span.top;
   for (const one of placed) {
     one.x += dx;

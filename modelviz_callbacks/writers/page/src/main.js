@@ -14,7 +14,7 @@ async function start() {
     throw new Error("This browser is too old for the page; one of 2023 or later shows it.");
   performance.mark("start");
   const data = await decode(byId("data").textContent);
-  const graphs = data.graphs.map((/** @type {any} */ raw) => new Graph(raw));
+  const graphs = data.graphs.map((/** @type {any} */ raw) => new Graph(raw, data.code));
   performance.mark("graph");
   const app = new App(graphs, data.depth);
   performance.mark("app");

@@ -7,6 +7,8 @@ import { bytesText, counted, percent, short, small, timeText, whole } from "./te
 import { scopeOf, typeName } from "./tree.js";
 
 const MOST_ROWS = 40;
+/** Lines of source around an op's, around those of a module's own ops, and how many at most. */
+const AROUND_OP = 3, AROUND_STEP = 1, MOST_LINES = 60;
 
 /**
  * @typedef {import("./tree.js").Box} Box
@@ -128,8 +130,10 @@ export class Panel {
     rows.push(["mode", scope.flags & TRAINING ? "training" : "evaluation"]);
     const ops = graph.opsIn(-number);
     if (ops.length === 1) rows.push(...this._nodeRows(ops[0]));
+    const own = ops.length === 1 ? ops : graph.ownSteps(number);
     this._show(this._head(box), this._buttons(box), table(rows),
       this._ports("Inputs", scope.inputs, true), this._ports("Outputs", scope.outputs, false),
+      this._code(own, ops.length === 1 ? AROUND_OP : AROUND_STEP),
       this._parameters(scope.path), section(box.times > 1 ? `Holds (all ${box.times})` : "Holds", table(this._sumRows(this.metrics.of(box)))),
       this._copies(box));
   }
@@ -168,6 +172,7 @@ export class Panel {
     const made = Array.from({ length: node.outs }, (_, at) => ({ path: node.outs > 1 ? `[${at}]` : "", tensor: node.first + at }));
     const read = node.kind === "output" ? graph.reads[number].map((tensor) => ({ path: "", tensor })) : [];
     this._show(this._head(box), this._buttons(box), table(rows),
+      isCall ? this._code([number], AROUND_OP) : null,
       made.length ? this._ports(isCall ? "Makes" : "Tensor", made, false) : null,
       read.length ? this._ports("Tensor", read, true) : null,
       isCall ? section("Costs", table(this._sumRows(this.metrics.of(box)))) : null);
@@ -186,6 +191,18 @@ export class Panel {
     if (node.kind === "opaque") rows.push(["opaque", "what happens inside could not be seen"]);
     if (node.file) rows.push(["source", h("span", {}, this._copy(`${node.file}:${node.line}`), `, in ${node.func}`)]);
     return rows;
+  }
+
+  /** The lines of source that some ops come from. @param {number[]} nodes @param {number} around */
+  _code(nodes, around) {
+    const lines = this.graph.codeOf(nodes, around);
+    if (!lines.length) return null;
+    const indents = lines.filter(({ text }) => text).map(({ text }) => text.length - text.trimStart().length);
+    const least = Math.min(...indents);
+    const rows = lines.slice(0, MOST_LINES).flatMap(({ number, text, isMeant }, at) => [
+      at && number > lines[at - 1].number + 1 ? h("div", { class: "gap" }, "⋯") : null,
+      h("div", { class: isMeant ? "meant" : "" }, h("span", { class: "number" }, String(number)), h("code", {}, text.slice(least)))]);
+    return section("Code", h("div", { class: "code", tabindex: 0, role: "region", "aria-label": "Lines of source" }, ...rows));
   }
 
   /** @param {(string|number)[]} segments */

@@ -30,7 +30,7 @@ export function usePointer(app) {
     const wire = wireOf(event.target);
     if (wire) {
       drawing.light(wire.tensors, app._endsOf(wire.tensors));
-      app.tip.show(wireLines(app, wire.tensors), event);
+      app.tip.show([...wireLines(app, wire.tensors), wire.carried ? "read by the next step" : ""], event);
       app.isLit = true;
       return;
     }

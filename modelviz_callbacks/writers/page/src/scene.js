@@ -8,7 +8,7 @@ import { FRAME, HEADER } from "./layout.js";
  * @typedef {{id: string, box: Box, x: number, y: number, w: number, h: number, depth: number,
  *   open: boolean, lines: import("./layout.js").Line[], loop: boolean, tensor: number|null}} Shape
  * @typedef {{id: string, container: string, from: string, to: string, tensors: number[],
- *   skip: boolean, turns: boolean, legs: Point[][], bounds: [number, number, number, number]}} Wire
+ *   skip: boolean, turns: boolean, carried: boolean, legs: Point[][], bounds: [number, number, number, number]}} Wire
  * @typedef {{shapes: Shape[], wires: Wire[], w: number, h: number, x: number, y: number,
  *   byId: Map<string, Shape>}} Scene
  */
@@ -26,16 +26,19 @@ export function sceneOf(layout, container) {
  * @param {number} left @param {number} top @param {number} depth */
 function add(scene, layout, container, left, top, depth) {
   for (const { box, x, y, w, h, open, lines, loop, tensor, inner, inset } of layout.placed) {
-    scene.shapes.push({ id: box.id, box, x: left + x, y: top + y, w, h, depth, open, lines, loop, tensor });
+    // Where the edges back are seen inside, the box needs no sign for them.
+    const isTold = inner?.routes.some(({ carried }) => carried);
+    scene.shapes.push({ id: box.id, box, x: left + x, y: top + y, w, h, depth, open, lines, loop: loop && !isTold, tensor });
     if (inner) {
       // A frame is wider than what is in it where its heading is.
       add(scene, inner, box, left + x + inset, top + y + HEADER, depth + 1);
     }
   }
-  for (const { from, to, tensors, skip, legs, turns } of layout.routes) {
+  for (const { from, to, tensors, skip, legs, turns, carried } of layout.routes) {
     const moved = legs.map((leg) => leg.map(([x, y]) => /** @type {Point} */ ([x + left, y + top])));
     scene.wires.push({
-      id: `${container.id}\n${from}\n${to}`, container: container.id, from, to, tensors, skip, turns,
+      id: `${container.id}\n${from}\n${to}${carried ? "\nnext" : ""}`, container: container.id, from, to, tensors,
+      skip, turns, carried,
       legs: moved, bounds: boundsOf(moved),
     });
   }
@@ -99,6 +102,12 @@ export function roundedPath(points) {
 export function headOf(points) {
   const [x, y] = points[points.length - 1];
   return `M${at([x, y])}L${at([x - 3.6, y - 7.5])}L${at([x + 3.6, y - 7.5])}Z`;
+}
+
+/** The same at the end of one that comes from the right. @param {Point[]} points */
+export function headFromRight(points) {
+  const [x, y] = points[points.length - 1];
+  return `M${at([x, y])}L${at([x + 7.5, y - 3.6])}L${at([x + 7.5, y + 3.6])}Z`;
 }
 
 /** @param {Point} point */
