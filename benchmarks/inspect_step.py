@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from benchmarks.measuring import keep_memory, seconds
-from benchmarks.training_steps import RESNETS, resnet
+from benchmarks.training_steps import resnet
 from modelviz_callbacks import GraphHook
 
 _STEPS = ("the step before it", "the step that is looked into", "the step after it")
@@ -39,7 +39,10 @@ def _perceptron() -> nn.Module:
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "ResNet-18, 8 images of 112×112": (lambda: resnet(RESNETS["ResNet-18"]), (8, 3, 112, 112)),
+    "a ResNet of 8 blocks, 16 images of 64×64": (
+        lambda: resnet((32, 32, 64, 64, 128, 128, 256, 256)),
+        (16, 3, 64, 64),
+    ),
     "a transformer of 6 layers, 8×64 tokens of 256": (_encoder, (8, 64, 256)),
     "a perceptron of 4 layers, a batch of 256": (_perceptron, (256, 512)),
 }

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
+from torch.nn.parameter import is_lazy
 from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
@@ -34,7 +35,11 @@ from modelviz_callbacks.tracing.capture.tensor_statistics import (
     is_readable,
     is_watched,
 )
-from modelviz_callbacks.tracing.capture.torch_internals import backward_number, has_compiled
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    AUTOCAST_DEVICES,
+    backward_number,
+    has_compiled,
+)
 from modelviz_callbacks.tracing.capture.wrappers import author_path
 
 # How many further forwards an optimizer's step is waited for.
@@ -49,7 +54,7 @@ _COMPILED = (
 )
 _IN_OPTIMIZER = (
     "Updates were not measured: the optimizer's step had begun before the forward that is looked "
-    "into (a closure that calls the model)."
+    "into (a closure that calls the model), or is compiled."
 )
 _NO_STEP = (
     "No optimizer step of these parameters came after this forward, so there are no updates; "
@@ -117,7 +122,7 @@ class StepInspector:
                 first = self._paths.setdefault(id(module), author_path(path))
                 self._aliases[author_path(path)] = first
             for name, parameter in self._model.named_parameters():
-                if parameter.requires_grad:
+                if parameter.requires_grad and not is_lazy(parameter):
                     self._trained[id(parameter)] = (author_path(name), parameter)
             for register, hook in (
                 (optimizer_hooks.register_optimizer_step_pre_hook, self._before_update),
@@ -229,6 +234,7 @@ class StepInspector:
         if self._is_scaled or not any(
             torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
             for kind in {parameter.device.type for _, parameter in self._trained.values()}
+            if kind in AUTOCAST_DEVICES
         ):
             return
         self._is_scaled = True
