@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # pip takes a CPU build of torch where it finds one for this exact version.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# pytest compiles the assertions of the tests: once, not at every run.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all test-fast check format docs bench browser page clean
 
 demo: $(VENV)/.installed

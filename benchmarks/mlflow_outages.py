@@ -25,7 +25,7 @@ from torch import nn
 from modelviz_callbacks import GraphHook
 from modelviz_callbacks.jobs import in_worker
 from modelviz_callbacks.jobs.queue import QUEUE
-from tests.mlflow_server import Proxy, misbehaving_proxy, running_server
+from tests.mlflow_server import Proxy, misbehaving_proxy, running_server, store_in_use
 
 LIMIT_S = 5.0
 STEPS = 400
@@ -40,9 +40,8 @@ def train(folder: Path | None, uri: str = "", run_id: str = "") -> tuple[float, 
     start = time.perf_counter()
     hook = None
     if folder is not None:
-        hook = GraphHook(model, dirpath=folder, mlflow=uri)
-        assert hook._run._mlflow_targets
-        object.__setattr__(hook._run._mlflow_targets[0], "run_id", run_id)
+        with store_in_use(uri):
+            hook = GraphHook(model, dirpath=folder, mlflow=run_id)
     for _ in range(STEPS):
         optimizer.zero_grad()
         model(x).square().mean().backward()

@@ -16,7 +16,7 @@ from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError, OptionError
-from modelviz_callbacks.inspections import Inspections
+from modelviz_callbacks.later_steps import LaterSteps
 from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
@@ -24,19 +24,21 @@ from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import (
     Capture,
+    LazyResult,
     Recording,
-    StepTimer,
+    StepHook,
     calls_under_way,
     class_of,
     compiled_call,
-    is_compiled,
+    is_lazy,
     method_under_way,
-    modules_of,
     record_backward,
+    runs_compiled,
     set_compiled_call,
     unwrapped,
     unwrapped_once,
     watch_method,
+    watchable_parts,
 )
 
 _NEVER = (
@@ -120,7 +122,7 @@ class GraphHook:
         # Wrappers that only distribute (DDP) are not part of the model; one that compiles is
         # watched from outside, since nothing of ours may run inside compiled code.
         self._core = unwrapped(model)
-        while model is not self._core and not _is_compiled(model):
+        while model is not self._core and not runs_compiled(model):
             model = unwrapped_once(model)
         self._model = model
         settings = make_options(**options)
@@ -129,8 +131,7 @@ class GraphHook:
         with self._run.guarded("the loggers"):
             given = loggers_of(accelerator, loggers)
             connect(self._run, loggers_around(sys._getframe(1)) if given is None else given)
-        self._steps_to_timing = self._run.options.profile_step
-        self._inspections = Inspections(self._run, over=self._disarm_if_over)
+        self._later = LaterSteps(self._run, self._core, self._model, over=self._disarm)
         self._begin_unarmed()
         self._records = is_recording_rank()
         if self._records:
@@ -142,7 +143,6 @@ class GraphHook:
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
         self._capture: Capture | None = None
-        self._timer: StepTimer | None = None
         self._recorded = False
         self._closed = False
         self._depth = 0
@@ -155,6 +155,8 @@ class GraphHook:
         self._stretch_of: torch.nn.Module | None = None
         self._stretch_in = ""
         self._in_method = False
+        self._lazy: LazyResult | None = None
+        self._steps: StepHook | None = None
         self._copy_ran = self._is_copy = False
         self._number = next(_numbers)
         _hooks[self._number] = self
@@ -175,7 +177,7 @@ class GraphHook:
             model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ):
             self._undo.append(handle.remove)
-        for part in _watched_parts(model, self._core):
+        for part in watchable_parts(model, self._core):
             handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
             self._undo_parts.append(handle.remove)
 
@@ -218,13 +220,11 @@ class GraphHook:
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
+        self._end_lazy(" before the end of the hook")
         self._end_stretch()
         self._disarm()
-        if self._timer is not None:  # the timed forward was interrupted
-            self._timer.stop()
-            self._timer = None
         if self._records:
-            self._inspections.close()
+            self._later.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -265,6 +265,8 @@ class GraphHook:
     def _disarm(self) -> None:
         _undo_all(self._undo)
         _undo_all(self._undo_parts)
+        if self._steps is not None:
+            self._steps.remove()
         self._restore_compiled()
 
     def _restore_compiled(self) -> None:
@@ -276,15 +278,10 @@ class GraphHook:
         """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
         _undo_all(self._undo_parts)
-        if self._steps_to_timing is not None and _is_compiled(self._model):
-            # Its hooks would become a part of the compiled code.
-            self._run.not_timed("torch.compile fuses the ops of the model")
-            self._steps_to_timing = None
-        self._disarm_if_over()
-
-    def _disarm_if_over(self) -> None:
-        """Leaves no hook where no later step is waited for."""
-        if self._steps_to_timing is None and self._inspections.is_over:
+        if runs_compiled(self._model):
+            # Hooks for it would become a part of the compiled code.
+            self._later.refuse_timing("torch.compile fuses the ops of the model")
+        if self._later.is_over:
             self._disarm()
 
     def _before(
@@ -298,6 +295,9 @@ class GraphHook:
         if self._in_method:
             return
         self._end_stretch()
+        if self._lazy_runs():
+            self._depth += 1  # the model calls itself
+            return
         if self._capture is not None and self._capture.is_here():
             if _calls_on_stack(model) > 1:
                 self._depth += 1  # the model calls itself
@@ -310,10 +310,9 @@ class GraphHook:
         if self._closed:
             return
         if self._recorded:
-            if self._is_step(model) and _calls_on_stack(model) <= 1:
-                self._count_down()
-                self._inspections.before(self._core)
-                self._disarm_if_over()
+            depth = _calls_on_stack(model)
+            if self._is_step(model) and depth <= 1:
+                self._later.before(depth)
             return
         worth = _worth_now(model)
         if worth <= self._worth:
@@ -351,24 +350,58 @@ class GraphHook:
 
     def _after(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
+    ) -> Any:
+        """Ends a recording, or gives what is to be returned instead so that it goes on."""
         if is_dynamo_compiling() or self._is_copy:
-            return
-        if self._timer is not None and self._timer.is_here():
-            self._end_timing()
-            return
-        if self._recorded and _calls_on_stack(model) <= 1:
-            self._inspections.end_forward()
+            return None
+        if self._recorded:
+            self._later.after(_calls_on_stack(model))
+            return None
         capture = self._capture
         if capture is None or not capture.is_here():
-            return
+            return None
         if self._depth:
             self._depth -= 1
-            return
-        self._capture = None
+            return None
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
-        self._take(capture, self._next_worth, result, raised if raised is not handled else None)
+        raised = raised if raised is not handled else None
+        if raised is None and self._compiled_call is None and is_lazy(result):
+            return self._follow(capture, self._next_worth, result)
+        self._capture = None
+        self._take(capture, self._next_worth, result, raised)
+        return None
+
+    def _follow(self, capture: Capture, worth: int, result: Any) -> Any:
+        """What to return in the place of a lazy result, which is recorded while it runs."""
+
+        def done(made: Any, raised: BaseException | None) -> None:
+            self._capture = self._lazy = None
+            self._take(capture, worth, made, raised)
+
+        with self._run.guarded("the recording"):
+            lazy = LazyResult(capture, result, done)
+            self._capture, self._lazy = capture, lazy
+            self._watch_optimizer_steps()
+            return lazy.stand_in
+        return result
+
+    def _end_lazy(self, why: str) -> None:
+        """Ends the recording of a lazy result, of which nothing more is to be awaited."""
+        if self._lazy is not None:
+            self._lazy.end(why=why)
+
+    def _lazy_runs(self) -> bool:
+        """Whether a lazy result computes in this thread right now; one that was left is ended."""
+        lazy, capture = self._lazy, self._capture
+        if lazy is None or capture is None or not capture.is_here():
+            return False
+        if lazy.has_begun and not lazy.is_running:
+            lazy.end(why=" before the next forward")
+        elif not lazy.has_begun:
+            lazy.drop()  # nothing ran: the next one may be used
+            self._capture = self._lazy = None
+        return lazy.is_running
 
     def _take(
         self, capture: Capture, worth: int, result: Any, raised: BaseException | None
@@ -389,7 +422,7 @@ class GraphHook:
         recording.backward = record_backward(recording)  # while its outputs are alive
         if worth == _EVAL_MODE:
             recording.remarks.append(_IN_EVAL_MODE)
-            self._commit_at_optimizer_step()
+            self._watch_optimizer_steps()
         elif worth == _NO_GRADIENTS:
             recording.remarks.append(_WITHOUT_GRADIENTS)
         self._pending, self._worth = recording, worth
@@ -403,19 +436,21 @@ class GraphHook:
         with self._run.guarded("the recording"):
             self._run.captured(pending)
 
-    def _commit_at_optimizer_step(self) -> None:
+    def _watch_optimizer_steps(self) -> None:
         """What an optimizer trains is the training: no better recording is waited for."""
+        if self._steps is not None:
+            return
         own = {id(parameter) for parameter in self._core.parameters()}
 
         def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             groups = optimizer.param_groups
             if any(id(parameter) in own for group in groups for parameter in group["params"]):
+                self._end_lazy(" before the optimizer's step")
                 self._end_stretch()
                 if self._worth >= _STRETCH_ONLY:
                     self._commit()
 
-        handle = optimizer_hooks.register_optimizer_step_pre_hook(before_step)
-        self._undo.append(handle.remove)
+        self._steps = StepHook(optimizer_hooks.register_optimizer_step_pre_hook, before_step)
 
     # --- a method
 
@@ -428,7 +463,8 @@ class GraphHook:
             worth = _BEST if worth else _NO_GRADIENTS  # the method was asked for
         if self._recorded and worth == _BEST and not self._in_method and not self._closed:
             return self._in_later_step(inner, args, kwargs)
-        is_busy = self._in_method or self._recorded or self._closed or self._capture is not None
+        runs = self._in_method or self._lazy_runs() or self._capture is not None
+        is_busy = runs or self._recorded or self._closed
         if is_dynamo_compiling() or is_busy or worth <= self._worth:
             return inner(*args, **kwargs)
         capture: Capture | None = None
@@ -447,8 +483,9 @@ class GraphHook:
             raise
         finally:
             self._in_method = False
-            self._take(capture, worth, result, raised)
-        return result
+            if raised is not None or not is_lazy(result):
+                self._take(capture, worth, result, raised)
+        return self._follow(capture, worth, result) if is_lazy(result) else result
 
     def _in_later_step(
         self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -457,11 +494,11 @@ class GraphHook:
         self._in_method = True
         try:
             if not is_dynamo_compiling():
-                self._inspections.before(self._core)
+                self._later.before_method()
             return inner(*args, **kwargs)
         finally:
             self._in_method = False
-            self._inspections.end_forward()
+            self._later.after(0)
 
     # --- the model's own modules, where its forward does not run
 
@@ -489,7 +526,7 @@ class GraphHook:
             capture = Capture(self._core, keeps_state=self._run.keeps_state)
             capture.start(args, kwargs, inspect.signature(part.forward), is_step=True)
             capture.enter_part(part)
-            self._commit_at_optimizer_step()
+            self._watch_optimizer_steps()
             self._capture, self._stretch_of = capture, part
             self._stretch_in = method_under_way(self._core)
 
@@ -507,52 +544,10 @@ class GraphHook:
             recording.remarks.append(_STRETCH.format(first=name, advice=advice))
             self._keep(recording, _STRETCH_ONLY)
 
-    # --- the step to be timed
-
-    def _count_down(self) -> None:
-        if self._timer is not None or self._steps_to_timing is None:
-            return  # the model calls itself
-        self._steps_to_timing -= 1
-        if self._steps_to_timing:
-            return
-        with self._run.guarded("the times"):
-            timer = StepTimer(self._core, self._model)
-            if timer.start(inside_model=self._model is self._core):
-                self._timer, self._depth = timer, _calls_on_stack(self._model)
-            else:
-                self._run.timed(timer)  # it says why
-        if self._timer is None:
-            self._run.not_timed("the timer could not be started")
-            self._steps_to_timing = None
-
-    def _end_timing(self) -> None:
-        timer = self._timer
-        if timer is None or not timer.is_here() or _calls_on_stack(self._model) > self._depth:
-            return
-        self._timer, self._steps_to_timing = None, None
-        self._disarm_if_over()
-        with self._run.guarded("the times"):
-            timer.stop()
-            self._run.timed(timer)
-
 
 def _undo_all(steps: list[Callable[[], None]]) -> None:
     while steps:
         steps.pop(0)()
-
-
-def _watched_parts(model: torch.nn.Module, core: torch.nn.Module) -> list[torch.nn.Module]:
-    """The model's own modules that may have hooks: none that compiled code may run."""
-    if is_compiled(model):
-        return []
-    parts = modules_of(core)[1:]
-    inside = {id(one) for part in parts if _is_compiled(part) for one in modules_of(part)}
-    scripted = torch.jit.ScriptModule
-    return [one for one in parts if id(one) not in inside and not isinstance(one, scripted)]
-
-
-def _is_compiled(model: torch.nn.Module) -> bool:
-    return is_compiled(model) or compiled_call(model) is not None
 
 
 def _worth_now(model: torch.nn.Module) -> int:
@@ -585,10 +580,11 @@ def _inert(number: int = -1) -> GraphHook:
     """A hook on a copy of a model: it watches nothing, but the original hears that it runs."""
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
-    hook._undo, hook._compiled_call, hook._timer, hook._recorded = [], None, None, True
+    hook._undo, hook._compiled_call, hook._recorded = [], None, True
     hook._undo_parts = []
-    hook._steps_to_timing, hook._records, hook._in_method = None, False, True
+    hook._records, hook._in_method = False, True
     hook._stretch_of, hook._pending, hook._number = None, None, number
+    hook._lazy, hook._steps = None, None
     hook._is_copy = True
     return hook
 

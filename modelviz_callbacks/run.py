@@ -387,9 +387,9 @@ class Run:
         if any(name != "report.json" for name in self.report.files):
             say(self.report.summary())
         self.report.warn()
-        failed = self._maker.failed
-        if may_raise and failed is not None and self.options.on_error == "raise":
-            raise failed
+        failures = self._maker.failures
+        if may_raise and failures and self.options.on_error == "raise":
+            raise failures[0]
 
 
 def _live_of(options: Options) -> list[Any]:

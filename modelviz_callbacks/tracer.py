@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from modelviz_callbacks.libraries import says_what_is_missing
 from modelviz_callbacks.options import ShownFields
 from modelviz_callbacks.tracing import (
     Capture,
+    LazyResult,
     Program,
     Recording,
     ValuesRead,
+    is_lazy,
     record_backward,
     run,
     to_backward_graph,
     to_program,
+    used_up,
 )
 from modelviz_callbacks.writers.formats import Direction
 
@@ -37,7 +40,8 @@ class Trace:
     """One recorded forward.
 
     Attributes:
-        outputs: What the model returned, untouched; a list of all that a generator gave.
+        outputs: What the model returned, untouched; a list of all that a generator or an
+            iterator gave, the result of a coroutine.
 
     Example:
         >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
@@ -122,10 +126,6 @@ class Trace:
         Under the same random state and with the same parameters the result equals the model's
         own to the bit. State that the forward wrote to (batch norm's running statistics) starts
         from its recorded value and the model's own is left alone.
-
-        Three writes are not seen yet, since torch tells no function mode of them: ``z.imag = x``,
-        ``z.real = x`` and ``y.set_(x)``. Where a forward has one, the result is that of the same
-        forward without it, and no error is raised. ``z.imag.copy_(x)`` is seen.
 
         Args:
             *args: As the model's forward takes them.
@@ -354,8 +354,8 @@ def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any
     capture.start(args, kwargs, signature, is_step=False)
     try:
         outputs = model(*args, **kwargs)
-        if isinstance(outputs, Generator):  # its ops run only while somebody goes through it
-            outputs = list(outputs)
+        if is_lazy(outputs):  # its ops run only while somebody takes values out of it
+            outputs = used_up(LazyResult(capture, outputs).stand_in)
     finally:
         capture.stop()
     recording = capture.finish(outputs)

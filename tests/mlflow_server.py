@@ -295,3 +295,15 @@ def misbehaving_proxy(upstream_port: int) -> Iterator[Proxy]:
         yield proxy
     finally:
         proxy.close()
+
+
+@contextlib.contextmanager
+def store_in_use(uri: str) -> Iterator[None]:
+    """Lets MLflow use a store, as a script does that sets it."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]

@@ -15,7 +15,8 @@ from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader
 
 from modelviz_callbacks import GraphLogger, ModelGraph
-from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.errors import OptionError, SinkError
+from modelviz_callbacks.report import ModelvizWarning
 from tests.lightning_modules import IN_PLACE, Classifier, data, ops_of, trainer_for
 from tests.writers.page_visit import content
 
@@ -132,3 +133,17 @@ def test_a_stage_that_never_ran_is_told(tmp_path: Path) -> None:
     assert callback.report is not None
     assert callback.report.refused == []
     assert any("'validate'" in remark for remark in callback.report.remarks)
+
+
+def test_what_fails_of_a_further_stage_alone_is_raised_if_asked_for(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "graphs" / "validate.graph.json"
+    in_the_way.mkdir(parents=True)
+    (in_the_way / "something").touch()
+    options = IN_PLACE | {"on_error": "raise"}
+    callback = GraphLogger(dirpath=tmp_path / "graphs", stage=PAIR, **options)
+    with (
+        pytest.warns(ModelvizWarning, match=r"validate: graph\.json"),
+        pytest.raises(SinkError, match=r"validate\.graph\.json"),
+    ):
+        fit(tmp_path, callback, False)
+    assert (tmp_path / "graphs" / "graph.json").is_file()

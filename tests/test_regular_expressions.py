@@ -73,6 +73,7 @@ def test_every_expression_takes_time_in_proportion_to_its_text(piece: str) -> No
                 assert cost(pattern, large) <= 24 * cost(pattern, small) + 0.01, (name, end)
 
 
+@pytest.mark.slow
 def test_a_quadratic_expression_is_found() -> None:
     pattern = re.compile(r"\d+\Z")
     small, large = (("1" * size) + "a" for size in (2_000, 16_000))

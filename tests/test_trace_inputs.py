@@ -89,6 +89,7 @@ def test_a_tensor_handed_in_twice_has_its_first_name_everywhere() -> None:
     assert t._program.inputs == ["input_ids"]
 
 
+@pytest.mark.slow
 def test_a_compiled_part_that_ran_is_not_called_one_that_was_never_called() -> None:
     model = nn.Sequential()
     model.a = torch.compile(nn.Linear(3, 3))  # type: ignore[assignment]

@@ -259,7 +259,7 @@ _PLACES = (
     Environment("64 open files", limits={"RLIMIT_NOFILE": 64}),
 )
 _CODE = (
-    Environment("recursion limit 150", before="sys.setrecursionlimit(150)", has_files=False),
+    Environment("recursion limit 260", before="sys.setrecursionlimit(260)", has_files=False),
     Environment("no fork", before="del os.fork"),
     Environment("no processes", before="import subprocess; subprocess.Popen = None"),
     Environment("in a thread", run=_THREAD.replace("DAEMON", "False")),

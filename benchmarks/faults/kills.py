@@ -57,6 +57,8 @@ LIMIT_S = 60.0
 ALONE_S = 300.0
 # Longest training after the first batch, in seconds: the worker starts, begins, is done meanwhile.
 LONGEST_S = 4.0
+# For how long nothing must be found before all is said to be over, in seconds.
+SETTLED_S = 0.5
 AT_ONCE = 2
 _TAG = "MODELVIZ_FAULTS_TAG"
 _RECORDED = "recorded"
@@ -296,8 +298,12 @@ def killed(seed: int, trainers: Trainers) -> Outcome:
                     outcome.hit = True
         status = trainers.status(tag, 300.0)
         ended = time.monotonic()
-        _wait(lambda: not processes_with(tag), LIMIT_S if status >= 0 else ALONE_S)
+        limit_s = LIMIT_S if status >= 0 else ALONE_S
+        _wait(lambda: not processes_with(tag), limit_s)
         outcome.gone_s = time.monotonic() - ended
+        # A process that is just becoming another program has no environment to be found by.
+        time.sleep(SETTLED_S)
+        _wait(lambda: not processes_with(tag), limit_s)
         outcome.recorded |= victim == "worker"
         outcome.faults += _faults(outcome, status, scratch)
         for left in processes_with(tag):

@@ -5,8 +5,8 @@ checkpointed parts, ops in place), how it is trained (optimizer, autocast, avera
 kinds, modes of the user's own, several forwards a step, an early end), and how it is recorded. Each
 is trained from the same seed with and without a hook; weights, buffers, averaged weights, losses
 and the state of the random numbers must be equal to the bit, an exception must be the same, and a
-recording must be there. Where two trainings without one differ (checkpoints recompute an RReLU with
-other numbers) a model shows nothing and is left out.
+recording must be there. Where trainings without one differ (checkpoints recompute an RReLU with
+other numbers, now and then) a model shows nothing and is left out.
 
 Run it with ``python -m benchmarks.faults.random_models [COUNT] [FIRST_SEED]``.
 """
@@ -33,7 +33,9 @@ from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks import GraphHook
 
-COUNT = 500
+COUNT = 540
+# Plain trainings that are looked at before a difference is put down to the hook.
+PLAIN_AGAIN = 20
 WIDTH = 8
 STEPS = 3
 
@@ -204,6 +206,8 @@ def faults_of(seed: int) -> tuple[list[str], str] | None:
         found, _ = trained(seed, Path(folder))
         faults = []
         if found != expected:
+            if any(trained(seed, None)[0] != expected for _ in range(PLAIN_AGAIN)):
+                return None
             faults.append("other bits")
         if not Path(folder, "graph.json").exists():
             faults.append("no graph")
@@ -230,7 +234,7 @@ def main(arguments: list[str]) -> int:
     kinds = ", ".join(f"{number} {way}" for way, number in sorted(ways.items()))
     print(
         f"{ways.total()} random models ({kinds}); not as they should be: {bad}; "
-        f"left out, since two plain trainings differ: {left_out}"
+        f"left out, since plain trainings differ: {left_out}"
     )
     return int(bool(bad))
 

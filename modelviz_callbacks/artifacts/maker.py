@@ -67,7 +67,8 @@ class Maker:
         events: Where TensorBoard's events go; ``None``: nowhere.
         stage: ``""`` for the run's own recording; else the files' names begin with it, and what a
             run has but once (tags, figures) is left to the run's own.
-        failed: What failed first.
+        failed: What failed first of this recording.
+        failures: What failed, of all recordings of the run.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Maker:
         self.events = events
         self.stage = stage
         self.failed: Exception | None = None
+        self.failures: list[Exception] = []
 
     def for_stage(self, stage: str) -> Maker:
         """One for a further recording of the same run, into the same folder and report.
@@ -104,7 +106,9 @@ class Maker:
         options = replace(
             self.options, name=name, trained_onnx=False, profile_step=None, inspect_step=None
         )
-        return Maker(options, self.folder, self.report, stage=stage)
+        maker = Maker(options, self.folder, self.report, stage=stage)
+        maker.failures = self.failures
+        return maker
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:
@@ -117,6 +121,11 @@ class Maker:
     def refuse(self, what: str, error: Exception) -> None:
         """Notes a failure."""
         self.report.refuse(f"{self.stage}: {what}" if self.stage else what, error)
+        self.note_failure(error)
+
+    def note_failure(self, error: Exception) -> None:
+        """Remembers a failure that the report has already."""
+        self.failures.append(error)
         if self.failed is None:
             self.failed = error
 

@@ -354,8 +354,11 @@ class InWorker:
         if before is None or after is None or after - before >= _LEAST_SHARE * _LOOK_AT_SHARE_S:
             return
         # Others keep the processors busy, and what has the lowest priority waits for them.
-        worker.kill()
-        if handed.recording and not handed.job.is_done:
+        if not handed.recording:
+            worker.kill()
+            return
+        QUEUE.stand_in_for(worker, job, handed.uri)
+        if not job.is_done:
             self._do_here(handed)
 
     def _collect(self, handed: _Handed) -> None:
@@ -365,9 +368,9 @@ class InWorker:
         found = job.report if handed.worker is None else job.published_report()
         if found is not None:
             maker.report.add(found)
-            if found.refused and maker.failed is None:
+            if found.refused:
                 first = found.refused[0]
-                maker.failed = WorkerError(f"{first.what}: {first.why}")
+                maker.note_failure(WorkerError(f"{first.what}: {first.why}"))
         if handed.worker is None or job.is_done:
             job.discard()
         elif handed.worker.has_ended:

@@ -125,6 +125,14 @@ class Job:
         """
         return self._rename(_WAITING, _TAKEN_BACK)
 
+    def take_over(self) -> bool:
+        """Takes the job from a worker that has begun it and is about to be ended.
+
+        Returns:
+            Whether it had begun.
+        """
+        return self._rename(_BEGUN, _TAKEN_BACK)
+
     def offer_again(self) -> bool:
         """Lets a worker begin it: who had it was ended over it, or interrupted.
 
@@ -301,7 +309,22 @@ class Job:
 
     def discard(self) -> None:
         """Removes the job's folder."""
-        shutil.rmtree(self.place, ignore_errors=True)
+        discard(self.place)
+
+
+def discard(place: Path) -> None:
+    """Removes a job's folder; the word that it is done last, for whoever finds what is left of it.
+
+    Args:
+        place: The folder.
+    """
+    with contextlib.suppress(OSError):
+        for part in place.iterdir():
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            elif part.name != _DONE:
+                part.unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _private(path: str, flags: int) -> int:

@@ -130,6 +130,27 @@ class JobQueue:
             worker.kill()  # maybe still about to begin what was done elsewhere
         worker.hang_up()
 
+    def stand_in_for(self, slow: Worker, job: Job, uri: str | None) -> None:
+        """Ends a worker over a job that this process does itself from now on.
+
+        Another one stands by, which goes on with the job if this process is killed over it.
+
+        Args:
+            slow: The worker.
+            job: What it has begun.
+            uri: As `submit` takes it.
+        """
+        with self._lock:
+            job.take_over()
+            self.worker = None
+            with contextlib.suppress(Exception):  # the job is done without it
+                # Nobody waits for it to be ready: that would be seen at the end of training.
+                self.worker = Worker({}, self.gives_way)
+            slow.kill()
+            if self.worker is not None:
+                with contextlib.suppress(Exception):
+                    self.worker.send(job=str(job.place), uri=uri)
+
     @property
     def has_others(self) -> bool:
         """Whether more than one holder may have jobs."""

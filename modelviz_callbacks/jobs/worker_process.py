@@ -157,11 +157,16 @@ class Worker:
             self.kill()
 
     def kill(self) -> None:
-        """Ends it at once, whatever it does; files appear whole or not at all."""
+        """Ends it at once, whatever it does; files appear whole or not at all.
+
+        One that is still about to start is not known yet: it ends when it finds that nobody is on
+        the line.
+        """
+        self.wait_until_ready(0.0)
         if self.pid:
             with contextlib.suppress(OSError):
                 os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        self.wait(_DISMISSAL_LIMIT_S)
+            self.wait(_DISMISSAL_LIMIT_S)
 
     def wait(self, limit_s: float) -> bool:
         """Waits for its end.

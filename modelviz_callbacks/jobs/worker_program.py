@@ -229,9 +229,9 @@ def _give_back_events(place: Path, line: Line) -> None:
 def _discard_if_done(place: Path) -> None:
     if not (place / "done").exists():
         return
-    import shutil
+    from modelviz_callbacks.jobs.job import discard
 
-    shutil.rmtree(place, ignore_errors=True)
+    discard(place)
 
 
 def _log_to(path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
+from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, is_lazy, used_up
 from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
+from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.step_inspector import StepInspector
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -18,6 +20,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     tracking_uri,
 )
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
+from modelviz_callbacks.tracing.capture.watchable import runs_compiled, watchable_parts
 from modelviz_callbacks.tracing.capture.watched_method import (
     Around,
     method_under_way,
@@ -40,9 +43,11 @@ __all__ = [
     "Around",
     "Capture",
     "InspectedStep",
+    "LazyResult",
     "Measured",
     "Program",
     "Recording",
+    "StepHook",
     "StepInspector",
     "StepTimer",
     "TensorHealth",
@@ -52,6 +57,7 @@ __all__ = [
     "compiled_call",
     "has_modes",
     "is_compiled",
+    "is_lazy",
     "method_under_way",
     "modules_of",
     "op_times",
@@ -60,6 +66,7 @@ __all__ = [
     "pack_measured",
     "record_backward",
     "run",
+    "runs_compiled",
     "set_compiled_call",
     "to_backward_graph",
     "to_graph",
@@ -69,8 +76,10 @@ __all__ = [
     "unpack_measured",
     "unwrapped",
     "unwrapped_once",
+    "used_up",
     "warm_up",
     "watch_method",
+    "watchable_parts",
     "with_flops",
     "with_memory",
 ]

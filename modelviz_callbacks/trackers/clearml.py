@@ -9,7 +9,7 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, store_each, unheard
+from modelviz_callbacks.trackers.interface import FOLDER, Tracker, store_each
 
 
 class ClearmlTracker(Tracker):
@@ -17,23 +17,11 @@ class ClearmlTracker(Tracker):
 
     Args:
         target: A ``clearml.Task``, online or offline.
-        run_name: Not used: the task has its name.
-        deadline_s: Not used: ClearML uploads in threads of its own.
-        tries: Not used.
-        heard: Not used: nothing is sent from here.
     """
 
     name = "ClearML"
 
-    def __init__(
-        self,
-        target: Any,
-        *,
-        run_name: str | None = None,
-        deadline_s: float | Callable[[], float] = 0.0,
-        tries: int | None = None,
-        heard: Heard = unheard,
-    ) -> None:
+    def __init__(self, target: Any) -> None:
         self._task = target
 
     @property

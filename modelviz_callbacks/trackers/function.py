@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.interface import Heard, Tracker, unheard
+from modelviz_callbacks.trackers.interface import Tracker
 
 
 class FunctionTracker(Tracker):
@@ -17,21 +17,9 @@ class FunctionTracker(Tracker):
     Args:
         target: Called as ``target(files, figures)``: name of each file to its path, and name of
             each metric and tag to its value.
-        run_name: Not used.
-        deadline_s: Not used: how long the function takes is its author's business.
-        tries: Not used.
-        heard: Not used: nothing is sent from here.
     """
 
-    def __init__(
-        self,
-        target: Any,
-        *,
-        run_name: str | None = None,
-        deadline_s: float | Callable[[], float] = 0.0,
-        tries: int | None = None,
-        heard: Heard = unheard,
-    ) -> None:
+    def __init__(self, target: Any) -> None:
         self._call = target
         self._files: dict[str, Path] = {}
         self._figures: dict[str, object] = {}

@@ -22,6 +22,10 @@ TRACKERS: dict[str, tuple[str, str]] = {
     "folder": ("modelviz_callbacks.trackers.remote_folder", "RemoteFolderTracker"),
 }
 
+# Trackers that begin runs and send to a server themselves. The others write into what is there, and
+# their packages decide how long that may take.
+_SENDING = frozenset({"mlflow"})
+
 # Trackers whose run is an object of the process that began it, and is written to from there: its
 # class, and how the package that was imported tells which one is open.
 _LIVE: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -78,7 +82,8 @@ def make_tracker(
         kind: A key of `TRACKERS`.
         target: Which run, in the tracker's own way: an ``MlflowTarget``; a folder or a
             ``SummaryWriter``.
-        run_name: What to call the run if it is new.
+        run_name: What to call the run if it is new. Where a tracker begins none and sends nothing
+            itself, this and all that follows means nothing.
         deadline_s: Seconds for all calls together, or a function that says how many are left.
         tries: How often a call is made that fails for the moment; ``None``: until time is up.
         heard: Is told of each call, see `modelviz_callbacks.trackers.interface.Heard`.
@@ -91,7 +96,7 @@ def make_tracker(
         KeyError: There is no such tracker.
     """
     module, name = TRACKERS[kind]
-    made: Tracker = getattr(importlib.import_module(module), name)(
-        target, run_name=run_name, deadline_s=deadline_s, tries=tries, heard=heard
-    )
-    return made
+    make: Callable[..., Tracker] = getattr(importlib.import_module(module), name)
+    if kind not in _SENDING:
+        return make(target)
+    return make(target, run_name=run_name, deadline_s=deadline_s, tries=tries, heard=heard)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.interface import Heard, Tracker, store_each, unheard
+from modelviz_callbacks.trackers.interface import Tracker, store_each
 
 
 class RemoteFolderTracker(Tracker):
@@ -17,23 +17,11 @@ class RemoteFolderTracker(Tracker):
 
     Args:
         target: The folder's URL; the file system's settings are those of fsspec.
-        run_name: Not used.
-        deadline_s: Not used: whoever calls bounds the time.
-        tries: Not used: file systems try again by themselves.
-        heard: Not used: nothing is sent from here.
     """
 
     name = "folder"
 
-    def __init__(
-        self,
-        target: Any,
-        *,
-        run_name: str | None = None,
-        deadline_s: float | Callable[[], float] = 0.0,
-        tries: int | None = None,
-        heard: Heard = unheard,
-    ) -> None:
+    def __init__(self, target: Any) -> None:
         self._url = str(target).rstrip("/")
         self._system: Any = None
         self._root = ""

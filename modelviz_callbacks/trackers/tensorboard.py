@@ -18,7 +18,7 @@ from typing import Any
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers.event_file import open_events
-from modelviz_callbacks.trackers.interface import Heard, Tracker, unheard
+from modelviz_callbacks.trackers.interface import Tracker
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Colour type of a PNG's header to the number of channels (PNG specification, 11.2.2).
@@ -38,9 +38,6 @@ class TensorBoardTracker(Tracker):
             ``TensorBoardLogger.experiment``), anything with its FileWriter's ``add_event`` and
             ``flush``, or the run's folder: a local path, or a URL that fsspec knows. No running
             writer may have its event file in that folder.
-        run_name: Not used: a run is called as its folder is.
-        deadline_s: Not used: nothing here waits for anybody.
-        tries: Likewise.
 
     Raises:
         TrackerError: The target is none of these.
@@ -48,15 +45,7 @@ class TensorBoardTracker(Tracker):
 
     name = "TensorBoard"
 
-    def __init__(
-        self,
-        target: object,
-        *,
-        run_name: str | None = None,
-        deadline_s: float | Callable[[], float] = 0.0,
-        tries: int | None = None,
-        heard: Heard = unheard,
-    ) -> None:
+    def __init__(self, target: object) -> None:
         self._writer: Any = None
         self._owned = isinstance(target, (str, os.PathLike))
         self._target = target

@@ -14,7 +14,7 @@ from typing import Any
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers import checked_name
-from modelviz_callbacks.trackers.interface import FOLDER, Heard, Tracker, store_each, unheard
+from modelviz_callbacks.trackers.interface import FOLDER, Tracker, store_each
 
 _PAGE = "index.html"
 
@@ -24,23 +24,11 @@ class WandbTracker(Tracker):
 
     Args:
         target: A ``wandb.Run``, online, offline or disabled.
-        run_name: Not used: the run has its name.
-        deadline_s: Not used: W&B's calls hand over to its service process.
-        tries: Not used.
-        heard: Not used: nothing is sent from here.
     """
 
     name = "W&B"
 
-    def __init__(
-        self,
-        target: Any,
-        *,
-        run_name: str | None = None,
-        deadline_s: float | Callable[[], float] = 0.0,
-        tries: int | None = None,
-        heard: Heard = unheard,
-    ) -> None:
+    def __init__(self, target: Any) -> None:
         self._run = target
 
     @property

@@ -76,6 +76,7 @@ def test_unfolding_gives_the_graph_of_a_hard_module_back(case: object) -> None:
     assert unfold(fold(graph)) == graph
 
 
+@pytest.mark.slow
 @given(widths, st.lists(st.integers(0, 8), max_size=3), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_unfolding_gives_any_stack_of_blocks_back(
@@ -92,6 +93,7 @@ def test_unfolding_gives_any_stack_of_blocks_back(
     assert dumps(back) == dumps(graph)
 
 
+@pytest.mark.slow
 @given(widths)
 @settings(max_examples=40, deadline=None)
 def test_blocks_that_fold_are_the_same_and_follow_each_other(sizes: list[int]) -> None:
@@ -125,6 +127,7 @@ def test_twelve_layers_of_a_transformer_are_one(name: str) -> None:
     assert [found.times for found in Analysis(graph_of(name)).folds()] == [12]
 
 
+@pytest.mark.slow
 def test_126_layers_of_a_llama_are_one() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -361,6 +364,7 @@ def test_one_block_of_another_dilation_is_no_variation() -> None:
     assert (found.times, found.variation) == (4, None)
 
 
+@pytest.mark.slow
 @given(widths)
 @settings(max_examples=40, deadline=None)
 def test_unfolding_gives_blocks_of_other_sizes_back(sizes: list[int]) -> None:

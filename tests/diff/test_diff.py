@@ -442,6 +442,7 @@ def stacked(kinds: list[tuple[int, int]]) -> ModelGraph:
     return recorded(Stack(*(layer(*kind) for kind in kinds)), X)
 
 
+@pytest.mark.slow
 @given(layers, layers)
 @settings(max_examples=60, deadline=None)
 def test_differences_turn_round_with_the_graphs(
@@ -455,6 +456,7 @@ def test_differences_turn_round_with_the_graphs(
     assert there.are_equal == (Analysis(before).fingerprint == Analysis(after).fingerprint)
 
 
+@pytest.mark.slow
 @given(layers, layers)
 @settings(max_examples=40, deadline=None)
 def test_both_graphs_in_one_are_a_sound_graph_with_nothing_lost(
@@ -476,6 +478,7 @@ def test_both_graphs_in_one_are_a_sound_graph_with_nothing_lost(
     assert gone | kept | replaced >= {node.name for node in before.ops}
 
 
+@pytest.mark.slow
 @given(layers, st.integers(0, 8), st.integers(0, 5), st.integers(4, 7))
 @settings(max_examples=60, deadline=None)
 def test_one_inserted_layer_is_one_addition(

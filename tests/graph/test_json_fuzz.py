@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.graph.json_format import dumps
 from tests.networks import graph_of
@@ -123,6 +125,7 @@ def _outcome(command: list[str]) -> str:
     return "" if status in (0, 1, 2) else f"status {status}"
 
 
+@pytest.mark.slow
 def test_no_file_gives_a_traceback_and_none_takes_long(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     texts = [dumps(graph) for graph in (two_branches(), layers(3), graph_of("article_cnn"))]

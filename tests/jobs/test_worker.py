@@ -176,15 +176,18 @@ def test_training_that_is_killed_after_its_first_batch_leaves_every_file(tmp_pat
     assert ModelGraph.load(folder / "graph.json").parameter_count == 58
 
 
+# What a worker has begun that gets no processor: it is ended, and its job is done in place.
+_SLOW = "Worker.hurry, Worker.seconds_used = lambda _: False, lambda _: 0.0; begin_the_job()"
+_KILL, _CTRL_C = "os.kill(os.getpid(), signal.SIGKILL)", "signal.raise_signal(signal.SIGINT)"
+
+
 @pytest.mark.parametrize(
-    "end",
-    [
-        "os.kill(os.getpid(), signal.SIGKILL)",
-        "signal.raise_signal(signal.SIGINT)",
-    ],
+    ("end", "begun"),
+    [(_KILL, ""), (_CTRL_C, ""), (_KILL, _SLOW)],
+    ids=["killed", "Ctrl-C", "killed over what a slow worker had begun"],
 )
 def test_what_the_training_process_is_stopped_over_is_made_by_the_worker(
-    end: str, tmp_path: Path
+    end: str, begun: str, tmp_path: Path
 ) -> None:
     run = script(
         tmp_path,
@@ -192,6 +195,8 @@ def test_what_the_training_process_is_stopped_over_is_made_by_the_worker(
         import os, signal, torch
         from modelviz_callbacks import GraphHook
         from modelviz_callbacks.jobs import in_worker
+        from modelviz_callbacks.jobs.worker_process import Worker
+        from pathlib import Path
 
         make = in_worker.make
 
@@ -199,11 +204,16 @@ def test_what_the_training_process_is_stopped_over_is_made_by_the_worker(
             make(job)
             {end}
 
+        def begin_the_job():
+            (waiting,) = Path("graphs").glob(".job-*/job.json")
+            waiting.rename(waiting.with_name("begun.json"))
+
         in_worker.make = stopped
         in_worker._REST_OF_A_STEP, in_worker._LONGEST_REST_S = float("inf"), 600.0
         model = torch.nn.Linear(4, 2)
         with GraphHook(model, dirpath="graphs", formats=["text"], onnx=False):
             model(torch.randn(3, 4))
+            {begun}
         """,
     )
     out, err = run.communicate(timeout=WITHIN_S)

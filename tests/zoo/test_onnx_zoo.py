@@ -30,7 +30,6 @@ NOT_STANDARD = {
     "code-scripted_submodule": "TorchScript",
     "code-traced_submodule": "TorchScript",
     "code-uses_higher_order_ops": "torch.map",
-    "memory-resizes_storage": "Tensor.set_, which the recording does not see",
     "memory-writes_complex_parts": "writes through a real view of complex numbers",
     "numerics-linear_algebra": "cholesky, solve, eigh, qr, svdvals, inv",
     "plain-fourier_operator": "complex numbers written into a part of a spectrum",

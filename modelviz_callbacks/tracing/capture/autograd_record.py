@@ -155,34 +155,35 @@ class _Reader:
         is_cut = False
         is_main = threading.current_thread() is threading.main_thread()
         most = MOST_NODES if is_main else _MOST_NODES_IN_A_THREAD
-        kinds, spec = self._kinds, self._spec
+        kinds, known, specs = self._kinds, places.get, self._specs
         for node in order:
             kind = kinds.get(node.__class__) or self._kind(node)
             if kind.is_leaf:
-                variable = node.variable
-                is_plain = variable.__class__ in _PLAIN
-                taken = variable if is_plain else kind.taken(node)[0]  # it may run code when asked
-                numbers += (kind.name, _LAST, len(leaves), 0, 1, spec(taken))
-                leaves.append(self._leaf(variable))
+                leaf, spec = self._leaf(node, kind)
+                numbers += (kind.name, _LAST, len(leaves), 0, 1, spec)
+                leaves.append(leaf)
                 continue
-            edges: list[int] = []
-            for following, number in node.next_functions:
-                place = -1 if following is None else places.get(following)
+            ways, takes = node.next_functions, kind.taken(node)
+            sequence = kind.sequence(node)
+            numbers += (kind.name, min(sequence, _LAST), -1, len(ways), len(takes))
+            for following, number in ways:
+                place = -1 if following is None else known(following)
                 if place is None and len(order) >= most:
                     is_cut, place = True, -1
                 elif place is None:
                     place = places[following] = len(order)
                     order.append(following)
-                edges += (place, number if following is not None else 0)
-            takes = [spec(taken) for taken in kind.taken(node)]
-            sequence = min(kind.sequence(node), _LAST)
-            numbers += (kind.name, sequence, -1, len(edges) // 2, len(takes), *edges, *takes)
-            if self._saved:
-                saved[places[node]] = tuple(self._saved_by(node))
-            elif self._asked.get(node.__class__, 0) < _ASKED_FOR_HOOKS:
-                self._ask_for_hooks(node)
+                numbers += (place, number if following is not None else 0)
+            for taken in takes:
+                try:
+                    numbers.append(specs[(*taken.shape, taken.dtype, taken.device)])
+                except (LookupError, RuntimeError, TypeError, AttributeError):
+                    numbers.append(self._spec(taken))
+            if self._saved or self._asked.get(node.__class__, 0) < _ASKED_FOR_HOOKS:
+                kept = self._kept_by(node)
+                if self._saved and kept:
+                    saved[places[node]] = kept
         starts = tuple((path, places[node], tensor.output_nr) for path, tensor, node in roots)
-        saved = {place: kept for place, kept in saved.items() if kept}
         return BackwardRecord(
             starts,
             numbers,
@@ -221,35 +222,23 @@ class _Reader:
         self._described.append(_spec(sizes, tensor.dtype, tensor.device))
         return len(self._described) - 1
 
-    def _leaf(self, variable: Any) -> tuple[str, str]:
+    def _leaf(self, node: Any, kind: _Kind) -> tuple[tuple[str, str], int]:
+        """What a gradient ends at, and the number of its description."""
+        variable = node.variable
+        is_plain = variable.__class__ in _PLAIN
+        spec = self._spec(variable if is_plain else kind.taken(node)[0])  # it may run code if asked
         known = self._state.find(variable)
         if known is not None:
-            return known.kind, known.name
+            return (known.kind, known.name), spec
         path = self._inputs.get(id(variable))
-        return ("constant", "") if path is None else ("input", path)
+        return (("constant", "") if path is None else ("input", path)), spec
 
-    def _saved_by(self, node: Any) -> Iterable[SavedSpec]:
-        kind = type(node)
-        if kind not in self._attributes:
-            self._attributes[kind] = saved_names(kind)
-        for name in self._attributes[kind]:
-            try:
-                kept = saved_value(node, name)
-            except RuntimeError:
-                return  # a backward has freed them
-            several = isinstance(kept, (tuple, list))
-            for number, one in enumerate(kept if several else [kept]):
-                # With hooks of somebody's, only running these could tell what was saved.
-                if getattr(one, "unpack_hook", None) is not None:
-                    self._repacked += 1
-                    continue
-                tensor = getattr(one, "data", None)
-                if isinstance(tensor, torch.Tensor):
-                    yield self._saved_tensor(f"{name}[{number}]" if several else name, tensor)
+    def _kept_by(self, node: Any) -> tuple[SavedSpec, ...]:
+        """What a node keeps for its backward; none where that was not asked for.
 
-    def _ask_for_hooks(self, node: Any) -> None:
-        """Finds out whether hooks have replaced what a node keeps."""
-        kind = type(node)
+        Either way it is found out whether hooks have replaced it.
+        """
+        kind, found = type(node), list[SavedSpec]()
         self._asked[kind] = self._asked.get(kind, 0) + 1
         if kind not in self._attributes:
             self._attributes[kind] = saved_names(kind)
@@ -257,8 +246,19 @@ class _Reader:
             try:
                 kept = saved_value(node, name)
             except RuntimeError:
-                return  # a backward has freed them
-            self._has_hooks |= getattr(kept, "unpack_hook", None) is not None
+                break  # a backward has freed them
+            several = isinstance(kept, (tuple, list))
+            for number, one in enumerate(kept if several else [kept]):
+                # With hooks of somebody's, only running these could tell what was saved.
+                if getattr(one, "unpack_hook", None) is not None:
+                    self._has_hooks = True
+                    self._repacked += self._saved
+                    continue
+                tensor = getattr(one, "data", None) if self._saved else None
+                if isinstance(tensor, torch.Tensor):
+                    part = f"{name}[{number}]" if several else name
+                    found.append(self._saved_tensor(part, tensor))
+        return tuple(found)
 
     def _saved_tensor(self, name: str, tensor: torch.Tensor) -> SavedSpec:
         known = self._state.find(tensor)

@@ -23,6 +23,7 @@ _HERE: Final = str(Path(__file__).parents[2]) + os.sep
 # Code that only passes calls on: whoever called it is meant.
 _PASSES_ON: Final = (
     f"{os.sep}site-packages{os.sep}torchmetrics{os.sep}",
+    f"{os.sep}site-packages{os.sep}accelerate{os.sep}hooks.py",
     f"{os.sep}copy.py",
     f"{os.sep}functools.py",
     f"{os.sep}contextlib.py",

@@ -157,7 +157,8 @@ class FunctionWatcher:
             module: The module.
             frame: Of the hook.
         """
-        self._see_caller(frame)
+        if not self._is_called_by_seen(frame):
+            self._see_caller(frame)
         self._levels.append(
             (module, self._module, self.frame, self._frames, self._calls, self.current)
         )
@@ -172,6 +173,17 @@ class FunctionWatcher:
                 _, self._module, self.frame, self._frames, self._calls, self.current = levels[index]
                 del levels[index:]
                 return
+
+    def _is_called_by_seen(self, frame: FrameType | None) -> bool:
+        """Whether a module is called right from the frame seen last, as most are."""
+        is_called = False
+        while frame is not None:
+            code = frame.f_code
+            if code.co_filename is not _CALLING_FILE:
+                return is_called and frame is self.frame
+            is_called = is_called or code is MODULE_CALL
+            frame = frame.f_back
+        return False
 
     def _see_caller(self, frame: FrameType | None) -> None:
         """Looks for the function that calls a module, from within the call."""

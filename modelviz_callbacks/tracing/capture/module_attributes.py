@@ -14,7 +14,8 @@ Number: TypeAlias = "int | float | tuple[int | float, ...]"
 _MOST_ATTRIBUTES = 24
 _MOST_NUMBERS = 4
 # Of torch's own layers the arguments of their ops tell all but this.
-_OF_TORCH = frozenset({"num_heads"})
+_OF_TORCH = ("num_heads",)
+_KINDS = frozenset({int, float, tuple, list})
 
 
 def numbers_of(module: nn.Module) -> tuple[tuple[str, Number], ...]:
@@ -29,12 +30,17 @@ def numbers_of(module: nn.Module) -> tuple[tuple[str, Number], ...]:
     Returns:
         Names and numbers in the order in which they were set.
     """
-    is_torchs = class_of(module).__module__.startswith("torch.")
+    attributes = vars(module)
+    # A large model has many of them, and most of these are of torch's own.
+    if type(module).__module__.startswith("torch.nn.modules.") or class_of(
+        module
+    ).__module__.startswith("torch."):
+        wanted = [(name, attributes[name]) for name in _OF_TORCH if name in attributes]
+    else:
+        wanted = [pair for pair in attributes.items() if type(pair[1]) in _KINDS]
     found = []
-    for name, value in vars(module).items():
+    for name, value in wanted:
         if name.startswith("_") or not name.isidentifier() or hasattr(nn.Module, name):
-            continue
-        if is_torchs and name not in _OF_TORCH:
             continue
         number = _number(value)
         if number is not None:

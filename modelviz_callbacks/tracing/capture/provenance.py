@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights, take_place
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
     Enter,
@@ -55,12 +56,14 @@ class OriginFinder:
         created: Number of records made for results so far.
         unexplained: Number of tensors seen that neither an op nor the model explains.
         is_state: Whether a tensor is a parameter or buffer of the model.
+        offloaded: Finds weights that are on the meta device between calls, if there are any.
     """
 
     def __init__(self, recorder: TapeOwner, state: StateNames, keeps_state: bool) -> None:
         self.created = 0
         self.unexplained = 0
         self.is_state = state.holds
+        self.offloaded: OffloadedWeights | None = None
         self._state = state
         self._keeps_state = keeps_state
         self._recorder = recorder
@@ -80,6 +83,9 @@ class OriginFinder:
             self._by_storage[record.storage] = record
         if _is_wrapper(record.ref()):
             self._wrappers.append(record)
+        origin = record.origin
+        if self.offloaded is not None and origin is not None and not origin.gathered:
+            self.offloaded.wait_for(record)
 
     def _take_in(self) -> None:
         """Reads what was recorded since the last time: the hot path leaves that to who asks."""
@@ -107,6 +113,14 @@ class OriginFinder:
     def explain(self, tensor: torch.Tensor, record: TensorRecord) -> Origin:
         """The origin of a tensor, no state, seen for the first time."""
         origin = Origin()
+        if self.offloaded is not None:
+            placeholder = self.offloaded.placeholder(tensor, self.open_modules())
+            if placeholder is not None:
+                origin.alias_of = self._sharing(tensor, record) or self._made_here(record)
+                if origin.alias_of is None and tensor.device.type == "cpu":
+                    self._keep_constant(tensor, record, origin)
+                take_place(origin, placeholder, record)
+                return origin
         if self._learn_gathered(tensor):
             origin.gathered = True
             return origin
@@ -125,12 +139,14 @@ class OriginFinder:
             origin.sources = self._python_sources(tensor)
             origin.made_by = "python" if origin.sources else ""
             self._external.setdefault(record.storage, record)
-            if is_lazy(tensor):
-                return origin
-            sizes = record.sizes
-            if sizes is None or math.prod(sizes) * record.dtype.itemsize < MAX_CONSTANT_BYTES:
-                origin.value = _same_level(tensor, tensor.detach())
+            if not is_lazy(tensor):
+                self._keep_constant(tensor, record, origin)
         return origin
+
+    def _keep_constant(self, tensor: torch.Tensor, record: TensorRecord, origin: Origin) -> None:
+        sizes = record.sizes
+        if sizes is None or math.prod(sizes) * record.dtype.itemsize < MAX_CONSTANT_BYTES:
+            origin.value = _same_level(tensor, tensor.detach())
 
     def _learn_gathered(self, tensor: torch.Tensor) -> bool:
         """Finds a parameter that took another's place just now, as FSDP's gathered ones do.
@@ -139,13 +155,13 @@ class OriginFinder:
         """
         if not isinstance(tensor, torch.nn.Parameter):
             return False
-        for module in self._open_modules():
+        for module in self.open_modules():
             for label, parameter in module.named_parameters():
                 if parameter is tensor:
                     return self._state.learn(tensor, module, label)
         return False
 
-    def _open_modules(self) -> Iterator[torch.nn.Module]:
+    def open_modules(self) -> Iterator[torch.nn.Module]:
         """The modules whose calls are under way, innermost first."""
         depth = 0
         for raw in reversed(self._recorder.tape):
@@ -210,6 +226,13 @@ class OriginFinder:
             return None
         # The address may have been given to other memory since; ask the tensor itself.
         return found if storage_address(alive) == record.storage else None
+
+    def _made_here(self, record: TensorRecord) -> TensorRecord | None:
+        """What this module call made on a record's memory last, if nobody holds it any more."""
+        found = self._by_storage.get(record.storage) if record.storage else None
+        if found is None or found.shape != record.shape:
+            return None
+        return found if found.created_at > self._start_of_call() else None
 
     def _wrapping(self, tensor: torch.Tensor) -> tuple[str, tuple[TensorRecord, ...]]:
         """What a tensor that wraps others was made from, or what a wrapped one was taken out of.

@@ -21,6 +21,7 @@ from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_fil
 from modelviz_callbacks.tracing.capture.function_calls import FunctionWatcher
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.mutation import Version, tensors_in, versions_in
+from modelviz_callbacks.tracing.capture.offloaded import AskingFirst, OffloadedWeights
 from modelviz_callbacks.tracing.capture.op_kinds import (
     CallKind,
     classify,
@@ -146,6 +147,28 @@ class Recorder(Encoder, TorchFunctionMode):
         except Exception as error:
             self.give_up(error)
         return result
+
+    def follow_offloaded(self, model: torch.nn.Module, state: StateNames) -> None:
+        """Finds the weights that are on the meta device between the calls of their modules.
+
+        Args:
+            model: The model that is recorded.
+            state: Its parameters and buffers, which were seen.
+        """
+        origins = self.origins
+
+        def innermost() -> torch.nn.Module | None:
+            return next(origins.open_modules(), None)
+
+        origins.offloaded = OffloadedWeights(model, state, self.record, innermost)
+        self._kinds = AskingFirst(self._settle)
+
+    def _settle(self) -> None:
+        try:
+            if not self.paused and self.origins.offloaded is not None:
+                self.origins.offloaded.settle()
+        except Exception as error:
+            self.give_up(error)
 
     def _call_alone(
         self, error: Exception, func: Any, args: tuple[Any, ...], kwargs: _Named

@@ -143,8 +143,8 @@ class Recording:
         belongs only where the model's results depend on it.
 
         Args:
-            lazy_creation: Whether the making of lazy modules' parameters belongs to it, too: a
-                replay needs it, a picture does not.
+            lazy_creation: Whether the making of lazy modules' parameters, and the moving of
+                offloaded weights, belongs to it, too: a replay needs it, a picture does not.
 
         Returns:
             One flag for each entry; module calls are always needed.
@@ -164,17 +164,27 @@ class Recording:
                 keep[index] = False
                 only_for_creation.update(argument_records(entry))
             if keep[index]:
-                wanted.update(argument_records(entry))
+                given = argument_records(entry)
+                wanted.update(given)
+                for record in given:  # what brought an offloaded weight
+                    if record.was_fetched and record.origin is not None:
+                        only_for_creation.update(record.origin.sources)
         return keep
 
 
 def _serves_creation(
     entry: OpEntry, made: set[TensorRecord], only_for_creation: set[TensorRecord]
 ) -> bool:
-    """Whether a call only brings lazy parameters to life, or looks at them before they live."""
+    """Whether a call only brings lazy parameters to life, or looks at them before they live.
+
+    Or it fetches offloaded weights, or takes them back.
+    """
     if entry.writes:
         return all(record.began_lazy for record in entry.writes)
-    looks = any(record.began_lazy for record in argument_records(entry))
+    given = argument_records(entry)
+    looks = any(record.began_lazy for record in given)
+    if made and all(record.device.type == "meta" for record in made):
+        looks = looks or any(record.was_fetched for record in given)
     return looks or not made.isdisjoint(only_for_creation)
 
 

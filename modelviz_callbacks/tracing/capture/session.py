@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from threading import get_ident
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
-from modelviz_callbacks.tracing.capture.pytree import Leaf, walk
+from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights
+from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, walk
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.recording import (
     Recording,
@@ -35,6 +37,7 @@ from modelviz_callbacks.tracing.capture.recording import (
 )
 from modelviz_callbacks.tracing.capture.recursion import make_room
 from modelviz_callbacks.tracing.capture.state_names import StateNames
+from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry
 from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
@@ -46,6 +49,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     no_torch_function,
     users_modes,
 )
+from modelviz_callbacks.tracing.capture.untold_writes import told
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_of, unwrapped
 
 # Where an op on the tape has the code that it was called in.
@@ -96,7 +100,8 @@ class Capture:
         self._inputs: dict[str, Any] = {}
         self._is_step = False
         self._grad = True
-        self._began = 0.0
+        self._began = self._spent = 0.0
+        self._outputs: list[Any] | None = None
         self._backwards: list[BackwardRecord] = []
         self._unread: list[str] = []
         self._fault: Exception | None = None
@@ -150,6 +155,8 @@ class Capture:
         if self._is_step:  # which may run several backwards, and drop what they began at
             self.recorder.before_backward = self._read_backward
         self.recorder.see_state(tensor for tensor, _ in self._state.all())
+        if OffloadedWeights.among(self._state):
+            self.recorder.follow_offloaded(self._model, self._state)
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
         with no_torch_function():
@@ -158,11 +165,44 @@ class Capture:
             )
         if self._kept is not None:
             self._kept.keep_living(record for _, record in paths_of_arguments(self._inputs))
-        self.recorder.functions.begin(sys._getframe(1))
+        self._resume(sys._getframe(1))
+
+    def _resume(self, frame: FrameType) -> None:
+        self.recorder.functions.begin(frame)
         with ExitStack() as handles:
             self._arm(handles)
             self._handles = handles.pop_all()
         self._began = time.perf_counter()
+
+    def rest(self) -> None:
+        """Takes everything down until `go_on`: what runs now is not part of what is recorded."""
+        self.stop()
+        self._during = None
+        self._spent, self._began = self._seconds(), 0.0
+
+    def go_on(self) -> None:
+        """Records again after a `rest`."""
+        self._resume(sys._getframe(1))
+
+    def _seconds(self) -> float:
+        return self._spent + (time.perf_counter() - self._began if self._began else 0.0)
+
+    def add_output(self, value: Any) -> None:
+        """Adds to what the code recorded gives, where it gives one value after the other.
+
+        Args:
+            value: One of them; only what is known of its tensors is kept.
+        """
+        self._outputs = self._outputs or []
+        self._outputs.append(self._walked(value))
+
+    def remark(self, text: str) -> None:
+        """Adds a sentence that a person should know of the recording."""
+        self._unread.append(text)
+
+    def _walked(self, value: Any) -> Any:
+        with no_torch_function():
+            return self._attempt(lambda: walk(value, self.recorder.record), Leaf(None))
 
     def _arm(self, handles: ExitStack) -> None:
         handles.callback(make_room())
@@ -199,10 +239,11 @@ class Capture:
             (optimizer_hooks.register_optimizer_step_pre_hook, True),
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
-            handles.callback(register(self._pause_hook(paused)).remove)
+            handles.callback(StepHook(register, self._pause_hook(paused)).remove)
         self.recorder.is_below_others = self._modes_above > 0
         push_mode(self.recorder, self._modes_above)
         handles.callback(self._remove_mode)
+        handles.enter_context(told(self.recorder))
 
     def _remove_mode(self) -> None:
         self._modes_above = remove_mode(self.recorder)
@@ -261,15 +302,17 @@ class Capture:
         """Ends the recording of code that returned.
 
         Args:
-            result: What it returned.
+            result: What it returned; where outputs were added one by one, they are what it gave.
 
         Returns:
             The recording; of what ran before a fault of the recorder, if it had to give up.
         """
         self.stop()
-        with no_torch_function():
-            walked = self._attempt(lambda: walk(result, self.recorder.record), Leaf(None))
-        return self._recording(walked, "")
+        given = self._outputs
+        if given is None:
+            return self._recording(self._walked(result), "")
+        steps = tuple(f"[{index}]" for index in range(len(given)))
+        return self._recording(TreeSpec(list, steps, given, list), "")
 
     def abandon(self, error: BaseException) -> Recording:
         """Ends the recording of code that raised; what ran until then is kept."""
@@ -330,7 +373,7 @@ class Capture:
         )
 
     def _recording(self, result: Any, error: str) -> Recording:
-        seconds = time.perf_counter() - self._began
+        seconds = self._seconds()
         self._attempt(self._state.update, None)
         tape = self.recorder.tape
         layered = self._attempt(lambda: self.recorder.transforms.with_layers(tape), tape)
@@ -382,8 +425,9 @@ class Capture:
         recorder, thread, around = self.recorder, self._thread, self._around
         encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
         transforms, functions = recorder.transforms, recorder.functions
-        own = {id(module) for module in modules_of(self._called)}
-        own.update(id(module) for module in modules_of(self._model))
+        own = set(map(id, modules_of(self._called)))
+        if self._called is not self._model:
+            own.update(map(id, modules_of(self._model)))
         is_left = self._is_left
 
         # Both begin alike, and share no function: a call takes longer than what it would spare.

@@ -28,6 +28,7 @@ from modelviz_callbacks.tracing.capture.inspected_step import (
 )
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.pytree import leaves, walk
+from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.tensor_statistics import (
     Looked,
     Results,
@@ -97,7 +98,8 @@ class StepInspector:
         self._done = done
         self._thread = 0
         self._forward_hook = ExitStack()
-        self._handles = ExitStack()
+        self._gradient_hooks = ExitStack()
+        self._step_hooks: list[StepHook] = []
         self._statistics = TensorStatistics()
         self._paths: dict[int, str] = {}
         self._aliases: dict[str, str] = {}
@@ -128,7 +130,7 @@ class StepInspector:
                 (optimizer_hooks.register_optimizer_step_pre_hook, self._before_update),
                 (optimizer_hooks.register_optimizer_step_post_hook, self._after_update),
             ):
-                self._handles.callback(register(hook).remove)
+                self._step_hooks.append(StepHook(register, hook))
             self._watch_outputs()
 
     def _watch_outputs(self) -> None:
@@ -167,9 +169,7 @@ class StepInspector:
         if self._is_closed:
             return
         self._is_closed = True
-        self._forward_hook.close()
-        self._handles.close()
-        self._copies = {}
+        self.remove_hooks()
         seen = InspectedStep(self._number, remarks=tuple(self._remarks))
         with self._guarded():
             if not self._stepped and _SKIPPED not in self._remarks:
@@ -195,9 +195,15 @@ class StepInspector:
             yield
         except Exception as error:
             self._remark(_FAULT.format(error=error))
-            self._forward_hook.close()
-            self._handles.close()
-            self._copies = {}
+            self.remove_hooks()
+
+    def remove_hooks(self) -> None:
+        """Takes every hook down; again where `close` was called from a hook of torch's table."""
+        self._forward_hook.close()
+        self._gradient_hooks.close()
+        for hook in self._step_hooks:
+            hook.remove()
+        self._copies = {}
 
     def _remark(self, sentence: str) -> None:
         if sentence not in self._remarks:
@@ -242,7 +248,7 @@ class StepInspector:
             if is_readable(parameter):
                 watched: Any = parameter
                 hook = watched.register_post_accumulate_grad_hook(self._after_gradient)
-                self._handles.callback(hook.remove)
+                self._gradient_hooks.callback(hook.remove)
 
     def _after_gradient(self, parameter: torch.Tensor) -> None:
         if not self._is_closed and not self._forwards:

@@ -124,10 +124,21 @@ class TensorRecord:
         return self.facts[0]
 
     @property
+    def has_moved(self) -> bool:
+        """Whether what made this version put the tensor on other memory (``.data =``, ``set_``)."""
+        return self.previous is not None and 0 != self.storage != self.previous.storage != 0
+
+    @property
     def began_lazy(self) -> bool:
         """Whether its tensor was a lazy module's parameter without a value when first seen."""
         origin = (self.first or self).origin
         return origin is not None and origin.was_lazy
+
+    @property
+    def was_fetched(self) -> bool:
+        """Whether it is a weight that was put into its module for one call, and taken away."""
+        origin = (self.first or self).origin
+        return origin is not None and origin.gathered and origin.alias_of is not None
 
     @property
     def sizes(self) -> tuple[int, ...] | None:
@@ -204,7 +215,8 @@ class Origin:
         written: Whether it was written to.
         passes: Whether it is ``alias_of`` under another object (a module's backward hooks
             wrap its arguments so), not something a model does.
-        gathered: Whether it is a sharded parameter put together for this one call.
+        gathered: Whether it is a sharded parameter put together for this one call, or an
+            offloaded one fetched for it: then ``alias_of`` is what stands in its place otherwise.
         was_lazy: Whether it was a lazy module's parameter without a value yet.
         sources: Records it was computed from out of sight; empty for one that was just there.
         alias_of: TensorRecord whose memory it shares.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import operator
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -79,12 +80,8 @@ def _member(path: str, owner: Any, instead: Any = None) -> Any:
 # --- tensors
 
 
-def _address_of_memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
 storage_address: Callable[[torch.Tensor], int] = _find(
-    "torch._C._storage_address", _address_of_memory
+    "torch._C._storage_address", lambda tensor: tensor.untyped_storage().data_ptr()
 )
 """A number for a tensor's storage, to compare; raises what torch raises where it has none."""
 
@@ -196,13 +193,9 @@ def node_readers(kind: type[Any]) -> tuple[Callable[[Any], int], Callable[[Any],
         What gives a node's number, -1 where it is not told; and what gives descriptions (shape,
         dtype, device) of the gradients that it takes, ``None`` where these are not told.
     """
-    numbered = _member("torch.autograd.graph.Node._sequence_nr", kind, _no_number)
+    numbered = _member("torch.autograd.graph.Node._sequence_nr", kind, lambda _: -1)
     taken = _member("torch.autograd.graph.Node._input_metadata", kind)
     return numbered, None if taken is None else taken.__get__
-
-
-def _no_number(_: Any) -> int:
-    return -1
 
 
 SAVED_PREFIX = "_raw_saved_"
@@ -300,22 +293,26 @@ def pop_mode() -> TorchFunctionMode:
 # --- modules
 
 
-def children_of(module: torch.nn.Module) -> Mapping[str, torch.nn.Module | None]:
-    """The modules right below one, by name, a module under each of its names."""
-    found = _member("torch.nn.Module._modules", module)
-    return dict(module.named_children()) if found is None else found
+def _table(path: str, instead: Callable[[Any], Any]) -> Callable[[torch.nn.Module], Any]:
+    """What reads a table of any module; a call in Python for each would take longer than that."""
+    found = _member(path, torch.nn.Module())
+    return instead if found is None else operator.attrgetter(_LAST_STEP[path])
 
 
-def parameters_of(module: torch.nn.Module) -> Mapping[str, torch.nn.Parameter | None]:
-    """A module's own parameters by name."""
-    found = _member("torch.nn.Module._parameters", module)
-    return dict(module.named_parameters("", False, False)) if found is None else found
+children_of: Callable[[torch.nn.Module], Mapping[str, torch.nn.Module | None]] = _table(
+    "torch.nn.Module._modules", lambda module: dict(module.named_children())
+)
+"""The modules right below one, by name, a module under each of its names."""
 
+parameters_of: Callable[[torch.nn.Module], Mapping[str, torch.nn.Parameter | None]] = _table(
+    "torch.nn.Module._parameters", lambda module: dict(module.named_parameters("", False, False))
+)
+"""A module's own parameters by name."""
 
-def buffers_of(module: torch.nn.Module) -> Mapping[str, torch.Tensor | None]:
-    """A module's own buffers by name."""
-    found = _member("torch.nn.Module._buffers", module)
-    return dict(module.named_buffers("", False, False)) if found is None else found
+buffers_of: Callable[[torch.nn.Module], Mapping[str, torch.Tensor | None]] = _table(
+    "torch.nn.Module._buffers", lambda module: dict(module.named_buffers("", False, False))
+)
+"""A module's own buffers by name."""
 
 
 def fill_module(

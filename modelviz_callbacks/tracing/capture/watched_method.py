@@ -14,8 +14,8 @@ import torch
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-def watch_method(model: torch.nn.Module, name: str, around: Around) -> Callable[[], None]:
-    """Puts something around the calls of a method of one model.
+def watch_method(model: Any, name: str, around: Around) -> Callable[[], None]:
+    """Puts something around the calls of a method of one object, mostly a model.
 
     The class gets the wrapper where the method is the class's: on the object it would go along
     into copies of it, which then called the method of the original.
@@ -27,8 +27,11 @@ def watch_method(model: torch.nn.Module, name: str, around: Around) -> Callable[
 
     Returns:
         Undoes it; safe to call again.
+
+    Raises:
+        TypeError: Its class is one of Python's own, which cannot be changed.
     """
-    own = vars(model).get(name)
+    own = getattr(model, "__dict__", {}).get(name)
     if own is not None:
         return _watch_own(model, name, own, around)
     cls = type(model)

@@ -40,7 +40,8 @@ class Aliasing(Generic[_W]):
 
     def add_result(self, record: TensorRecord, arguments: list[TensorRecord]) -> None:
         """A tensor an op made: a view of one of its arguments, or fresh memory."""
-        shared = record.previous if record.previous in self._regions else None
+        is_kept = record.previous in self._regions and not record.has_moved
+        shared = record.previous if is_kept else None
         for argument in arguments:
             if shared is None and record.storage and argument.storage == record.storage:
                 shared = argument if argument in self._regions else None

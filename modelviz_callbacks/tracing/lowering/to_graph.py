@@ -327,7 +327,8 @@ class _Lowering:
             self._define(record, builder.add_output(spec_of(record), is_write=record in written))
             self._memory.add_result(record, given)
         for record in entry.writes:
-            self._memory.add_write(record, builder)
+            if not record.has_moved:  # what it lies on now was not written to
+                self._memory.add_write(record, builder)
         for record in results:
             self._memory.sync(record)  # it was made together with the write
 

@@ -32,6 +32,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     Enter,
     Leave,
     OpEntry,
+    Origin,
     TensorRecord,
     Within,
     flat_records,
@@ -258,7 +259,7 @@ class _Lowering:
         if name == "__get__":
             return self._graph.call_function(getattr, (args[0], property_name(func)))
         if name == "__set__":
-            return self._graph.call_function(setattr, (args[0], property_name(func), args[1]))
+            return self._set(property_name(func), *args)
         name = torch_name(func)
         if name == "__setitem__":
             return self._graph.call_function(operator.setitem, args, kwargs)
@@ -269,6 +270,14 @@ class _Lowering:
         if is_method(func, name):
             return self._graph.call_method(name, args, kwargs)
         return self._graph.call_function(func, args, kwargs)
+
+    def _set(self, name: str, tensor: fx.Node, value: Any) -> fx.Node:
+        if name not in ("imag", "real"):
+            return self._graph.call_function(setattr, (tensor, name, value))
+        # What torch does then, in calls that those who read the program know.
+        part = self._graph.call_function(getattr, (tensor, name))
+        writes = "copy_" if isinstance(value, fx.Node) else "fill_"
+        return self._graph.call_method(writes, (part, value))
 
     def _bind(self, result: Any, node: fx.Node) -> None:
         """Takes the tensors of a result apart, only where somebody may read them."""
@@ -371,6 +380,8 @@ class _Lowering:
         if origin is None:
             # Made before this part of the tape began, and not handed to it as an argument.
             return self._add_input(f"captured_{len(self._inputs)}", record)
+        if origin.alias_of is not None and origin.gathered:
+            return self._fetched(origin, origin.alias_of, record)
         if origin.alias_of is not None and origin.passes:
             return self._read(origin.alias_of)
         if origin.alias_of is not None and record.stride is not None:
@@ -387,6 +398,17 @@ class _Lowering:
             return self._attribute(origin.value, f"constant_{len(self._attributes)}")
         made_by = origin.made_by or "code out of sight"
         return self._block(f"a tensor of shape {record.sizes or '?'} was made by {made_by}")
+
+    def _fetched(self, origin: Origin, placeholder: TensorRecord, record: TensorRecord) -> fx.Node:
+        """An offloaded parameter or buffer, by what is known of it from outside of the call."""
+        tensor = placeholder.ref()
+        found = self._state.find(tensor) if tensor is not None else None
+        name = found.name if found is not None else f"constant_{len(self._attributes)}"
+        if origin.value is None:
+            return self._block(f"the offloaded parameter {name} was fetched for one call")
+        if origin.written:
+            return self._copy_of(origin.value, name, record.requires_grad)
+        return self._attribute(origin.value, name)
 
     def _block(self, reason: str) -> fx.Node:
         return self._graph.call_function(unreplayable, (reason,))

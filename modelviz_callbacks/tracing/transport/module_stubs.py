@@ -74,10 +74,10 @@ class Stubs:
         named = state.all()
         tensors = {id(tensor): tensor for tensor, _ in named}
         for module in modules.values():
-            for table in (parameters_of(module), buffers_of(module)):
-                for tensor in table.values():
-                    if tensor is not None:
-                        tensors.setdefault(id(tensor), tensor)
+            for table_of in (parameters_of, buffers_of):
+                for tensor in table_of(module).values():
+                    if tensor is not None and id(tensor) not in tensors:
+                        tensors[id(tensor)] = tensor
         names = [known for _, known in named]
         return cls(list(modules.values()), list(tensors.values()), names)
 

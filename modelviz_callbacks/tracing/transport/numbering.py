@@ -48,7 +48,12 @@ class RecordNumbers(dict[TensorRecord, int]):
 
     def __missing__(self, record: TensorRecord) -> int:
         """Adds a record, and the versions before it."""
-        new, previous = [record], record.previous
+        previous = record.previous
+        if previous is None or previous in self:
+            self[record] = number = len(self.rows)
+            self.rows.append(record)
+            return number
+        new = [record]
         while previous is not None and previous not in self:
             new.append(previous)
             previous = previous.previous

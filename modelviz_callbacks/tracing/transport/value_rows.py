@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, Final
 
@@ -334,26 +334,32 @@ class ValueRows:
         found: list[int] = []
         label = Numbers[str](self.tables["labels"], str)
         modules, tensors = self._stubs.module_numbers, self._stubs.tensor_numbers
+        parts = (children_of, modules), (parameters_of, tensors), (buffers_of, tensors)
+        classes: dict[type[nn.Module], int] = {}
         for module in self._stubs.modules:
-            children, parameters, buffers = (
-                _held(children_of(module)),
-                _held(parameters_of(module)),
-                _held(buffers_of(module)),
-            )
-            found += (self._class_number(module), module.training)
-            found += (len(children), len(parameters), len(buffers))
-            for name, child in children:
-                found += (label[name], modules[id(child)])
-            for name, tensor in (*parameters, *buffers):
-                found += (label[name], tensors[id(tensor)])
+            number = classes.get(type(module))
+            if number is None or "forward" in vars(module):
+                number = self._class_number(module, classes)
+            found += (number, module.training, 0, 0, 0)
+            place = len(found) - len(parts)
+            for table_of, numbers in parts:
+                table = table_of(module)
+                if table:
+                    before = len(found)
+                    for name, part in table.items():
+                        if part is not None:
+                            found += (label[name], numbers[id(part)])
+                    found[place] = (len(found) - before) // 2
+                place += 1
         return found
 
-    def _class_number(self, module: nn.Module) -> int:
-        """What the class of a module tells of it; written once for each."""
-        cls: Any = type(module)
-        if "forward" in vars(module) or is_compiled(module):
-            return self._row("classes", module, self._class_row)  # its own
-        return self._row("classes", cls, lambda _: self._class_row(module))
+    def _class_number(self, module: nn.Module, classes: dict[type[nn.Module], int]) -> int:
+        """What the class of a module tells of it; written once for each, unless it is its own."""
+        number = len(self.tables["classes"])
+        self.tables["classes"].append(self._class_row(module))
+        if "forward" not in vars(module) and not is_compiled(module):
+            classes[type(module)] = number
+        return number
 
     def _class_row(self, module: nn.Module) -> Row:
         cls = class_of(module)
@@ -398,11 +404,6 @@ def _is_as_recorded(tensor: torch.Tensor, record: TensorRecord) -> bool:
 
 def _is_parameter(tensor: torch.Tensor) -> bool:
     return type(tensor) is not torch.Tensor and isinstance(tensor, nn.Parameter)
-
-
-def _held(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What stands in one of a module's tables."""
-    return [pair for pair in table.items() if pair[1] is not None] if table else []
 
 
 def parameter_rows(signature: inspect.Signature) -> list[Row]:

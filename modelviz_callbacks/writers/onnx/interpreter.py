@@ -243,7 +243,8 @@ class _Walk:
         target, args, kwargs = _placed(
             node.target, self._value(node.args), self._value(node.kwargs)
         )
-        if target is setattr and args[1] == "data":
+        moves = target is setattr and args[1] == "data"
+        if moves:
             self._memory.define(args[0], self._memory.read(args[2]))
         tensors: list[torch.Tensor] = []
         arguments = _with_places(args, tensors), _with_places(kwargs, tensors)
@@ -266,6 +267,8 @@ class _Walk:
             self._as_recorded(node, call, tensors, recorded, error)
             return
         self._env[node] = result
+        if moves:  # it lies on the other one's memory now
+            self._memory.define(args[0], self._memory.last(args[2]))
         found = list(tensors_in(result))
         fresh = [i for i, tensor in enumerate(found) if tensor not in self._memory]
         fresh = list({id(found[i]): i for i in reversed(fresh)}.values())[::-1]

@@ -141,6 +141,7 @@ def test_a_forward_that_depends_on_data_is_one_box_and_the_reason_is_said(tmp_pa
     assert any("what is inside of it is not shown: the original code" in text for text in remarks)
 
 
+@pytest.mark.slow
 def test_what_a_forward_writes_to_its_module_is_written_once(tmp_path: Path) -> None:
     made: list[Remembers] = []
 

@@ -325,6 +325,7 @@ def test_a_compiled_model_has_the_graph_of_its_original_code_and_says_so(
     assert remarks[0].startswith(f"{part}: compiled code was left alone; its ops are those")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", COMPILED)
 def test_from_the_first_batch_on_it_is_compiled_as_often_as_without(
     how: str, tmp_path: Path
@@ -345,6 +346,7 @@ def test_from_the_first_batch_on_it_is_compiled_as_often_as_without(
     assert seen == [without.compilations] * 4
 
 
+@pytest.mark.slow
 def test_with_the_autograd_compiler_the_weights_are_the_same_too(tmp_path: Path) -> None:
     watched(tmp_path, lambda: _compiled_outside("aot_eager"))
 

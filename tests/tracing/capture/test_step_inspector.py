@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from modelviz_callbacks.tracing import Measured
 from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
@@ -184,6 +188,25 @@ def test_a_window_that_opens_within_an_optimizers_step_says_what_it_cannot_know(
     assert gradients(step)["weight"] is not None
     assert step.parameters[0].update_norm is None
     assert any("Updates were not measured" in remark for remark in step.remarks)
+
+
+def test_hooks_of_others_behind_its_own_are_called_all_the_same() -> None:
+    model = linear([[1.0, 1.0]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    looking = Looking(model)
+    called: list[str] = []
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: called.append("before")),
+        register_optimizer_step_post_hook(lambda *_: called.append("after")),
+    ]
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    looking.end()
+    assert called == ["before", "after"]
+    optimizer.step()
+    for hook in hooks:
+        hook.remove()
+    looking.inspector.remove_hooks()
 
 
 def test_two_optimizers_are_both_waited_for() -> None:

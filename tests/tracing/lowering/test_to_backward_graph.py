@@ -387,6 +387,7 @@ class Deep(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_a_deep_graph_is_read_whole() -> None:
     _, _, backward, _ = backward_of(Deep(15_000))
     assert len(backward.ops) == 15_002

@@ -14,7 +14,7 @@ from torch import nn
 from modelviz_callbacks import GraphHook, ModelGraph
 from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.report import ModelvizWarning
-from tests.mlflow_server import MlflowServer, Proxy
+from tests.mlflow_server import MlflowServer, Proxy, store_in_use
 from tests.samples import one_and_the_rest_slow
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -34,17 +34,15 @@ def train(
     optimizer = torch.optim.Adam(model.parameters())
     hook = None
     if folder is not None:
-        hook = GraphHook(
-            model,
-            dirpath=folder,
-            mlflow=uri,
-            formats=["svg", "text"],
-            onnx=False,
-            tensorboard=False,
-        )
-        target = hook._run._mlflow_targets[0]
-        assert target is not None
-        object.__setattr__(target, "run_id", run_id)
+        with store_in_use(uri):
+            hook = GraphHook(
+                model,
+                dirpath=folder,
+                mlflow=run_id,
+                formats=["svg", "text"],
+                onnx=False,
+                tensorboard=False,
+            )
     for _ in range(50):
         optimizer.zero_grad()
         model(torch.randn(6, 4)).square().mean().backward()
