@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from modelviz_callbacks import GraphHook, GraphLogger
@@ -87,6 +88,12 @@ def test_steps_of_a_plain_loop_are_told_and_nothing_else_changes(
     assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
     told = rows(tmp_path)
     assert {row["step"] for row in told} == {"1", "3"}
+    events = EventAccumulator(str(tmp_path), {"tensors": 0})
+    events.Reload()
+    (found,) = events.Tensors("Troubled/health of step 3")
+    text = found.tensor_proto.string_val[0].decode()
+    assert "No gradient reached pos in step 1" in text
+    assert "| act | ReLU | 100% |  |  |" in text
     of_step = [row for row in told if row["step"] == "3"]
     assert [(row["kind"], row["name"]) for row in of_step] == [
         ("output", "body"),

@@ -100,14 +100,17 @@ class TensorStatistics:
             looked.stored = 1
         values = _as_floats(values)
         least, most = values.aminmax()
-        variance, mean = torch.var_mean(values, correction=0)
         looked.first = len(self._results)
-        self._results += [least, most, mean, variance]
-        self._results += [
-            torch.count_nonzero(values),
-            torch.count_nonzero(values.isnan()),
-            torch.count_nonzero(values.isinf()),
-        ]
+        # On the CPU torch's `var_mean` takes five times as long as these two.
+        self._results += [least, most, values.mean(), values.std(correction=0)]
+        self._results.append(torch.count_nonzero(values))
+        if values.device.type == "cpu" and bool(least.isfinite() & most.isfinite()):
+            self._results += [torch.zeros_like(self._results[-1])] * 2
+        else:
+            self._results += [
+                torch.count_nonzero(values.isnan()),
+                torch.count_nonzero(values.isinf()),
+            ]
         return looked
 
     def norm(self, tensor: torch.Tensor) -> int:
@@ -197,21 +200,19 @@ class Results:
         """What a tensor's elements are like; ``None``: it could not be looked at."""
         if looked is None or looked.first < 0:
             return None
-        least, most, mean, variance, nonzero, nans, infs = self._found[
-            looked.first : looked.first + 7
-        ]
+        least, most, mean, std, nonzero, nans, infs = self._found[looked.first : looked.first + 7]
         part = looked.stored / looked.elements
         if part < 1:  # what a sparse tensor does not store is zero
             least, most = min(least, 0.0), max(most, 0.0)
-            squares = part * (variance + mean * mean)
+            squares = part * (std * std + mean * mean)
             mean *= part
-            variance = max(0.0, squares - mean * mean)
+            std = math.sqrt(max(0.0, squares - mean * mean))
         return TensorHealth(
             looked.elements,
             least,
             most,
             mean,
-            math.sqrt(variance),
+            std,
             looked.elements - int(nonzero),
             int(nans),
             int(infs),
