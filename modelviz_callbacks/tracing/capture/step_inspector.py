@@ -33,6 +33,7 @@ from modelviz_callbacks.tracing.capture.tensor_statistics import (
     Looked,
     Results,
     TensorStatistics,
+    is_captured,
     is_readable,
     is_watched,
 )
@@ -73,6 +74,7 @@ _WATCHED = (
     "Outputs within function transforms (vmap, grad) or dispatch modes (a selective checkpoint) "
     "were not looked at."
 )
+_CAPTURED = "Nothing was looked at: the step was being captured as a CUDA graph."
 _NO_ROOM = "Updates were not measured: a copy of the weights has no room on the device."
 _FAULT = "Looking into the step ended early with {error!r}."
 
@@ -119,6 +121,10 @@ class StepInspector:
     def start(self) -> None:
         """Begins; call it right before the step, at best before its optimizer begins."""
         self._thread = get_ident()
+        if is_captured():
+            self._remark(_CAPTURED)
+            self.close()
+            return
         with self._guarded():
             for path, module in paths_of(self._model):
                 first = self._paths.setdefault(id(module), author_path(path))
@@ -215,7 +221,7 @@ class StepInspector:
         if is_dynamo_compiling() or get_ident() != self._thread:
             return
         path = self._paths.get(id(module))
-        if path is None or backward_number() != -1:
+        if path is None or backward_number() != -1 or is_captured():
             return
         with self._guarded():
             if is_watched():
@@ -267,7 +273,7 @@ class StepInspector:
         }
 
     def _before_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if is_dynamo_compiling() or self._is_closed:
+        if is_dynamo_compiling() or self._is_closed or is_captured():
             return
         with self._guarded():
             own = self._own(optimizer)
@@ -288,7 +294,7 @@ class StepInspector:
                 self._copies[id(parameter)] = parameter.detach().clone()
 
     def _after_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if is_dynamo_compiling() or self._is_closed:
+        if is_dynamo_compiling() or self._is_closed or is_captured():
             return
         with self._guarded():
             own = self._own(optimizer)

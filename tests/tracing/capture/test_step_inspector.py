@@ -306,6 +306,19 @@ def test_what_is_under_a_transform_is_left_alone_and_said() -> None:
     assert any("vmap" in remark for remark in step.remarks)
 
 
+def test_a_step_that_is_captured_as_a_cuda_graph_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = "modelviz_callbacks.tracing.capture.step_inspector"
+    monkeypatch.setattr(f"{home}.is_captured", lambda: True)
+    before = switches()
+    looking = Looking(nn.Linear(2, 2))
+    assert difference(before, switches()) == ""
+    step = looking.end()
+    assert (step.outputs, step.parameters) == ((), ())
+    assert any("CUDA graph" in remark for remark in step.remarks)
+
+
 def test_a_fault_of_its_own_is_a_remark_and_the_step_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
