@@ -217,6 +217,7 @@ def test_two_optimizers_are_both_waited_for() -> None:
     model(torch.ones(1, 2)).sum().backward()
     one.step()
     assert not looking.inspector.is_closed
+    model[0].weight.grad *= 2.0
     one.step()  # a second step is not this one's update
     other.step()
     assert looking.inspector.is_closed
@@ -258,12 +259,13 @@ class Odd(nn.Module):
         self.again = nn.Linear(4, 6, bias=False)
         self.again.weight = self.out.weight
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.kept = nn.Sequential(self.frozen, nn.Tanh())
         self.unreached = nn.Parameter(torch.ones(3))
         self.complex = nn.Parameter(torch.tensor([3 + 4j]))
 
     def forward(self, tokens: torch.Tensor) -> dict[str, Any]:
         x = self.twice(self.twice(self.table(tokens))) * self.complex.abs()
-        found = torch.utils.checkpoint.checkpoint(self.frozen, x, use_reentrant=False)
+        found = torch.utils.checkpoint.checkpoint(self.kept, x, use_reentrant=False)
         return {"tokens": tokens, "pair": (self.out(found), self.again(x)), "none": None}
 
 
@@ -281,13 +283,15 @@ def test_odd_modules_and_parameters_are_each_told_once() -> None:
         ("twice", 0, ""),
         ("twice", 1, ""),
         ("frozen", 0, ""),
+        ("kept.1", 0, ""),
+        ("kept", 0, ""),
         ("out", 0, ""),
         ("again", 0, ""),
         ("", 0, "['tokens']"),
         ("", 0, "['pair'][0]"),
         ("", 0, "['pair'][1]"),
     ]
-    assert step.outputs[6].dtype == "int64"
+    assert step.outputs[8].dtype == "int64"
     by_name = {one.name: one for one in step.parameters}
     assert "frozen.weight" not in by_name
     assert "again.weight" not in by_name
