@@ -76,6 +76,10 @@ _WATCHED = (
 )
 _CAPTURED = "Nothing was looked at: the step was being captured as a CUDA graph."
 _NO_ROOM = "Updates were not measured: a copy of the weights has no room on the device."
+_UNREADABLE = (
+    "{count} of {all} parameters were not looked at: their tensors have no data here, or are made "
+    "of others (sharded by FSDP2)."
+)
 _FAULT = "Looking into the step ended early with {error!r}."
 
 
@@ -181,6 +185,9 @@ class StepInspector:
             if not self._stepped and _SKIPPED not in self._remarks:
                 self._remark(_NO_STEP)
             self._look_at_gradients(self._of_no_optimizer())
+            unread = [one for _, one in self._trained.values() if not is_readable(one)]
+            if unread:
+                self._remark(_UNREADABLE.format(count=len(unread), all=len(self._trained)))
             seen = self._read()
         if self._remarks != [*seen.remarks]:
             seen = InspectedStep(

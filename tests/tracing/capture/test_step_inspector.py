@@ -301,6 +301,20 @@ def test_odd_modules_and_parameters_are_each_told_once() -> None:
     assert step.remarks == ()
 
 
+def test_parameters_without_data_are_left_alone_and_said() -> None:
+    model = nn.Linear(2, 3, device="meta")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    looking = Looking(model)
+    model(torch.empty(4, 2, device="meta")).sum().backward()
+    optimizer.step()
+    step = looking.end()
+    assert [(one.shape, one.health) for one in step.outputs] == [((4, 3), None)]
+    assert {(one.has_gradient, one.gradient) for one in step.parameters} == {(True, None)}
+    assert [remark[:42] for remark in step.remarks] == [
+        "2 of 2 parameters were not looked at: thei"
+    ]
+
+
 def test_what_is_under_a_transform_is_left_alone_and_said() -> None:
     model = nn.Linear(2, 2)
     looking = Looking(model)
