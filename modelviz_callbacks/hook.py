@@ -15,13 +15,14 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
-from modelviz_callbacks.errors import CaptureError, OptionError
-from modelviz_callbacks.later_steps import LaterSteps
+from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
+from modelviz_callbacks.timed_forward import TimedForward
 from modelviz_callbacks.tracing import (
     Capture,
     LazyResult,
@@ -31,6 +32,7 @@ from modelviz_callbacks.tracing import (
     class_of,
     compiled_call,
     is_lazy,
+    method_names,
     method_under_way,
     record_backward,
     runs_compiled,
@@ -126,12 +128,13 @@ class GraphHook:
             model = unwrapped_once(model)
         self._model = model
         settings = make_options(**options)
-        self._methods = _methods_of(self._core, method)
+        self._methods = method_names(self._core, method)
         self._run = Run(settings, class_of(self._core).__name__)
         with self._run.guarded("the loggers"):
             given = loggers_of(accelerator, loggers)
             connect(self._run, loggers_around(sys._getframe(1)) if given is None else given)
-        self._later = LaterSteps(self._run, self._core, self._model, over=self._disarm)
+        self._timed = TimedForward(self._run, self._core, model, over=self._disarm_if_over)
+        self._inspections = Inspections(self._run, over=self._disarm_if_over)
         self._begin_unarmed()
         self._records = is_recording_rank()
         if self._records:
@@ -224,7 +227,8 @@ class GraphHook:
         self._end_stretch()
         self._disarm()
         if self._records:
-            self._later.close()
+            self._timed.close()
+            self._inspections.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -278,10 +282,13 @@ class GraphHook:
         """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
         _undo_all(self._undo_parts)
-        if runs_compiled(self._model):
-            # Hooks for it would become a part of the compiled code.
-            self._later.refuse_timing("torch.compile fuses the ops of the model")
-        if self._later.is_over:
+        if runs_compiled(self._model):  # our hooks would become a part of the compiled code
+            self._timed.give_up("torch.compile fuses the ops of the model")
+        self._disarm_if_over()
+
+    def _disarm_if_over(self) -> None:
+        """Leaves no hook where no later step is waited for."""
+        if self._timed.is_over and self._inspections.is_over:
             self._disarm()
 
     def _before(
@@ -310,9 +317,10 @@ class GraphHook:
         if self._closed:
             return
         if self._recorded:
-            depth = _calls_on_stack(model)
-            if self._is_step(model) and depth <= 1:
-                self._later.before(depth)
+            if self._is_step(model) and _calls_on_stack(model) <= 1:
+                self._timed.before()
+                self._inspections.before(self._core)
+                self._disarm_if_over()
             return
         worth = _worth_now(model)
         if worth <= self._worth:
@@ -354,9 +362,10 @@ class GraphHook:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
         if is_dynamo_compiling() or self._is_copy:
             return None
-        if self._recorded:
-            self._later.after(_calls_on_stack(model))
+        if self._recorded and self._timed.after():
             return None
+        if self._recorded and _calls_on_stack(model) <= 1:
+            self._inspections.end_forward()
         capture = self._capture
         if capture is None or not capture.is_here():
             return None
@@ -494,11 +503,11 @@ class GraphHook:
         self._in_method = True
         try:
             if not is_dynamo_compiling():
-                self._later.before_method()
+                self._inspections.before(self._core)
             return inner(*args, **kwargs)
         finally:
             self._in_method = False
-            self._later.after(0)
+            self._inspections.end_forward()
 
     # --- the model's own modules, where its forward does not run
 
@@ -557,18 +566,6 @@ def _worth_now(model: torch.nn.Module) -> int:
     return _NO_GRADIENTS if model.training else _NOTHING
 
 
-def _methods_of(model: torch.nn.Module, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the methods to watch, checked."""
-    names = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
-    for name in names:
-        if not callable(getattr(model, name, None)):
-            raise OptionError(
-                f"Option method={wanted!r} cannot be used: {type(model).__name__} has no method "
-                f"{name!r}. Name a method of the model handed over."
-            )
-    return names
-
-
 def _note_copy(hook: GraphHook, model: torch.nn.Module) -> None:
     """Tells the hook of the original that a copy of its model is trained."""
     original = _hooks.get(hook._number)
@@ -580,8 +577,7 @@ def _inert(number: int = -1) -> GraphHook:
     """A hook on a copy of a model: it watches nothing, but the original hears that it runs."""
     hook = GraphHook.__new__(GraphHook)
     hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
-    hook._undo, hook._compiled_call, hook._recorded = [], None, True
-    hook._undo_parts = []
+    hook._undo, hook._undo_parts, hook._compiled_call, hook._recorded = [], [], None, True
     hook._records, hook._in_method = False, True
     hook._stretch_of, hook._pending, hook._number = None, None, number
     hook._lazy, hook._steps = None, None

@@ -9,6 +9,7 @@ from modelviz_callbacks.artifacts.maker import Maker, file_name
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import class_of
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.tracing.lowering.to_program import FACTS
@@ -77,8 +78,10 @@ def _write_trained(maker: Maker, products: Products, unit: Unit, name: str) -> N
     outcome = write_trained(subject, names, maker.folder / name)
     for file in outcome.files:
         maker.add_file(file)
-    for remark in outcome.remarks:
+    for remark in (*outcome.warnings, *outcome.remarks):
         maker.add_remark(remark)
+    for text in outcome.warnings:
+        warn(text)
     figures = maker.report.figures
     largest = max(outcome.max_difference, figures.get("onnx_max_difference", 0.0))
     figures["onnx_max_difference"] = largest

@@ -23,6 +23,7 @@ from modelviz_callbacks.tracing.capture.warm_up import warm_up
 from modelviz_callbacks.tracing.capture.watchable import runs_compiled, watchable_parts
 from modelviz_callbacks.tracing.capture.watched_method import (
     Around,
+    method_names,
     method_under_way,
     watch_method,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "has_modes",
     "is_compiled",
     "is_lazy",
+    "method_names",
     "method_under_way",
     "modules_of",
     "op_times",

@@ -294,3 +294,30 @@ def test_what_the_exporters_say_is_in_the_log_and_what_others_say_goes_where_it_
     assert [r.getMessage() for r in caplog.records if r.name == "torch.onnx"] == [
         "another thread's line"
     ]
+
+
+class Masked(nn.Module):
+    """Hands its mask through numpy, or needs it in training only."""
+
+    def __init__(self, through_numpy: bool) -> None:
+        super().__init__()
+        self.fc, self.through_numpy = nn.Linear(4, 2), through_numpy
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.through_numpy:
+            return self.fc(x) * torch.from_numpy(mask.numpy().copy())
+        return self.fc(x) * mask if self.training else self.fc(x)
+
+
+@pytest.mark.parametrize("through_numpy", [True, False])
+def test_an_input_that_became_a_constant_is_one_warning_that_names_it(
+    through_numpy: bool, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        hook = trained(Masked(through_numpy), tmp_path, torch.randn(3, 4), torch.rand(3, 2))
+    told = [str(one.message) for one in caught if "does not read" in str(one.message)]
+    assert [text.startswith("model.onnx does not read mask, though") for text in told] == (
+        [True] if through_numpy else []
+    )
+    assert told == [remark for remark in hook.report.remarks if "does not read" in remark]

@@ -155,11 +155,11 @@ class Capture:
         if self._is_step:  # which may run several backwards, and drop what they began at
             self.recorder.before_backward = self._read_backward
         self.recorder.see_state(tensor for tensor, _ in self._state.all())
-        if OffloadedWeights.among(self._state):
-            self.recorder.follow_offloaded(self._model, self._state)
         self._grad = torch.is_grad_enabled()
         self._signature = signature or self._signature
-        with no_torch_function():
+        with no_torch_function():  # a mode of the user's sees nothing of ours
+            if OffloadedWeights.among(self._state):
+                self.recorder.follow_offloaded(self._model, self._state)
             self._inputs = self._attempt(
                 lambda: named_inputs(self._signature, args, kwargs, self.recorder.adopt), {}
             )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from modelviz_callbacks.errors import OptionError
 
 # Around one call of a method: gets the bound method, its arguments, and gives its result.
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -84,3 +86,23 @@ def method_under_way(model: torch.nn.Module) -> str:
             found = name
         frame = frame.f_back  # type: ignore[assignment]
     return found
+
+
+def method_names(model: torch.nn.Module, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the methods to watch, checked.
+
+    Args:
+        model: Whose methods they are.
+        wanted: One name or several; ``None``: none.
+
+    Raises:
+        OptionError: The model has no such method.
+    """
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+    for name in names:
+        if not callable(getattr(model, name, None)):
+            raise OptionError(
+                f"Option method={wanted!r} cannot be used: {type(model).__name__} has no method "
+                f"{name!r}. Name a method of the model handed over."
+            )
+    return names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import torch
 
 from modelviz_callbacks.errors import OptionError, WriterError
+from modelviz_callbacks.writers.onnx.constant_inputs import constant_inputs
 from modelviz_callbacks.writers.onnx.convert import Names, Source, convert, first_line
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
 from modelviz_callbacks.writers.onnx.model_copy import eval_copy
@@ -34,6 +36,14 @@ _STEP = 0.05
 # Above this a protobuf message cannot hold the weights; they go into a file beside it.
 _MAX_INSIDE_BYTES = 1_800_000_000
 
+_CONSTANT = (
+    "model.onnx does not read {names}, though the model does: what was made of the recorded "
+    "batch's is a constant in the file (Python or numpy in between). Do not use it with other "
+    "values."
+)
+
+_LOG = logging.getLogger(__name__)
+
 # Makes a file of the recorded ops with the trained weights: `view_model` does.
 Recorded = Callable[[], View]
 
@@ -50,10 +60,12 @@ class Trained:
         max_difference: The largest absolute difference between an output in onnxruntime and
             the model's own, over all batch sizes tried.
         remarks: What a person should know.
+        warnings: What one has to know before using the file.
         files: Names of the files written, the model first.
     """
 
     max_difference: float
+    warnings: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
@@ -167,6 +179,7 @@ class _Attempt:
                 outcome.max_difference = difference
                 if remark:
                     outcome.remarks.append(f"model.onnx {remark}{self._because()}")
+                outcome.warnings += self._constants(beside, sizes[0])
                 outcome.files = _moved(beside, self._path)
                 return outcome
             self._failures.append(wrong)
@@ -179,6 +192,15 @@ class _Attempt:
         raise WriterError(
             f"{wrong} The file is kept as {final.name}: do not use it; please report the model."
         )
+
+    def _constants(self, path: Path, size: int) -> list[str]:
+        """Says which inputs have become constants of the file."""
+        try:
+            names = constant_inputs(path, self._probes.of_size(size), self._reference)
+        except Exception:
+            _LOG.debug("the inputs of %s are not looked at", path.name, exc_info=True)
+            return []
+        return [_CONSTANT.format(names=", ".join(names))] if names else []
 
     def _because(self) -> str:
         return f": {self._failures[-1]}" if self._failures else ""
