@@ -281,7 +281,6 @@ class GraphHook:
     def _after_recording(self) -> None:
         """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
-        self._restore_compiled()
         _undo_all(self._undo_parts)
         if runs_compiled(self._model):  # our hooks would become a part of the compiled code
             self._timed.give_up("torch.compile fuses the ops of the model")

@@ -30,6 +30,7 @@ class Inspections:
         self._waiting = [] if stage else list(run.options.steps_to_inspect)
         self._number = 0
         self._inspector: StepInspector | None = None
+        self._last: StepInspector | None = None
 
     @property
     def is_over(self) -> bool:
@@ -46,6 +47,7 @@ class Inspections:
             Whether it is looked into, so that `end_forward` is to be called.
         """
         self._number += 1
+        self._remove_the_last()
         with self._run.guarded("the look into a step"):
             if self._inspector is not None:
                 self._inspector.next_forward()
@@ -59,8 +61,14 @@ class Inspections:
             return True
         return False
 
+    def _remove_the_last(self) -> None:
+        """What ended while torch went through its hooks may have left one that does nothing."""
+        if self._last is not None:
+            self._last.remove_hooks()
+            self._last = None
+
     def _take(self, seen: InspectedStep) -> None:
-        self._inspector = None
+        self._last, self._inspector = self._inspector, None
         self._run.inspected(seen)
         if self.is_over:
             self._over()
@@ -76,6 +84,7 @@ class Inspections:
         if self._inspector is not None:
             with self._run.guarded("the look into a step"):
                 self._inspector.close()
+        self._remove_the_last()
         if self._waiting:
             numbers = ", ".join(map(str, self._waiting))
             self._waiting = []

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from modelviz_callbacks import GraphHook, GraphLogger
@@ -87,6 +88,12 @@ def test_steps_of_a_plain_loop_are_told_and_nothing_else_changes(
     assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
     told = rows(tmp_path)
     assert {row["step"] for row in told} == {"1", "3"}
+    events = EventAccumulator(str(tmp_path), {"tensors": 0})
+    events.Reload()
+    (found,) = events.Tensors("Troubled/health of step 3")
+    text = found.tensor_proto.string_val[0].decode()
+    assert "No gradient reached pos in step 1" in text
+    assert "| act | ReLU | 100% |  |  |" in text
     of_step = [row for row in told if row["step"] == "3"]
     assert [(row["kind"], row["name"]) for row in of_step] == [
         ("output", "body"),
@@ -203,19 +210,30 @@ def test_of_a_watched_method_its_calls_are_the_steps(tmp_path: Path) -> None:
     assert [row["name"] for row in rows(tmp_path)] == ["weight", "bias"]
 
 
+def _compiled(in_place: bool) -> nn.Module:
+    model = Troubled()
+    if in_place:
+        model.compile(backend="eager")
+        return model
+    wrapped: nn.Module = torch.compile(model, backend="eager")
+    return wrapped
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["torch.compile", "model.compile"])
 def test_of_a_compiled_model_gradients_and_updates_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_place: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    model = Troubled()
-    compiled = torch.compile(model, backend="eager")
+    model = _compiled(in_place)
+    call = model._compiled_call_impl
     options: dict[str, Any] = {"background": False, **FEW}
-    with GraphHook(compiled, dirpath=tmp_path, inspect_step=2, **options) as hook:
-        weights = train(compiled, 4)
-        assert not compiled._forward_hooks
+    with GraphHook(model, dirpath=tmp_path, inspect_step=2, **options) as hook:
+        weights = train(model, 4)
+        assert not model._forward_hooks
+        assert model._compiled_call_impl is call
     assert {row["kind"] for row in rows(tmp_path)} == {"gradient"}
     assert any("torch.compile" in remark for remark in hook.report.remarks)
-    expected = train(torch.compile(Troubled(), backend="eager"), 4)
+    expected = train(_compiled(in_place), 4)
     assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
 
 

@@ -102,6 +102,28 @@ def add_times(maker: Maker, products: Products) -> None:
         tracker.flush()
 
 
+def add_health(maker: Maker, products: Products) -> None:
+    """Writes what was seen in a step that was looked into, as a table, into the same run.
+
+    Args:
+        maker: Knows where the events go.
+        products: Has a graph and such a step.
+
+    Raises:
+        TrackerError: It cannot be written there.
+    """
+    from modelviz_callbacks.writers.health_table import health_table
+
+    assert maker.events is not None
+    assert products.told_analysis is not None
+    assert products.health is not None
+    name = products.told_analysis.graph.name
+    with TensorBoardTracker(maker.events.target) as tracker:
+        table = health_table(products.told_analysis, products.health)
+        tracker.add_text(f"{name}/health of step {products.health.number}", table)
+        tracker.flush()
+
+
 def mention(report: Report, tracker: Tracker) -> None:
     """Notes where a tracker has the graph."""
     line = f"{tracker.name}: {tracker.place}"

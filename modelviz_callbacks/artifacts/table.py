@@ -154,6 +154,14 @@ TABLE: tuple[Row, ...] = (
         shows=("times_us",),
         is_event=True,
     ),
+    Row(
+        "the health of a step",
+        ("told_analysis", "health"),
+        events.add_health,
+        _wants_events,
+        shows=("health",),
+        is_event=True,
+    ),
     Row("health.csv", ("inspected",), health.write_health, _always, shows=("inspected",)),
     Row(
         "the ONNX files",

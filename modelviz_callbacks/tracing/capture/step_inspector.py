@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
+from torch.nn.parameter import is_lazy
 from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
@@ -27,14 +28,20 @@ from modelviz_callbacks.tracing.capture.inspected_step import (
 )
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.pytree import leaves, walk
+from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.tensor_statistics import (
     Looked,
     Results,
     TensorStatistics,
+    is_captured,
     is_readable,
     is_watched,
 )
-from modelviz_callbacks.tracing.capture.torch_internals import backward_number, has_compiled
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    AUTOCAST_DEVICES,
+    backward_number,
+    has_compiled,
+)
 from modelviz_callbacks.tracing.capture.wrappers import author_path
 
 # How many further forwards an optimizer's step is waited for.
@@ -49,7 +56,7 @@ _COMPILED = (
 )
 _IN_OPTIMIZER = (
     "Updates were not measured: the optimizer's step had begun before the forward that is looked "
-    "into (a closure that calls the model)."
+    "into (a closure that calls the model), or is compiled."
 )
 _NO_STEP = (
     "No optimizer step of these parameters came after this forward, so there are no updates; "
@@ -67,7 +74,12 @@ _WATCHED = (
     "Outputs within function transforms (vmap, grad) or dispatch modes (a selective checkpoint) "
     "were not looked at."
 )
+_CAPTURED = "Nothing was looked at: the step was being captured as a CUDA graph."
 _NO_ROOM = "Updates were not measured: a copy of the weights has no room on the device."
+_UNREADABLE = (
+    "{count} of {all} parameters were not looked at: their tensors have no data here, or are made "
+    "of others (sharded by FSDP2)."
+)
 _FAULT = "Looking into the step ended early with {error!r}."
 
 
@@ -92,7 +104,8 @@ class StepInspector:
         self._done = done
         self._thread = 0
         self._forward_hook = ExitStack()
-        self._handles = ExitStack()
+        self._gradient_hooks = ExitStack()
+        self._step_hooks: list[StepHook] = []
         self._statistics = TensorStatistics()
         self._paths: dict[int, str] = {}
         self._aliases: dict[str, str] = {}
@@ -112,18 +125,22 @@ class StepInspector:
     def start(self) -> None:
         """Begins; call it right before the step, at best before its optimizer begins."""
         self._thread = get_ident()
+        if is_captured():
+            self._remark(_CAPTURED)
+            self.close()
+            return
         with self._guarded():
             for path, module in paths_of(self._model):
                 first = self._paths.setdefault(id(module), author_path(path))
                 self._aliases[author_path(path)] = first
             for name, parameter in self._model.named_parameters():
-                if parameter.requires_grad:
+                if parameter.requires_grad and not is_lazy(parameter):
                     self._trained[id(parameter)] = (author_path(name), parameter)
             for register, hook in (
                 (optimizer_hooks.register_optimizer_step_pre_hook, self._before_update),
                 (optimizer_hooks.register_optimizer_step_post_hook, self._after_update),
             ):
-                self._handles.callback(register(hook).remove)
+                self._step_hooks.append(StepHook(register, hook))
             self._watch_outputs()
 
     def _watch_outputs(self) -> None:
@@ -162,14 +179,15 @@ class StepInspector:
         if self._is_closed:
             return
         self._is_closed = True
-        self._forward_hook.close()
-        self._handles.close()
-        self._copies = {}
+        self.remove_hooks()
         seen = InspectedStep(self._number, remarks=tuple(self._remarks))
         with self._guarded():
             if not self._stepped and _SKIPPED not in self._remarks:
                 self._remark(_NO_STEP)
             self._look_at_gradients(self._of_no_optimizer())
+            unread = [one for _, one in self._trained.values() if not is_readable(one)]
+            if unread:
+                self._remark(_UNREADABLE.format(count=len(unread), all=len(self._trained)))
             seen = self._read()
         if self._remarks != [*seen.remarks]:
             seen = InspectedStep(
@@ -190,9 +208,15 @@ class StepInspector:
             yield
         except Exception as error:
             self._remark(_FAULT.format(error=error))
-            self._forward_hook.close()
-            self._handles.close()
-            self._copies = {}
+            self.remove_hooks()
+
+    def remove_hooks(self) -> None:
+        """Takes every hook down; again where `close` was called from a hook of torch's table."""
+        self._forward_hook.close()
+        self._gradient_hooks.close()
+        for hook in self._step_hooks:
+            hook.remove()
+        self._copies = {}
 
     def _remark(self, sentence: str) -> None:
         if sentence not in self._remarks:
@@ -204,7 +228,7 @@ class StepInspector:
         if is_dynamo_compiling() or get_ident() != self._thread:
             return
         path = self._paths.get(id(module))
-        if path is None or backward_number() != -1:
+        if path is None or backward_number() != -1 or is_captured():
             return
         with self._guarded():
             if is_watched():
@@ -229,6 +253,7 @@ class StepInspector:
         if self._is_scaled or not any(
             torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
             for kind in {parameter.device.type for _, parameter in self._trained.values()}
+            if kind in AUTOCAST_DEVICES
         ):
             return
         self._is_scaled = True
@@ -236,7 +261,7 @@ class StepInspector:
             if is_readable(parameter):
                 watched: Any = parameter
                 hook = watched.register_post_accumulate_grad_hook(self._after_gradient)
-                self._handles.callback(hook.remove)
+                self._gradient_hooks.callback(hook.remove)
 
     def _after_gradient(self, parameter: torch.Tensor) -> None:
         if not self._is_closed and not self._forwards:
@@ -255,7 +280,7 @@ class StepInspector:
         }
 
     def _before_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if is_dynamo_compiling() or self._is_closed:
+        if is_dynamo_compiling() or self._is_closed or is_captured():
             return
         with self._guarded():
             own = self._own(optimizer)
@@ -276,7 +301,7 @@ class StepInspector:
                 self._copies[id(parameter)] = parameter.detach().clone()
 
     def _after_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if is_dynamo_compiling() or self._is_closed:
+        if is_dynamo_compiling() or self._is_closed or is_captured():
             return
         with self._guarded():
             own = self._own(optimizer)

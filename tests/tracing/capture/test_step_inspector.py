@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from modelviz_callbacks.tracing import Measured
 from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
@@ -186,6 +190,25 @@ def test_a_window_that_opens_within_an_optimizers_step_says_what_it_cannot_know(
     assert any("Updates were not measured" in remark for remark in step.remarks)
 
 
+def test_hooks_of_others_behind_its_own_are_called_all_the_same() -> None:
+    model = linear([[1.0, 1.0]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    looking = Looking(model)
+    called: list[str] = []
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: called.append("before")),
+        register_optimizer_step_post_hook(lambda *_: called.append("after")),
+    ]
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    looking.end()
+    assert called == ["before", "after"]
+    optimizer.step()
+    for hook in hooks:
+        hook.remove()
+    looking.inspector.remove_hooks()
+
+
 def test_two_optimizers_are_both_waited_for() -> None:
     model = nn.Sequential(linear([[1.0, 2.0]]), linear([[3.0]]))
     one = torch.optim.SGD(model[0].parameters(), lr=1.0)
@@ -194,6 +217,7 @@ def test_two_optimizers_are_both_waited_for() -> None:
     model(torch.ones(1, 2)).sum().backward()
     one.step()
     assert not looking.inspector.is_closed
+    model[0].weight.grad *= 2.0
     one.step()  # a second step is not this one's update
     other.step()
     assert looking.inspector.is_closed
@@ -235,12 +259,13 @@ class Odd(nn.Module):
         self.again = nn.Linear(4, 6, bias=False)
         self.again.weight = self.out.weight
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.kept = nn.Sequential(self.frozen, nn.Tanh())
         self.unreached = nn.Parameter(torch.ones(3))
         self.complex = nn.Parameter(torch.tensor([3 + 4j]))
 
     def forward(self, tokens: torch.Tensor) -> dict[str, Any]:
         x = self.twice(self.twice(self.table(tokens))) * self.complex.abs()
-        found = torch.utils.checkpoint.checkpoint(self.frozen, x, use_reentrant=False)
+        found = torch.utils.checkpoint.checkpoint(self.kept, x, use_reentrant=False)
         return {"tokens": tokens, "pair": (self.out(found), self.again(x)), "none": None}
 
 
@@ -258,13 +283,15 @@ def test_odd_modules_and_parameters_are_each_told_once() -> None:
         ("twice", 0, ""),
         ("twice", 1, ""),
         ("frozen", 0, ""),
+        ("kept.1", 0, ""),
+        ("kept", 0, ""),
         ("out", 0, ""),
         ("again", 0, ""),
         ("", 0, "['tokens']"),
         ("", 0, "['pair'][0]"),
         ("", 0, "['pair'][1]"),
     ]
-    assert step.outputs[6].dtype == "int64"
+    assert step.outputs[8].dtype == "int64"
     by_name = {one.name: one for one in step.parameters}
     assert "frozen.weight" not in by_name
     assert "again.weight" not in by_name
@@ -274,6 +301,20 @@ def test_odd_modules_and_parameters_are_each_told_once() -> None:
     assert step.remarks == ()
 
 
+def test_parameters_without_data_are_left_alone_and_said() -> None:
+    model = nn.Linear(2, 3, device="meta")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    looking = Looking(model)
+    model(torch.empty(4, 2, device="meta")).sum().backward()
+    optimizer.step()
+    step = looking.end()
+    assert [(one.shape, one.health) for one in step.outputs] == [((4, 3), None)]
+    assert {(one.has_gradient, one.gradient) for one in step.parameters} == {(True, None)}
+    assert [remark[:42] for remark in step.remarks] == [
+        "2 of 2 parameters were not looked at: thei"
+    ]
+
+
 def test_what_is_under_a_transform_is_left_alone_and_said() -> None:
     model = nn.Linear(2, 2)
     looking = Looking(model)
@@ -281,6 +322,19 @@ def test_what_is_under_a_transform_is_left_alone_and_said() -> None:
     step = looking.end()
     assert step.outputs == ()
     assert any("vmap" in remark for remark in step.remarks)
+
+
+def test_a_step_that_is_captured_as_a_cuda_graph_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = "modelviz_callbacks.tracing.capture.step_inspector"
+    monkeypatch.setattr(f"{home}.is_captured", lambda: True)
+    before = switches()
+    looking = Looking(nn.Linear(2, 2))
+    assert difference(before, switches()) == ""
+    step = looking.end()
+    assert (step.outputs, step.parameters) == ((), ())
+    assert any("CUDA graph" in remark for remark in step.remarks)
 
 
 def test_a_fault_of_its_own_is_a_remark_and_the_step_goes_on(
