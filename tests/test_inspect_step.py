@@ -194,6 +194,31 @@ def test_a_step_that_never_came_is_said(tmp_path: Path) -> None:
     assert not model._forward_hooks
 
 
+def test_a_step_that_raises_is_told_up_to_there_and_leaves_nothing(tmp_path: Path) -> None:
+    class Failing(Troubled):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if self.calls == 2:
+                raise ValueError("of the user's")
+            return super().forward(x)
+
+    before = switches()
+    model = Failing()
+    options: dict[str, Any] = {"background": False, **FEW}
+    with (
+        pytest.raises(ValueError, match="of the user's"),
+        GraphHook(model, dirpath=tmp_path, inspect_step=1, **options) as hook,
+    ):
+        train(model, 3)
+    assert difference(before, switches()) == ""
+    assert not model._forward_hooks
+    assert hook.report.refused == []
+    assert {row["kind"] for row in rows(tmp_path)} == {"gradient"}
+    assert any("No optimizer step" in remark for remark in hook.report.remarks)
+
+
 def test_of_a_watched_method_its_calls_are_the_steps(tmp_path: Path) -> None:
     class Policy(nn.Linear):
         def evaluate(self, x: torch.Tensor) -> torch.Tensor:
