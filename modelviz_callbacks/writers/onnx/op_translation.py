@@ -13,9 +13,7 @@ import onnx_ir as ir
 import torch
 
 from modelviz_callbacks.writers.onnx.builder import (
-    GraphBuilder,
     Shape,
-    Value,
     attributes,
     element_type,
 )
@@ -25,6 +23,8 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
     fake_tensor_mode,
 )
 from modelviz_callbacks.writers.onnx.replacements import REPLACEMENTS, functions
+from modelviz_callbacks.writers.onnx.size_templates import SizeTemplates
+from modelviz_callbacks.writers.onnx.subgraph import Subgraph, SubgraphNode
 from modelviz_callbacks.writers.onnx.torch_exporter import Untranslated, is_translated, translate
 
 _LOG = logging.getLogger(__name__)
@@ -165,64 +165,8 @@ def _key(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} is like no other")
 
 
-@dataclass(frozen=True, slots=True)
-class _SubgraphNode:
-    """One node of a subgraph; places are numbers of values, inputs first; -1: left out."""
-
-    op_type: str
-    domain: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    attributes: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Subgraph:
-    """A call in standard ops.
-
-    Attributes:
-        nodes: Its nodes.
-        made: Element type and shape of each value that they make.
-        outputs: Places of the results; a result may be an input.
-    """
-
-    nodes: tuple[_SubgraphNode, ...]
-    made: tuple[tuple[int, Shape], ...]
-    outputs: tuple[int, ...]
-
-    def put(
-        self, builder: GraphBuilder, inputs: Sequence[Value], specs: Sequence[Value]
-    ) -> list[Value]:
-        """Puts the ops on a builder.
-
-        Args:
-            builder: Where.
-            inputs: The tensors of the call.
-            specs: What the results are like; they become the values that the ops make.
-
-        Returns:
-            The values of the results.
-        """
-        count = len(inputs)
-        values = [*inputs, *(Value(dtype, shape, "") for dtype, shape in self.made)]
-        for node in self.nodes:
-            for place in node.outputs:
-                values[place].label = f"{builder.name}/{node.op_type}"
-        for place, spec in zip(self.outputs, specs, strict=True):
-            if place >= count:
-                values[place] = spec
-        for node in self.nodes:
-            builder.add(
-                node.op_type,
-                [None if place < 0 else values[place] for place in node.inputs],
-                [values[place] for place in node.outputs],
-                node.attributes,
-                node.domain,
-            )
-        return [values[place] for place in self.outputs]
-
-
 _CACHE: dict[Any, Subgraph | None] = {}
+_TEMPLATES = SizeTemplates()
 
 
 def subgraph_of(call: Call) -> Subgraph | None:
@@ -230,7 +174,11 @@ def subgraph_of(call: Call) -> Subgraph | None:
     key = call.key()
     if key is not None and key in _CACHE:
         return _CACHE[key]
-    made = _made(call)
+    made = None if key is None else _TEMPLATES.find(key)
+    if made is None:
+        made = _made(call)
+        if key is not None and made is not None:
+            _TEMPLATES.learn(key, made)
     if key is not None:
         _CACHE[key] = made
     return made
@@ -272,7 +220,7 @@ def _literal(call: Call) -> Subgraph | None:
     tensor = call.run((), torch.device("cpu"))
     proto = ir.to_proto(ir.tensor(tensor.numpy(force=True)))
     kind = proto.data_type, tuple(proto.dims)
-    node = _SubgraphNode("Constant", "", (), (0,), attributes(value=proto))
+    node = SubgraphNode("Constant", "", (), (0,), attributes(value=proto))
     return Subgraph((node,), (kind,), (0,))
 
 
@@ -304,19 +252,19 @@ def _joined(call: Call) -> Subgraph | None:
 def _concatenated(call: Call, places: list[int], axis: int, kind: int) -> Subgraph:
     count = len(call.tensors)
     made: list[tuple[int, Shape]] = []
-    nodes: list[_SubgraphNode] = []
+    nodes: list[SubgraphNode] = []
     if call.function in _STACKS:
         proto = onnx.numpy_helper.from_array(numpy.array([axis], dtype=numpy.int64))
         made.append((proto.data_type, (1,)))
-        nodes.append(_SubgraphNode("Constant", "", (), (count,), attributes(value=proto)))
+        nodes.append(SubgraphNode("Constant", "", (), (count,), attributes(value=proto)))
         for index, place in enumerate(places):
             shape = call.tensors[place][0]
             made.append((kind, (*shape[:axis], 1, *shape[axis:])))
             places[index] = count + len(made) - 1
-            nodes.append(_SubgraphNode("Unsqueeze", "", (place, count), (places[index],), ()))
+            nodes.append(SubgraphNode("Unsqueeze", "", (place, count), (places[index],), ()))
     made.append((kind, None))
     result = count + len(made) - 1
-    nodes.append(_SubgraphNode("Concat", "", tuple(places), (result,), attributes(axis=axis)))
+    nodes.append(SubgraphNode("Concat", "", tuple(places), (result,), attributes(axis=axis)))
     return Subgraph(tuple(nodes), tuple(made), (result,))
 
 
@@ -324,7 +272,7 @@ def _from_ir(model: ir.Model, call: Call) -> Subgraph:
     graph = model.graph
     places: dict[ir.Value, int] = {value: index for index, value in enumerate(graph.inputs)}
     made: list[tuple[int, Shape]] = []
-    nodes: list[_SubgraphNode] = []
+    nodes: list[SubgraphNode] = []
 
     def place(value: ir.Value) -> int:
         if value not in places:
@@ -336,13 +284,13 @@ def _from_ir(model: ir.Model, call: Call) -> Subgraph:
         assert value.const_value is not None
         proto = ir.to_proto(value.const_value)
         proto.ClearField("name")
-        nodes.append(_SubgraphNode("Constant", "", (), (place(value),), attributes(value=proto)))
+        nodes.append(SubgraphNode("Constant", "", (), (place(value),), attributes(value=proto)))
     for node in graph:
         if node.op_type == "Identity" and not node.domain and node.inputs[0] is not None:
             places[node.outputs[0]] = place(node.inputs[0])
             continue
         nodes.append(
-            _SubgraphNode(
+            SubgraphNode(
                 node.op_type,
                 node.domain,
                 tuple([-1 if value is None else place(value) for value in node.inputs]),
@@ -358,7 +306,7 @@ def _from_ir(model: ir.Model, call: Call) -> Subgraph:
             made.append((wanted, _kind(graph.outputs[index])[1]))
             target = len(graph.inputs) + len(made) - 1
             nodes.append(
-                _SubgraphNode("Cast", "", (outputs[index],), (target,), attributes(to=wanted))
+                SubgraphNode("Cast", "", (outputs[index],), (target,), attributes(to=wanted))
             )
             outputs[index] = target
     return Subgraph(tuple(nodes), tuple(made), tuple(outputs))

@@ -1,0 +1,69 @@
+"""Calls that differ in sizes only share a translation: the file is the one without that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from modelviz_callbacks import trace
+from modelviz_callbacks.writers.onnx import op_translation
+from modelviz_callbacks.writers.onnx.size_templates import SizeTemplates
+
+STEPS = 9
+
+
+class Growing(nn.Module):
+    """Each step attends over all steps so far, and looks at places that move on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.cell = nn.Embedding(30, 6), nn.GRUCell(12, 6)
+
+    def forward(self, ids: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        past, outs = [h], []
+        for t in range(STEPS):
+            seen = torch.stack(past, 1)
+            weights = torch.softmax(torch.bmm(h[:, None], seen.transpose(1, 2)), -1)
+            context = torch.bmm(weights, seen)[:, 0]
+            mask = torch.ones(t + 3, t + 3).tril()[-1:, : t + 1].repeat(2, 1)
+            h = self.cell(torch.cat([self.table(ids[:, t]), context], -1), h)
+            h = (
+                h
+                + mask.sum(-1, keepdim=True).reshape(2, 1)
+                + seen[:, -1].flatten(1).narrow(1, 0, 6)
+            )
+            past.append(h)
+            outs.append(torch.nn.functional.pad(seen, (0, 0, 0, STEPS - t)).view(2, STEPS + 1, 6))
+        return torch.cat([*outs, *(one[:, None] for one in past)], 1)
+
+
+def test_a_growing_loop_gives_the_same_file_with_and_without_shared_translations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = torch.randint(0, 30, (2, STEPS)), torch.randn(2, 6)
+    traced, files, counts = trace(Growing(), *args), [], []
+    made: list[object] = []
+    real = op_translation._made
+    monkeypatch.setattr(op_translation, "_made", lambda call: made.append(call) or real(call))
+    for shares in (True, False):
+        templates = SizeTemplates()
+        if not shares:
+            monkeypatch.setattr(templates, "find", lambda key: None)
+        monkeypatch.setattr(op_translation, "_CACHE", {})
+        monkeypatch.setattr(op_translation, "_TEMPLATES", templates)
+        made.clear()
+        files.append(traced.save_onnx(tmp_path / "graph.onnx", weights=True).read_bytes())
+        counts.append(len(made))
+    assert files[0] == files[1]
+    assert counts[0] < 0.7 * counts[1]
+    onnx.checker.check_model(onnx.load_from_string(files[0]))
+    session = onnxruntime.InferenceSession(files[0], providers=["CPUExecutionProvider"])
+    feed = {one.name: value.numpy() for one, value in zip(session.get_inputs(), args, strict=True)}
+    (found,) = session.run(None, feed)
+    torch.testing.assert_close(torch.as_tensor(found), traced.outputs.detach())
