@@ -193,7 +193,7 @@ def test_networks_whose_names_make_one_file_name_have_files_of_their_own(
 
     def trained(subject: Any, names: Any, path: Path) -> Any:
         path.write_text(f"trained {subject.program}")
-        return SimpleNamespace(files=[path.name], remarks=[], max_difference=0.0)
+        return SimpleNamespace(files=[path.name], remarks=[], warnings=[], max_difference=0.0)
 
     monkeypatch.setattr(f"{home}.onnx_source", lambda unit: unit.name)
     monkeypatch.setattr("modelviz_callbacks.writers.onnx.write_trained", trained)

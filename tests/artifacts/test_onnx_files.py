@@ -26,7 +26,9 @@ def test_of_several_networks_the_largest_difference_in_onnx_is_reported(
     maker = Maker(Options(trained_onnx=True), tmp_path, Report("gan", str(tmp_path)))
 
     def written(subject: Any, *_: object) -> Any:
-        return SimpleNamespace(files=[], remarks=[], max_difference=differences[subject.program])
+        return SimpleNamespace(
+            files=[], remarks=[], warnings=[], max_difference=differences[subject.program]
+        )
 
     monkeypatch.setattr(onnx_files, "onnx_source", lambda unit: unit.name)
     monkeypatch.setattr("modelviz_callbacks.writers.onnx.write_trained", written)
