@@ -22,6 +22,11 @@ _MOST_NUMBERS = 64
 # How many calls of a pattern are compared with each other before it is given up.
 _MOST_SAMPLES = 4
 
+# Attributes whose numbers are places of dimensions.
+_NO_SIZES = ("axes", "axis", "perm")
+# What stands for the end of a dimension, whatever its size, is larger.
+_ENDLESS = 2**31 - 1
+
 _INT64 = onnx.TensorProto.INT64
 
 
@@ -100,7 +105,9 @@ class _Template:
             return values[item.number] if type(item) is _Open else item
 
         def bytes_of(opened: Any, as_was: bytes) -> bytes:
-            return as_was if type(opened) is bytes else _with_numbers(as_was, opened, closed)
+            if type(opened) is bytes or not any(type(one) is _Open for one in opened[2]):
+                return as_was
+            return _with_numbers(as_was, opened, closed)
 
         return replace(
             found,
@@ -158,7 +165,10 @@ class SizeTemplates:
         samples = self._samples.setdefault(pattern, [])
         if len(samples) >= _MOST_SAMPLES:
             return
-        sample = _Sample(tuple(numbers.values), subgraph, _opened(subgraph, numbers))
+        opened = _opened(subgraph, numbers, len(key[2]))
+        if _is_computed(opened):
+            return
+        sample = _Sample(tuple(numbers.values), subgraph, opened)
         for other in samples:
             if other.opened == sample.opened:
                 pairs = enumerate(zip(sample.values, other.values, strict=True))
@@ -178,7 +188,8 @@ def _place(key: Any) -> tuple[Any, _Numbers] | None:
     return (target, described, _pattern(arguments, numbers), *rest), numbers
 
 
-def _opened(subgraph: Subgraph, numbers: _Numbers) -> Any:
+def _opened(subgraph: Subgraph, numbers: _Numbers, inputs: int) -> Any:
+    """A translation with the numbers left open; of its results the shapes are not asked."""
     nodes = tuple(
         [
             (
@@ -193,11 +204,27 @@ def _opened(subgraph: Subgraph, numbers: _Numbers) -> Any:
     )
     made = tuple(
         [
-            (kind, None if sizes is None else tuple([_known(size, numbers) for size in sizes]))
-            for kind, sizes in subgraph.made
+            (
+                kind,
+                None
+                if sizes is None or inputs + place in subgraph.outputs
+                else tuple([_known(size, numbers) for size in sizes]),
+            )
+            for place, (kind, sizes) in enumerate(subgraph.made)
         ]
     )
     return nodes, made, subgraph.outputs
+
+
+def _is_computed(opened: Any) -> bool:
+    """Whether a translation has numbers that may come of others: two may agree by chance."""
+    nodes, made, _ = opened
+    sizes = [size for _, shape in made for size in shape or ()]
+    for *_, attributes in nodes:
+        for one in attributes:
+            if type(one) is tuple and one[1]:
+                sizes += one[2]
+    return any(type(size) is int and 2 <= size < _ENDLESS for size in sizes)
 
 
 def _known(size: Any, numbers: _Numbers) -> Any:
@@ -210,13 +237,17 @@ def _open_attribute(written: bytes, numbers: _Numbers) -> Any:
     if found is None:
         return written
     opened = tuple([numbers.known(number) for number in found[1]])
-    return (found[0], opened) if any(type(one) is _Open for one in opened) else written
+    return found[0], found[2], opened
 
 
-def _numbers_of(attribute: onnx.AttributeProto) -> tuple[bytes, list[int]] | None:
-    """An attribute without its numbers, and these; ``None`` for one that has no whole ones."""
+def _numbers_of(attribute: onnx.AttributeProto) -> tuple[bytes, list[int], bool] | None:
+    """An attribute without its numbers, these, and whether they may come of sizes.
+
+    ``None`` for one that has no whole numbers.
+    """
+    may_be_computed = attribute.name not in _NO_SIZES
     if attribute.type == onnx.AttributeProto.INT:
-        numbers = [attribute.i]
+        numbers, may_be_computed = [attribute.i], False
         attribute.ClearField("i")
     elif attribute.type == onnx.AttributeProto.INTS:
         numbers = list(attribute.ints)
@@ -229,12 +260,12 @@ def _numbers_of(attribute: onnx.AttributeProto) -> tuple[bytes, list[int]] | Non
         attribute.t.ClearField("raw_data")
     else:
         return None
-    return attribute.SerializeToString(deterministic=True), numbers
+    return attribute.SerializeToString(deterministic=True), numbers, may_be_computed
 
 
 def _with_numbers(written: bytes, opened: Any, closed: Callable[[Any], Any]) -> bytes:
     attribute = onnx.AttributeProto.FromString(written)
-    numbers = [closed(number) for number in opened[1]]
+    numbers = [closed(number) for number in opened[2]]
     if attribute.type == onnx.AttributeProto.INT:
         attribute.i = numbers[0]
     elif attribute.type == onnx.AttributeProto.INTS:
