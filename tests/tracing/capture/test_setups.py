@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks import GraphHook, ModelGraph, trace
 from modelviz_callbacks.graph.json_format import dumps
+from tests.samples import one_and_the_rest_slow
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
 
@@ -312,7 +313,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("how", COMPILED)
+@pytest.mark.parametrize("how", one_and_the_rest_slow(COMPILED))
 def test_a_compiled_model_has_the_graph_of_its_original_code_and_says_so(
     how: str, tmp_path: Path
 ) -> None:
