@@ -389,10 +389,11 @@ class GraphHook:
             self._take(capture, worth, made, raised)
 
         with self._run.guarded("the recording"):
-            lazy = LazyResult(capture, result, done)
+            lazy = LazyResult(capture, done)
             self._capture, self._lazy = capture, lazy
             self._watch_optimizer_steps()
-            return lazy.stand_in
+            return lazy.stand_in(result)
+        done(None, None)  # what failed now would fail in every step
         return result
 
     def _end_lazy(self, why: str) -> None:

@@ -357,7 +357,7 @@ def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any
     try:
         outputs = model(*args, **kwargs)
         if is_lazy(outputs):  # its ops run only while somebody takes values out of it
-            outputs = used_up(LazyResult(capture, outputs).stand_in)
+            outputs = used_up(LazyResult(capture).stand_in(outputs))
     finally:
         capture.stop()
     recording = capture.finish(outputs)

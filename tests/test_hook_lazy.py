@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def _step(model: nn.Module, values: Iterator[Any], hook: GraphHook) -> None:
 
 def _closing(model: nn.Module, values: Any, hook: GraphHook) -> None:
     values.close()
+    hook.close()
 
 
 def _hook_closing(model: nn.Module, values: Iterator[Any], hook: GraphHook) -> None:
@@ -275,3 +277,115 @@ def test_a_hook_of_an_optimizer_behind_ours_runs_in_the_step_that_ends_the_recor
         handle.remove()
     assert called == [0, 1]
     assert not _global_optimizer_pre_hooks
+
+
+def test_a_generator_that_is_left_ends_when_it_would_end_without_us(tmp_path: Path) -> None:
+    class Quiet(Steps):
+        def forward(self, x: torch.Tensor) -> Any:
+            with torch.no_grad():
+                yield self.body(x)
+                yield self.head(x)
+
+    model = Quiet()
+    gc.disable()
+    try:
+        with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+            for _ in model(torch.ones(3, 4)):
+                break
+            assert torch.is_grad_enabled()
+    finally:
+        gc.enable()
+        torch.set_grad_enabled(True)
+    assert "before it was closed" in remarks(loaded(tmp_path))
+
+
+class Skips:
+    """Leaves every other value out, by calling itself."""
+
+    def __init__(self, model: Any, x: torch.Tensor) -> None:
+        self.model, self.x, self.count = model, x, 0
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        self.count += 1
+        if self.count > 4:
+            raise StopIteration
+        return next(self) if self.count % 2 else self.model.body(self.x)
+
+
+class Sent(Generator[Any, Any, Any]):
+    """A generator of somebody's own class."""
+
+    def __init__(self, model: Any, x: torch.Tensor) -> None:
+        self.model, self.x, self.count = model, x, 0
+
+    def send(self, value: Any) -> Any:
+        self.count += 1
+        if self.count > 2:
+            raise StopIteration
+        return self.model.body(self.x)
+
+    def throw(self, *error: Any) -> Any:
+        raise error[0]
+
+
+class Frozen(type):
+    def __setattr__(cls, name: str, value: Any) -> None:
+        raise AttributeError(name)
+
+
+class Unchangeable(Skips, metaclass=Frozen):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "ops", "outputs"),
+    [
+        (Skips, 2, ["out[0]", "out[1]"]),
+        (Sent, 2, ["out[0]", "out[1]"]),
+        (Unchangeable, 0, []),
+        (lambda model, x: iter([model.body(x), model.head(x)]), 2, ["out[0]", "out[1]"]),
+    ],
+    ids=["calls itself", "generator", "unchangeable", "of a list"],
+)
+def test_an_iterator_of_another_kind_is_returned_itself_and_nothing_is_left_behind(
+    make: Callable[..., Any], ops: int, outputs: list[str], tmp_path: Path
+) -> None:
+    class Returns(Steps):
+        def forward(self, x: torch.Tensor) -> Any:
+            self.made = make(self, x)
+            return self.made
+
+    model, limit = Returns(), sys.getrecursionlimit()
+    own = dict(vars(type(make(model, torch.ones(3, 4)))))
+    with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+        result = model(torch.ones(3, 4))
+        assert result is model.made
+        assert len(list(result)) == 2
+        assert left(model) == 0
+    assert sys.getrecursionlimit() == limit
+    assert dict(vars(type(result))) == own
+    graph = loaded(tmp_path)
+    assert len(graph.ops) == ops
+    assert names(graph, "output") == outputs
+
+
+def test_a_fault_of_ours_while_a_value_is_taken_does_not_reach_who_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelviz_callbacks.tracing import Capture
+
+    def fails(self: Capture) -> None:
+        raise RuntimeError("ours")
+
+    def take_all() -> None:
+        model = Steps()
+        with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+            values = model(torch.ones(3, 4))
+            monkeypatch.setattr(Capture, "go_on", fails)
+            assert len(list(values)) == 2
+
+    with pytest.warns(UserWarning, match="missing"):
+        take_all()

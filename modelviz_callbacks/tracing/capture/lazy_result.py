@@ -1,18 +1,19 @@
 """What a forward returned that computes only when somebody takes values out of it.
 
-A generator (also an iterator of somebody's own, a coroutine, an asynchronous generator) has run
-nothing when the forward returns. Another one that hands everything on stands in its place: while
-the original runs the recording goes on, and while whoever takes the values works with them
-nothing of ours is up.
+A generator (also a coroutine, an asynchronous generator, a ``map``) has run nothing when the
+forward returns. Another one that hands everything on stands in its place: while the original runs
+the recording goes on, and while whoever takes the values works with them nothing of ours is up. An
+iterator of somebody's own class may have more to it: it stays, and its class is watched.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import types
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from functools import partial
-from inspect import isasyncgen, iscoroutine
+from inspect import getattr_static, isasyncgen, iscoroutine, isgenerator
 from typing import Any
 
 from modelviz_callbacks.tracing.capture.session import Capture
@@ -24,14 +25,27 @@ _UNUSED = (
 )
 
 
+# Iterators of Python's own that may compute. Others (of a list, a file, a cursor) never become
+# something else: they have nothing to record, and more to them than their values.
+_COMPUTING = {
+    map,
+    filter,
+    zip,
+    enumerate,
+    *(one for one in vars(itertools).values() if isinstance(one, type)),
+}
+
+
 def is_lazy(result: Any) -> bool:
     """Whether a result computes while values are taken out of it."""
     kind = type(result)
-    if issubclass(kind, Generator) or isasyncgen(result) or iscoroutine(result):
+    if kind in _COMPUTING or isgenerator(result) or isasyncgen(result) or iscoroutine(result):
         return True
     # One with more to it (a length, items, a file) is there already.
     has_more = any(hasattr(kind, name) for name in ("__len__", "__getitem__", "fileno"))
-    return issubclass(kind, Iterator) and not has_more
+    if has_more or not issubclass(kind, Iterator):
+        return False
+    return isinstance(getattr_static(kind, "__next__", None), types.FunctionType)
 
 
 def used_up(result: Any) -> Any:
@@ -60,7 +74,6 @@ class LazyResult:
     """Goes on with a recording while a lazy result runs.
 
     Attributes:
-        stand_in: What to hand on in the place of the result.
         is_running: Whether the result computes right now.
         taken: How many values were taken out of it so far.
         has_begun: Whether anything of it has run.
@@ -69,40 +82,49 @@ class LazyResult:
     def __init__(
         self,
         capture: Capture,
-        result: Any,
         done: Callable[[Any, BaseException | None], None] | None = None,
     ) -> None:
         """Lets the recording rest until a value is taken.
 
         Args:
             capture: A recording whose code has returned.
-            result: What it returned, see `is_lazy`.
             done: Called once when the recording is to end, with what a coroutine returned and what
                 was raised.
         """
         self._capture: Capture | None = capture
         self._done = done
-        self._kind = type(result).__name__
-        self.is_running = self.has_begun = False
+        self._kind = ""
+        self.is_running = self.has_begun = self._is_left = False
         self.taken = 0
         self._undo: Callable[[], None] = _nothing
         capture.rest()
-        if isasyncgen(result):
-            self.stand_in: Any = self._asynchronous(result)
-        elif iscoroutine(result):
-            self.stand_in = self._awaited(result)
-        elif isinstance(result, Generator):
-            self.stand_in = self._generator(result)
-        else:
-            self.stand_in = self._iterator(result)
 
-    def _iterator(self, inner: Iterator[Any]) -> Iterator[Any]:
-        """An iterator of somebody's own stays the one it is, since it may have more to it."""
-        try:
-            self._undo = watch_method(inner, "__next__", self._around_next)
-        except TypeError:  # of a class that cannot be changed, as Python's own
-            return self._iterated(inner)
-        return inner
+    def stand_in(self, result: Any) -> Any:
+        """What to hand on in the place of a result; nobody else holds it, so it ends when left.
+
+        Args:
+            result: What was recorded returned, see `is_lazy`.
+        """
+        self._kind = type(result).__name__
+        made: Any
+        if isasyncgen(result):
+            made = self._asynchronous(result)
+        elif iscoroutine(result):
+            made = self._awaited(result)
+        elif isgenerator(result):
+            made = self._generator(result)
+        elif type(result) in _COMPUTING:
+            return self._iterated(result)
+        else:
+            is_sent = getattr(type(result), "__next__", None) is Generator.__next__
+            step = "send" if is_sent else "__next__"
+            try:
+                self._undo = watch_method(result, step, self._around_next)
+            except Exception:
+                self.end(why=", whose class cannot be changed")
+            return result
+        made.__name__, made.__qualname__ = result.__name__, result.__qualname__
+        return made
 
     def end(self, error: BaseException | None = None, why: str = "", result: Any = None) -> None:
         """Ends the recording; safe to call again.
@@ -116,6 +138,7 @@ class LazyResult:
         capture, self._capture = self._capture, None
         if capture is None:
             return
+        why = " before it was closed" if self._is_left else why
         if why:
             capture.remark(_UNUSED.format(kind=self._kind, count=self.taken, end=why))
         if self._done is not None:
@@ -127,29 +150,45 @@ class LazyResult:
         self._capture = None
 
     def _take(self, value: Any) -> Any:
-        self.taken += 1
-        if self._capture is not None:
+        if self._capture is not None and not self._is_left:
+            self.taken += 1
             self._capture.add_output(value)
         return value
 
     def _run(self, step: Callable[[], Any]) -> Any:
         """Runs the result up to its next value."""
         capture = self._capture
-        if capture is None:
+        if capture is None or self._is_left or self.is_running:  # it may call itself
             return step()
         if not capture.is_here():
             self.end(why=", some by another thread")
             return step()
         self.is_running = self.has_begun = True
-        capture.go_on()
+        try:
+            capture.go_on()
+        except Exception as error:
+            capture.recorder.give_up(error)
         try:
             return step()
         finally:
             self.is_running = False
-            capture.rest()
+            try:
+                capture.rest()
+            except Exception as error:
+                capture.recorder.give_up(error)
 
-    def _left(self) -> None:
-        self.end(why=" before it was closed")
+    def _over(self, error: BaseException | None = None) -> None:
+        """It has come to its end; one that was left is ended by whoever comes by next."""
+        if not self._is_left:
+            self.end(error)
+
+    def _leave(self) -> None:
+        """Records nothing more of what is being closed.
+
+        That may be the garbage collector, which comes at any time: while something of ours holds a
+        lock, too.
+        """
+        self._is_left = True
 
     # --- one for each kind of result. What is handed out is not held here, lest it lives longer.
 
@@ -159,28 +198,21 @@ class LazyResult:
             try:
                 made = [self._run(step)]
             except StopIteration as stop:
-                self.end()
+                self._over()
                 return stop.value
             except BaseException as error:
-                self.end(error)
+                self._over(error)
                 raise
             del step  # what it holds was sent in
             try:
                 sent = yield self._take(made.pop())
-            except GeneratorExit:
-                self._close(inner.close)
-                raise
             except BaseException as error:
+                if isinstance(error, GeneratorExit):
+                    self._leave()
                 step = partial(inner.throw, error)
             else:
                 step = partial(inner.send, sent)
                 del sent
-
-    def _close(self, close: Callable[[], Any]) -> None:
-        try:
-            self._run(close)
-        finally:
-            self._left()
 
     def _iterated(self, inner: Iterator[Any]) -> Iterator[Any]:
         step = partial(next, inner)
@@ -188,22 +220,25 @@ class LazyResult:
             try:
                 made = [self._run(step)]
             except StopIteration:
-                self.end()
+                self._over()
                 return
             except BaseException as error:
-                self.end(error)
+                self._over(error)
                 raise
             try:
                 yield self._take(made.pop())
             except GeneratorExit:
-                self._left()
+                self._leave()
                 raise
 
     def _around_next(
         self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        run = partial(step, *args, **kwargs)
+        if self.is_running:  # one that leaves values out calls itself
+            return run()
         try:
-            return self._take(self._run(step))
+            return self._take(self._run(run))
         except BaseException as error:
             self.end(None if isinstance(error, StopIteration) else error)
             raise
@@ -222,6 +257,7 @@ class LazyResult:
             try:
                 sent = yield made.pop()
             except GeneratorExit:
+                self._leave()
                 waiting.close()
                 raise
             except BaseException as error:
@@ -233,7 +269,7 @@ class LazyResult:
         try:
             result = await self._driven(inner)
         except BaseException as error:
-            self.end(error)
+            self._over(error)
             raise
         self.taken += 1
         self.end(result=result)
@@ -245,19 +281,17 @@ class LazyResult:
             try:
                 made = [await self._driven(step)]
             except StopAsyncIteration:
-                self.end()
+                self._over()
                 return
             except BaseException as error:
-                self.end(error)
+                self._over(error)
                 raise
             del step  # what it holds was sent in
             try:
                 sent = yield self._take(made.pop())
             except GeneratorExit:
-                try:
-                    await inner.aclose()
-                finally:
-                    self._left()
+                self._leave()
+                await inner.aclose()
                 raise
             except BaseException as error:
                 step = inner.athrow(error)

@@ -125,6 +125,15 @@ def walk(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = 0) -> 
     return TreeSpec(type(value), steps, walked, build)
 
 
+# Iterators whose values are there already, in what they keep.
+_OVER_LISTS: tuple[type[Any], ...] = (type(iter([])), type(iter(())))
+
+
+def listed(value: Any) -> Any:
+    """The values of an iterator over a list or a tuple, which none is taken out of; else itself."""
+    return list(copy.copy(value)) if type(value) in _OVER_LISTS else value
+
+
 def rebuild(walked: Any, replace: Callable[[Any], Any]) -> Any:
     """The structure that `walk` walked, with ``replace`` applied to what stands for tensors."""
     if isinstance(walked, TreeSpec):

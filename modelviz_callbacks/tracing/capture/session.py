@@ -26,7 +26,7 @@ from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights
-from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, walk
+from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, listed, walk
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.recording import (
     Recording,
@@ -310,7 +310,7 @@ class Capture:
         self.stop()
         given = self._outputs
         if given is None:
-            return self._recording(self._walked(result), "")
+            return self._recording(self._walked(listed(result)), "")
         steps = tuple(f"[{index}]" for index in range(len(given)))
         return self._recording(TreeSpec(list, steps, given, list), "")
 

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 
@@ -40,11 +41,15 @@ def watch_method(model: Any, name: str, around: Around) -> Callable[[], None]:
     inner = inspect.getattr_static(cls, name)
     had_own = name in vars(cls)
     function = getattr(cls, name)
+    try:  # what is forgotten meanwhile goes when it would go
+        watched_one: Callable[[], Any] = ref(model)
+    except TypeError:
+        watched_one = functools.partial(_same, model)
 
     @functools.wraps(function)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inner.__get__(self, type(self))
-        return around(bound, args, kwargs) if self is model else bound(*args, **kwargs)
+        return around(bound, args, kwargs) if self is watched_one() else bound(*args, **kwargs)
 
     setattr(cls, name, watched)
 
@@ -57,6 +62,10 @@ def watch_method(model: Any, name: str, around: Around) -> Callable[[], None]:
             delattr(cls, name)
 
     return undo
+
+
+def _same(model: Any) -> Any:
+    return model
 
 
 def _watch_own(
