@@ -66,4 +66,5 @@ def test_a_growing_loop_gives_the_same_file_with_and_without_shared_translations
     session = onnxruntime.InferenceSession(files[0], providers=["CPUExecutionProvider"])
     feed = {one.name: value.numpy() for one, value in zip(session.get_inputs(), args, strict=True)}
     (found,) = session.run(None, feed)
-    torch.testing.assert_close(torch.as_tensor(found), traced.outputs.detach())
+    wanted = traced.outputs.detach()  # it grows over the steps
+    torch.testing.assert_close(torch.as_tensor(found), wanted, rtol=1e-4, atol=1e-4)
