@@ -389,3 +389,28 @@ def test_a_fault_of_ours_while_a_value_is_taken_does_not_reach_who_takes_it(
 
     with pytest.warns(UserWarning, match="missing"):
         take_all()
+
+
+class Unaskable(type):
+    def __getattr__(cls, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Proxy(metaclass=Unaskable):
+    """As one of something that is not there."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("class")
+
+
+def test_a_result_that_cannot_be_asked_what_it_is_is_returned(tmp_path: Path) -> None:
+    class Returns(Steps):
+        def forward(self, x: torch.Tensor) -> Any:
+            self.body(x)
+            return given
+
+    given = Proxy()
+    with GraphHook(Returns(), dirpath=tmp_path, **IN_PLACE) as hook:
+        assert hook._model(torch.ones(3, 4)) is given
+    assert len(loaded(tmp_path).ops) == 1
