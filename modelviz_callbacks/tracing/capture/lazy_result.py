@@ -13,7 +13,7 @@ import itertools
 import types
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from functools import partial
-from inspect import getattr_static, isasyncgen, iscoroutine
+from inspect import CO_ITERABLE_COROUTINE, getattr_static, isasyncgen, iscoroutine
 from typing import Any
 
 from modelviz_callbacks.tracing.capture.session import Capture
@@ -47,7 +47,9 @@ def is_lazy(result: Any) -> bool:
     # By the class alone: asking a proxy, or a class whose own class is somebody's, may raise.
     kind = type(result)
     if any(kind is one for one in _COMPUTING):
-        return True
+        # A generator that may be awaited stays: another one may not.
+        flags = result.gi_code.co_flags if kind is types.GeneratorType else 0
+        return not flags & CO_ITERABLE_COROUTINE
     known = {name for one in type.mro(kind) for name in type.__getattribute__(one, "__dict__")}
     # One with more to it (a length, items, a file) is there already.
     if "__iter__" not in known or not known.isdisjoint(("__len__", "__getitem__", "fileno")):
