@@ -45,8 +45,8 @@ _MAY_START_A_PROCESS = {"process", "browser", "server", "zoo"}
 
 # Of models that are tested alike every eighth is taken, unless all are asked for.
 _EVERY = 8
-# And of the three residual networks the smallest.
-_LIKE_RESNET18 = ("resnet34", "resnet50")
+# And of the residual networks and the transformers one each.
+_LIKE_ANOTHER = ("resnet34", "resnet50", "gpt")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,7 +87,7 @@ def _is_in_sample(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     if callspec is None:
         return True
-    if any(str(value).startswith(_LIKE_RESNET18) for value in callspec.params.values()):
+    if any(str(value).startswith(_LIKE_ANOTHER) for value in callspec.params.values()):
         return False
     if "case" not in callspec.params or not item.get_closest_marker("zoo"):
         return True

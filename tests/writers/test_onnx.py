@@ -20,6 +20,7 @@ from modelviz_callbacks import GraphHook, trace
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.report import ModelvizWarning
 from tests.models import BUILDERS, build
+from tests.samples import one_and_the_rest_slow
 from tests.zoo.leaves import difference, frozen, tensors
 
 # Models of tests/models.py that ONNX has every operation for.
@@ -422,7 +423,7 @@ def iris() -> torch.Tensor:
     return torch.tensor(load_iris().data, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("recorded_size", [1, 2, 16])
+@pytest.mark.parametrize("recorded_size", one_and_the_rest_slow([2, 1, 16]))
 def test_the_trained_model_agrees_on_real_digits_at_any_batch_size(
     recorded_size: int, tmp_path: Path
 ) -> None:
@@ -553,7 +554,9 @@ def test_a_model_that_differs_in_onnxruntime_is_a_failure_and_not_a_file(tmp_pat
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("name", ["DictInDictOut", "ManyOutputs", "TiedWeights", "Transformer"])
+@pytest.mark.parametrize(
+    "name", one_and_the_rest_slow(["DictInDictOut", "ManyOutputs", "TiedWeights", "Transformer"])
+)
 def test_structured_arguments_and_results_become_flat_and_named(name: str, tmp_path: Path) -> None:
     model, args, _ = build(name)
     hook = trained(model, tmp_path, *args)

@@ -105,6 +105,7 @@ class OriginFinder:
     def state_record(self, tensor: torch.Tensor, created_at: int) -> TensorRecord:
         """The record of a parameter or buffer seen for the first time."""
         record = TensorRecord(tensor, created_at)
+        record.hold(tensor)
         record.origin = _STATE
         self._external[record.storage] = record
         self.remember(record)

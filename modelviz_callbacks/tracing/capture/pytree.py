@@ -178,14 +178,18 @@ def _open(value: Any) -> _Parts | None:
     return None
 
 
+class _Shown(dict[str, Any]):
+    """A copy of a private dictionary whose items an object shows as its attributes."""
+
+
 def _open_builtin(value: Any) -> _Parts | None:
     kind = type(value)
     if kind in (list, tuple):
         return _indices(len(value)), list(value), kind
-    if kind is dict:
+    if kind is dict or kind is _Shown:
         keys = list(value)
         return (
-            _key_steps(keys),
+            _key_steps(keys) if kind is dict else tuple(f".{key}" for key in keys),
             list(value.values()),
             lambda children: dict(zip(keys, children, strict=True)),
         )
@@ -337,7 +341,21 @@ def _open_attributes(value: Any, names: list[str]) -> _Parts:
             object.__setattr__(made, name, attribute)
         return made
 
-    return _attribute_steps(kind, parts, names), [parts[name] for name in names], build
+    steps = _attribute_steps(kind, parts, names)
+    children = [
+        parts[name] if step else _as_shown(value, parts[name])
+        for name, step in zip(names, steps, strict=True)
+    ]
+    return steps, children, build
+
+
+def _as_shown(value: Any, part: Any) -> Any:
+    """What an object keeps under a private name, as it shows it."""
+    if type(part) is not dict or not hasattr(type(value), "__getattr__"):
+        return part
+    names = [key for key in part if isinstance(key, str) and key.isidentifier()]
+    is_shown = len(names) == len(part) and all(_get(value, key) is part[key] for key in names)
+    return _Shown(part) if is_shown else part
 
 
 def _attribute_steps(kind: type[Any], parts: dict[str, Any], names: list[str]) -> tuple[str, ...]:

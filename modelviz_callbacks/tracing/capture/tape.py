@@ -12,6 +12,7 @@ A record holds metadata, so a tape keeps no activation alive.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class TensorRecord:
     """One version of one tensor. An in-place write gives the same tensor a new record.
 
     Attributes:
-        ref: Weak reference to the tensor object.
+        ref: Weak reference to the tensor object; a strong one to a parameter or buffer.
         created_at: Length of the tape when this version came to be.
         facts: What it looked like then; the properties have names for it.
         layout: ``torch.layout``.
@@ -93,9 +94,14 @@ class TensorRecord:
             record.follow(previous)
         return record
 
+    def hold(self, tensor: torch.Tensor) -> None:
+        """Holds what is the model's own: torch refuses to swap what has a weak reference."""
+        self.ref = itertools.repeat(tensor).__next__
+
     def follow(self, previous: TensorRecord) -> None:
         """Makes this the version after another one."""
         self.previous, self.first = previous, previous.first or previous
+        self.ref = previous.ref
 
     def _describe_without_strides(self, tensor: torch.Tensor) -> None:
         # Sparse, nested and functorch-wrapped tensors have no strides or no storage to show.

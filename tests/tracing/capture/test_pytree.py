@@ -226,3 +226,21 @@ def test_a_mapping_of_somebodys_own_is_built_anew_and_left_as_it_is(kind: type[R
     assert type(built) is kind
     assert built["image"] is TWO
     assert given["image"] is ONE
+
+
+def test_what_an_object_shows_as_attributes_is_named_by_them() -> None:
+    class Instances:
+        def __init__(self, **fields: Any) -> None:
+            self._size, self._fields = (1, 2), fields
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_fields" or name not in self._fields:
+                raise AttributeError(name)
+            return self._fields[name]
+
+    walked = walk([{"instances": Instances(boxes=ONE, labels=[ONE])}], lambda tensor: tensor)
+    paths = [path for path, _ in leaves(walked, "x")]
+    assert paths == ["x[0]['instances'].boxes", "x[0]['instances'].labels[0]"]
+    made = rebuild(walked, lambda tensor: tensor + 1)[0]["instances"]
+    assert torch.equal(made.boxes, ONE + 1)
+    assert type(made._fields) is dict

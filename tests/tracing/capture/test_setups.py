@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks import GraphHook, ModelGraph, trace
 from modelviz_callbacks.graph.json_format import dumps
+from tests.samples import one_and_the_rest_slow
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
 
@@ -312,7 +313,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("how", COMPILED)
+@pytest.mark.parametrize("how", one_and_the_rest_slow(COMPILED))
 def test_a_compiled_model_has_the_graph_of_its_original_code_and_says_so(
     how: str, tmp_path: Path
 ) -> None:
@@ -598,3 +599,37 @@ def test_the_first_jagged_tensor_of_a_process_is_recorded_like_any_other(
     first = trace(model, parts)
     assert torch.equal(first.replay(parts), model(parts))
     assert dumps(first.graph) == dumps(trace(model, parts).graph)
+
+
+class Converts(nn.Module):
+    """Converts its parameters in its first forward, or leaves that to others."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.inside = inside
+        self.fc = nn.Linear(2, 2)
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.inside:
+            self.inside = False
+            self.to(torch.float64)
+        return self.norm(self.fc(x.to(self.fc.weight.dtype))).sum()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_parameters_can_be_swapped_at_any_time(inside: bool, tmp_path: Path) -> None:
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model = Converts(inside)
+        with GraphHook(model, dirpath=tmp_path, **IN_PLACE) as hook:
+            model(torch.ones(2, 2)).backward()
+            model.to(torch.float32)
+            model(torch.ones(2, 2)).backward()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    assert hook.report.refused == []
+    assert {"fc.weight", "norm.running_mean"} <= {
+        node.path for node in ModelGraph.load(tmp_path / "graph.json").nodes
+    }
