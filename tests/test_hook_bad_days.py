@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks, register_optimizer_step_pre_hook
 
 from modelviz_callbacks import GraphHook
 from modelviz_callbacks.errors import CaptureError, SinkError
@@ -119,6 +120,26 @@ def test_after_an_interrupted_forward_another_model_is_not_in_the_graph(
     graph = graph_in(tmp_path)
     assert graph.partial
     assert [node.op for node in graph.ops] == ["linear"]
+
+
+def test_after_an_interrupted_forward_no_hook_stays_below_one_that_the_forward_has_put_up(
+    tmp_path: Path,
+) -> None:
+    handles = []
+
+    class Hooking(Failing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            handles.append(register_optimizer_step_pre_hook(lambda *_: None))
+            return super().forward(x)
+
+    model, before = Hooking(KeyboardInterrupt()), switches()
+    with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+        with pytest.raises(KeyboardInterrupt):
+            model(torch.randn(3, 4))
+        torch.optim.SGD(model.parameters(), 0.1).step()
+    handles.pop().remove()
+    assert not _global_optimizer_pre_hooks
+    assert difference(before, switches()) == ""
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import sys
+import types
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -389,3 +390,40 @@ def test_a_fault_of_ours_while_a_value_is_taken_does_not_reach_who_takes_it(
 
     with pytest.warns(UserWarning, match="missing"):
         take_all()
+
+
+def test_a_generator_that_may_be_awaited_may_still_be(tmp_path: Path) -> None:
+    class Returns(Steps):
+        @types.coroutine
+        def forward(self, x: torch.Tensor) -> Any:
+            yield from asyncio.sleep(0).__await__()
+            return self.body(x)
+
+    model = Returns()
+    with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+        assert _in_loop(model, torch.ones(3, 4)).requires_grad
+
+
+class Unaskable(type):
+    def __getattr__(cls, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Proxy(metaclass=Unaskable):
+    """As one of something that is not there."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("class")
+
+
+def test_a_result_that_cannot_be_asked_what_it_is_is_returned(tmp_path: Path) -> None:
+    class Returns(Steps):
+        def forward(self, x: torch.Tensor) -> Any:
+            self.body(x)
+            return given
+
+    given = Proxy()
+    with GraphHook(Returns(), dirpath=tmp_path, **IN_PLACE) as hook:
+        assert hook._model(torch.ones(3, 4)) is given
+    assert len(loaded(tmp_path).ops) == 1

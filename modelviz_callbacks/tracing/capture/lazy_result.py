@@ -13,7 +13,7 @@ import itertools
 import types
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from functools import partial
-from inspect import getattr_static, isasyncgen, iscoroutine, isgenerator
+from inspect import CO_ITERABLE_COROUTINE, getattr_static, isasyncgen, iscoroutine
 from typing import Any
 
 from modelviz_callbacks.tracing.capture.session import Capture
@@ -27,23 +27,32 @@ _UNUSED = (
 
 # Iterators of Python's own that may compute. Others (of a list, a file, a cursor) never become
 # something else: they have nothing to record, and more to them than their values.
-_COMPUTING = {
+_ITERATORS = (
     map,
     filter,
     zip,
     enumerate,
     *(one for one in vars(itertools).values() if isinstance(one, type)),
-}
+)
+_COMPUTING = (
+    types.GeneratorType,
+    types.CoroutineType,
+    types.AsyncGeneratorType,
+    *_ITERATORS,
+)
 
 
 def is_lazy(result: Any) -> bool:
     """Whether a result computes while values are taken out of it."""
+    # By the class alone: asking a proxy, or a class whose own class is somebody's, may raise.
     kind = type(result)
-    if kind in _COMPUTING or isgenerator(result) or isasyncgen(result) or iscoroutine(result):
-        return True
+    if any(kind is one for one in _COMPUTING):
+        # A generator that may be awaited stays: another one may not.
+        flags = result.gi_code.co_flags if kind is types.GeneratorType else 0
+        return not flags & CO_ITERABLE_COROUTINE
+    known = {name for one in type.mro(kind) for name in type.__getattribute__(one, "__dict__")}
     # One with more to it (a length, items, a file) is there already.
-    has_more = any(hasattr(kind, name) for name in ("__len__", "__getitem__", "fileno"))
-    if has_more or not issubclass(kind, Iterator):
+    if "__iter__" not in known or not known.isdisjoint(("__len__", "__getitem__", "fileno")):
         return False
     return isinstance(getattr_static(kind, "__next__", None), types.FunctionType)
 
@@ -105,18 +114,19 @@ class LazyResult:
         Args:
             result: What was recorded returned, see `is_lazy`.
         """
-        self._kind = type(result).__name__
+        kind = type(result)
+        self._kind = kind.__name__
         made: Any
-        if isasyncgen(result):
+        if kind is types.AsyncGeneratorType:
             made = self._asynchronous(result)
-        elif iscoroutine(result):
+        elif kind is types.CoroutineType:
             made = self._awaited(result)
-        elif isgenerator(result):
+        elif kind is types.GeneratorType:
             made = self._generator(result)
-        elif type(result) in _COMPUTING:
+        elif any(kind is one for one in _ITERATORS):
             return self._iterated(result)
         else:
-            is_sent = getattr(type(result), "__next__", None) is Generator.__next__
+            is_sent = getattr_static(kind, "__next__") is Generator.__next__
             step = "send" if is_sent else "__next__"
             try:
                 self._undo = watch_method(result, step, self._around_next)

@@ -92,6 +92,7 @@ class Capture:
         self._kept = KeptInputs() if keeps_inputs else None
         self._handles = ExitStack()
         self._watching: ExitStack | None = None  # hooks and mode, while they are up
+        self._step_hooks: list[StepHook] = []
         self._modes_above = users_modes()
         self._around = self._modules_around()
         self._during: torch.nn.Module | None = None
@@ -239,7 +240,9 @@ class Capture:
             (optimizer_hooks.register_optimizer_step_pre_hook, True),
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
-            handles.callback(StepHook(register, self._pause_hook(paused)).remove)
+            hook = StepHook(register, self._pause_hook(paused))
+            self._step_hooks.append(hook)
+            handles.callback(hook.remove)
         self.recorder.is_below_others = self._modes_above > 0
         push_mode(self.recorder, self._modes_above)
         handles.callback(self._remove_mode)
@@ -335,6 +338,7 @@ class Capture:
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
         self._handles.close()
+        self._step_hooks = [hook for hook in self._step_hooks if not hook.remove()]
 
     def _remarks(self) -> list[str]:
         remarks = [*self._unread, *missing_parts()]

@@ -37,10 +37,15 @@ class StepHook:
         finally:
             self._running = False
 
-    def remove(self) -> None:
-        """Calls nothing any more; safe to call again, and from the function that is called."""
+    def remove(self) -> bool:
+        """Calls nothing any more; safe to call again, and from the function that is called.
+
+        Returns:
+            Whether it is gone; else it is to be removed again when it does not run.
+        """
         self._call = None
         table = self._handle.hooks_dict_ref()
         if self._running and table and next(reversed(table)) != self._handle.id:
-            return
+            return False
         self._handle.remove()
+        return True

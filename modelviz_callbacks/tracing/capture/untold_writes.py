@@ -43,7 +43,7 @@ def told(recorder: Recorder) -> Iterator[None]:
 
 _LOCK = threading.Lock()
 _recorders: list[Recorder] = []
-_probe = torch.empty(0)
+_probe = torch.empty(0, device="cpu")
 
 
 def _listening() -> Recorder | None:
