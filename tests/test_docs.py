@@ -32,7 +32,7 @@ OPTIONS_PAGE = (HOME / "docs/options.md").read_text(encoding="utf-8")
 # What takes the options -> what it takes beside them.
 TAKE_OPTIONS = {
     GraphLogger.__name__: {"stage"},
-    GraphHook.__name__: {"method", "accelerator", "loggers"},
+    GraphHook.__name__: {"method", "accelerator", "loggers", "loss"},
 }
 OPTIONS = {field.name: field.default for field in dataclasses.fields(Options)}
 
