@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from modelviz_callbacks.errors import OptionError, SinkError
 from modelviz_callbacks.trackers import checked_name
 
 _REPORT = "report.json"
+# Either is there from the first file on; a folder that has one is a recording's.
+_OURS = frozenset({"graph.json", _REPORT})
+_INNER = "model_graph"
 # What we write; nothing else is removed, whatever a report says.
 _ENDINGS = frozenset(
     {".json", ".txt", ".csv", ".svg", ".png", ".html", ".md", ".mmd", ".onnx", ".data"}
@@ -51,6 +55,26 @@ def checked_folder(dirpath: Path) -> Path:
         if path.is_symlink() and not path.exists():
             raise OptionError(f"{start}it is a link to nothing. Make its target, or remove it.")
     return path
+
+
+def folder_within(dirpath: Path) -> Path:
+    """Where in the folder that a user has named the files go.
+
+    A dozen files are not strewn among the user's own: where there are some (scripts, checkpoints),
+    the recording's go to a folder within. Event files, hidden files and folders are no reason.
+
+    Args:
+        dirpath: As `checked_folder` gives it.
+
+    Returns:
+        It, or ``model_graph`` in it.
+    """
+    try:
+        names = {entry.name for entry in os.scandir(dirpath) if entry.is_file()}
+    except OSError:  # not there yet, or told when the first file is written
+        return dirpath
+    own = {name for name in names if not name.startswith((".", "events.out."))}
+    return dirpath / _INNER if own and not names & _OURS else dirpath
 
 
 def take_new(wanted: Path) -> Path:
