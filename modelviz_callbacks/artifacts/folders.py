@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from modelviz_callbacks.artifacts.directory import remove_unfinished
 from modelviz_callbacks.errors import OptionError, SinkError
 from modelviz_callbacks.trackers import checked_name
 
@@ -115,6 +116,7 @@ def take_given(wanted: Path, owner: object) -> Path:
         else:
             folder = wanted
     _clear(folder)
+    remove_unfinished(folder)
     return folder
 
 

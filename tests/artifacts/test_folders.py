@@ -81,6 +81,9 @@ def test_a_folder_that_was_asked_for_has_no_files_of_an_earlier_run(tmp_path: Pa
     kept = {"events.out.tfevents.1": "old", "notes.md": "mine", "train.py": "mine"}
     for name, text in kept.items():
         (folder / name).write_text(text)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (folder / f".part-{ended.pid}-0123.svg").write_text("half a")  # killed over it
     told = json.loads((folder / "report.json").read_text())
     told["files"] += ["../graph.txt", "train.py", str(outside), "events.out.tfevents.1", 3]
     (folder / "report.json").write_text(json.dumps(told))
