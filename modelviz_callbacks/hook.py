@@ -20,7 +20,7 @@ from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.loggers import Surroundings, connect
 from modelviz_callbacks.nothing_recorded import why_nothing
 from modelviz_callbacks.options import OptionFields, make_options
-from modelviz_callbacks.ranks import is_recording_rank
+from modelviz_callbacks.pipeline import told_by
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.timed_forward import TimedForward
@@ -92,7 +92,7 @@ class GraphHook:
         """Arms the hook.
 
         Args:
-            model: The model to watch; may be a part of a larger one.
+            model: The model to watch; may be a part of a larger one, or a ``PipelineStage``.
             method: Name of the method whose call is recorded instead of the model's forward
                 (``"evaluate_actions"``), or several: the first of them that is called.
             accelerator: The ``Accelerator`` of accelerate or the ``Fabric`` whose trackers get the
@@ -107,14 +107,14 @@ class GraphHook:
             OptionError: An option is unknown or has an impossible value.
             CaptureError: ``model`` is not a module.
         """
+        model, given, self._is_recorder = told_by(model, {**options})
         if not isinstance(model, torch.nn.Module):
             raise CaptureError(
                 f"GraphHook watches a torch.nn.Module, it was given a {type(model).__name__}."
             )
-        self._core = unwrapped(model)
-        self._model = without_wrappers(model)
+        self._core, self._model = unwrapped(model), without_wrappers(model)
         self._begin_unarmed()
-        settings = make_options(**options)
+        settings = make_options(**given)
         self._methods = method_names(self._core, method)
         self._run = Run(settings, class_of(self._core).__name__)
         with self._run.guarded("the loggers"):
@@ -123,7 +123,7 @@ class GraphHook:
             self._way.is_wanted = around.has_accelerator if loss is None else loss
         self._timed = TimedForward(self._run, self._core, self._model, over=self._disarm_if_over)
         self._inspections = Inspections(self._run, over=self._disarm_if_over)
-        self._records = is_recording_rank()
+        self._records = self._is_recorder()
         if self._records:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
@@ -317,7 +317,7 @@ class GraphHook:
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], worth: int
     ) -> None:
         """Begins to record a forward."""
-        if not is_recording_rank():  # known only now: the process group came after the hook
+        if not self._is_recorder():  # known only now: the process group came after the hook
             self._records = False
             self._disarm()
             self._run.step_aside()
@@ -529,7 +529,7 @@ class GraphHook:
             return
         if not any(parameter.requires_grad for parameter in part.parameters()):
             return
-        if not is_recording_rank() or _calls_on_stack(self._model):
+        if not self._is_recorder() or _calls_on_stack(self._model):
             return
         with self._run.guarded("the recording"):
             capture = Capture(self._core, keeps_state=self._run.keeps_state)

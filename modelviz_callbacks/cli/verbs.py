@@ -9,6 +9,7 @@ ABOUT = {
     "export": "write a graph in other formats",
     "diff": "say in what two graphs differ",
     "check": "check that a model has the architecture and the size it is meant to have",
+    "join": "make one graph of the stages of a pipeline",
     "upload": "put a folder's files into an MLflow run",
     "doctor": "say what is installed and try every part once",
 }

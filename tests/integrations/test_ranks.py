@@ -11,18 +11,15 @@ from pathlib import Path
 import pytest
 
 from modelviz_callbacks import ModelGraph
+from modelviz_callbacks.cli import main
 from tests.integrations.seen import net
 
 
-@pytest.mark.process
-@pytest.mark.slow
-def test_two_ranks_of_accelerate_and_transformers_train_the_same_and_rank_zero_records(
-    tmp_path: Path,
-) -> None:
+def run_two(script: str, folder: Path) -> str:
+    """Runs a script in two processes; what they print."""
     torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    script = str(Path(__file__).parent / "two_ranks.py")
     done = subprocess.run(
-        [*torchrun, "--nproc-per-node", "2", script, str(tmp_path)],
+        [*torchrun, "--nproc-per-node", "2", str(Path(__file__).parent / script), str(folder)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -35,8 +32,36 @@ def test_two_ranks_of_accelerate_and_transformers_train_the_same_and_rank_zero_r
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.process
+def test_each_rank_of_a_pipeline_records_its_stage_and_join_makes_one_graph_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = run_two("pipeline_ranks.py", tmp_path)
     # Not by lines: what the other rank has begun to print may stand before it.
-    told = sorted(re.findall(r"RANK \d of \d: \w+ \w+", done.stdout))
+    assert sorted(re.findall(r"RANK \d \w+", told)) == ["RANK 0 True", "RANK 1 True"]
+    assert main(["join", str(tmp_path)]) == 0
+    graph = ModelGraph.load(tmp_path / "graph.json")
+    assert graph.parameter_count == (8 + 1) * 16 + (16 + 1) * 16 + (16 + 1) * 4
+    assert [node.op for node in graph.ops] == ["linear", "relu", "linear", "relu", "linear"]
+    assert [node.kind for node in graph.nodes].count("input") == 1
+    assert all((tmp_path / name).stat().st_size for name in ("index.html", "graph.svg"))
+    capsys.readouterr()
+    (tmp_path / "stage_0" / "graph.json").unlink()
+    assert main(["join", str(tmp_path)]) != 0
+    assert "none left out" in capsys.readouterr().err
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_two_ranks_of_accelerate_and_transformers_train_the_same_and_rank_zero_records(
+    tmp_path: Path,
+) -> None:
+    printed = run_two("two_ranks.py", tmp_path)
+    # Not by lines: what the other rank has begun to print may stand before it.
+    told = sorted(re.findall(r"RANK \d of \d: \w+ \w+", printed))
     assert told == ["RANK 0 of 2: True True", "RANK 1 of 2: True True"]
     graph = ModelGraph.load(tmp_path / "loop" / "graph.json")
     assert graph.parameter_count == sum(one.numel() for one in net().parameters())

@@ -1,0 +1,50 @@
+"""A stage of ``torch.distributed.pipelining``: whose forward is recorded, by which rank, to where.
+
+Each stage's rank records its own stage; nothing is sent to anybody.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.ranks import IN_WORKER, is_recording_rank
+
+
+def told_by(
+    watched: Any, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any], Callable[[], bool]]:
+    """What to record for what a hook was given.
+
+    Args:
+        watched: A module, or a ``PipelineStage``.
+        options: The options of the hook.
+
+    Returns:
+        The module, the options, and what tells whether this process records. Of a stage the files
+        go to ``stage_N`` below ``dirpath``, and only the first stage's to a run that is found.
+    """
+    module, number = getattr(watched, "submod", None), getattr(watched, "stage_index", None)
+    is_stage = isinstance(module, torch.nn.Module) and isinstance(number, int)
+    if isinstance(watched, torch.nn.Module) or not is_stage:
+        return watched, options, is_recording_rank
+    folder = options.get("dirpath") or "model_graph"
+    if not isinstance(folder, (str, os.PathLike)):
+        return module, options, is_recording_rank  # refused in a moment
+    here = {**options, "dirpath": f"{os.fspath(folder)}/stage_{number}"}
+    if number:
+        here = {"mlflow": False, "tracker": False, **here}
+    return module, here, lambda: _is_first_pipeline(watched)
+
+
+def _is_first_pipeline(stage: Any) -> bool:
+    """Whether a stage is one of the pipeline that rank zero is in: there may be copies of it."""
+    distributed = torch.distributed
+    is_one = not distributed.is_available() or not distributed.is_initialized()
+    if IN_WORKER in os.environ or is_one:
+        return is_recording_rank()
+    group = getattr(stage, "group", None) or distributed.group.WORLD
+    return 0 in distributed.get_process_group_ranks(group)
