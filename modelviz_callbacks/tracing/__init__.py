@@ -30,9 +30,11 @@ from modelviz_callbacks.tracing.capture.watched_method import (
 )
 from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped, unwrapped_once
 from modelviz_callbacks.tracing.lowering.flops import with_flops
+from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
 from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite, TensorRange
 from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch
+from modelviz_callbacks.tracing.lowering.nonfinite_step import StepCall, examine, first_call
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
 from modelviz_callbacks.tracing.lowering.step_times import op_times
@@ -49,6 +51,7 @@ __all__ = [
     "Capture",
     "InspectedStep",
     "LazyResult",
+    "LossFlag",
     "Measured",
     "Nonfinite",
     "NonfiniteSearch",
@@ -56,6 +59,7 @@ __all__ = [
     "RandomState",
     "Recording",
     "SourceFile",
+    "StepCall",
     "StepHook",
     "StepInspector",
     "StepTimer",
@@ -65,6 +69,8 @@ __all__ = [
     "calls_under_way",
     "class_of",
     "compiled_call",
+    "examine",
+    "first_call",
     "has_modes",
     "is_compiled",
     "is_lazy",

@@ -70,7 +70,8 @@ class Nonfinite:
         kind: ``"op"``: an op made it. ``"data"``, ``"parameter"``, ``"buffer"``, ``"constant"``:
             it was there before the forward. ``"outside"``: it was made after what is recorded.
         name: The op's node in the graph, the input's path, or the parameter's name.
-        op: The function of torch, such as ``torch.log``; ``""`` if it is no op.
+        op: The function of torch, such as ``torch.log``; ``""`` if it is no op; outside of what is
+            recorded, the names of autograd's last functions.
         module: Qualified name of the module that called it; ``""``: the model itself.
         source: Where it was called, such as ``model.py:12``.
         function: The function around that line.
@@ -96,6 +97,7 @@ class Nonfinite:
     def __str__(self) -> str:
         if self.kind == "outside":
             said = _OUTSIDE.format(what=self.made.held)
+            said += f" (autograd's functions, the last one first: {self.op})" if self.op else ""
         elif self.kind != "op":
             said = _HELD[self.kind].format(name=self.name, what=self.made.held)
         else:
