@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks import nonfinite_watch as watch_module
+from modelviz_callbacks.tracing import LossFlag
 from tests.lightning_modules import trainer_for
 
 FEW: dict[str, Any] = {
@@ -255,3 +256,48 @@ def test_a_step_of_lightning_is_examined_before_it_changes_weights(
     assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
     assert found["module"] == "net"
     assert torch.autograd.backward is BACKWARD
+
+
+@pytest.fixture
+def loss_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a loss be looked at as on a GPU: later, and only where nothing has to wait for it."""
+
+    class Later(LossFlag):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.is_quick = False
+            for call in self.calls:
+                call.settle()
+
+    monkeypatch.setattr(watch_module, "LossFlag", Later)
+
+
+@pytest.mark.usefixtures("loss_on_another_device")
+@pytest.mark.parametrize("way", ["plain", "closure", "lightning", "no optimizer"])
+def test_a_loss_that_is_looked_at_late_is_so_before_weights_change(
+    way: str, tmp_path: Path
+) -> None:
+    data = batches(2)
+    if way == "lightning":
+        callback = GraphLogger(dirpath=tmp_path, find_nonfinite=True, **FEW)
+        loader = DataLoader(TensorDataset(torch.cat(data)), 8)
+        trainer_for(tmp_path, callback, max_steps=-1, max_epochs=1).fit(Module(False), loader)
+    else:
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+            for x in data[:3]:
+
+                def closure(x: torch.Tensor = x) -> torch.Tensor:
+                    loss = model(x).square().mean()
+                    loss.backward()
+                    return loss
+
+                if way == "closure":
+                    optimizer.step(closure)  # type: ignore[arg-type]
+                else:
+                    closure()
+                    if way == "plain":
+                        optimizer.step()
+    found = told(tmp_path)
+    assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,7 @@ class LossFlag:
         self.calls = calls
         self.number = number
         self.is_quick = loss.device.type == "cpu"
+        self._is_finite = True
         self._there: torch.Tensor | None = None
         self._event: torch.cuda.Event | None = None
         for call in () if self.is_quick else calls:
@@ -41,6 +43,9 @@ class LossFlag:
             self.is_quick = True
             return
         with no_torch_function(), torch.no_grad():
+            if self.is_quick:
+                self._is_finite = math.isfinite(loss.item())
+                return
             self._there = torch.isfinite(loss.detach()).all()
             if loss.is_cuda:
                 host = torch.empty((), dtype=torch.bool, pin_memory=True)
@@ -51,7 +56,7 @@ class LossFlag:
     def is_finite(self) -> bool:
         """Whether it is, as far as it can be looked at; waits for the forward on the device."""
         if self._there is None:
-            return True
+            return self._is_finite
         if self._event is not None:
             self._event.synchronize()
         return bool(self._there)
