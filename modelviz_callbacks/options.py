@@ -23,7 +23,8 @@ class Options:
 
     Attributes:
         dirpath: Folder for the files, itself: files of an earlier recording that its report.json
-            lists are replaced. ``None``: ``<log dir>/model_graph`` in Lightning,
+            lists are replaced. Where it has files of the user's own (scripts, checkpoints):
+            ``model_graph`` in it. ``None``: ``<log dir>/model_graph`` in Lightning,
             ``./model_graph/<name>`` in a plain loop; a folder that is there already is of another
             recording, and this one's is called ``<name>_2``. A URL that fsspec knows
             (``"s3://..."``) gets a copy of the files at the end.

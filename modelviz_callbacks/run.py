@@ -22,7 +22,13 @@ import torch
 
 from modelviz_callbacks.artifacts.continued import changes_since, report_in
 from modelviz_callbacks.artifacts.events import add_run_graph
-from modelviz_callbacks.artifacts.folders import checked_folder, release, take_given, take_new
+from modelviz_callbacks.artifacts.folders import (
+    checked_folder,
+    folder_within,
+    release,
+    take_given,
+    take_new,
+)
 from modelviz_callbacks.artifacts.maker import Events, Maker, file_name
 from modelviz_callbacks.artifacts.nonfinite import write_nonfinite
 from modelviz_callbacks.artifacts.products import Products
@@ -80,7 +86,7 @@ class Run:
         name = options.name or class_name
         self._has_given_folder = options.dirpath is not None and not _is_url(options.dirpath)
         if self._has_given_folder:
-            folder = checked_folder(Path(options.dirpath or ""))
+            folder = folder_within(checked_folder(Path(options.dirpath or "")))
         else:
             folder = _default_folder(name)
         self._has_folder = False
