@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,16 +17,19 @@ class RandomState:
         parts: What sets one generator's state, and that state.
     """
 
-    parts: tuple[tuple[Callable[[torch.Tensor], None], torch.Tensor], ...]
+    parts: tuple[tuple[Callable[[torch.Tensor], object], torch.Tensor], ...]
 
     @staticmethod
-    def now(devices: Collection[torch.device] = ()) -> RandomState:
+    def now(
+        devices: Collection[torch.device] = (), generators: Iterable[torch.Generator] = ()
+    ) -> RandomState:
         """The state as it is; some microseconds, nothing waits for a device.
 
         Args:
             devices: Besides the CPU, those of which it is wanted.
+            generators: Generators of the user's own of which it is wanted.
         """
-        parts: list[tuple[Callable[[torch.Tensor], None], torch.Tensor]] = [
+        parts: list[tuple[Callable[[torch.Tensor], object], torch.Tensor]] = [
             (torch.set_rng_state, torch.get_rng_state())
         ]
         for device in devices:
@@ -34,6 +37,7 @@ class RandomState:
                 parts.append((_cuda_setter(device), torch.cuda.get_rng_state(device)))
             elif device.type == "mps":
                 parts.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+        parts += [(one.set_state, one.get_state()) for one in generators]
         return RandomState(tuple(parts))
 
     def restore(self) -> None:

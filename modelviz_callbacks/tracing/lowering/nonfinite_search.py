@@ -9,9 +9,10 @@ mended, with all others mended too, and is not if it alone is left as it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import fx
@@ -81,7 +82,8 @@ class NonfiniteSearch:
         self._random_state = random_state
         self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-        self._random_now = RandomState.now(random_devices(model))
+        generators = [*_generators_of(program)]
+        self._random_now = RandomState.now(random_devices(model), generators)
         self._places = {node: place for place, node in enumerate(program.module.graph.nodes)}
         self._losses, self._has_loss = losses_among(recording.output_records())
 
@@ -213,6 +215,7 @@ class NonfiniteSearch:
         told: Sequence[fx.Node] = (),
     ) -> WatchedReplay:
         replay = WatchedReplay(self._program, mended, fill, told)
+        self._random_now.restore()  # of generators of the author's own; their state then is lost
         self._random_state.restore()
         try:
             replay.run_on(self._tensors)
@@ -225,6 +228,16 @@ class NonfiniteSearch:
                 "may differ from those of the batch that was recorded."
             ) from error
         return replay
+
+
+def _generators_of(program: Program) -> Iterator[torch.Generator]:
+    """The generators that a program draws from besides torch's own."""
+    for node in program.module.graph.find_nodes(op="get_attr"):
+        value: Any = program.module
+        for name in str(node.target).split("."):
+            value = getattr(value, name, None)
+        if isinstance(value, torch.Generator):
+            yield value
 
 
 def losses_among(outputs: Sequence[tuple[str, TensorRecord]]) -> tuple[list[int], bool]:

@@ -129,3 +129,18 @@ def test_a_batch_on_which_the_ops_cannot_run_is_refused() -> None:
     traced = trace(Flat(), torch.ones(2, 3))
     with pytest.raises(ReplayError, match=r"cannot be run on this batch .*shape"):
         traced.find_nonfinite(torch.zeros(3, 3))
+
+
+def test_a_generator_of_the_authors_own_goes_on_as_if_there_had_been_no_search() -> None:
+    generator = torch.Generator()
+
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x + torch.rand(x.shape, generator=generator)).sum().log()
+
+    traced = trace(Noisy(), torch.ones(3))
+    before = generator.get_state()
+    found = traced.find_nonfinite(-torch.ones(3) * 9)
+    assert found is not None
+    assert found.is_certain
+    assert torch.equal(generator.get_state(), before)
