@@ -18,6 +18,7 @@ from typing_extensions import Self, Unpack
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
+from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
@@ -145,6 +146,8 @@ class GraphHook:
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
+        self._nonfinite = NonfiniteWatch(self._run)
+        self._nonfinite.of_model(self._core, self._model, self._methods)
         self._capture: Capture | None = None
         self._recorded = False
         self._closed = False
@@ -229,6 +232,7 @@ class GraphHook:
         if self._records:
             self._timed.close()
             self._inspections.close()
+            self._nonfinite.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -341,6 +345,7 @@ class GraphHook:
             self._run.step_aside()
             return
         with self._run.guarded("the recording"):
+            self._nonfinite.before_recording(self._core)
             capture = Capture(
                 self._core,
                 model,
