@@ -18,6 +18,7 @@ from typing_extensions import Self, Unpack
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.loggers import Surroundings, connect
+from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.nothing_recorded import why_nothing
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.pipeline import told_by
@@ -132,6 +133,8 @@ class GraphHook:
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
+        self._nonfinite = NonfiniteWatch(self._run)
+        self._nonfinite.of_model(self._core, self._model, self._methods)
         self._capture: Capture | None = None
         self._recorded = False
         self._closed = False
@@ -217,6 +220,7 @@ class GraphHook:
         if self._records:
             self._timed.close()
             self._inspections.close()
+            self._nonfinite.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -323,6 +327,7 @@ class GraphHook:
             self._run.step_aside()
             return
         with self._run.guarded("the recording"):
+            self._nonfinite.before_recording(self._core)
             capture = Capture(
                 self._core,
                 model,

@@ -59,6 +59,8 @@ class Options:
             that is recorded); ``None``: none.
         inspect_step: Number of a training step, or several, in which to look at the outputs of
             modules, the gradients and the updates of parameters; from 1 on; ``None``: none.
+        find_nonfinite: Where a loss is not finite, find the op that made the first NaN or infinite
+            number, by replaying the recorded ops on that batch.
         background: Do slow work in a process of its own; ``False``: in place.
         on_error: ``"warn"``: a failure is a warning and a line in the report; ``"raise"``: it
             is raised.
@@ -86,11 +88,12 @@ class Options:
     direction: Direction = "auto"
     profile_step: int | None = None
     inspect_step: int | Sequence[int] | None = None
+    find_nonfinite: bool = False
     background: bool = True
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
-        for name in ("onnx", "onnx_weights", "trained_onnx", "background"):
+        for name in ("onnx", "onnx_weights", "trained_onnx", "find_nonfinite", "background"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         is_path = self.dirpath is None or isinstance(self.dirpath, (str, PathLike))
         self._require("dirpath", is_path, "a folder's path or None")
@@ -237,6 +240,7 @@ class OptionFields(TypedDict, total=False):
     direction: Direction
     profile_step: int | None
     inspect_step: int | Sequence[int] | None
+    find_nonfinite: bool
     background: bool
     on_error: Literal["warn", "raise"]
 

@@ -5,6 +5,7 @@ from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, Ten
 from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, is_lazy, used_up
 from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
@@ -34,7 +35,11 @@ from modelviz_callbacks.tracing.capture.watched_method import (
 )
 from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
+from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
+from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite, TensorRange
+from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch
+from modelviz_callbacks.tracing.lowering.nonfinite_step import StepCall, examine, first_call
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
 from modelviz_callbacks.tracing.lowering.step_times import op_times
@@ -51,18 +56,26 @@ __all__ = [
     "Capture",
     "InspectedStep",
     "LazyResult",
+    "LossFlag",
     "Measured",
+    "Nonfinite",
+    "NonfiniteSearch",
     "Program",
+    "RandomState",
     "Recording",
     "SourceFile",
+    "StepCall",
     "StepHook",
     "StepInspector",
     "StepTimer",
     "TensorHealth",
+    "TensorRange",
     "ValuesRead",
     "calls_under_way",
     "class_of",
     "compiled_call",
+    "examine",
+    "first_call",
     "has_modes",
     "is_compiled",
     "is_lazy",
@@ -74,6 +87,7 @@ __all__ = [
     "open_writer",
     "pack",
     "pack_measured",
+    "random_devices",
     "record_backward",
     "run",
     "runs_compiled",
