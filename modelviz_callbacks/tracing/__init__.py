@@ -21,14 +21,19 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     tracking_uri,
 )
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
-from modelviz_callbacks.tracing.capture.watchable import runs_compiled, watchable_parts
+from modelviz_callbacks.tracing.capture.watchable import (
+    runs_compiled,
+    watchable_parts,
+    without_wrappers,
+)
 from modelviz_callbacks.tracing.capture.watched_method import (
     Around,
     method_names,
     method_under_way,
+    modules_under_way,
     watch_method,
 )
-from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped, unwrapped_once
+from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
@@ -77,6 +82,7 @@ __all__ = [
     "method_names",
     "method_under_way",
     "modules_of",
+    "modules_under_way",
     "op_times",
     "open_writer",
     "pack",
@@ -94,11 +100,11 @@ __all__ = [
     "unpack",
     "unpack_measured",
     "unwrapped",
-    "unwrapped_once",
     "used_up",
     "warm_up",
     "watch_method",
     "watchable_parts",
     "with_flops",
     "with_memory",
+    "without_wrappers",
 ]
