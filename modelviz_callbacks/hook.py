@@ -114,10 +114,10 @@ class GraphHook:
                 f"GraphHook watches a torch.nn.Module, it was given a {type(model).__name__}."
             )
         self._core, self._model = unwrapped(model), without_wrappers(model)
-        self._begin_unarmed()
         settings = make_options(**given)
         self._methods = method_names(self._core, method)
         self._run = Run(settings, class_of(self._core).__name__)
+        self._begin_unarmed()
         with self._run.guarded("the loggers"):
             around = Surroundings(sys._getframe(1), accelerator, loggers)
             connect(self._run, around.loggers)
