@@ -100,8 +100,8 @@ class GraphHook:
                 graph. ``None``: the one among the variables where the hook is made.
             loggers: Loggers that get it, of any trainer. ``None``: the ``SummaryWriter`` among
                 those variables, if there is one only.
-            loss: Whether to record on to the ``backward`` after the forward, so that the loss is in
-                the graph. ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
+            loss: Whether to go on to the ``backward``, so that the loss is in the graph.
+                ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
             **options: See ``modelviz_callbacks.options.Options``.
 
         Raises:
@@ -124,7 +124,7 @@ class GraphHook:
             self._way.is_wanted = around.has_accelerator if loss is None else loss
         self._timed = TimedForward(self._run, self._core, self._model, over=self._disarm_if_over)
         self._inspections = Inspections(self._run, over=self._disarm_if_over)
-        self._records = self._is_recorder()
+        self._nonfinite = NonfiniteWatch.of_model(self._run, self._core, self._model, self._methods)
         if self._records:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
@@ -133,8 +133,7 @@ class GraphHook:
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
-        self._nonfinite = NonfiniteWatch(self._run)
-        self._nonfinite.of_model(self._core, self._model, self._methods)
+        self._records = self._is_recorder()
         self._capture: Capture | None = None
         self._recorded = False
         self._closed = False

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
+from typing_extensions import Self
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.run import Run
@@ -94,16 +95,19 @@ class NonfiniteWatch:
 
     # --- of which code calls are watched, in a plain loop
 
+    @classmethod
     def of_model(
-        self, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
-    ) -> None:
-        """Watches the calls of a model by itself, once it was recorded.
+        cls, run: Run, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
+    ) -> Self:
+        """One that watches the calls of a model by itself, once it was recorded.
 
         Args:
+            run: Whose steps are watched.
             core: The model.
             model: What is called: it, or a wrapper around it.
             methods: The methods that are called instead of its forward.
         """
+        self = cls(run)
 
         def watch(recording: Recording) -> bool:
             for name in methods:
@@ -120,6 +124,7 @@ class NonfiniteWatch:
             return True
 
         self._watch_calls = watch
+        return self
 
     def before_recording(self, core: torch.nn.Module) -> None:
         """The code begins that is recorded: its loss may be the one that is not finite.
