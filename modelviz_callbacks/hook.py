@@ -16,13 +16,12 @@ from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.inspections import Inspections
+from modelviz_callbacks.later_steps import LaterSteps
 from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.timed_forward import TimedForward
 from modelviz_callbacks.tracing import (
     Capture,
     LazyResult,
@@ -133,8 +132,7 @@ class GraphHook:
         with self._run.guarded("the loggers"):
             given = loggers_of(accelerator, loggers)
             connect(self._run, loggers_around(sys._getframe(1)) if given is None else given)
-        self._timed = TimedForward(self._run, self._core, model, over=self._disarm_if_over)
-        self._inspections = Inspections(self._run, over=self._disarm_if_over)
+        self._later = LaterSteps(self._run, self._core, model, over=self._disarm)
         self._begin_unarmed()
         self._records = is_recording_rank()
         if self._records:
@@ -227,8 +225,7 @@ class GraphHook:
         self._end_stretch()
         self._disarm()
         if self._records:
-            self._timed.close()
-            self._inspections.close()
+            self._later.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -282,14 +279,7 @@ class GraphHook:
         """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
         _undo_all(self._undo_parts)
-        if runs_compiled(self._model):  # our hooks would become a part of the compiled code
-            self._timed.give_up("torch.compile fuses the ops of the model")
-        self._disarm_if_over()
-
-    def _disarm_if_over(self) -> None:
-        """Leaves no hook where no later step is waited for."""
-        if self._timed.is_over and self._inspections.is_over:
-            self._disarm()
+        self._later.recorded()
 
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -318,9 +308,7 @@ class GraphHook:
             return
         if self._recorded:
             if self._is_step(model) and _calls_on_stack(model) <= 1:
-                self._timed.before()
-                self._inspections.before(self._core)
-                self._disarm_if_over()
+                self._later.before(args, kwargs)
             return
         worth = _worth_now(model)
         if worth <= self._worth:
@@ -362,10 +350,10 @@ class GraphHook:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
         if is_dynamo_compiling() or self._is_copy:
             return None
-        if self._recorded and self._timed.after():
+        if self._recorded and self._later.after_timed():
             return None
         if self._recorded and _calls_on_stack(model) <= 1:
-            self._inspections.end_forward()
+            self._later.after(result)
         capture = self._capture
         if capture is None or not capture.is_here():
             return None
@@ -503,12 +491,11 @@ class GraphHook:
         """Runs one call of a watched method after the recorded one."""
         self._in_method = True
         try:
-            if not is_dynamo_compiling():
-                self._inspections.before(self._core)
-            return inner(*args, **kwargs)
+            if is_dynamo_compiling():
+                return inner(*args, **kwargs)
+            return self._later.call(inner, args, kwargs)
         finally:
             self._in_method = False
-            self._inspections.end_forward()
 
     # --- the model's own modules, where its forward does not run
 

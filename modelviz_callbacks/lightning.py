@@ -84,6 +84,7 @@ class GraphLogger(pl.Callback):
         direction: Direction = "auto",
         profile_step: int | None = None,
         inspect_step: int | Sequence[int] | None = None,
+        watch_changes: int | None = None,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         stage: Stage | Sequence[Stage] = "train",
@@ -110,6 +111,7 @@ class GraphLogger(pl.Callback):
             direction: Which way the pictures run.
             profile_step: Which training step to time.
             inspect_step: In which training steps to look at outputs, gradients and updates.
+            watch_changes: After how many training steps to look whether the graph has changed.
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.
             stage: Which step is recorded, the first time it runs outside of a sanity check: that of

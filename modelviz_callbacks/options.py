@@ -58,6 +58,8 @@ class Options:
             that is recorded); ``None``: none.
         inspect_step: Number of a training step, or several, in which to look at the outputs of
             modules, the gradients and the updates of parameters; from 1 on; ``None``: none.
+        watch_changes: After how many training steps one is recorded again, to see whether the
+            graph has changed; ``None``: never.
         background: Do slow work in a process of its own; ``False``: in place.
         on_error: ``"warn"``: a failure is a warning and a line in the report; ``"raise"``: it
             is raised.
@@ -85,6 +87,7 @@ class Options:
     direction: Direction = "auto"
     profile_step: int | None = None
     inspect_step: int | Sequence[int] | None = None
+    watch_changes: int | None = None
     background: bool = True
     on_error: Literal["warn", "raise"] = "warn"
 
@@ -103,7 +106,7 @@ class Options:
         is_tracker |= isinstance(self.tracker, str) and "://" in self.tracker
         self._require("tracker", is_tracker, "True, False, a run, a function, a URL, or a list")
         self._require("on_error", self.on_error in ("warn", "raise"), "'warn' or 'raise'")
-        for name, least in (("depth", 1), ("profile_step", 1)):
+        for name, least in (("depth", 1), ("profile_step", 1), ("watch_changes", 1)):
             value = getattr(self, name)
             is_number = value is None or _is_number_from(least, value)
             self._require(name, is_number, f"a number from {least} on, or None")
@@ -236,6 +239,7 @@ class OptionFields(TypedDict, total=False):
     direction: Direction
     profile_step: int | None
     inspect_step: int | Sequence[int] | None
+    watch_changes: int | None
     background: bool
     on_error: Literal["warn", "raise"]
 
