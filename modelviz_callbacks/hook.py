@@ -17,7 +17,9 @@ from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.later_steps import LaterSteps
-from modelviz_callbacks.loggers import connect, loggers_around, loggers_of
+from modelviz_callbacks.loggers import Surroundings, connect
+from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
+from modelviz_callbacks.nothing_recorded import why_nothing
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
@@ -34,29 +36,14 @@ from modelviz_callbacks.tracing import (
     method_names,
     method_under_way,
     record_backward,
-    runs_compiled,
     set_compiled_call,
     unwrapped,
-    unwrapped_once,
     watch_method,
     watchable_parts,
+    without_wrappers,
 )
+from modelviz_callbacks.way_to_backward import WayToBackward
 
-_NEVER = (
-    "No forward of it ran in training mode, or with gradients, between the making of the hook and "
-    "its end. Make the hook before the loop, call the module itself rather than its forward(), "
-    "and call model.train(). Where another method is trained, name it: GraphHook(model, "
-    'method="loss"); trace(model, x) records one call at once. Where a function around the model '
-    "is compiled, compile the model instead."
-)
-_NEVER_CALLED = (
-    "The method {names} was not called between the making of the hook and its end. Name in "
-    "method= what the loop calls, or record one call with trace(model.{names}, ...)."
-)
-_COPY = (
-    "A copy of the model ran in its place (copy.deepcopy, or a trainer that copies): make the "
-    "GraphHook with the copy, or record it with trace(copy, x)."
-)
 _WITHOUT_GRADIENTS = (
     "Recorded without gradients: no forward with gradients enabled came, so this is the first one "
     "in training mode."
@@ -79,10 +66,10 @@ _numbers = itertools.count()
 class GraphHook:
     """Records the first forward of a model in training mode with gradients enabled, once.
 
-    It is armed when made and disarms itself after that forward; files that are slow to make
-    are written by `close`, or at the end of the ``with`` block. Where no such forward comes, it
-    is the first in eval mode with gradients; else what the model's own modules ran up to the
-    backward; else the first forward in training mode without gradients.
+    It is armed when made and disarms itself after that forward; files that are slow to make are
+    written by `close`, or at the end of the ``with`` block. Where no such forward comes, it is the
+    first in eval mode with gradients; else what the model's own modules ran up to the backward;
+    else the first forward in training mode without gradients.
 
     Example:
         >>> with GraphHook(model):
@@ -98,6 +85,7 @@ class GraphHook:
         method: str | Sequence[str] | None = None,
         accelerator: Any = None,
         loggers: Sequence[Any] | None = None,
+        loss: bool | None = None,
         **options: Unpack[OptionFields],
     ) -> None:
         """Arms the hook.
@@ -110,6 +98,8 @@ class GraphHook:
                 graph. ``None``: the one among the variables where the hook is made.
             loggers: Loggers that get it, of any trainer. ``None``: the ``SummaryWriter`` among
                 those variables, if there is one only.
+            loss: Whether to record on to the ``backward`` after the forward, so that the loss is in
+                the graph. ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
             **options: See ``modelviz_callbacks.options.Options``.
 
         Raises:
@@ -120,26 +110,23 @@ class GraphHook:
             raise CaptureError(
                 f"GraphHook watches a torch.nn.Module, it was given a {type(model).__name__}."
             )
-        # Wrappers that only distribute (DDP) are not part of the model; one that compiles is
-        # watched from outside, since nothing of ours may run inside compiled code.
         self._core = unwrapped(model)
-        while model is not self._core and not runs_compiled(model):
-            model = unwrapped_once(model)
-        self._model = model
+        self._model = without_wrappers(model)
+        self._begin_unarmed()
         settings = make_options(**options)
         self._methods = method_names(self._core, method)
         self._run = Run(settings, class_of(self._core).__name__)
         with self._run.guarded("the loggers"):
-            given = loggers_of(accelerator, loggers)
-            connect(self._run, loggers_around(sys._getframe(1)) if given is None else given)
-        self._later = LaterSteps(self._run, self._core, model, over=self._disarm)
-        self._begin_unarmed()
+            around = Surroundings(sys._getframe(1), accelerator, loggers)
+            connect(self._run, around.loggers)
+            self._way.is_wanted = around.has_accelerator if loss is None else loss
+        self._wait_for_later_steps()
         self._records = is_recording_rank()
         if self._records:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
             with self._run.guarded("the recording"):
-                self._arm(model)
+                self._arm(self._model)
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
@@ -156,11 +143,18 @@ class GraphHook:
         self._stretch_of: torch.nn.Module | None = None
         self._stretch_in = ""
         self._in_method = False
+        self._way = WayToBackward(self._core, self._model)
         self._lazy: LazyResult | None = None
         self._steps: StepHook | None = None
         self._copy_ran = self._is_copy = False
         self._number = next(_numbers)
         _hooks[self._number] = self
+
+    def _wait_for_later_steps(self) -> None:
+        """Counts the steps that options name, once it is known of which run they are."""
+        self._later = LaterSteps(self._run, self._core, self._model, over=self._disarm)
+        self._nonfinite = NonfiniteWatch(self._run)
+        self._nonfinite.of_model(self._core, self._model, self._methods)
 
     def _arm(self, model: torch.nn.Module) -> None:
         if self._methods:
@@ -226,6 +220,7 @@ class GraphHook:
         self._disarm()
         if self._records:
             self._later.close()
+            self._nonfinite.close()
         capture, self._capture = self._capture, None
         if capture is not None:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
@@ -238,14 +233,8 @@ class GraphHook:
             self._closed = True
             if self._records:
                 patient = error is None or isinstance(error, Exception)
-                self._run.finish(self._why_nothing(), error is None, patient)
-
-    def _why_nothing(self) -> str:
-        if self._copy_ran:
-            return _COPY
-        if self._methods:
-            return _NEVER_CALLED.format(names=" or ".join(self._methods))
-        return _NEVER
+                why = why_nothing(self._methods, self._copy_ran)
+                self._run.finish(why, error is None, patient)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the model (an average of weights, a saved file) takes its hooks along; the
@@ -279,7 +268,7 @@ class GraphHook:
         """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
         _undo_all(self._undo_parts)
-        self._later.recorded()
+        self._later.recorded(goes_on=self._way.is_wanted)
 
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -289,7 +278,7 @@ class GraphHook:
         if self._is_copy:
             _note_copy(self, model)
             return
-        if self._in_method:
+        if self._in_method or self._way.takes_call(self._capture):
             return
         self._end_stretch()
         if self._lazy_runs():
@@ -329,6 +318,7 @@ class GraphHook:
             self._run.step_aside()
             return
         with self._run.guarded("the recording"):
+            self._nonfinite.before_recording(self._core)
             capture = Capture(
                 self._core,
                 model,
@@ -357,6 +347,8 @@ class GraphHook:
         capture = self._capture
         if capture is None or not capture.is_here():
             return None
+        if self._way.is_on:
+            return None  # of a further call
         if self._depth:
             self._depth -= 1
             return None
@@ -365,9 +357,21 @@ class GraphHook:
         raised = raised if raised is not handled else None
         if raised is None and self._compiled_call is None and is_lazy(result):
             return self._follow(capture, self._next_worth, result)
+        if raised is None and self._goes_on(capture, self._next_worth, result):
+            return None
         self._capture = None
         self._take(capture, self._next_worth, result, raised)
         return None
+
+    def _goes_on(self, capture: Capture, worth: int, result: Any) -> bool:
+        """Whether what comes after the forward, or method, is recorded up to the backward."""
+        goes_on = False
+        with self._run.guarded("the recording"):
+            goes_on = worth == _BEST and self._way.begin(capture, result)
+            if goes_on:
+                self._capture, self._stretch_of = capture, self._core
+                self._watch_optimizer_steps()
+        return goes_on
 
     def _follow(self, capture: Capture, worth: int, result: Any) -> Any:
         """What to return in the place of a lazy result, which is recorded while it runs."""
@@ -456,6 +460,8 @@ class GraphHook:
         self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Runs one call of a watched method, recorded if it is better than what there is."""
+        if not self._in_method and not self._way.takes_call(self._capture):
+            self._end_stretch()
         worth = _worth_now(self._core)
         if worth in (_EVAL_MODE, _NOTHING):
             worth = _BEST if worth else _NO_GRADIENTS  # the method was asked for
@@ -481,7 +487,8 @@ class GraphHook:
             raise
         finally:
             self._in_method = False
-            if raised is not None or not is_lazy(result):
+            goes_on = raised is None and self._goes_on(capture, worth, result)
+            if raised is not None or not (goes_on or is_lazy(result)):
                 self._take(capture, worth, result, raised)
         return self._follow(capture, worth, result) if is_lazy(result) else result
 
@@ -523,6 +530,7 @@ class GraphHook:
             capture = Capture(self._core, keeps_state=self._run.keeps_state)
             capture.start(args, kwargs, inspect.signature(part.forward), is_step=True)
             capture.enter_part(part)
+            capture.go_below_other_modes()
             self._watch_optimizer_steps()
             self._capture, self._stretch_of = capture, part
             self._stretch_in = method_under_way(self._core)
@@ -533,6 +541,10 @@ class GraphHook:
         if capture is None or part is None or not capture.is_here():
             return
         self._capture, self._stretch_of = None, None
+        if self._way.is_on:
+            self._way.end()
+            self._take(capture, _BEST, None, None)
+            return
         name = next((path for path, m in self._core.named_modules() if m is part), "a module")
         method = self._stretch_in or "loss"
         advice = f'With GraphHook(model, method="{method}") it has the inputs of that method.'
@@ -568,8 +580,7 @@ def _inert(number: int = -1) -> GraphHook:
     hook._undo, hook._undo_parts, hook._compiled_call, hook._recorded = [], [], None, True
     hook._records, hook._in_method = False, True
     hook._stretch_of, hook._pending, hook._number = None, None, number
-    hook._lazy, hook._steps = None, None
-    hook._is_copy = True
+    hook._lazy, hook._steps, hook._is_copy = None, None, True
     return hook
 
 

@@ -39,11 +39,17 @@ class LaterSteps:
         if self._timed.is_over and self._inspections.is_over and self._watched.is_over:
             self._all_over()
 
-    def recorded(self) -> None:
-        """The recording is made; those that follow are counted."""
+    def recorded(self, goes_on: bool) -> None:
+        """The recording is made; forwards that follow are counted.
+
+        Args:
+            goes_on: Whether it goes on after the forward, to the backward.
+        """
         if runs_compiled(self._model):  # our hooks would become a part of the compiled code
             self._timed.give_up("torch.compile fuses the ops of the model")
         self._watched.give_up_if_compiled(self._model)
+        if goes_on:  # a forward alone would be another graph each time
+            self._watched.give_up("it goes on to the loss, a later step's forward ends before")
         self.tell_if_over()
 
     def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -85,6 +85,7 @@ class GraphLogger(pl.Callback):
         profile_step: int | None = None,
         inspect_step: int | Sequence[int] | None = None,
         watch_changes: int | None = None,
+        find_nonfinite: bool = False,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         stage: Stage | Sequence[Stage] = "train",
@@ -112,6 +113,7 @@ class GraphLogger(pl.Callback):
             profile_step: Which training step to time.
             inspect_step: In which training steps to look at outputs, gradients and updates.
             watch_changes: After how many training steps to look whether the graph has changed.
+            find_nonfinite: Whether a step whose loss is not finite is examined.
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.
             stage: Which step is recorded, the first time it runs outside of a sanity check: that of
@@ -180,7 +182,8 @@ class GraphLogger(pl.Callback):
         stages = _stages_of(trainer, self._stages)
         run.has_stages = len(stages) > 1
         self._steps = {
-            stage: TrainingSteps(run, stage="" if stage == stages[0] else stage) for stage in stages
+            stage: TrainingSteps(run, stage="" if stage == stages[0] else stage, tells_update=True)
+            for stage in stages
         }
         with run.guarded("the loggers"):
             # ``trainer.log_dir`` is not used: it asks the other ranks.
@@ -229,6 +232,13 @@ class GraphLogger(pl.Callback):
         """Puts what the worker has made for TensorBoard into the run, once it is there."""
         for steps in self._steps.values():
             steps.after()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        """Has a step examined whose loss is not finite, before it changes weights."""
+        for steps in self._steps.values():
+            steps.before_update()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

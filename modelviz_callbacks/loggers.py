@@ -142,25 +142,43 @@ def loggers_of(accelerator: Any, loggers: Iterable[Any] | None) -> list[Any] | N
     return [*kept, *(loggers or [])]
 
 
-def loggers_around(frame: FrameType) -> list[Any]:
-    """The loggers among the variables of whoever calls: locals, globals, attributes of ``self``.
+class Surroundings:
+    """What is found among the variables of whoever calls: locals, globals, those of ``self``.
 
-    Args:
-        frame: The caller's.
-
-    Returns:
-        Those of an ``Accelerator`` or a ``Fabric``; else the one ``SummaryWriter`` that is open.
-        Of several nobody can tell which is meant.
+    Attributes:
+        has_accelerator: Whether there is an ``Accelerator`` or a ``Fabric``.
+        loggers: Theirs; else the one ``SummaryWriter`` that is open. Of several nobody can tell
+            which is meant.
     """
-    variables = [*frame.f_locals.values(), *frame.f_globals.values()]
-    variables += getattr(frame.f_locals.get("self"), "__dict__", {}).values()
-    found = {id(one): one for one in variables if _has_loggers(one)}
-    if found:
-        return [logger for one in found.values() for logger in loggers_of(one, None) or []]
-    open_ones = {
-        id(one): one for one in variables if is_summary_writer(one) and one.all_writers is not None
-    }
-    return list(open_ones.values()) if len(open_ones) == 1 else []
+
+    def __init__(
+        self, frame: FrameType, accelerator: Any = None, loggers: Iterable[Any] | None = None
+    ) -> None:
+        """Looks around, unless somebody has named what is meant.
+
+        Args:
+            frame: The caller's.
+            accelerator: An ``Accelerator`` of accelerate, a ``Fabric``, or ``None``.
+            loggers: Loggers, or ``None``.
+        """
+        given = loggers_of(accelerator, loggers)
+        self.has_accelerator = accelerator is not None
+        if given is not None:
+            self.loggers = given
+            return
+        variables = [*frame.f_locals.values(), *frame.f_globals.values()]
+        variables += getattr(frame.f_locals.get("self"), "__dict__", {}).values()
+        found = {id(one): one for one in variables if _has_loggers(one)}
+        self.has_accelerator = bool(found)
+        self.loggers = [logger for one in found.values() for logger in loggers_of(one, None) or []]
+        if found:
+            return
+        open_ones = {
+            id(one): one
+            for one in variables
+            if is_summary_writer(one) and one.all_writers is not None
+        }
+        self.loggers = list(open_ones.values()) if len(open_ones) == 1 else []
 
 
 def _has_loggers(thing: object) -> bool:

@@ -23,7 +23,8 @@ class Options:
 
     Attributes:
         dirpath: Folder for the files, itself: files of an earlier recording that its report.json
-            lists are replaced. ``None``: ``<log dir>/model_graph`` in Lightning,
+            lists are replaced. Where it has files of the user's own (scripts, checkpoints):
+            ``model_graph`` in it. ``None``: ``<log dir>/model_graph`` in Lightning,
             ``./model_graph/<name>`` in a plain loop; a folder that is there already is of another
             recording, and this one's is called ``<name>_2``. A URL that fsspec knows
             (``"s3://..."``) gets a copy of the files at the end.
@@ -60,6 +61,8 @@ class Options:
             modules, the gradients and the updates of parameters; from 1 on; ``None``: none.
         watch_changes: After how many training steps one is recorded again, to see whether the
             graph has changed; ``None``: never.
+        find_nonfinite: Where a loss is not finite, find the op that made the first NaN or infinite
+            number, by replaying the recorded ops on that batch.
         background: Do slow work in a process of its own; ``False``: in place.
         on_error: ``"warn"``: a failure is a warning and a line in the report; ``"raise"``: it
             is raised.
@@ -88,11 +91,12 @@ class Options:
     profile_step: int | None = None
     inspect_step: int | Sequence[int] | None = None
     watch_changes: int | None = None
+    find_nonfinite: bool = False
     background: bool = True
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
-        for name in ("onnx", "onnx_weights", "trained_onnx", "background"):
+        for name in ("onnx", "onnx_weights", "trained_onnx", "find_nonfinite", "background"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         is_path = self.dirpath is None or isinstance(self.dirpath, (str, PathLike))
         self._require("dirpath", is_path, "a folder's path or None")
@@ -240,6 +244,7 @@ class OptionFields(TypedDict, total=False):
     profile_step: int | None
     inspect_step: int | Sequence[int] | None
     watch_changes: int | None
+    find_nonfinite: bool
     background: bool
     on_error: Literal["warn", "raise"]
 

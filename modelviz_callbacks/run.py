@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -23,8 +23,15 @@ import torch
 from modelviz_callbacks.artifacts.changes import branches_seen
 from modelviz_callbacks.artifacts.continued import changes_since, report_in
 from modelviz_callbacks.artifacts.events import add_run_graph
-from modelviz_callbacks.artifacts.folders import checked_folder, release, take_given, take_new
+from modelviz_callbacks.artifacts.folders import (
+    checked_folder,
+    folder_within,
+    release,
+    take_given,
+    take_new,
+)
 from modelviz_callbacks.artifacts.maker import Events, Maker, file_name
+from modelviz_callbacks.artifacts.nonfinite import write_nonfinite
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.errors import CaptureError, OptionError
 from modelviz_callbacks.jobs.in_place import InPlace
@@ -37,6 +44,7 @@ from modelviz_callbacks.report import Report, say
 from modelviz_callbacks.tracing import (
     InspectedStep,
     Measured,
+    Nonfinite,
     Recording,
     StepTimer,
     record_backward,
@@ -61,6 +69,7 @@ class Run:
         is_continued: Whether it goes on with a training that was recorded before (a second fit, a
             checkpoint): the same graph is not written again beside the first.
         has_stages: Whether more than one recording is wanted: what shows all is made last.
+        when_recorded: Called with the run's own recording, if anybody waits for it.
     """
 
     def __init__(self, options: Options, class_name: str, polls: bool = False) -> None:
@@ -78,7 +87,7 @@ class Run:
         name = options.name or class_name
         self._has_given_folder = options.dirpath is not None and not _is_url(options.dirpath)
         if self._has_given_folder:
-            folder = checked_folder(Path(options.dirpath or ""))
+            folder = folder_within(checked_folder(Path(options.dirpath or "")))
         else:
             folder = _default_folder(name)
         self._has_folder = False
@@ -86,6 +95,7 @@ class Run:
         self.tensorboard = _absolute(options.tensorboard)
         self.is_continued = False
         self.has_stages = False
+        self.when_recorded: Callable[[Recording], None] | None = None
         self._is_kept = False
         self._maker = Maker(options, folder, self.report)
         self._polls = polls
@@ -190,6 +200,9 @@ class Run:
             recording: What a capture gave.
             stage: Which further recording of the run it is; ``""``: the run's own.
         """
+        if self.when_recorded is not None and not stage:
+            with self.guarded("the search for NaN"):
+                self.when_recorded(recording)
         self._look_around()
         if self.is_continued and self._keeps_the_first(recording, stage):
             return
@@ -301,6 +314,20 @@ class Run:
         """
         if self._recordings:
             self._recordings[0].add_step(recording, step)
+
+    def found_nonfinite(self, step: int, found: Nonfinite) -> None:
+        """Tells what made the first number that is not finite: a line, the report, a file.
+
+        Args:
+            step: Number of the step; 0 was recorded.
+            found: What was found.
+        """
+        line = f"The loss of step {step} was not finite: {found}"
+        say(f"modelviz: {line}")
+        self.remark(line)
+        with self.guarded("nonfinite.json"):
+            self._take_folder()
+            write_nonfinite(self._maker, step, found)
 
     def _add_measured_early(self) -> None:
         """Hands on what was measured as soon as that is all that was asked for."""

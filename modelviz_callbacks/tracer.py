@@ -23,10 +23,14 @@ from modelviz_callbacks.options import ShownFields
 from modelviz_callbacks.tracing import (
     Capture,
     LazyResult,
+    Nonfinite,
+    NonfiniteSearch,
     Program,
+    RandomState,
     Recording,
     ValuesRead,
     is_lazy,
+    random_devices,
     record_backward,
     run,
     to_backward_graph,
@@ -144,6 +148,39 @@ class Trace:
             >>> torch.equal(t.replay(torch.ones(3, 4)), t.outputs)
             True
         """
+        return self._recording.result_from(run(self._program, self._inputs_of(args, kwargs)))
+
+    def find_nonfinite(self, *args: Any, **kwargs: Any) -> Nonfinite | None:
+        """Finds where NaN or infinite numbers in the loss, or in the outputs, come from.
+
+        The recorded ops run again on these inputs, as `replay` runs them, and again with what is
+        found mended. That a mask holds ``-inf`` is no finding, unless it reaches the loss.
+
+        Args:
+            *args: As the model's forward takes them.
+            **kwargs: Likewise.
+
+        Returns:
+            The op that made them first, or the input or weight that held them; it is certain only
+            if the loss is finite once this is mended. ``None``: what is called a loss is finite;
+            where nothing is, each output that is a single number; else all outputs.
+
+        Raises:
+            ReplayError: As for `replay`, or an op cannot run on these inputs.
+
+        Example:
+            >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+            >>> t.find_nonfinite(torch.full((3, 4), torch.nan)).kind
+            'data'
+            >>> t.find_nonfinite(torch.ones(3, 4)) is None
+            True
+        """
+        tensors = self._inputs_of(args, kwargs)
+        random_state = RandomState.now(random_devices(self._recording.model))
+        return NonfiniteSearch(self._program, self._recording, tensors, random_state).find().first
+
+    def _inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        """The tensors among arguments, for the program to be run on."""
         if self._recording.fault:
             raise ReplayError(f"This recording cannot be run again. {self._recording.fault}")
         tensors = self._recording.tensors_of(args, kwargs)
@@ -160,7 +197,7 @@ class Trace:
                 "that come from them, and what it made of those is not recorded. Call trace() "
                 "with the new inputs."
             )
-        return self._recording.result_from(run(self._program, tensors))
+        return tensors
 
     def save_onnx(self, path: str | Path, **options: Any) -> Path:
         """Writes the graph as ONNX for Netron.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.inspections import Inspections
+from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer
 from modelviz_callbacks.watched_steps import WatchedSteps
@@ -34,13 +35,20 @@ def _as_called(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 class TrainingSteps:
     """The training steps of one run: the first is recorded, the one the options name is timed."""
 
-    def __init__(self, run: Run, naming: Naming = _as_called, stage: str = "") -> None:
+    def __init__(
+        self,
+        run: Run,
+        naming: Naming = _as_called,
+        stage: str = "",
+        tells_update: bool = False,
+    ) -> None:
         """Nothing is armed yet.
 
         Args:
             run: Gets the recording.
             naming: Says what a step's inputs are called.
             stage: Which further recording of the run it is; ``""``: the run's own.
+            tells_update: Whether `before_update` will be called.
         """
         self.run = run
         self._stage = stage
@@ -51,6 +59,7 @@ class TrainingSteps:
         self._steps_to_timing = None if stage else run.options.profile_step
         self._inspections = Inspections(run, stage)
         self._watched = WatchedSteps(run, stage)
+        self._nonfinite = NonfiniteWatch(run, stage, tells_update)
 
     def before(self, owner: object, method: str, module: torch.nn.Module) -> None:
         """Puts the recording, or the timer, around the next call if it is the one.
@@ -76,6 +85,13 @@ class TrainingSteps:
         is_busy = self._restore is not None or self._inspections.is_looking
         if not self._watched.is_over and self._watched.is_next(module, is_busy):
             self._wrap(owner, method, functools.partial(self._record_again, module))
+        if self._nonfinite.is_on and self._restore is None:
+            around = functools.partial(self._nonfinite.around, naming=self._naming)
+            self._wrap(owner, method, around)
+
+    def before_update(self) -> None:
+        """An optimizer is about to change weights, after a backward."""
+        self._nonfinite.before_update()
 
     def after(self) -> None:
         """Puts what the worker has made for TensorBoard into the run, once it is there."""
@@ -89,6 +105,7 @@ class TrainingSteps:
         self._disarm()
         self._inspections.close()
         self._watched.close()
+        self._nonfinite.close()
 
     def finish(self, if_nothing: str, may_raise: bool = True, is_patient: bool = True) -> None:
         """Ends the run, once; as `Run.finish`.
@@ -123,6 +140,7 @@ class TrainingSteps:
         """Runs a training step and records it."""
         run, capture = self.run, None
         with run.guarded("the recording"):
+            self._nonfinite.before_recording(module)
             starting = Capture(module, keeps_state=run.keeps_state, keeps_inputs=run.keeps_inputs)
             starting.start(*self._naming(inner, args, kwargs))
             capture = starting

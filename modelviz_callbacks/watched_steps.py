@@ -54,9 +54,16 @@ class WatchedSteps:
         """
         names = compiled_parts(model) if self._every is not None else []
         if names:
-            self._give_up(_COMPILED.format(names=", ".join(names[:3])))
+            self.give_up(_COMPILED.format(names=", ".join(names[:3])))
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """Records no more.
+
+        Args:
+            why: The reason, for the report.
+        """
+        if self._every is None:
+            return
         self._every = None
         self._run.remark(f"Later steps were not compared with the recorded one: {why}.")
         self._over()
@@ -126,7 +133,7 @@ class WatchedSteps:
         if raised is not None and raised is not handled:
             return
         if is_lazy(result):
-            self._give_up(_LAZY)
+            self.give_up(_LAZY)
             return
         with self._run.guarded("the recording of a later step"):
             self._run.recorded_again(capture.finish(result), self._number)

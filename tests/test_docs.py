@@ -32,7 +32,7 @@ OPTIONS_PAGE = (HOME / "docs/options.md").read_text(encoding="utf-8")
 # What takes the options -> what it takes beside them.
 TAKE_OPTIONS = {
     GraphLogger.__name__: {"stage"},
-    GraphHook.__name__: {"method", "accelerator", "loggers"},
+    GraphHook.__name__: {"method", "accelerator", "loggers", "loss"},
 }
 OPTIONS = {field.name: field.default for field in dataclasses.fields(Options)}
 
@@ -100,7 +100,7 @@ def test_the_python_names_options_and_functions_that_exist(page: Path) -> None:
 def test_what_the_text_sets_with_an_equals_sign_is_an_option(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
     named = re.findall(r"`([a-z]\w*)=[^`]*`", text)
-    assert set(named) <= set(OPTIONS)
+    assert set(named) <= set(OPTIONS) | TAKE_OPTIONS[GraphHook.__name__]
 
 
 @each_page

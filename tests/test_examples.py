@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import modelviz_callbacks
 from modelviz_callbacks import GraphLogger, ModelGraph
+from modelviz_callbacks.ranks import IN_WORKER
 from tests.mlflow_server import MlflowServer, running_server
 from tests.models import TwoBranches
 from tests.samples import one_and_the_rest_slow
@@ -35,14 +36,14 @@ EXAMPLES = ROOT / "examples"
 CONFIGS = ROOT / "configs"
 
 # The example of each trainer -> the file of its events below the run's folder, the name of its
-# own figure, and ops that its graph has.
+# own figure, and ops that its graph has, that of the loss among them.
 TRAINERS = {
     "transformers_trainer": ("runs/*", "train/loss", {"log_softmax", "linear"}),
-    "accelerate_loop": ("iris", "loss", {"linear", "relu"}),
-    "fabric_loop": ("runs/version_0", "loss", {"linear", "relu"}),
+    "accelerate_loop": ("iris", "loss", {"linear", "relu", "cross_entropy"}),
+    "fabric_loop": ("runs/version_0", "loss", {"linear", "relu", "cross_entropy"}),
     "ignite_trainer": ("run", "train/loss", {"linear", "cross_entropy"}),
     "skorch_classifier": ("run", "Loss/train_loss", {"linear", "cross_entropy"}),
-    "stable_baselines3_ppo": ("PPO_1", "rollout/ep_rew_mean", {"linear", "logsumexp"}),
+    "stable_baselines3_ppo": ("PPO_1", "rollout/ep_rew_mean", {"linear", "logsumexp", "mse_loss"}),
 }
 
 # Script -> its arguments where it is run.
@@ -54,12 +55,17 @@ SCRIPTS = {
 }
 
 
+# What the weights were after each step, by the name of the file that tells.
+WEIGHTS = "weights.txt"
+
+
 def run_script(name: str, folder: Path, **more: str) -> str:
     """Runs an example in an empty working directory; its whole output."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | more
     environment["OMP_NUM_THREADS"] = "1"  # tests run side by side
+    runner = [str(ROOT / "tests" / "example_weights.py"), str(folder / WEIGHTS)]
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *SCRIPTS[name]],
+        [sys.executable, *runner, str(EXAMPLES / name), *SCRIPTS[name]],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -70,6 +76,17 @@ def run_script(name: str, folder: Path, **more: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
+
+
+def assert_trains_the_same(name: str, folder: Path, **more: str) -> None:
+    """The example that was run in a folder has the weights of one that records nothing."""
+    without = folder / "without"
+    without.mkdir()
+    run_script(name, without, **more, **{IN_WORKER: "1"})
+    assert not list(without.rglob("graph.json"))
+    steps, _ = told = (without / WEIGHTS).read_text().split()
+    assert int(steps) > 1
+    assert (folder / WEIGHTS).read_text().split() == told
 
 
 def test_every_example_and_configuration_is_run_here() -> None:
@@ -284,6 +301,7 @@ def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
     assert list(folder.glob("*.onnx"))
     graph = ModelGraph.load(folder / "graph.json")
     assert ops <= {node.op for node in graph.ops}
+    assert "loss" in {node.name for node in graph.of_kind("output")}
     report = json.loads((folder / "report.json").read_text())
     stored = MlflowClient(tracking.uri).get_run(report["mlflow_run_id"])
     assert stored.data.tags["modelviz.class"] == graph.class_name
@@ -293,3 +311,4 @@ def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
         for item in MlflowClient(tracking.uri).list_artifacts(stored.info.run_id, "model_graph")
     }
     assert "model_graph/graph.svg" in names
+    assert_trains_the_same(f"{name}.py", tmp_path, MLFLOW_TRACKING_URI=tracking.uri)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -86,6 +86,28 @@ def assert_graph_and_exception_are_left(
     (remark,) = report["remarks"]
     assert f"The forward ended early with {kind.__name__}: mine" in remark
     assert difference(before, switches()) == ""
+
+
+class OfWords(nn.Module):
+    """Is given no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+
+    def forward(self, words: list[str]) -> torch.Tensor:
+        return cast(torch.Tensor, self.embedding(torch.tensor([len(word) for word in words])))
+
+
+def test_a_graph_without_inputs_is_one_warning(tmp_path: Path, way: dict[str, Any]) -> None:
+    model = OfWords()
+    hook = GraphHook(model, dirpath=tmp_path, **QUICK, **way)
+    model(["a", "bb"])
+    with pytest.warns(ModelvizWarning) as caught:
+        hook.close()
+    (told,) = caught
+    assert "the inputs: No tensor was found among what the forward was given" in str(told.message)
+    assert graph_in(tmp_path).ops
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])

@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-COUNT = 210
+COUNT = 225
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 # Ways to train, each with those who can be killed.
 KINDS = tuple(

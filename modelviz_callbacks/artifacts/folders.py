@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from modelviz_callbacks.artifacts.directory import remove_unfinished
 from modelviz_callbacks.errors import OptionError, SinkError
 from modelviz_callbacks.trackers import checked_name
 
 _REPORT = "report.json"
+# Either is there from the first file on; a folder that has one is a recording's.
+_OURS = frozenset({"graph.json", _REPORT})
+_INNER = "model_graph"
 # What we write; nothing else is removed, whatever a report says.
 _ENDINGS = frozenset(
     {".json", ".txt", ".csv", ".svg", ".png", ".html", ".md", ".mmd", ".onnx", ".data"}
@@ -53,6 +58,26 @@ def checked_folder(dirpath: Path) -> Path:
     return path
 
 
+def folder_within(dirpath: Path) -> Path:
+    """Where in the folder that a user has named the files go.
+
+    A dozen files are not strewn among the user's own: where there are some (scripts, checkpoints),
+    the recording's go to a folder within. Event files, hidden files and folders are no reason.
+
+    Args:
+        dirpath: As `checked_folder` gives it.
+
+    Returns:
+        It, or ``model_graph`` in it.
+    """
+    try:
+        names = {entry.name for entry in os.scandir(dirpath) if entry.is_file()}
+    except OSError:  # not there yet, or told when the first file is written
+        return dirpath
+    own = {name for name in names if not name.startswith((".", "events.out."))}
+    return dirpath / _INNER if own and not names & _OURS else dirpath
+
+
 def take_new(wanted: Path) -> Path:
     """Makes a folder that was not there: the one wanted, or the next with a number.
 
@@ -91,6 +116,7 @@ def take_given(wanted: Path, owner: object) -> Path:
         else:
             folder = wanted
     _clear(folder)
+    remove_unfinished(folder)
     return folder
 
 

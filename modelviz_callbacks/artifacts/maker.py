@@ -168,6 +168,14 @@ class Maker:
             self.report.figures |= figures
         for note in graph.notes:
             self.add_remark(note.message)
+            if note.kind == "no-inputs":  # a warning: what depends on a batch is a constant in it
+                self._warn_of("the inputs", note.message)
+
+    def _warn_of(self, what: str, message: str) -> None:
+        """Makes a sentence one of those that are shown when the run is over."""
+        what = f"{self.stage}: {what}" if self.stage else what
+        if all(refusal.what != what for refusal in self.report.refused):
+            self.report.refuse(what, message)
 
     def describe_measured(self, products: Products) -> None:
         """Puts what is known of steps that were timed or looked into into the report."""

@@ -165,7 +165,8 @@ class ModuleCall:
             those that it reads and did not make, without names.
         outputs: Tensors in its result; of a function those it made that others read.
         attributes: The numbers among its public attributes (``num_heads``), for labels; of
-            torch's own layers only what no argument of an op tells. An attribute without a name
+            torch's own layers only what no argument of an op tells: heads, and how tensor
+            parallelism has split the weight. An attribute without a name
             is a label that is ready.
         kind: ``module`` or ``function``.
     """

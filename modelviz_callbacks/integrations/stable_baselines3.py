@@ -19,8 +19,8 @@ class GraphCallback(BaseCallback):
     """Records the first gradient step of an agent: the policy, as it is trained.
 
     Of on-policy algorithms (PPO, A2C) it is ``policy.evaluate_actions``, the batch's actions among
-    its inputs; of the others (DQN, SAC, TD3) what the networks run up to the first backward. The
-    rollouts before are not recorded. The logger's TensorBoard writer gets the graph.
+    its inputs, and the loss; of the others (DQN, SAC, TD3) what the networks run up to the first
+    backward. The rollouts before are not recorded. The logger's TensorBoard writer gets the graph.
 
     Example:
         >>> agent = PPO("MlpPolicy", "CartPole-v1", tensorboard_log="runs")
@@ -52,7 +52,11 @@ class GraphCallback(BaseCallback):
         policy = self.model.policy
         method = _METHOD if hasattr(policy, _METHOD) else None
         self._hook = GraphHook(
-            policy, method=method, loggers=self.logger.output_formats, **self._options
+            policy,
+            method=method,
+            loggers=self.logger.output_formats,
+            loss=True,
+            **self._options,
         )
 
     def _on_step(self) -> bool:

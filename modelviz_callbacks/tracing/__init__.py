@@ -6,6 +6,7 @@ from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, Ten
 from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, is_lazy, used_up
 from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
@@ -21,21 +22,25 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     tracking_uri,
 )
 from modelviz_callbacks.tracing.capture.warm_up import warm_up
-from modelviz_callbacks.tracing.capture.watchable import runs_compiled, watchable_parts
+from modelviz_callbacks.tracing.capture.watchable import (
+    runs_compiled,
+    watchable_parts,
+    without_wrappers,
+)
 from modelviz_callbacks.tracing.capture.watched_method import (
     Around,
     method_names,
     method_under_way,
+    modules_under_way,
     watch_method,
 )
-from modelviz_callbacks.tracing.capture.wrappers import (
-    class_of,
-    told_modules,
-    unwrapped,
-    unwrapped_once,
-)
+from modelviz_callbacks.tracing.capture.wrappers import class_of, told_modules, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
+from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
+from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite, TensorRange
+from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch
+from modelviz_callbacks.tracing.lowering.nonfinite_step import StepCall, examine, first_call
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
 from modelviz_callbacks.tracing.lowering.step_times import op_times
@@ -53,30 +58,40 @@ __all__ = [
     "Capture",
     "InspectedStep",
     "LazyResult",
+    "LossFlag",
     "Measured",
+    "Nonfinite",
+    "NonfiniteSearch",
     "Program",
+    "RandomState",
     "Recording",
     "SourceFile",
+    "StepCall",
     "StepHook",
     "StepInspector",
     "StepTimer",
     "TensorHealth",
+    "TensorRange",
     "ValuesRead",
     "calls_under_way",
     "class_of",
     "compiled_call",
     "compiled_parts",
+    "examine",
+    "first_call",
     "has_modes",
     "is_compiled",
     "is_lazy",
     "method_names",
     "method_under_way",
     "modules_of",
+    "modules_under_way",
     "op_times",
     "open_writer",
     "pack",
     "pack_comparable",
     "pack_measured",
+    "random_devices",
     "record_backward",
     "run",
     "runs_compiled",
@@ -90,11 +105,11 @@ __all__ = [
     "unpack",
     "unpack_measured",
     "unwrapped",
-    "unwrapped_once",
     "used_up",
     "warm_up",
     "watch_method",
     "watchable_parts",
     "with_flops",
     "with_memory",
+    "without_wrappers",
 ]

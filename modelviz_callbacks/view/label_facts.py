@@ -44,7 +44,18 @@ def facts_of_module(call: ModuleCall) -> list[str]:
         text = _number_text(values[name]) if name is not None else ""
         if text and not (text == "0" and words.startswith("shift")):
             found.append(words.format(text) if text != "1" else _one(words))
-    return found
+    return [*found, *_split(call, values)]
+
+
+def _split(call: ModuleCall, values: Mapping[str, Value]) -> list[str]:
+    """How tensor parallelism splits a module's weight, by torch's name for it."""
+    dim, ranks = values.get("tensor_parallel_dim"), values.get("tensor_parallel_ranks")
+    if dim is None or ranks is None:
+        return []
+    plans = ("rowwise", "colwise") if "Embedding" in call.type_name else ("colwise", "rowwise")
+    plan = plans[dim] if dim in (0, 1) and isinstance(dim, int) else f"split in dimension {dim}"
+    local, full = (_number_text(values.get(f"{of}_weight_shape", ())) for of in ("local", "full"))
+    return [f"{plan} on {ranks} ranks, {local} of {full} here"]
 
 
 def with_own_facts(call: ModuleCall, words: Mapping[str, str]) -> ModuleCall | None:

@@ -19,6 +19,10 @@ from modelviz_callbacks.errors import WriterError
 
 _POINTS_PER_INCH = 72
 
+# With more edges a box than these, no order of boxes is a good one: Graphviz need not look long.
+_DENSE = 6
+_HURRY = " mclimit=0.2; nslimit=2; nslimit1=2;"
+
 # Makes a file of a graph in DOT: the graph, the format, the layout engine, its options.
 _Draw = Callable[[str, str, str, str], object]
 
@@ -188,9 +192,10 @@ def _dot(
         inside[name] = []
     for name, size in boxes.items():
         inside[size.group].append(("box", name))
+    effort = _HURRY if len(edges) > _DENSE * len(boxes) else ""
     lines = [
         "digraph {",
-        "rankdir=TB; nodesep=0.28; ranksep=0.3; outputorder=nodesfirst;",
+        f"rankdir=TB; nodesep=0.28; ranksep=0.3; outputorder=nodesfirst;{effort}",
         'node [shape=box, fixedsize=true, label=""]; edge [arrowsize=0.6];',
     ]
 

@@ -81,6 +81,9 @@ def test_a_folder_that_was_asked_for_has_no_files_of_an_earlier_run(tmp_path: Pa
     kept = {"events.out.tfevents.1": "old", "notes.md": "mine", "train.py": "mine"}
     for name, text in kept.items():
         (folder / name).write_text(text)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (folder / f".part-{ended.pid}-0123.svg").write_text("half a")  # killed over it
     told = json.loads((folder / "report.json").read_text())
     told["files"] += ["../graph.txt", "train.py", str(outside), "events.out.tfevents.1", 3]
     (folder / "report.json").write_text(json.dumps(told))
@@ -93,6 +96,28 @@ def test_a_folder_that_was_asked_for_has_no_files_of_an_earlier_run(tmp_path: Pa
         *kept,
     }
     assert outside.read_text() == "mine"
+
+
+def test_files_are_not_strewn_among_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("mine")
+    model = Net()
+    for _ in range(2):
+        with GraphHook(model, dirpath=tmp_path, **QUICK) as hook:
+            model(torch.ones(2, 4))
+        assert hook.report.folder == str(tmp_path / "model_graph")
+        assert {path.name for path in tmp_path.iterdir()} == {"train.py", "model_graph"}
+
+
+@pytest.mark.parametrize("name", ["events.out.tfevents.1", ".gitignore", "checkpoints/last.ckpt"])
+def test_a_trackers_files_and_folders_are_no_reason_for_another_folder(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("not ours")
+    model = Net()
+    with GraphHook(model, dirpath=tmp_path, **QUICK) as hook:
+        model(torch.ones(2, 4))
+    assert hook.report.folder == str(tmp_path)
 
 
 def test_two_hooks_with_one_dirpath_at_once_have_a_folder_each(tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ def test_an_agents_first_gradient_step_is_recorded_into_its_tensorboard_run(
     assert rows == {5 if name == "A2C" else 16}, "a minibatch, not a rollout of one row"
     inputs = {node.name for node in graph.of_kind("input")}
     assert inputs == ({"obs"} if name == "DQN" else {"obs", "actions"})
-    if name == "DQN":
-        assert "smooth_l1_loss" in {node.op for node in graph.ops}
+    assert ("smooth_l1_loss" if name == "DQN" else "mse_loss") in {node.op for node in graph.ops}
+    assert [node.name for node in graph.of_kind("output")] == ["loss"]
     found = events_in(tmp_path / f"{name}_1")
     assert found.Tags()["graph"]
     assert (tmp_path / f"{name}_1" / "model_graph" / "graph.txt").exists()

@@ -76,7 +76,8 @@ def test_an_accelerators_tensorboard_run_gets_the_graph_by_the_models_own_names(
         train(prepared, optimizer, made.backward)
     made.end_training()
     graph = graph_of(hook.report)
-    assert [node.op for node in graph.ops] == NET_OPS
+    assert [node.op for node in graph.ops][:5] == [*NET_OPS, "cross_entropy"]
+    assert [node.name for node in graph.of_kind("output")] == ["loss"]
     assert [call.name for call in graph.modules if not call.parent] == ["body", "head"]
     assert Path(hook.report.folder) == tmp_path / "run" / "model_graph"
     assert events_in(tmp_path / "run").Tags()["graph"]
@@ -134,6 +135,8 @@ def test_fabrics_callback_records_the_model_by_its_own_names_into_its_loggers_ru
     graph = graph_of(callback.report)
     assert graph.class_name.endswith(".Net")
     assert {"body", "head"} <= {call.name for call in graph.modules}
+    (loss,) = graph.of_kind("output")
+    assert (loss.name, graph.by_name[loss.inputs[0].node].op) == ("loss", "cross_entropy")
     assert events_in(Path(logger.log_dir)).Tags()["graph"]
     assert (Path(logger.log_dir) / "model_graph" / "graph.txt").exists()
     without = fit_with_fabric(Fabric(accelerator="cpu", precision=precision), net())
@@ -151,6 +154,97 @@ def test_a_hook_around_a_loop_with_fabric_finds_it_and_its_folder(tmp_path: Path
 
 
 # --- a plain loop
+
+
+class Outer(nn.Module):
+    """A model around another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = net(), nn.Linear(3, 3)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.out(self.inner(features))
+
+
+def one_call(model: nn.Module, critic: nn.Module) -> torch.Tensor:
+    features, labels = batches()[0]
+    with torch.device("cpu"):  # a mode of torch's that is left before the backward
+        logits = model(features)
+    logits.argmax(1).eq(labels).sum()  # the loss does not come from it
+    return cross_entropy(logits, labels)
+
+
+def two_calls(model: nn.Module, critic: nn.Module) -> torch.Tensor:
+    (features, _), (others, _), *_ = batches()
+    return (model(features) - model(others)).square().sum()
+
+
+def many_calls(model: nn.Module, critic: nn.Module) -> torch.Tensor:
+    return torch.stack([model(features).sum() for features, _ in batches() * 3]).sum()
+
+
+def of_another(model: nn.Module, critic: nn.Module) -> torch.Tensor:
+    return critic(model(batches()[0][0]).detach()).sum()
+
+
+def inside_another(model: nn.Module, critic: nn.Module) -> torch.Tensor:
+    outer = Outer()
+    outer.inner = model
+    return outer(batches()[0][0]).sum()
+
+
+@pytest.mark.parametrize(
+    ("step", "ops", "output"),
+    [
+        (one_call, [*NET_OPS, "cross_entropy"], "loss"),
+        (two_calls, [*NET_OPS, *NET_OPS, "sub", "square", "sum"], "loss"),
+        (many_calls, NET_OPS, "output"),
+        (of_another, NET_OPS, "output"),
+        (inside_another, NET_OPS, "output"),
+    ],
+)
+def test_a_hook_that_is_asked_for_the_loss_records_on_to_a_backward_of_the_models_results(
+    step: Callable[[nn.Module, nn.Module], torch.Tensor],
+    ops: list[str],
+    output: str,
+    tmp_path: Path,
+) -> None:
+    trained = []
+    for is_watched in (True, False):
+        model, critic = net(), nn.Linear(3, 1)
+        torch.manual_seed(1)
+        hook = GraphHook(model, loss=True, dirpath=tmp_path, **IN_PLACE) if is_watched else None
+        for _ in range(2):
+            optimizer = sgd(model)
+            step(model, critic).backward()
+            optimizer.step()
+        if hook is not None:
+            hook.close()
+            graph = graph_of(hook.report)
+            assert [node.op for node in graph.ops] == ops
+            assert [node.name for node in graph.of_kind("output")] == [output]
+        assert hooks_on(model) == 0
+        assert torch._C._len_torch_function_stack() == 0
+        trained.append(model)
+    assert same(trained[0].parameters(), trained[1].parameters())
+
+
+def test_where_no_backward_comes_the_forward_is_the_graph_whatever_is_raised(
+    tmp_path: Path,
+) -> None:
+    hook = GraphHook(model := net(), loss=True, dirpath=tmp_path, **IN_PLACE)
+
+    def fails() -> None:
+        with hook:
+            model(batches()[0][0]).square()
+            raise RuntimeError("of the user")
+
+    with pytest.raises(RuntimeError, match="of the user"):
+        fails()
+    graph = graph_of(hook.report)
+    assert [node.op for node in graph.ops] == NET_OPS
+    assert not graph.partial
 
 
 def test_the_one_open_writer_among_the_variables_is_found(tmp_path: Path) -> None:

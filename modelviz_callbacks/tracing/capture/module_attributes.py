@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from torch import nn
 
+from modelviz_callbacks.tracing.capture.tensor_parallel import NAMES as SPLIT
 from modelviz_callbacks.tracing.capture.wrappers import class_of
 
 Number: TypeAlias = "int | float | tuple[int | float, ...]"
@@ -14,7 +15,7 @@ Number: TypeAlias = "int | float | tuple[int | float, ...]"
 _MOST_ATTRIBUTES = 24
 _MOST_NUMBERS = 4
 # Of torch's own layers the arguments of their ops tell all but this.
-_OF_TORCH = ("num_heads",)
+_OF_TORCH = ("num_heads", *SPLIT)
 _KINDS = frozenset({int, float, tuple, list})
 
 
@@ -22,7 +23,8 @@ def numbers_of(module: nn.Module) -> tuple[tuple[str, Number], ...]:
     """The public attributes of a module that are numbers, or a few of them, by their names.
 
     Nothing is called for it, as a property might compute or fail: only what stands in the
-    instance's own dictionary counts. Of torch's own layers only the number of heads is given.
+    instance's own dictionary counts. Of torch's own layers only the number of heads is given, and
+    of a stand-in how its weight is split.
 
     Args:
         module: Any module.

@@ -22,6 +22,7 @@ from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, re
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
 from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
+from modelviz_callbacks.tracing.capture.end_of_forward import EndOfForward
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
@@ -32,13 +33,14 @@ from modelviz_callbacks.tracing.capture.recording import (
     Recording,
     forward_signature,
     named_inputs,
+    named_leaves,
     named_losses,
     paths_of_arguments,
 )
 from modelviz_callbacks.tracing.capture.recursion import make_room
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
-from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry
+from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, only_if_needed
 from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     forget_hook,
@@ -46,6 +48,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     import_slow_parts,
     is_compiled,
     missing_parts,
+    mode_stack,
     no_torch_function,
     users_modes,
 )
@@ -107,6 +110,7 @@ class Capture:
         self._unread: list[str] = []
         self._fault: Exception | None = None
         self._end = 0
+        self._forward: EndOfForward | None = None
 
     def end_with_call_of(self, model: torch.nn.Module) -> None:
         """Lets the recording stop when a call is not under way any more.
@@ -197,6 +201,34 @@ class Capture:
         self._outputs = self._outputs or []
         self._outputs.append(self._walked(value))
 
+    def go_on_to_backward(self, result: Any) -> bool:
+        """Lets the recording of a forward that returned go on to the backward from its results.
+
+        `finish` ends it with that backward; where none has come, where the forward did.
+
+        Args:
+            result: What the forward returned; nothing of it is kept alive.
+
+        Returns:
+            Whether there is a backward to wait for.
+        """
+        walked = self._walked(listed(result))
+        with no_torch_function():
+            found = [(path, record.ref()) for path, record in named_leaves(walked)]
+            outputs = [(path, tensor) for path, tensor in found if tensor is not None]
+            inputs = living_inputs(paths_of_arguments(self._inputs))
+            backward = self._attempt(lambda: read_backward(outputs, self._state, inputs), None)
+        if backward is None or self.recorder.fault is not None:
+            return False
+        self._forward = EndOfForward(len(self.recorder.tape), walked, backward)
+        self._during = None
+        self.go_below_other_modes()
+        self.recorder.losses.clear()
+        self._backwards.clear()
+        self._end = 0
+        self.recorder.before_backward = self._read_backward
+        return True
+
     def remark(self, text: str) -> None:
         """Adds a sentence that a person should know of the recording."""
         self._unread.append(text)
@@ -248,6 +280,17 @@ class Capture:
         handles.callback(self._remove_mode)
         handles.enter_context(told(self.recorder))
 
+    def go_below_other_modes(self) -> None:
+        """Lets the author's code leave every mode that it is in now while the recording goes on.
+
+        Whoever leaves a mode (``with torch.device(...)``) takes the topmost off torch's stack.
+        """
+        if self._watching is not None:
+            remove_mode(self.recorder)
+            self._modes_above = len(mode_stack() or ())
+            self.recorder.is_below_others = self._modes_above > 0
+            push_mode(self.recorder, self._modes_above)
+
     def _remove_mode(self) -> None:
         self._modes_above = remove_mode(self.recorder)
 
@@ -281,6 +324,8 @@ class Capture:
         return get_ident() == self._thread
 
     def _read_backward(self, losses: list[torch.Tensor]) -> None:
+        if self._forward is not None and self._end:
+            return  # the first one tells whether the loss is of the forward that went on
         self._end = self._end or len(self.recorder.tape)
         paths = {record: path for path, record in named_losses(self.recorder.losses)}
         roots = [(paths[self.recorder.record(loss)], loss) for loss in losses]
@@ -311,11 +356,26 @@ class Capture:
             The recording; of what ran before a fault of the recorder, if it had to give up.
         """
         self.stop()
+        if self._forward is not None:
+            return self._up_to_backward(self._forward)
         given = self._outputs
         if given is None:
             return self._recording(self._walked(listed(result)), "")
         steps = tuple(f"[{index}]" for index in range(len(given)))
         return self._recording(TreeSpec(list, steps, given, list), "")
+
+    def _up_to_backward(self, forward: EndOfForward) -> Recording:
+        """Of a forward that went on: up to its backward, else up to its own end."""
+        if any(forward.is_passed_by(backward) for backward in self._backwards):
+            self._is_step, tape = True, self.recorder.tape
+            # Metrics, the next batch: what the loss does not come from is none of the model's.
+            tape[forward.position :] = map(only_if_needed, tape[forward.position :])
+            return self.finish_at_backward()
+        del self.recorder.tape[forward.position :]
+        self.recorder.losses.clear()
+        recording = self._recording(forward.result, "")
+        recording.backward = forward.backward
+        return recording
 
     def abandon(self, error: BaseException) -> Recording:
         """Ends the recording of code that raised; what ran until then is kept."""
@@ -333,6 +393,8 @@ class Capture:
         self.stop()
         if self._end:
             del self.recorder.tape[self._end :]
+            losses = self.recorder.losses
+            losses[:] = [loss for loss in losses if loss.created_at <= self._end]
         return self._recording(Leaf(None), "")
 
     def stop(self) -> None:

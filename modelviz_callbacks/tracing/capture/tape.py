@@ -345,6 +345,12 @@ def as_entry(raw: RawEntry) -> Entry:
     return _ENTRY_TYPES[len(raw)](*raw)
 
 
+def only_if_needed(raw: RawEntry) -> RawEntry:
+    """The entry, told as one that belongs to the model only where its results depend on it."""
+    entry = as_entry(raw)
+    return entry._replace(plumbing=True) if isinstance(entry, OpEntry) else raw
+
+
 def autocast_state() -> tuple[tuple[str, torch.dtype], ...]:
     """The device types under autocast right now, with the dtype each casts to."""
     return tuple(

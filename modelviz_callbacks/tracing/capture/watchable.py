@@ -6,6 +6,7 @@ import torch
 
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.torch_internals import compiled_call, is_compiled
+from modelviz_callbacks.tracing.capture.wrappers import unwrapped, unwrapped_once
 
 
 def watchable_parts(model: torch.nn.Module, core: torch.nn.Module) -> list[torch.nn.Module]:
@@ -26,3 +27,14 @@ def watchable_parts(model: torch.nn.Module, core: torch.nn.Module) -> list[torch
 def runs_compiled(model: torch.nn.Module) -> bool:
     """Whether calls of a module run compiled code."""
     return is_compiled(model) or compiled_call(model) is not None
+
+
+def without_wrappers(model: torch.nn.Module) -> torch.nn.Module:
+    """What is watched: the model without the wrappers that only distribute it (DDP).
+
+    One that compiles is watched from outside, since nothing of ours may run inside compiled code.
+    """
+    core = unwrapped(model)
+    while model is not core and not runs_compiled(model):
+        model = unwrapped_once(model)
+    return model

@@ -6,12 +6,14 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 from weakref import ref
 
 import torch
 
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.tracing.capture.torch_internals import MODULE_CALL
 
 # Around one call of a method: gets the bound method, its arguments, and gives its result.
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -94,6 +96,22 @@ def method_under_way(model: torch.nn.Module) -> str:
         if is_first and getattr(own, "__code__", None) is code and not name.startswith("_"):
             found = name
         frame = frame.f_back  # type: ignore[assignment]
+    return found
+
+
+def modules_under_way(frame: FrameType | None) -> list[torch.nn.Module]:
+    """The modules that a frame is inside the calls of, the innermost first.
+
+    Args:
+        frame: That of a hook around a call, or of a forward.
+    """
+    found: list[torch.nn.Module] = []
+    while frame is not None and MODULE_CALL is not None:
+        if frame.f_code is MODULE_CALL:
+            module = next(iter(frame.f_locals.values()), None)
+            if isinstance(module, torch.nn.Module):
+                found.append(module)
+        frame = frame.f_back
     return found
 
 

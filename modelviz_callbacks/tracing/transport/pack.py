@@ -27,6 +27,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     TensorRecord,
     Within,
 )
+from modelviz_callbacks.tracing.capture.tensor_parallel import split_weights
 from modelviz_callbacks.tracing.transport.container import join
 from modelviz_callbacks.tracing.transport.module_stubs import Stubs
 from modelviz_callbacks.tracing.transport.value_rows import ValueRows
@@ -73,6 +74,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
     ops = [raw for raw in tape if len(raw) > _LEAVE]
     stubs = Stubs.of(recording.model, [raw[0] for raw in enters + leaves], recording.state)
     rows = ValueRows(stubs, with_values)
+    split = split_weights(stubs.modules)
     given = {
         "ops": _rare_parts(ops, rows),
         "signature": rows.signature(recording.signature),
@@ -90,7 +92,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
         "attributes": [
             [number, numbers]
             for number, module in enumerate(stubs.modules)
-            if (numbers := numbers_of(module))
+            if (numbers := numbers_of(module) + split.get(id(module), ()))
         ],
     }
     backward: list[int] = [] if recording.backward is None else recording.backward.numbers

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks import GraphHook, ModelGraph, trace
 from modelviz_callbacks.graph.json_format import dumps
+from modelviz_callbacks.view.text_tree import tree_text
 from tests.samples import one_and_the_rest_slow
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.switches import hooks, switches
@@ -538,6 +539,9 @@ def test_real_processes_train_the_same_and_rank_zero_alone_writes(tmp_path: Path
         assert not (written / "graph1").exists()
         graph = ModelGraph.load(written / "graph0" / "graph.json")
         _check_whole_parameters(graph, prefix := "network." if kind == "lightning" else "")
+        plans = ("colwise on 2 ranks, 8×8 of 16×8 here", "rowwise on 2 ranks, 8×8 of 8×16 here")
+        is_told = [plan in " ".join(tree_text(graph).split()) for plan in plans]
+        assert is_told == [kind == "tensor parallel"] * 2, kind
         if kind == "tensor parallel":
             _check_parallel_graph(graph)
         else:

@@ -1,0 +1,319 @@
+"""Waits for a loss that is not finite (``find_nonfinite``), and has that step examined.
+
+A loss is what ``backward`` is called on. Until one is not finite, a step costs a look at the loss,
+a copy of the random state, and a reference to the batch until its backward. On a GPU nothing waits
+for the loss: it is copied to the host meanwhile, and looked at before weights are changed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch.compiler import is_dynamo_compiling
+from torch.optim import optimizer as optimizer_hooks
+
+from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.run import Run
+from modelviz_callbacks.tracing import (
+    Capture,
+    LossFlag,
+    RandomState,
+    Recording,
+    StepCall,
+    StepHook,
+    compiled_call,
+    examine,
+    first_call,
+    random_devices,
+    watch_method,
+)
+
+# How many calls of the model before one backward are kept.
+_MOST_CALLS = 16
+# How often the recorder is armed again where a step could not be examined.
+_MOST_RECORDINGS = 3
+
+_AGAIN = (
+    "The loss of step {number} was not finite, and the step could not be examined: {why} The next "
+    "step is recorded, to be examined if its loss is not finite either."
+)
+_NO_MORE = "The loss of step {number} was not finite, and the step could not be examined: {why}"
+_NOT_WATCHED = (
+    "find_nonfinite has no effect: what was recorded is no call of the model, or it is compiled "
+    "in place."
+)
+
+# What a capture is started with: arguments, signature.
+Naming = Callable[
+    [Callable[..., Any], tuple[Any, ...], dict[str, Any]],
+    tuple[tuple[Any, ...], dict[str, Any], inspect.Signature],
+]
+
+
+class NonfiniteWatch:
+    """Watches the steps after the recorded one, until one was examined."""
+
+    def __init__(self, run: Run, stage: str = "", tells_update: bool = False) -> None:
+        """Nothing is watched before the recording is there.
+
+        Args:
+            run: Its recording is replayed; it gets what is found.
+            stage: Which further recording of the run it is; only the run's own is watched.
+            tells_update: Whether `before_update` is called before an optimizer changes weights,
+                also where its step runs the model.
+        """
+        self._run = run
+        self._tells_update = tells_update
+        self._recording: Recording | None = None
+        self._calls: list[StepCall] = []
+        self._flag: LossFlag | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._watch_calls: Callable[[Recording], bool] = lambda _: True
+        self._capture: Capture | None = None
+        self._waits_for_recording = False
+        self._recordings = 0
+        self._number = 0
+        self._thread = 0
+        self._in_update = False
+        self._devices: tuple[torch.device, ...] = ()
+        self._handled: BaseException | None = None
+        self._first_state: RandomState | None = None
+        if run.options.find_nonfinite and not stage:
+            run.when_recorded = self._begin
+
+    @property
+    def is_on(self) -> bool:
+        """Whether steps are watched."""
+        return self._recording is not None
+
+    # --- of which code calls are watched, in a plain loop
+
+    def of_model(
+        self, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
+    ) -> None:
+        """Watches the calls of a model by itself, once it was recorded.
+
+        Args:
+            core: The model.
+            model: What is called: it, or a wrapper around it.
+            methods: The methods that are called instead of its forward.
+        """
+
+        def watch(recording: Recording) -> bool:
+            for name in methods:
+                self._undo.append(watch_method(core, name, self.around))
+            if methods:
+                return True
+            if recording.is_step or compiled_call(model) is not None:
+                return False
+            for handle in (
+                model.register_forward_pre_hook(self._before, with_kwargs=True),
+                model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            ):
+                self._undo.append(handle.remove)
+            return True
+
+        self._watch_calls = watch
+
+    def before_recording(self, core: torch.nn.Module) -> None:
+        """The code begins that is recorded: its loss may be the one that is not finite.
+
+        Args:
+            core: The model.
+        """
+        if self._run.when_recorded is not None and not self.is_on:
+            self._first_state = RandomState.now(random_devices(core))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the model takes its hooks along; the copy is not the model that is watched.
+        return _inert, ()
+
+    def _begin(self, recording: Recording) -> None:
+        if self._recording is not None or self._undo:
+            return
+        if not self._watch_calls(recording):
+            self._run.remark(_NOT_WATCHED)
+            return
+        self._recording = recording
+        self._thread = get_ident()
+        self._devices = random_devices(recording.model)
+        self._calls = [first_call(recording, self._first_state)]
+        self._undo.append(watch_method(torch.autograd, "backward", self._around_backward))
+        for register, begins in (
+            (optimizer_hooks.register_optimizer_step_pre_hook, True),
+            (optimizer_hooks.register_optimizer_step_post_hook, False),
+        ):
+            hook = StepHook(register, self._around_update(begins))
+            self._undo.append(lambda hook=hook: hook.remove() and None)  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Watches nothing any more; safe to call again."""
+        if self._flag is not None:
+            self.before_update()
+        self._end()
+
+    def _end(self) -> None:
+        self._recording, self._flag, self._calls = None, None, []
+        self._drop_capture()
+        while self._undo:
+            self._undo.pop()()
+
+    # --- calls of what was recorded
+
+    def around(
+        self,
+        inner: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        naming: Naming | None = None,
+    ) -> Any:
+        """Runs one call of what was recorded.
+
+        Args:
+            inner: The function.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+            naming: Says what its inputs are called, if not what its signature says.
+        """
+        if is_dynamo_compiling() or not self._is_here():
+            return inner(*args, **kwargs)
+        with self._run.guarded("the search for NaN"):
+            named = (args, kwargs, inspect.signature(inner))
+            if naming is not None:
+                named = naming(inner, args, kwargs)
+            self._note_call(named[0], named[1])
+            if self._waits_for_recording:
+                capture = self._new_capture()
+                capture.start(*named, is_step=naming is not None)
+        try:
+            result = inner(*args, **kwargs)
+        except BaseException:
+            self._drop_call()
+            raise
+        self._note_result(result)
+        return result
+
+    def _before(self, model: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        if is_dynamo_compiling() or not self._is_here() or not torch.is_grad_enabled():
+            return
+        self._handled = sys.exc_info()[1]
+        with self._run.guarded("the search for NaN"):
+            self._note_call(args, kwargs)
+            if self._waits_for_recording:
+                capture = self._new_capture(model)
+                capture.end_with_call_of(model)
+                capture.start(args, kwargs)
+                capture.enter_model()
+
+    def _after(self, model: torch.nn.Module, args: Any, *rest: Any) -> None:
+        if is_dynamo_compiling() or not self._is_here():
+            return
+        raised, handled = sys.exc_info()[1], self._handled
+        self._handled = None
+        if raised is not None and raised is not handled:
+            self._drop_call()
+        elif torch.is_grad_enabled():
+            self._note_result(rest[-1])
+
+    def _drop_call(self) -> None:
+        """Forgets a call that raised."""
+        self._drop_capture()
+        self._calls = self._calls[:-1]
+
+    def _drop_capture(self) -> None:
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.stop()
+
+    def _is_here(self) -> bool:
+        return self._recording is not None and get_ident() == self._thread
+
+    def _note_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._drop_capture()  # of a call that was interrupted
+        self.before_update()  # of a step without one
+        self._number += 1
+        if len(self._calls) >= _MOST_CALLS:
+            self._calls.pop(0)
+        self._calls.append(StepCall(args, kwargs, RandomState.now(self._devices)))
+
+    def _note_result(self, result: Any) -> None:
+        with self._run.guarded("the search for NaN"):
+            if self._calls:
+                self._calls[-1].returned(result)
+            capture, self._capture = self._capture, None
+            if capture is not None:
+                capture.stop()
+                self._recording = capture.finish(result)
+                self._waits_for_recording = False
+
+    def _new_capture(self, model: torch.nn.Module | None = None) -> Capture:
+        assert self._recording is not None
+        self._capture = Capture(self._recording.model, model)
+        return self._capture
+
+    # --- losses
+
+    def _around_backward(
+        self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not is_dynamo_compiling() and self._is_here():
+            with self._run.guarded("the search for NaN"):
+                self._look_at(args[0] if args else kwargs.get("tensors"))
+        return inner(*args, **kwargs)
+
+    def _look_at(self, roots: Any) -> None:
+        given = (roots,) if isinstance(roots, torch.Tensor) else tuple(roots or ())
+        losses = [one for one in given if one.numel() == 1 and one.is_floating_point()]
+        if not losses:
+            return
+        self.before_update()  # of the backward before
+        self._flag = LossFlag(losses[0], self._calls, self._number)
+        self._calls = []
+        if self._flag.is_quick or (self._in_update and not self._tells_update):
+            self.before_update()
+
+    def _around_update(self, begins: bool) -> Callable[..., None]:
+        def call(*_: Any) -> None:
+            if self._is_here() and not is_dynamo_compiling():
+                self._in_update = begins
+                self.before_update()
+
+        return call
+
+    def before_update(self) -> None:
+        """The weights will be changed: looks at the loss that the last backward began at."""
+        flag, self._flag = self._flag, None
+        if flag is None or self._recording is None:
+            return
+        with self._run.guarded("the search for NaN"):
+            if not flag.is_finite():
+                self._examine(flag)
+
+    def _examine(self, flag: LossFlag) -> None:
+        assert self._recording is not None
+        try:
+            found = examine(self._recording, flag.calls, flag.loss)
+        except Exception as error:
+            why = str(error) if isinstance(error, ReplayError) else repr(error)
+            self._recordings += 1
+            if self._recordings > _MOST_RECORDINGS:
+                self._run.remark(_NO_MORE.format(number=flag.number, why=why))
+                self._end()
+                return
+            self._run.remark(_AGAIN.format(number=flag.number, why=why))
+            self._waits_for_recording = True
+            return
+        self._run.found_nonfinite(flag.number, found)
+        self._end()
+
+
+def _inert() -> NonfiniteWatch:
+    """What a copy of a model has in the place of the watch: it watches nothing."""
+    watch = NonfiniteWatch.__new__(NonfiniteWatch)
+    watch._recording = None
+    return watch

@@ -1,0 +1,227 @@
+"""Examines a training step whose loss is not finite, by replaying what was recorded before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.tracing.capture.pytree import leaves, listed, walk
+from modelviz_callbacks.tracing.capture.random_state import RandomState
+from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.lowering.finiteness import look, range_of
+from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite
+from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch, losses_among
+from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
+
+# How far a number of the replay may be from the step's: relative, by what the type resolves. The
+# step ran with autograd, which chooses other kernels now and then.
+_TOLERANCE = 100.0
+# Larger results of a step are not kept for the comparison.
+_MOST_ELEMENTS = 2**20
+# How many of autograd's functions behind the recorded code are named.
+_MOST_NAMES = 6
+
+_NOT_REPRODUCED = "the replay did not give what the step gave, as where Python takes another branch"
+_NOT_COMPARED = "the step's results were not at hand to be compared with the replay's"
+_FINITE_AGAIN = (
+    "The replay gives finite numbers where the step did not, as where Python takes another branch."
+)
+_NO_FORWARD = "no forward was seen before this backward"
+_NO_NUMBERS = "No tensor of floating-point numbers was found in what was returned."
+_TALKS = (
+    "What was recorded may exchange data with other processes (synchronized batch norm, a function "
+    "of the author's own), which one process alone must not repeat."
+)
+
+
+@dataclass
+class StepCall:
+    """One call of the code that was recorded, in a later step.
+
+    Attributes:
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        random_state: Before it began; ``None``: not known.
+        tensors: Its input tensors in place of the arguments, if these are not known.
+        result: What it returned.
+        has_returned: Whether it did.
+        results: The tensors of its result, once they were taken out of it.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    random_state: RandomState | None = None
+    tensors: Sequence[torch.Tensor] | None = None
+    result: Any = None
+    has_returned: bool = False
+    results: list[torch.Tensor] | None = None
+
+    def returned(self, result: Any) -> None:
+        """Keeps a result, to compare a replay with it."""
+        self.result, self.has_returned = result, True
+
+    def settle(self) -> None:
+        """Takes the tensors out of the result, without autograd; large ones are let go."""
+        result, self.result = self.result, None
+        if self.has_returned and self.results is None:
+            walked = walk(listed(result), lambda one: one)
+            self._keep([tensor for _, tensor in leaves(walked, "")])
+
+    def _keep(self, tensors: list[torch.Tensor]) -> None:
+        if tensors and sum(one.numel() for one in tensors) <= _MOST_ELEMENTS:
+            self.results = [one.detach() for one in tensors]
+
+
+def first_call(recording: Recording, random_state: RandomState | None) -> StepCall:
+    """The call that was recorded itself, while its tensors are alive."""
+    tensors = [record.ref() for _, record in recording.input_records()]
+    results = [record.ref() for _, record in recording.output_records()]
+    living = [one for one in tensors if one is not None]
+    call = StepCall(random_state=random_state, tensors=living)
+    if all(one is not None for one in results):
+        call._keep([one for one in results if one is not None])
+    return call
+
+
+def examine(recording: Recording, calls: Sequence[StepCall], loss: torch.Tensor) -> Nonfinite:
+    """Finds out why the loss of a step is not finite.
+
+    Args:
+        recording: Of an earlier step, or of this one.
+        calls: What the code recorded was called for since the last backward, in order; weights are
+            as they were then.
+        loss: What ``backward`` was called on.
+
+    Returns:
+        What was found; of the kind ``"outside"`` if what was recorded gave finite numbers.
+
+    Raises:
+        ReplayError: It cannot be replayed on this batch.
+    """
+    program: Program | None = None
+    losses, _ = losses_among(recording.output_records())
+    if not losses:
+        raise ReplayError(_NO_NUMBERS)
+    for call in calls:
+        call.settle()
+        results = _results_of(call, recording, loss)
+        if results is not None and not any(
+            look(results[place]).is_bad for place in losses if place < len(results)
+        ):
+            continue
+        program = program or _program_of(recording)
+        found = _search(program, recording, call, results)
+        if found is not None:
+            return found
+        if results is not None:
+            raise ReplayError(_FINITE_AGAIN)
+    return Nonfinite(
+        "outside",
+        "loss",
+        range_of("loss", loss),
+        op=" ← ".join(_functions_of(loss)),
+        is_certain=not _doubt_outside(calls),
+        why_possible=_doubt_outside(calls),
+    )
+
+
+def _doubt_outside(calls: Sequence[StepCall]) -> str:
+    if not calls:
+        return _NO_FORWARD
+    return "" if all(call.results is not None for call in calls) else _NOT_COMPARED
+
+
+def _results_of(
+    call: StepCall, recording: Recording, loss: torch.Tensor
+) -> list[torch.Tensor] | None:
+    """What a call gave, by the places of the recording's outputs; ``None``: not known."""
+    outputs = recording.output_records()
+    if call.results is not None and len(call.results) == len(outputs):
+        return call.results
+    is_step_alone = recording.is_step and len(outputs) == 1  # it goes on after its backward
+    return [loss.detach()] if call.results is None and is_step_alone else None
+
+
+def _program_of(recording: Recording) -> Program:
+    if recording.fault:
+        raise ReplayError(f"This recording cannot be run again. {recording.fault}")
+    program = to_program(recording, live_state=True)
+    if _may_talk(program, recording):
+        raise ReplayError(_TALKS)
+    return program
+
+
+def _may_talk(program: Program, recording: Recording) -> bool:
+    """Whether a replay might wait for other processes."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    if distributed.get_world_size() < 2:
+        return False
+    if any(isinstance(one, torch.nn.SyncBatchNorm) for one in recording.model.modules()):
+        return True
+    return any(
+        "distributed" in str(getattr(node.target, "__module__", ""))
+        or "c10d" in str(node.target)
+        or getattr(node.target, "__name__", "") == "apply"
+        for node in program.module.graph.nodes
+        if node.op == "call_function"
+    )
+
+
+def _search(
+    program: Program,
+    recording: Recording,
+    call: StepCall,
+    results: list[torch.Tensor] | None,
+) -> Nonfinite | None:
+    tensors = call.tensors
+    if tensors is None:
+        tensors = recording.tensors_of(call.args, call.kwargs)
+    if len(tensors) != len(program.inputs):
+        raise ReplayError(
+            f"The recording takes {len(program.inputs)} tensor(s), this step has {len(tensors)}."
+        )
+    random_state = call.random_state or RandomState.now()
+    found = NonfiniteSearch(program, recording, tensors, random_state).find()
+    if found.first is None or not found.first.is_certain:
+        return found.first
+    if results is None:
+        doubt = _NOT_COMPARED
+    else:
+        pairs = zip(results, found.outputs, strict=True)
+        doubt = "" if all(_alike(one, other) for one, other in pairs) else _NOT_REPRODUCED
+    return replace(found.first, is_certain=not doubt, why_possible=doubt)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether a replay's result is the step's, but for rounding."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not (one.is_floating_point() or one.is_complex()):
+        return bool(torch.equal(one, other))
+    tolerance = _TOLERANCE * torch.finfo(one.dtype).eps
+    least = tolerance * max(1.0, _largest(one))
+    return bool(torch.allclose(one, other, rtol=tolerance, atol=least, equal_nan=True))
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    values = tensor[torch.isfinite(tensor)].abs()
+    largest = float(values.max()) if values.numel() else 0.0
+    return largest if math.isfinite(largest) else 0.0
+
+
+def _functions_of(loss: torch.Tensor) -> Iterator[str]:
+    """The names of autograd's last functions before a loss, the loss' own first."""
+    node: Any = loss.grad_fn
+    for _ in range(_MOST_NAMES):
+        if node is None:
+            return
+        yield str(node.name()).removesuffix("0").removesuffix("Backward")
+        following = [one for one, _ in node.next_functions if one is not None]
+        node = following[0] if following else None

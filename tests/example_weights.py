@@ -1,0 +1,38 @@
+"""Runs an example as its reader does, and keeps a digest of the weights after every step.
+
+Usage: python example_weights.py FILE SCRIPT [ARGUMENT ...]
+
+With ``MODELVIZ_IN_WORKER`` in the environment nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+def main(file: Path, script: str) -> None:
+    digest, steps = hashlib.sha256(), 0
+
+    def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                digest.update(parameter.detach().cpu().numpy().tobytes())
+
+    register_optimizer_step_post_hook(after_step)
+    sys.argv = [script, *sys.argv[3:]]
+    sys.path.insert(0, str(Path(script).parent))
+    runpy.run_path(script, run_name="__main__")
+    file.write_text(f"{steps} {digest.hexdigest()}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,303 @@
+"""``find_nonfinite``: a step whose loss is not finite is examined, and nothing else happens."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from modelviz_callbacks import GraphHook, GraphLogger
+from modelviz_callbacks import nonfinite_watch as watch_module
+from modelviz_callbacks.tracing import LossFlag
+from tests.lightning_modules import trainer_for
+
+FEW: dict[str, Any] = {
+    "tensorboard": False,
+    "mlflow": False,
+    "onnx": False,
+    "formats": ["text"],
+    "background": False,
+}
+BACKWARD = torch.autograd.backward
+
+
+class Net(nn.Module):
+    """Has state that a forward writes to, random numbers, and a logarithm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(self.layer(x))) + x.log()
+
+
+def batches(bad: int, count: int = 6, rows: int = 8) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    found = [torch.rand(rows, 4) + 0.1 for _ in range(count)]
+    found[bad][0] = 0
+    return found
+
+
+def train(model: nn.Module, data: list[torch.Tensor]) -> list[torch.Tensor]:
+    """A loop that goes on whatever the loss; all that it leaves."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for x in data:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    return [*(one.detach().clone() for one in model.state_dict().values()), torch.get_rng_state()]
+
+
+def told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "nonfinite.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_a_plain_loop_is_told_the_op_and_trains_the_same_to_the_bit(
+    bad: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = Net(), batches(bad)
+    plain = copy.deepcopy(model)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        left = train(model, data)
+        assert torch.autograd.backward is BACKWARD  # one is found, and that is all
+        assert not model._forward_hooks
+        assert not model._forward_pre_hooks
+    expected = train(plain, data)
+    assert all(
+        torch.equal(one.nan_to_num(7), other.nan_to_num(7)) if one.is_floating_point() else True
+        for one, other in zip(left, expected, strict=True)
+    )
+    assert torch.equal(left[-1], expected[-1])
+    assert hook.report.refused == []
+    found = told(tmp_path)
+    assert (found["step"], found["kind"], found["op"]) == (bad, "op", "torch.Tensor.log")
+    assert found["is_certain"]
+    assert found["source"].startswith("tests/test_find_nonfinite.py:")
+    (line,) = [one for one in hook.report.remarks if "not finite" in one]
+    assert line == f"The loss of step {bad} was not finite: {found['message']}"
+    assert line in capsys.readouterr().out
+    assert "nonfinite.json" in hook.report.files
+
+
+def test_without_the_option_and_after_the_end_nothing_of_it_is_there(tmp_path: Path) -> None:
+    model, data = Net(), batches(0)[1:]
+    with GraphHook(model, dirpath=tmp_path / "off", **FEW):
+        train(model, data)
+        assert torch.autograd.backward is BACKWARD
+        assert not model._forward_pre_hooks
+    with GraphHook(model, dirpath=tmp_path / "on", find_nonfinite=True, **FEW):
+        train(model, data)
+        assert torch.autograd.backward is not BACKWARD
+    assert torch.autograd.backward is BACKWARD
+    assert not model._forward_pre_hooks
+    assert not (tmp_path / "on" / "nonfinite.json").exists()
+
+
+def test_a_loss_that_fails_after_the_model_is_told_as_such(tmp_path: Path) -> None:
+    model, data = Net(), batches(0)[1:]
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        train(model, data)
+        (model(data[0]).square().mean() * 0).log().backward()
+    found = told(tmp_path)
+    assert (found["kind"], found["is_certain"]) == ("outside", True)
+    assert found["op"].startswith("Log ← Mul ← Mean")
+
+
+def test_weights_that_an_earlier_step_has_spoilt_are_named(tmp_path: Path) -> None:
+    model, data = Net(), batches(0)[1:]
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        train(model, data)
+        with torch.no_grad():
+            model.layer.weight[2, 2] = math.nan
+        model(data[0]).square().mean().backward()
+    found = told(tmp_path)
+    assert (found["kind"], found["name"]) == ("parameter", "layer.weight")
+    assert found["is_certain"]
+
+
+def test_a_running_mean_that_the_step_itself_has_spoilt_takes_no_blame(tmp_path: Path) -> None:
+    model, data = Net(), batches(0)[1:]
+    model.drop.p = 0.0
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        train(model, data)
+        model(data[0].clone().fill_(math.inf)).square().mean().backward()
+    assert bool(model.norm.running_mean.isnan().any())
+    found = told(tmp_path)
+    assert (found["kind"], found["name"]) == ("data", "x")
+
+
+class Flat(nn.Module):
+    """Its recording holds the number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.shape[0]
+        return self.layer(x).view(rows * 4).square() + x.view(rows * 4).log()
+
+
+def test_a_step_of_another_shape_cannot_be_replayed_and_the_next_one_is_recorded(
+    tmp_path: Path,
+) -> None:
+    model = Flat()
+    spoilt = torch.zeros(3, 4)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        model(torch.ones(5, 4)).mean().backward()
+        model(spoilt).mean().backward()
+        with pytest.raises(RuntimeError, match="mat1"):  # while it is recorded
+            model(torch.ones(3, 5))
+        model(spoilt).mean().backward()
+        assert torch.autograd.backward is BACKWARD
+    first, second = [one for one in hook.report.remarks if "not finite" in one]
+    assert first.startswith("The loss of step 1 was not finite, and the step could not be examined")
+    assert "The next step is recorded" in first
+    assert second.startswith("The loss of step 3 was not finite: log (torch.Tensor.log)")
+    assert told(tmp_path)["is_certain"]
+
+
+class Branches(nn.Module):
+    """Python decides by the numbers what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() < 1:
+            return (self.layer(x) - self.layer(x)).log()
+        return self.layer(x).square()
+
+
+def test_where_python_takes_another_branch_nothing_is_told_as_certain(tmp_path: Path) -> None:
+    model = Branches()
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        model(torch.ones(3, 4)).mean().backward()
+        model(torch.zeros(3, 4)).mean().backward()
+        model(torch.zeros(3, 4)).mean().backward()
+    assert "The replay gives finite numbers where the step did not" in str(hook.report.remarks)
+    found = told(tmp_path)
+    assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
+
+
+def test_a_copy_of_the_model_is_not_watched_and_can_be_saved(tmp_path: Path) -> None:
+    model, data = Net(), batches(0)[1:]
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        train(model, data)
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            twin(torch.zeros(8, 4)).mean()
+        model(data[0]).square().mean().backward()
+    assert not (tmp_path / "nonfinite.json").exists()
+
+
+def test_a_fault_of_the_search_is_a_remark_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError("a fault of the search")
+
+    monkeypatch.setattr(watch_module, "examine", fails)
+    model, data = Net(), batches(2)
+    plain = copy.deepcopy(model)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        left = train(model, data)
+    assert "a fault of the search" in str(hook.report.remarks)
+    assert torch.equal(left[-1], train(plain, data)[-1])
+    assert torch.autograd.backward is BACKWARD
+
+
+class Module(pl.LightningModule):
+    def __init__(self, is_manual: bool) -> None:
+        super().__init__()
+        self.net = Net()
+        self.automatic_optimization = not is_manual
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> Any:
+        (x,) = batch
+        loss = self.net(x).square().mean()
+        if self.automatic_optimization:
+            return {"loss": loss, "x": x}
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("is_manual", [False, True])
+def test_a_step_of_lightning_is_examined_before_it_changes_weights(
+    is_manual: bool, tmp_path: Path
+) -> None:
+    callback = GraphLogger(dirpath=tmp_path, find_nonfinite=True, **FEW)
+    loader = DataLoader(TensorDataset(torch.cat(batches(2))), 8)
+    trainer_for(tmp_path, callback, max_steps=-1, max_epochs=1).fit(Module(is_manual), loader)
+    assert callback.report is not None
+    assert callback.report.refused == []
+    found = told(tmp_path)
+    assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
+    assert found["module"] == "net"
+    assert torch.autograd.backward is BACKWARD
+
+
+@pytest.fixture
+def loss_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a loss be looked at as on a GPU: later, and only where nothing has to wait for it."""
+
+    class Later(LossFlag):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.is_quick = False
+            for call in self.calls:
+                call.settle()
+
+    monkeypatch.setattr(watch_module, "LossFlag", Later)
+
+
+@pytest.mark.usefixtures("loss_on_another_device")
+@pytest.mark.parametrize("way", ["plain", "closure", "lightning", "no optimizer"])
+def test_a_loss_that_is_looked_at_late_is_so_before_weights_change(
+    way: str, tmp_path: Path
+) -> None:
+    data = batches(2)
+    if way == "lightning":
+        callback = GraphLogger(dirpath=tmp_path, find_nonfinite=True, **FEW)
+        loader = DataLoader(TensorDataset(torch.cat(data)), 8)
+        trainer_for(tmp_path, callback, max_steps=-1, max_epochs=1).fit(Module(False), loader)
+    else:
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+            for x in data[:3]:
+
+                def closure(x: torch.Tensor = x) -> torch.Tensor:
+                    loss = model(x).square().mean()
+                    loss.backward()
+                    return loss
+
+                if way == "closure":
+                    optimizer.step(closure)  # type: ignore[arg-type]
+                else:
+                    closure()
+                    if way == "plain":
+                        optimizer.step()
+    found = told(tmp_path)
+    assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
