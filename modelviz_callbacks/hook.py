@@ -98,8 +98,8 @@ class GraphHook:
                 graph. ``None``: the one among the variables where the hook is made.
             loggers: Loggers that get it, of any trainer. ``None``: the ``SummaryWriter`` among
                 those variables, if there is one only.
-            loss: Whether to record on to the ``backward`` after the forward, so that the loss is in
-                the graph. ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
+            loss: Whether to go on to the ``backward``, so that the loss is in the graph.
+                ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
             **options: See ``modelviz_callbacks.options.Options``.
 
         Raises:
@@ -120,8 +120,8 @@ class GraphHook:
             around = Surroundings(sys._getframe(1), accelerator, loggers)
             connect(self._run, around.loggers)
             self._way.is_wanted = around.has_accelerator if loss is None else loss
-        self._wait_for_later_steps()
-        self._records = is_recording_rank()
+        self._later = LaterSteps(self._run, self._core, self._model, over=self._disarm)
+        self._nonfinite = NonfiniteWatch.of_model(self._run, self._core, self._model, self._methods)
         if self._records:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
@@ -130,6 +130,7 @@ class GraphHook:
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
+        self._records = is_recording_rank()
         self._capture: Capture | None = None
         self._recorded = False
         self._closed = False
@@ -149,12 +150,6 @@ class GraphHook:
         self._copy_ran = self._is_copy = False
         self._number = next(_numbers)
         _hooks[self._number] = self
-
-    def _wait_for_later_steps(self) -> None:
-        """Counts the steps that options name, once it is known of which run they are."""
-        self._later = LaterSteps(self._run, self._core, self._model, over=self._disarm)
-        self._nonfinite = NonfiniteWatch(self._run)
-        self._nonfinite.of_model(self._core, self._model, self._methods)
 
     def _arm(self, model: torch.nn.Module) -> None:
         if self._methods:

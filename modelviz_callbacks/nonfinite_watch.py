@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
+from typing_extensions import Self
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.run import Run
@@ -73,6 +74,7 @@ class NonfiniteWatch:
         self._calls: list[StepCall] = []
         self._flag: LossFlag | None = None
         self._undo: list[Callable[[], None]] = []
+        self._step_hooks: list[StepHook] = []
         self._watch_calls: Callable[[Recording], bool] = lambda _: True
         self._capture: Capture | None = None
         self._waits_for_recording = False
@@ -93,16 +95,19 @@ class NonfiniteWatch:
 
     # --- of which code calls are watched, in a plain loop
 
+    @classmethod
     def of_model(
-        self, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
-    ) -> None:
-        """Watches the calls of a model by itself, once it was recorded.
+        cls, run: Run, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
+    ) -> Self:
+        """One that watches the calls of a model by itself, once it was recorded.
 
         Args:
+            run: Whose steps are watched.
             core: The model.
             model: What is called: it, or a wrapper around it.
             methods: The methods that are called instead of its forward.
         """
+        self = cls(run)
 
         def watch(recording: Recording) -> bool:
             for name in methods:
@@ -119,6 +124,7 @@ class NonfiniteWatch:
             return True
 
         self._watch_calls = watch
+        return self
 
     def before_recording(self, core: torch.nn.Module) -> None:
         """The code begins that is recorded: its loss may be the one that is not finite.
@@ -148,8 +154,7 @@ class NonfiniteWatch:
             (optimizer_hooks.register_optimizer_step_pre_hook, True),
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
-            hook = StepHook(register, self._around_update(begins))
-            self._undo.append(lambda hook=hook: hook.remove() and None)  # type: ignore[misc]
+            self._step_hooks.append(StepHook(register, self._around_update(begins)))
 
     def close(self) -> None:
         """Watches nothing any more; safe to call again."""
@@ -162,6 +167,8 @@ class NonfiniteWatch:
         self._drop_capture()
         while self._undo:
             self._undo.pop()()
+        # One that runs right now stays as one that does nothing, until the end.
+        self._step_hooks = [hook for hook in self._step_hooks if not hook.remove()]
 
     # --- calls of what was recorded
 
@@ -187,7 +194,7 @@ class NonfiniteWatch:
             if naming is not None:
                 named = naming(inner, args, kwargs)
             self._note_call(named[0], named[1])
-            if self._waits_for_recording:
+            if self._waits_for_recording and self._recording is not None:
                 capture = self._new_capture()
                 capture.start(*named, is_step=naming is not None)
         try:
@@ -204,7 +211,7 @@ class NonfiniteWatch:
         self._handled = sys.exc_info()[1]
         with self._run.guarded("the search for NaN"):
             self._note_call(args, kwargs)
-            if self._waits_for_recording:
+            if self._waits_for_recording and self._recording is not None:
                 capture = self._new_capture(model)
                 capture.end_with_call_of(model)
                 capture.start(args, kwargs)
@@ -236,6 +243,8 @@ class NonfiniteWatch:
     def _note_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._drop_capture()  # of a call that was interrupted
         self.before_update()  # of a step without one
+        if self._recording is None:
+            return  # that was it
         self._number += 1
         if len(self._calls) >= _MOST_CALLS:
             self._calls.pop(0)
@@ -272,6 +281,8 @@ class NonfiniteWatch:
         if not losses:
             return
         self.before_update()  # of the backward before
+        if self._recording is None:
+            return
         self._flag = LossFlag(losses[0], self._calls, self._number)
         self._calls = []
         if self._flag.is_quick or (self._in_update and not self._tells_update):

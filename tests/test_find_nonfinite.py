@@ -299,5 +299,9 @@ def test_a_loss_that_is_looked_at_late_is_so_before_weights_change(
                     closure()
                     if way == "plain":
                         optimizer.step()
+            if way == "no optimizer":  # it is looked at when the next forward begins
+                model(data[3])
+                assert torch.autograd.backward is BACKWARD
+                assert not model._forward_pre_hooks
     found = told(tmp_path)
     assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
