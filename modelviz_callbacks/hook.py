@@ -16,7 +16,7 @@ from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.inspections import Inspections
+from modelviz_callbacks.later_steps import LaterSteps
 from modelviz_callbacks.loggers import Surroundings, connect
 from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.nothing_recorded import why_nothing
@@ -24,7 +24,6 @@ from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.pipeline import told_by
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.timed_forward import TimedForward
 from modelviz_callbacks.tracing import (
     Capture,
     LazyResult,
@@ -37,7 +36,6 @@ from modelviz_callbacks.tracing import (
     method_names,
     method_under_way,
     record_backward,
-    runs_compiled,
     set_compiled_call,
     unwrapped,
     watch_method,
@@ -122,8 +120,7 @@ class GraphHook:
             around = Surroundings(sys._getframe(1), accelerator, loggers)
             connect(self._run, around.loggers)
             self._way.is_wanted = around.has_accelerator if loss is None else loss
-        self._timed = TimedForward(self._run, self._core, self._model, over=self._disarm_if_over)
-        self._inspections = Inspections(self._run, over=self._disarm_if_over)
+        self._later = LaterSteps(self._run, self._core, self._model, over=self._disarm)
         self._nonfinite = NonfiniteWatch.of_model(self._run, self._core, self._model, self._methods)
         if self._records:
             with self._run.guarded("the preparations"):
@@ -217,8 +214,7 @@ class GraphHook:
         self._end_stretch()
         self._disarm()
         if self._records:
-            self._timed.close()
-            self._inspections.close()
+            self._later.close()
             self._nonfinite.close()
         capture, self._capture = self._capture, None
         if capture is not None:
@@ -267,14 +263,7 @@ class GraphHook:
         """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
         _undo_all(self._undo_parts)
-        if runs_compiled(self._model):  # our hooks would become a part of the compiled code
-            self._timed.give_up("torch.compile fuses the ops of the model")
-        self._disarm_if_over()
-
-    def _disarm_if_over(self) -> None:
-        """Leaves no hook where no later step is waited for."""
-        if self._timed.is_over and self._inspections.is_over:
-            self._disarm()
+        self._later.recorded(goes_on=self._way.is_wanted)
 
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -303,9 +292,7 @@ class GraphHook:
             return
         if self._recorded:
             if self._is_step(model) and _calls_on_stack(model) <= 1:
-                self._timed.before()
-                self._inspections.before(self._core)
-                self._disarm_if_over()
+                self._later.before(args, kwargs)
             return
         worth = _worth_now(model)
         if worth <= self._worth:
@@ -348,10 +335,10 @@ class GraphHook:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
         if is_dynamo_compiling() or self._is_copy:
             return None
-        if self._recorded and self._timed.after():
+        if self._recorded and self._later.after_timed():
             return None
         if self._recorded and _calls_on_stack(model) <= 1:
-            self._inspections.end_forward()
+            self._later.after(result)
         capture = self._capture
         if capture is None or not capture.is_here():
             return None
@@ -506,12 +493,11 @@ class GraphHook:
         """Runs one call of a watched method after the recorded one."""
         self._in_method = True
         try:
-            if not is_dynamo_compiling():
-                self._inspections.before(self._core)
-            return inner(*args, **kwargs)
+            if is_dynamo_compiling():
+                return inner(*args, **kwargs)
+            return self._later.call(inner, args, kwargs)
         finally:
             self._in_method = False
-            self._inspections.end_forward()
 
     # --- the model's own modules, where its forward does not run
 

@@ -37,6 +37,11 @@ class Inspections:
         """Whether no further step is to be told of."""
         return not self._waiting and self._inspector is None
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether a step is being looked into, which lasts until the optimizer's."""
+        return self._inspector is not None
+
     def before(self, model: torch.nn.Module) -> bool:
         """A step begins that is not the recorded one.
 

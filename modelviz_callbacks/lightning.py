@@ -84,6 +84,7 @@ class GraphLogger(pl.Callback):
         direction: Direction = "auto",
         profile_step: int | None = None,
         inspect_step: int | Sequence[int] | None = None,
+        watch_changes: int | None = None,
         find_nonfinite: bool = False,
         background: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
@@ -111,6 +112,7 @@ class GraphLogger(pl.Callback):
             direction: Which way the pictures run.
             profile_step: Which training step to time.
             inspect_step: In which training steps to look at outputs, gradients and updates.
+            watch_changes: After how many training steps to look whether the graph has changed.
             find_nonfinite: Whether a step whose loss is not finite is examined.
             background: Whether slow work is done in a process of its own.
             on_error: ``"warn"`` or ``"raise"``.

@@ -59,6 +59,8 @@ class Options:
             that is recorded); ``None``: none.
         inspect_step: Number of a training step, or several, in which to look at the outputs of
             modules, the gradients and the updates of parameters; from 1 on; ``None``: none.
+        watch_changes: After how many training steps one is recorded again, to see whether the
+            graph has changed; ``None``: never.
         find_nonfinite: Where a loss is not finite, find the op that made the first NaN or infinite
             number, by replaying the recorded ops on that batch.
         background: Do slow work in a process of its own; ``False``: in place.
@@ -88,6 +90,7 @@ class Options:
     direction: Direction = "auto"
     profile_step: int | None = None
     inspect_step: int | Sequence[int] | None = None
+    watch_changes: int | None = None
     find_nonfinite: bool = False
     background: bool = True
     on_error: Literal["warn", "raise"] = "warn"
@@ -107,7 +110,7 @@ class Options:
         is_tracker |= isinstance(self.tracker, str) and "://" in self.tracker
         self._require("tracker", is_tracker, "True, False, a run, a function, a URL, or a list")
         self._require("on_error", self.on_error in ("warn", "raise"), "'warn' or 'raise'")
-        for name, least in (("depth", 1), ("profile_step", 1)):
+        for name, least in (("depth", 1), ("profile_step", 1), ("watch_changes", 1)):
             value = getattr(self, name)
             is_number = value is None or _is_number_from(least, value)
             self._require(name, is_number, f"a number from {least} on, or None")
@@ -240,6 +243,7 @@ class OptionFields(TypedDict, total=False):
     direction: Direction
     profile_step: int | None
     inspect_step: int | Sequence[int] | None
+    watch_changes: int | None
     find_nonfinite: bool
     background: bool
     on_error: Literal["warn", "raise"]

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.artifacts.changes import branches_seen
 from modelviz_callbacks.artifacts.continued import changes_since, report_in
 from modelviz_callbacks.artifacts.events import add_run_graph
 from modelviz_callbacks.artifacts.folders import (
@@ -229,7 +230,9 @@ class Run:
         """Whether what was recorded is in this run already; if not, in what it differs is said."""
         folder, changes = self._maker.folder, None
         earlier = report_in(folder)
-        is_asked_for_more = self.options.trained_onnx or bool(self.options.steps_to_inspect)
+        options = self.options
+        is_asked_for_more = options.trained_onnx or bool(options.steps_to_inspect)
+        is_asked_for_more |= options.watch_changes is not None
         if earlier is None or is_asked_for_more or not self._is_of(earlier):
             return False
         with self.guarded("the comparison with the graph before"):
@@ -301,6 +304,16 @@ class Run:
         """Takes over what was seen in a step that was looked into."""
         self._inspected.append(step)
         self._add_measured_early()
+
+    def recorded_again(self, recording: Recording, step: int) -> None:
+        """Takes over a later step that was recorded, to see whether the graph has changed.
+
+        Args:
+            recording: What a capture gave.
+            step: The step's number.
+        """
+        if self._recordings:
+            self._recordings[0].add_step(recording, step)
 
     def found_nonfinite(self, step: int, found: Nonfinite) -> None:
         """Tells what made the first number that is not finite: a line, the report, a file.
@@ -383,6 +396,10 @@ class Run:
             more = late if recording is recordings[0] else []
             with self.guarded("the files"):
                 unseen(partial(recording.finish, is_patient, more))
+        if self.options.watch_changes is not None and "report.json" in self.report.files:
+            for sentence in branches_seen(self.folder):
+                self.remark(sentence)
+            self._maker.write_report()
         if recordings and is_patient:
             self._log_live()
         QUEUE.let_go(self)

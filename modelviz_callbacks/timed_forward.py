@@ -35,6 +35,11 @@ class TimedForward:
         """Whether no further forward is to be told of."""
         return self._left is None
 
+    @property
+    def is_timing(self) -> bool:
+        """Whether a forward is being timed."""
+        return self._timer is not None
+
     def give_up(self, why: str) -> None:
         """No forward will be timed.
 

@@ -17,6 +17,7 @@ from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer
+from modelviz_callbacks.watched_steps import WatchedSteps
 
 # What a step is given, by the names that it is known by: values and a signature of theirs.
 Given = tuple[tuple[Any, ...], dict[str, Any], inspect.Signature]
@@ -57,6 +58,7 @@ class TrainingSteps:
         self._polling = False
         self._steps_to_timing = None if stage else run.options.profile_step
         self._inspections = Inspections(run, stage)
+        self._watched = WatchedSteps(run, stage)
         self._nonfinite = NonfiniteWatch(run, stage, tells_update)
 
     def before(self, owner: object, method: str, module: torch.nn.Module) -> None:
@@ -80,6 +82,9 @@ class TrainingSteps:
             if self._steps_to_timing == 0:
                 self._steps_to_timing = None
                 self._wrap(owner, method, functools.partial(_time, run, module))
+        is_busy = self._restore is not None or self._inspections.is_looking
+        if not self._watched.is_over and self._watched.is_next(module, is_busy):
+            self._wrap(owner, method, functools.partial(self._record_again, module))
         if self._nonfinite.is_on and self._restore is None:
             around = functools.partial(self._nonfinite.around, naming=self._naming)
             self._wrap(owner, method, around)
@@ -99,6 +104,7 @@ class TrainingSteps:
             self.run.remark(f"Nothing was recorded for {self._stage!r}: that step never ran.")
         self._disarm()
         self._inspections.close()
+        self._watched.close()
         self._nonfinite.close()
 
     def finish(self, if_nothing: str, may_raise: bool = True, is_patient: bool = True) -> None:
@@ -150,6 +156,27 @@ class TrainingSteps:
         with run.guarded("the recording"):
             capture.stop()
             run.captured(capture.finish(result), self._stage)
+        return result
+
+    def _record_again(
+        self,
+        module: torch.nn.Module,
+        inner: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Runs a later training step and records it."""
+        named, keywords, signature = args, kwargs, None
+        with self.run.guarded("the recording of a later step"):
+            named, keywords, signature = self._naming(inner, args, kwargs)
+        if signature is not None:
+            self._watched.before(module, module, named, keywords, signature)
+        try:
+            result = inner(*args, **kwargs)
+        except BaseException:
+            self._watched.close()
+            raise
+        self._watched.after(result)
         return result
 
     def _inspect(

@@ -104,7 +104,12 @@ class Maker:
         """
         name = f"{self.options.name or self.report.name} ({stage})"
         options = replace(
-            self.options, name=name, trained_onnx=False, profile_step=None, inspect_step=None
+            self.options,
+            name=name,
+            trained_onnx=False,
+            profile_step=None,
+            inspect_step=None,
+            watch_changes=None,
         )
         maker = Maker(options, self.folder, self.report, stage=stage)
         maker.failures = self.failures

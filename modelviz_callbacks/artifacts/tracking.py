@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
+from modelviz_callbacks.artifacts.changes import CHANGES, changes_told
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.trackers.interface import (
@@ -86,6 +87,8 @@ def log_recording(
             trackers.log_tags(tags_of(analysis))
             trackers.log_metrics(metrics_of(analysis.graph))
             trackers.log_description(_section(analysis.graph, files))
+        if CHANGES in files:
+            trackers.log_tags({"modelviz.changes": "\n".join(changes_told(files[CHANGES]))})
         for name, path in files.items():
             if name.endswith(_TRAINED):
                 trackers.log_model(path, path.name.removesuffix(".onnx"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modelviz_callbacks.artifacts.changes import compare_step
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.artifacts.table import MadeIn, early_rows, late_rows, rows
 from modelviz_callbacks.jobs.upload_process import upload
 from modelviz_callbacks.report import say
-from modelviz_callbacks.tracing import Measured, Recording, pack, unpack
+from modelviz_callbacks.tracing import Measured, Recording, pack, pack_comparable, unpack
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 # How long the end of training may wait for an MLflow server, in seconds.
@@ -32,6 +33,7 @@ class InPlace:
         self._early: Products | None = None
         self._recording: bytes | Recording = b""
         self._measured = Measured()
+        self._last_step = b""
 
     def begin(self, recording: Recording) -> None:
         """Makes what is quick to make.
@@ -64,6 +66,22 @@ class InPlace:
             measured: All of it.
         """
         self._measured = measured
+
+    def add_step(self, recording: Recording, step: int) -> None:
+        """Compares a later step that was recorded with the graph before, and tells a change.
+
+        Args:
+            recording: Of the step.
+            step: Its number.
+        """
+        maker, before = self._maker, len(self._maker.report.remarks)
+        with maker.guarded("the comparison with the steps before"):
+            packed = pack_comparable(recording)
+            if packed != self._last_step:
+                self._last_step = packed
+                compare_step(maker, Products(recording, maker.options.name, maker.refuse), step)
+        for remark in maker.report.remarks[before:]:
+            say(f"modelviz: {remark}")
 
     def poll(self) -> bool:
         """Nothing is made meanwhile.

@@ -26,7 +26,7 @@ from modelviz_callbacks.jobs.waiting import shown
 from modelviz_callbacks.jobs.worker_process import Worker
 from modelviz_callbacks.jobs.worker_program import LOG, PATIENCE_S
 from modelviz_callbacks.report import Report, say
-from modelviz_callbacks.tracing import Measured, Recording, pack, pack_measured
+from modelviz_callbacks.tracing import Measured, Recording, pack, pack_comparable, pack_measured
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
 
 # How long the end of training waits for files, in seconds; after that the worker goes on alone.
@@ -62,6 +62,7 @@ class _Handed:
         uri: The MLflow store it uploads to; it may hold credentials.
         recording: Whether it makes files of a recording.
         is_again: Whether it was handed over for a second time.
+        is_told: Whether what it found of a later step was said.
     """
 
     job: Job
@@ -70,6 +71,7 @@ class _Handed:
     uri: str | None = None
     recording: bool = False
     is_again: bool = False
+    is_told: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -136,6 +138,7 @@ class InWorker:
         self._polls = polls
         self._handed: list[_Handed] = []
         self._has_waited = False
+        self._last_step = b""
         self._live: Products | None = None
         self._is_interrupted = False
 
@@ -167,6 +170,34 @@ class InWorker:
             Exception: No worker can be had.
         """
         self._hand_over(self._job(), measured=pack_measured(measured))
+
+    def add_step(self, recording: Recording, step: int) -> None:
+        """Hands over a later step that was recorded, to be compared with the graph before.
+
+        Args:
+            recording: Of the step; nothing is done where it is the last one's to the byte.
+            step: Its number.
+
+        Raises:
+            Exception: It cannot be packed, or no worker can be had.
+        """
+        self._tell_changes()
+        packed = pack_comparable(recording)
+        if packed == self._last_step:
+            return
+        self._last_step = packed
+        job = self._job()
+        job.step = step
+        self._hand_over(job, recording=packed)
+
+    def _tell_changes(self) -> None:
+        """Says what the worker has found of later steps, each once."""
+        for handed in self._handed:
+            found = handed.job.published_report() if handed.job.step else None
+            if found is not None and not handed.is_told:
+                handed.is_told = True
+                for remark in found.remarks:
+                    say(f"modelviz: {remark}")
 
     def _hand_over(self, job: Job, target: MlflowTarget | None = None, **parts: Any) -> _Handed:
         target = target or self._target
@@ -232,6 +263,7 @@ class InWorker:
         self._wait(end)
         if is_patient and self._try_again():
             self._wait(end)
+        self._tell_changes()
         for handed in self._handed:
             self._collect(handed)
         if is_patient and self._live is not None:
@@ -247,8 +279,15 @@ class InWorker:
         for handed in [*self._handed]:
             if self._is_interrupted:
                 break
-            if handed.worker is not None and handed.job.take_back():
+            if handed.worker is None or self._must_follow(handed):
+                continue
+            if handed.job.take_back():
                 self._do_here(handed)
+
+    def _must_follow(self, handed: _Handed) -> bool:
+        """Whether a step is to be compared with a graph that the worker is still at."""
+        before = self._handed[: self._handed.index(handed)]
+        return bool(handed.job.step) and not all(one.is_over for one in before)
 
     def _do_here(self, handed: _Handed) -> None:
         job = handed.job

@@ -46,6 +46,7 @@ class Job:
         event_folder: The folder of the events, or of the run's writer; ``""``: unknown.
         run: The MLflow run, without its store, whose address may hold credentials.
         stage: Which further recording of the run it is of; ``""``: the run's own.
+        step: Of a later step that is compared with the graph before, its number; 0: none is.
         upload: Names of files to upload besides those that the worker makes.
         sys_path: Where the training process imports from.
         parent: Process that waits for the outcome.
@@ -59,6 +60,7 @@ class Job:
     event_folder: str = ""
     run: MlflowTarget | None = None
     stage: str = ""
+    step: int = 0
     upload: list[str] = field(default_factory=list)
     sys_path: list[str] = field(default_factory=list)
     parent: int = field(default_factory=os.getpid)
@@ -112,6 +114,7 @@ class Job:
             "event_folder": self.event_folder,
             "run": run,
             "stage": self.stage,
+            "step": self.step,
             "upload": self.upload,
             "sys_path": self.sys_path,
             "parent": self.parent,
@@ -173,6 +176,7 @@ class Job:
             given["event_folder"],
             None if run is None else MlflowTarget(**run),
             given["stage"],
+            given["step"],
             given["upload"],
             given["sys_path"],
             given["parent"],

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.artifacts.changes import compare_step
 from modelviz_callbacks.artifacts.events import mention
 from modelviz_callbacks.artifacts.maker import Events, Maker
 from modelviz_callbacks.artifacts.products import Products
@@ -62,7 +63,11 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
     maker = Maker(job.options, job.folder, job.report, stage=job.stage)
     recording, measured = job.recording(), job.measured()
     analysis = None
-    if recording is not None:
+    if recording is not None and job.step:
+        with maker.guarded("the comparison with the steps before"), _EventsOf(job, maker):
+            products = Products(unpack(recording), job.options.name, maker.refuse)
+            compare_step(maker, products, job.step)
+    elif recording is not None:
         with maker.guarded("the graph"), _EventsOf(job, maker):
             products = Products(unpack(recording), job.options.name, maker.refuse)
             maker.describe(products.graph)

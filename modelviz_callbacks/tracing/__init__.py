@@ -1,6 +1,7 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
+from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
 from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
 from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, is_lazy, used_up
 from modelviz_callbacks.tracing.capture.measured import Measured
@@ -33,7 +34,7 @@ from modelviz_callbacks.tracing.capture.watched_method import (
     modules_under_way,
     watch_method,
 )
-from modelviz_callbacks.tracing.capture.wrappers import class_of, unwrapped
+from modelviz_callbacks.tracing.capture.wrappers import class_of, told_modules, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
@@ -47,6 +48,7 @@ from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_gr
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
+from modelviz_callbacks.tracing.transport.comparable import pack_comparable
 from modelviz_callbacks.tracing.transport.measurements import pack_measured, unpack_measured
 from modelviz_callbacks.tracing.transport.pack import pack
 from modelviz_callbacks.tracing.transport.unpack import unpack
@@ -74,6 +76,7 @@ __all__ = [
     "calls_under_way",
     "class_of",
     "compiled_call",
+    "compiled_parts",
     "examine",
     "first_call",
     "has_modes",
@@ -86,6 +89,7 @@ __all__ = [
     "op_times",
     "open_writer",
     "pack",
+    "pack_comparable",
     "pack_measured",
     "random_devices",
     "record_backward",
@@ -96,6 +100,7 @@ __all__ = [
     "to_backward_graph",
     "to_graph",
     "to_program",
+    "told_modules",
     "tracking_uri",
     "unpack",
     "unpack_measured",

@@ -120,17 +120,19 @@ class TensorBoardTracker(Tracker):
         """
         self._write("a staged event", event)
 
-    def add_named_graph(self, tag: str, run_metadata: bytes) -> None:
+    def add_named_graph(self, tag: str, run_metadata: bytes, step: int = 0) -> None:
         """Writes a graph that is shown under a tag; repeated, the last one is shown.
 
         Args:
             tag: What it is called in the run.
             run_metadata: A serialized ``RunMetadata`` with one function graph and its profile.
+            step: The training step it belongs to.
 
         Raises:
             TrackerError: It cannot be written.
         """
         event = _tensor_event(tag, run_metadata, "graph_run_metadata", b"1")
+        event.step = step
         self._write(f"the graph {tag!r}", event)
 
     def add_profile(self, tag: str, run_metadata: bytes) -> None:

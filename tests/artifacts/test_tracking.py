@@ -127,3 +127,20 @@ def test_a_graph_that_cannot_be_read_keeps_no_file_from_an_upload_by_hand(
 
     assert "graph.json" in capsys.readouterr().err
     assert contents(store.client, run_id)["files"] == ["model_graph/graph.json"]
+
+
+def test_a_run_gets_the_graph_of_a_later_step_that_is_another_one(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    client = MlflowClient(server.uri)
+    run_id = str(client.create_run("0").info.run_id)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    options: dict[str, Any] = {"formats": ["text"], "tensorboard": False, "onnx": False}
+    with GraphHook(model, dirpath=tmp_path, mlflow=run_id, watch_changes=1, **options):
+        model(torch.randn(3, 4)).sum().backward()
+        model[0].weight.requires_grad_(False)
+        model(torch.randn(3, 4)).sum().backward()
+    found = contents(client, run_id)
+    assert found["tags"]["modelviz.changes"].startswith("Step 1: the graph is another one than")
+    assert {"model_graph/graph_step_1.json", "model_graph/changes.json"} <= {*found["files"]}

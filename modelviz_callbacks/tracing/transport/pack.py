@@ -11,7 +11,7 @@ The bytes are data, see ``container`` and ``value_rows``: reading them runs noth
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -102,7 +102,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
         [-1 if raw[0] is None else rows.call(raw[0]) for raw in tape if len(raw) == _WITHIN],
         *_leave_columns(leaves, rows, stubs),
         *_op_columns(ops, rows),
-        *rows.record_columns(),
+        *_record_columns(rows, recording.backward is not None),
         rows.module_numbers(),
         *rows.state_columns(),
         backward,
@@ -142,6 +142,16 @@ def _op_columns(ops: list[RawEntry], rows: ValueRows) -> tuple[list[int], ...]:
         rows.codes(codes),
         *([*column] for column in (lasti, plumbing, grad, first, last)),
     )
+
+
+def _record_columns(rows: ValueRows, with_addresses: bool) -> Iterator[list[int]]:
+    """The columns of the records; addresses that no backward is told by become numbers."""
+    for name, column in zip(RECORD_COLUMNS, rows.record_columns(), strict=True):
+        if name == "storage" and not with_addresses:
+            known = {0: 0}
+            yield [known.setdefault(address, len(known)) for address in column]
+        else:
+            yield column
 
 
 def _transposed(entries: list[RawEntry], fields: int) -> tuple[tuple[Any, ...], ...]:
