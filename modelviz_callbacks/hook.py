@@ -115,15 +115,15 @@ class GraphHook:
         self._core = unwrapped(model)
         self._model = without_wrappers(model)
         self._begin_unarmed()
-        settings = make_options(**options)
         self._methods = method_names(self._core, method)
-        self._run = Run(settings, class_of(self._core).__name__)
+        self._run = Run(make_options(**options), class_of(self._core).__name__)
         with self._run.guarded("the loggers"):
             around = Surroundings(sys._getframe(1), accelerator, loggers)
             connect(self._run, around.loggers)
             self._way.is_wanted = around.has_accelerator if loss is None else loss
         self._timed = TimedForward(self._run, self._core, self._model, over=self._disarm_if_over)
         self._inspections = Inspections(self._run, over=self._disarm_if_over)
+        self._nonfinite = NonfiniteWatch.of_model(self._run, self._core, self._model, self._methods)
         self._records = is_recording_rank()
         if self._records:
             with self._run.guarded("the preparations"):
@@ -133,8 +133,6 @@ class GraphHook:
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
-        self._nonfinite = NonfiniteWatch(self._run)
-        self._nonfinite.of_model(self._core, self._model, self._methods)
         self._capture: Capture | None = None
         self._recorded = False
         self._closed = False

@@ -94,16 +94,19 @@ class NonfiniteWatch:
 
     # --- of which code calls are watched, in a plain loop
 
+    @classmethod
     def of_model(
-        self, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
-    ) -> None:
-        """Watches the calls of a model by itself, once it was recorded.
+        cls, run: Run, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
+    ) -> NonfiniteWatch:
+        """One that watches the calls of a model by itself, once it was recorded.
 
         Args:
+            run: As for the class.
             core: The model.
             model: What is called: it, or a wrapper around it.
             methods: The methods that are called instead of its forward.
         """
+        self = cls(run)
 
         def watch(recording: Recording) -> bool:
             for name in methods:
@@ -120,6 +123,7 @@ class NonfiniteWatch:
             return True
 
         self._watch_calls = watch
+        return self
 
     def before_recording(self, core: torch.nn.Module) -> None:
         """The code begins that is recorded: its loss may be the one that is not finite.
