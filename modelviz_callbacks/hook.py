@@ -100,8 +100,8 @@ class GraphHook:
                 graph. ``None``: the one among the variables where the hook is made.
             loggers: Loggers that get it, of any trainer. ``None``: the ``SummaryWriter`` among
                 those variables, if there is one only.
-            loss: Whether to record on to the ``backward`` after the forward, so that the loss is in
-                the graph. ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
+            loss: Whether to go on to the ``backward``, so that the loss is in the graph.
+                ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
             **options: See ``modelviz_callbacks.options.Options``.
 
         Raises:
@@ -115,8 +115,9 @@ class GraphHook:
         self._core = unwrapped(model)
         self._model = without_wrappers(model)
         self._begin_unarmed()
+        settings = make_options(**options)
         self._methods = method_names(self._core, method)
-        self._run = Run(make_options(**options), class_of(self._core).__name__)
+        self._run = Run(settings, class_of(self._core).__name__)
         with self._run.guarded("the loggers"):
             around = Surroundings(sys._getframe(1), accelerator, loggers)
             connect(self._run, around.loggers)
@@ -124,7 +125,6 @@ class GraphHook:
         self._timed = TimedForward(self._run, self._core, self._model, over=self._disarm_if_over)
         self._inspections = Inspections(self._run, over=self._disarm_if_over)
         self._nonfinite = NonfiniteWatch.of_model(self._run, self._core, self._model, self._methods)
-        self._records = is_recording_rank()
         if self._records:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
@@ -133,6 +133,7 @@ class GraphHook:
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
+        self._records = is_recording_rank()
         self._capture: Capture | None = None
         self._recorded = False
         self._closed = False

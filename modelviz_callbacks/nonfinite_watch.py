@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
+from typing_extensions import Self
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.run import Run
@@ -97,11 +98,11 @@ class NonfiniteWatch:
     @classmethod
     def of_model(
         cls, run: Run, core: torch.nn.Module, model: torch.nn.Module, methods: Sequence[str]
-    ) -> NonfiniteWatch:
+    ) -> Self:
         """One that watches the calls of a model by itself, once it was recorded.
 
         Args:
-            run: As for the class.
+            run: Whose steps are watched.
             core: The model.
             model: What is called: it, or a wrapper around it.
             methods: The methods that are called instead of its forward.
