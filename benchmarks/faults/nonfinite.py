@@ -21,10 +21,16 @@ from modelviz_callbacks.tracing import Nonfinite
 
 
 def found_in(case: Case) -> Nonfinite | None:
-    """What is found in a model."""
+    """What is found in a model.
+
+    Raises:
+        ValueError: It has the fault on the batch that is recorded, too.
+    """
     torch.manual_seed(0)
     model, batch, spoil = case.make()
     recorded = trace(model, *batch)
+    if recorded.find_nonfinite(*batch) is not None:
+        raise ValueError(f"{case.name}: it is not finite on the recorded batch either")
     return recorded.find_nonfinite(*spoil())
 
 

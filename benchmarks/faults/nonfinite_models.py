@@ -175,7 +175,7 @@ of_data("softmax by hand overflows", "exp", lambda _, x: x.exp() / x.exp().sum(-
 of_data("softplus by hand overflows", "exp", lambda _, x: (1 + x.exp()).log(), 90.0, body=Masked)
 of_data("cosh overflows", "cosh", lambda _, x: torch.cosh(x), 95.0)
 of_data("product overflows", "prod", lambda h, x: h * x.prod(), all_of=10.0)
-of_data("a square overflows", "pow", lambda _, x: (x * 1e18).pow(2), 20.0)
+of_data("a square overflows", "pow", lambda _, x: (x * 1e17).pow(2).sin(), 500.0)
 of_data("overflow in half", "half", lambda _, x: x.half().float(), 1e5)
 of_data("product in half", "mul", lambda _, x: (x.half() * 100).float(), 1e3)
 of_data("product in bfloat16", "mul", lambda _, x: (x.bfloat16() * 1e38).sin().float(), 9.0)
@@ -504,3 +504,36 @@ def _() -> Any:
 
     x = torch.rand(BATCH, WIDTH)
     return Two(), (x, torch.ones(())), lambda: (x * 2, torch.zeros(()))
+
+
+def in_a_loop(h: Tensor, x: Tensor) -> Tensor:
+    """Sixteen turns, of which some overflow."""
+    for _ in range(16):
+        h = torch.addmm(x, h, x.T @ x * 0.01)
+    return h.sin()
+
+
+class Own(torch.autograd.Function):
+    """A function of the author's own."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x.rsqrt()
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+of_data("a loop of products overflows", "addmm", in_a_loop, 500.0)
+of_data("a NaN that nanmean leaves out", "div", lambda h, x: (x * 0 / x).nanmean() + h / x, 0.0)
+of_data("products along a row overflow", "cumprod", lambda _, x: (x * 1e3).cumprod(-1).sin(), 100.0)
+of_data("an einsum in half", "einsum", lambda _, x: half_einsum(x).float(), 200.0)
+of_data("inside a function of the author's own", "rsqrt", lambda _, x: Own.apply(x), 0.0)
+of_data("behind a Fourier transform", "rtruediv", lambda _, x: torch.fft.fft(1 / x).abs(), 0.0)
+
+
+def half_einsum(x: Tensor) -> Tensor:
+    """Each row times each other, in half precision."""
+    x = x.half()
+    return torch.einsum("ij,kj,kl->il", x, x, x)

@@ -111,7 +111,10 @@ class NonfiniteSearch:
     def _of(self, suspects: dict[fx.Node, Event]) -> Nonfinite:
         """What is to be told of the first of the suspects that is certain, or else possible."""
         for fill in _FILLS:
-            found = self._all_behind(suspects, fill)
+            try:
+                found = self._all_behind(suspects, fill)
+            except ReplayError:  # with other numbers an op may fail that did not
+                found = None
             if found is None:
                 continue
             tried = sorted(suspects.values(), key=self._order)[:_MOST_TRIED]
@@ -129,7 +132,10 @@ class NonfiniteSearch:
     def _is_bad_alone(self, event: Event, found: dict[fx.Node, Event], fill: float) -> bool:
         """Whether the loss is not finite with all mended but one, as far as they are the first."""
         mended = {node: None for node in found if node is not event.node}
-        return bool(self._bad_ends(self._run(mended, fill)))
+        try:
+            return bool(self._bad_ends(self._run(mended, fill)))
+        except ReplayError:
+            return False
 
     def _is_bad_beside(self, event: Event, found: dict[fx.Node, Event], fill: float) -> bool:
         """Likewise with all mended that the others make by themselves, whatever they are given."""

@@ -240,15 +240,15 @@ class WatchedReplay(fx.Interpreter):
     ) -> Any:
         """What to give instead of a result; what was written to is mended where it is."""
         mended: dict[int, torch.Tensor] = {}
-        with torch.no_grad():
-            for tensor, mask in zip(gave, masks, strict=True):
-                if mask is None:
-                    continue
-                whole = torch.where(mask, torch.full_like(tensor, self._fill), tensor)
-                if any(tensor is one for one in written):
+        for tensor, mask in zip(gave, masks, strict=True):
+            if mask is None:
+                continue
+            whole = torch.where(mask, torch.full_like(tensor, self._fill), tensor)
+            if any(tensor is one for one in written):
+                with torch.no_grad():
                     tensor.copy_(whole)
-                else:
-                    mended[id(tensor)] = whole
+            else:
+                mended[id(tensor)] = whole
         event.gave = Seen()
         for tensor in gave:
             event.gave |= self._look(event.node, mended.get(id(tensor), tensor))
