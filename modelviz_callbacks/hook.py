@@ -98,8 +98,8 @@ class GraphHook:
                 graph. ``None``: the one among the variables where the hook is made.
             loggers: Loggers that get it, of any trainer. ``None``: the ``SummaryWriter`` among
                 those variables, if there is one only.
-            loss: Whether to go on to the ``backward``, so that the loss is in the graph.
-                ``None``: where an ``Accelerator`` or a ``Fabric`` was given or found.
+            loss: Whether to go on to the ``backward``, for the loss. ``None``: with an accelerator,
+                given or found, unless ``find_nonfinite`` or ``watch_changes`` is set.
             **options: See ``modelviz_callbacks.options.Options``.
 
         Raises:
@@ -119,7 +119,8 @@ class GraphHook:
         with self._run.guarded("the loggers"):
             around = Surroundings(sys._getframe(1), accelerator, loggers)
             connect(self._run, around.loggers)
-            self._way.is_wanted = around.has_accelerator if loss is None else loss
+            by_itself = around.has_accelerator and not settings.watches_forwards
+            self._way.is_wanted = by_itself if loss is None else loss
         self._later = LaterSteps(self._run, self._core, self._model, over=self._disarm)
         self._nonfinite = NonfiniteWatch.of_model(self._run, self._core, self._model, self._methods)
         if self._records:
@@ -468,6 +469,7 @@ class GraphHook:
             return inner(*args, **kwargs)
         capture: Capture | None = None
         with self._run.guarded("the recording"):
+            self._nonfinite.before_recording(self._core)
             starting = Capture(self._core, keeps_state=self._run.keeps_state)
             starting.start(args, kwargs, inspect.signature(inner), is_step=False)
             capture = starting

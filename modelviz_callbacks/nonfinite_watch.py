@@ -82,6 +82,7 @@ class NonfiniteWatch:
         self._number = 0
         self._thread = 0
         self._in_update = False
+        self._in_training = True
         self._devices: tuple[torch.device, ...] = ()
         self._handled: BaseException | None = None
         self._first_state: RandomState | None = None
@@ -148,6 +149,7 @@ class NonfiniteWatch:
         self._recording = recording
         self._thread = get_ident()
         self._devices = random_devices(recording.model)
+        self._in_training = recording.model.training
         self._calls = [first_call(recording, self._first_state)]
         self._undo.append(watch_method(torch.autograd, "backward", self._around_backward))
         for register, begins in (
@@ -187,7 +189,8 @@ class NonfiniteWatch:
             kwargs: Its keyword arguments.
             naming: Says what its inputs are called, if not what its signature says.
         """
-        if is_dynamo_compiling() or not self._is_here():
+        is_no_step = naming is None and not torch.is_grad_enabled()
+        if is_dynamo_compiling() or not self._is_here() or is_no_step:
             return inner(*args, **kwargs)
         with self._run.guarded("the search for NaN"):
             named = (args, kwargs, inspect.signature(inner))
@@ -206,7 +209,7 @@ class NonfiniteWatch:
         return result
 
     def _before(self, model: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        if is_dynamo_compiling() or not self._is_here() or not torch.is_grad_enabled():
+        if is_dynamo_compiling() or not self._is_here() or not self._is_step(model):
             return
         self._handled = sys.exc_info()[1]
         with self._run.guarded("the search for NaN"):
@@ -218,14 +221,18 @@ class NonfiniteWatch:
                 capture.enter_model()
 
     def _after(self, model: torch.nn.Module, args: Any, *rest: Any) -> None:
-        if is_dynamo_compiling() or not self._is_here():
+        if is_dynamo_compiling() or not self._is_here() or not self._is_step(model):
             return
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
         if raised is not None and raised is not handled:
             self._drop_call()
-        elif torch.is_grad_enabled():
+        else:
             self._note_result(rest[-1])
+
+    def _is_step(self, model: torch.nn.Module) -> bool:
+        """Whether a call may be one of a training step, as the recorded one was."""
+        return torch.is_grad_enabled() and (model.training or not self._in_training)
 
     def _drop_call(self) -> None:
         """Forgets a call that raised."""
@@ -248,6 +255,8 @@ class NonfiniteWatch:
         self._number += 1
         if len(self._calls) >= _MOST_CALLS:
             self._calls.pop(0)
+        if self._calls:  # maybe no backward comes: at most one result has its graph kept alive
+            self._calls[-1].settle()
         self._calls.append(StepCall(args, kwargs, RandomState.now(self._devices)))
 
     def _note_result(self, result: Any) -> None:
@@ -277,7 +286,8 @@ class NonfiniteWatch:
 
     def _look_at(self, roots: Any) -> None:
         given = (roots,) if isinstance(roots, torch.Tensor) else tuple(roots or ())
-        losses = [one for one in given if one.numel() == 1 and one.is_floating_point()]
+        tensors = [one for one in given if isinstance(one, torch.Tensor)]  # else: graph edges
+        losses = [one for one in tensors if one.numel() == 1 and one.is_floating_point()]
         if not losses:
             return
         self.before_update()  # of the backward before
@@ -289,12 +299,19 @@ class NonfiniteWatch:
             self.before_update()
 
     def _around_update(self, begins: bool) -> Callable[..., None]:
-        def call(*_: Any) -> None:
+        def call(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             if self._is_here() and not is_dynamo_compiling():
                 self._in_update = begins
                 self.before_update()
+                if not begins and self._calls and self._is_trained_by(optimizer):
+                    self._calls = []  # with other weights they cannot be replayed any more
 
         return call
+
+    def _is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
+        assert self._recording is not None
+        own = {id(parameter) for parameter in self._recording.model.parameters()}
+        return any(id(one) in own for group in optimizer.param_groups for one in group["params"])
 
     def before_update(self) -> None:
         """The weights will be changed: looks at the loss that the last backward began at."""

@@ -133,6 +133,11 @@ class Options:
         return () if value is None else (value,) if isinstance(value, int) else tuple(value)
 
     @property
+    def watches_forwards(self) -> bool:
+        """Whether forwards after the recorded one are compared with it, or replayed by it."""
+        return self.find_nonfinite or self.watch_changes is not None
+
+    @property
     def rules(self) -> Rules:
         """What pictures fold, hide and rename."""
         return Rules.of(self.fold_classes, self.hide_classes, self.rename_classes, self.label_facts)

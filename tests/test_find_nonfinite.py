@@ -8,10 +8,12 @@ import math
 import pickle
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -256,6 +258,79 @@ def test_a_step_of_lightning_is_examined_before_it_changes_weights(
     assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
     assert found["module"] == "net"
     assert torch.autograd.backward is BACKWARD
+
+
+class Scored(Net):
+    """Has a method that gives the loss."""
+
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        return self(x).square().mean()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_models_that_are_watched_either_may_end_first(first: int, tmp_path: Path) -> None:
+    models, data, method = [Scored(), Scored()], batches(0)[1:], vars(Scored)["loss"]
+    hooks = [
+        GraphHook(
+            model,
+            method="loss",
+            dirpath=tmp_path / str(number),
+            find_nonfinite=True,
+            inspect_step=2,
+            **FEW,
+        )
+        for number, model in enumerate(models)
+    ]
+    for x in data:
+        for model in models:
+            model.loss(x).backward()
+    hooks[first].close()
+    assert torch.autograd.backward is not BACKWARD
+    models[first].loss(torch.zeros(8, 4)).backward()
+    hooks[1 - first].close()
+    assert torch.autograd.backward is BACKWARD
+    assert vars(Scored)["loss"] is method
+    assert not (tmp_path / str(first) / "nonfinite.json").exists()
+
+
+@pytest.mark.parametrize("way", ["torch.autograd.grad", "gradients", "eval", "an edge", "nothing"])
+def test_what_a_loop_without_a_backward_from_a_loss_lets_go_is_not_kept_alive(
+    way: str, tmp_path: Path
+) -> None:
+    model, data, results = Net(), batches(0)[1:], []
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        train(model, data)
+        model.train(way != "eval")
+        for x in data:
+            result = model(x)
+            results.append(ref(result))
+            if way == "torch.autograd.grad":
+                torch.autograd.grad(result.sum(), model.layer.weight)
+                optimizer.step()
+            elif way == "gradients":
+                result.backward(torch.ones_like(result))
+                optimizer.step()
+            elif way == "an edge":
+                edge = torch.autograd.graph.get_gradient_edge(result.sum())
+                torch.autograd.backward(edge, torch.ones(()))  # type: ignore[arg-type]
+                optimizer.step()
+            del result
+        alive = sum(one() is not None for one in results)
+    assert alive == (way == "nothing")  # a backward may still come
+    assert hook.report.refused == []
+
+
+def test_with_an_accelerator_around_the_forward_alone_is_recorded_and_watched(
+    tmp_path: Path,
+) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model, data = Net(), batches(2)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, watch_changes=1, **FEW) as hook:
+        train(model, data)
+    assert fabric.world_size == 1
+    assert told(tmp_path)["step"] == 2
+    assert not [one for one in hook.report.remarks if "no effect" in one or "Later steps" in one]
 
 
 @pytest.fixture

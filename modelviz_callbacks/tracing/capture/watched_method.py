@@ -18,6 +18,10 @@ from modelviz_callbacks.tracing.capture.torch_internals import MODULE_CALL
 # Around one call of a method: gets the bound method, its arguments, and gives its result.
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
+# Where a wrapper of ours has its layer.
+_MARK = "_modelviz_layer"
+_NOTHING = object()
+
 
 def watch_method(model: Any, name: str, around: Around) -> Callable[[], None]:
     """Puts something around the calls of a method of one object, mostly a model.
@@ -41,7 +45,7 @@ def watch_method(model: Any, name: str, around: Around) -> Callable[[], None]:
         return _watch_own(model, name, own, around)
     cls = type(model)
     inner = inspect.getattr_static(cls, name)
-    had_own = name in vars(cls)
+    layer = _Layer(inner if name in vars(cls) else _NOTHING, around)
     function = getattr(cls, name)
     try:  # what is forgotten meanwhile goes when it would go
         watched_one: Callable[[], Any] = ref(model)
@@ -50,20 +54,14 @@ def watch_method(model: Any, name: str, around: Around) -> Callable[[], None]:
 
     @functools.wraps(function)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = inner.__get__(self, type(self))
-        return around(bound, args, kwargs) if self is watched_one() else bound(*args, **kwargs)
+        bound, around = inner.__get__(self, type(self)), layer.around
+        if around is None or self is not watched_one():
+            return bound(*args, **kwargs)
+        return around(bound, args, kwargs)
 
+    layer.mark(watched)
     setattr(cls, name, watched)
-
-    def undo() -> None:
-        if vars(cls).get(name) is not watched:
-            return
-        if had_own:
-            setattr(cls, name, inner)
-        else:
-            delattr(cls, name)
-
-    return undo
+    return functools.partial(_take_off, cls, name, layer)
 
 
 def _same(model: Any) -> Any:
@@ -73,16 +71,58 @@ def _same(model: Any) -> Any:
 def _watch_own(
     model: torch.nn.Module, name: str, own: Callable[..., Any], around: Around
 ) -> Callable[[], None]:
+    layer = _Layer(own, around)
+
     def watched(*args: Any, **kwargs: Any) -> Any:
-        return around(own, args, kwargs)
+        around = layer.around
+        return own(*args, **kwargs) if around is None else around(own, args, kwargs)
 
+    layer.mark(watched)
     vars(model)[name] = watched
+    return functools.partial(_take_off, model, name, layer)
 
-    def undo() -> None:
-        if vars(model).get(name) is watched:
-            vars(model)[name] = own
 
-    return undo
+class _Layer:
+    """What was put around a method, maybe with others around or within.
+
+    Attributes:
+        beneath: What was there before; ``_NOTHING``: the method is a base class's.
+        around: ``None`` once it was undone.
+    """
+
+    def __init__(self, beneath: Any, around: Around) -> None:
+        self.beneath = beneath
+        self.around: Around | None = around
+        self._wrapper: Any = None
+
+    def mark(self, wrapper: Any) -> None:
+        """Makes a wrapper known as this layer."""
+        self._wrapper = wrapper
+        vars(wrapper)[_MARK] = self
+
+    @staticmethod
+    def of(function: Any) -> _Layer | None:
+        """The layer that a function is; ``None``: it is none of ours."""
+        layer = getattr(function, "__dict__", {}).get(_MARK)
+        # What somebody else has put around one of ours may have a copy of its attributes.
+        return layer if layer is not None and layer._wrapper is function else None
+
+
+def _take_off(owner: Any, name: str, layer: _Layer) -> None:
+    """Undoes one layer, and takes all that are undone off the method as far as they are on top.
+
+    Of two that watch one method the first may be undone first: it goes with the second.
+    """
+    layer.around = None
+    top = _Layer.of(vars(owner).get(name))
+    while top is not None and top.around is None:
+        if top.beneath is _NOTHING:
+            delattr(owner, name)
+        elif isinstance(owner, type):
+            setattr(owner, name, top.beneath)
+        else:
+            vars(owner)[name] = top.beneath
+        top = _Layer.of(vars(owner).get(name))
 
 
 def method_under_way(model: torch.nn.Module) -> str:
