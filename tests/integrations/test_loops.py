@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import GraphHook
 from modelviz_callbacks.integrations.fabric import GraphCallback
+from modelviz_callbacks.report import Report
+from modelviz_callbacks.tracing.capture import end_of_forward
 from tests.integrations.seen import (
     IN_PLACE,
     NET_OPS,
@@ -245,6 +248,41 @@ def test_where_no_backward_comes_the_forward_is_the_graph_whatever_is_raised(
     graph = graph_of(hook.report)
     assert [node.op for node in graph.ops] == NET_OPS
     assert not graph.partial
+
+
+@pytest.mark.parametrize("what", ["trained", "evaluated", "closed elsewhere"])
+def test_where_no_backward_comes_what_other_models_do_is_not_recorded_forever(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(end_of_forward, "_MOST_BEHIND", 50)
+    other, features = nn.Linear(4, 4), torch.ones(2, 4)
+    lengths: list[int] = []
+    reports: list[Report] = []
+
+    def use_model_and_other() -> None:  # what is left on a thread's own stack ends with it
+        hook = GraphHook(model := net(), loss=True, dirpath=tmp_path, **IN_PLACE)
+        model(batches()[0][0])
+        capture = hook._capture
+        assert capture is not None
+        if what == "closed elsewhere":
+            closing = threading.Thread(target=hook.close)
+            closing.start()
+            closing.join()
+        for _ in range(100):
+            result = other(features).sum()
+            if what == "trained":
+                result.backward()
+            lengths.append(len(capture.recorder.tape))
+        hook.close()
+        reports.append(hook.report)
+
+    thread = threading.Thread(target=use_model_and_other)
+    thread.start()
+    thread.join()
+    (report,) = reports
+    assert [node.op for node in graph_of(report).ops] == NET_OPS
+    assert len(lengths) == 100
+    assert lengths[-1] == lengths[50]
 
 
 def test_the_one_open_writer_among_the_variables_is_found(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class CompiledParts:
         except Exception as error:
             text = str(error) if isinstance(error, CannotStandInError) else _reason(error)
         watch()
-        recorder.paused = recorder.fault is not None
+        recorder.paused = recorder.is_over
         del recorder.tape[start:]
         recorder.functions.say_again()
         recorder.origins.rewind()

@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 
 from modelviz_callbacks.tracing.capture.backward_record import HEAD, BackwardRecord
 
+# How many ops and calls may come before the backward: of other models (a perceptual loss), not of
+# whole epochs of them.
+_MOST_BEHIND = 20_000
+
 
 class EndOfForward(NamedTuple):
     """What a recording is cut to, should no backward from this forward's results come.
@@ -19,6 +23,11 @@ class EndOfForward(NamedTuple):
     position: int
     result: Any
     backward: BackwardRecord
+
+    @property
+    def longest(self) -> int:
+        """How long the tape may get while no backward has come."""
+        return self.position + _MOST_BEHIND
 
     def is_passed_by(self, later: BackwardRecord) -> bool:
         """Whether a later backward comes through one of the results.

@@ -85,7 +85,7 @@ class KeptInputs:
                 given = walk((args, rest[0] if len(rest) == 2 else {}), lambda tensor: tensor)
                 self.keep((recorder.record(tensor), tensor) for _, tensor in leaves(given, ""))
             finally:
-                recorder.paused = recorder.fault is not None
+                recorder.paused = recorder.is_over
 
         return enter_too, leave_too
 

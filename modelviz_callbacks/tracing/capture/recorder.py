@@ -68,6 +68,7 @@ class Recorder(Encoder, TorchFunctionMode):
     Attributes:
         tape: What was recorded so far.
         paused: While true, calls go through unrecorded.
+        is_over: Whether that stays so.
         fault: What made this recorder give up, if something did.
         is_below_others: Whether modes of the user's lie above, which hand their calls on to it.
         losses: What ``backward`` was called on.
@@ -89,7 +90,7 @@ class Recorder(Encoder, TorchFunctionMode):
         """
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
         self.functions = FunctionWatcher(self.tape, model)
-        self.paused = False
+        self.paused = self.is_over = False
         self.fault: Exception | None = None
         self.is_below_others = False
         self.losses: list[TensorRecord] = []
@@ -184,9 +185,13 @@ class Recorder(Encoder, TorchFunctionMode):
             return _SKIP
         return kind
 
+    def end(self) -> None:
+        """Records nothing more, even where it cannot be taken down yet."""
+        self.is_over = self.paused = True
+
     def give_up(self, error: Exception) -> None:
         """Stops recording because of a fault of our own; the step goes on as if alone."""
-        self.paused = True
+        self.end()
         if self.fault is None:
             self.fault = error
 
@@ -348,7 +353,7 @@ class Recorder(Encoder, TorchFunctionMode):
         try:
             return func(*args, **kwargs)
         finally:
-            self.paused = self.fault is not None
+            self.paused = self.is_over
 
     def _targets(
         self, kind: CallKind, args: list[Any], kwargs: dict[str, Any] | None

@@ -126,6 +126,9 @@ class Capture:
 
     def _is_left(self) -> bool:
         """Whether the call that is recorded was left without a word, and nothing watches now."""
+        if self._forward is not None and len(self.recorder.tape) > self._forward.longest:
+            self.recorder.end()  # no backward comes
+            return True
         during = self._during
         if during is None or calls_under_way(during, sys._getframe(1)):
             return False
@@ -327,6 +330,8 @@ class Capture:
         if self._forward is not None and self._end:
             return  # the first one tells whether the loss is of the forward that went on
         self._end = self._end or len(self.recorder.tape)
+        if self._forward is not None:
+            self.recorder.end()  # what comes behind it is not wanted
         paths = {record: path for path, record in named_losses(self.recorder.losses)}
         roots = [(paths[self.recorder.record(loss)], loss) for loss in losses]
         inputs = living_inputs(paths_of_arguments(self._inputs))
@@ -399,6 +404,8 @@ class Capture:
 
     def stop(self) -> None:
         """Takes every hook and the mode down; safe to call again, and from anywhere."""
+        if not self.is_here():
+            self.recorder.end()  # the mode is on a stack that only its own thread can reach
         self._handles.close()
         self._step_hooks = [hook for hook in self._step_hooks if not hook.remove()]
 
@@ -541,7 +548,7 @@ class Capture:
 
     def _pause_hook(self, paused: bool) -> Any:
         def pause(*_: Any) -> None:
-            if self.is_here() and self.recorder.fault is None and not self._is_left():
+            if self.is_here() and not self.recorder.is_over and not self._is_left():
                 self.recorder.paused = paused
 
         return pause
