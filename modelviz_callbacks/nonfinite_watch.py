@@ -27,6 +27,7 @@ from modelviz_callbacks.tracing import (
     Recording,
     StepCall,
     StepHook,
+    calls_under_way,
     compiled_call,
     examine,
     first_call,
@@ -193,9 +194,10 @@ class NonfiniteWatch:
         if is_dynamo_compiling() or not self._is_here() or is_no_step:
             return inner(*args, **kwargs)
         with self._run.guarded("the search for NaN"):
-            named = (args, kwargs, inspect.signature(inner))
             if naming is not None:
                 named = naming(inner, args, kwargs)
+            else:
+                named = (args, kwargs, inspect.signature(inner))
             self._note_call(named[0], named[1])
             if self._waits_for_recording and self._recording is not None:
                 capture = self._new_capture()
@@ -232,7 +234,8 @@ class NonfiniteWatch:
 
     def _is_step(self, model: torch.nn.Module) -> bool:
         """Whether a call may be one of a training step, as the recorded one was."""
-        return torch.is_grad_enabled() and (model.training or not self._in_training)
+        is_alike = torch.is_grad_enabled() and (model.training or not self._in_training)
+        return is_alike and calls_under_way(model, sys._getframe(2)) <= 1  # it may call itself
 
     def _drop_call(self) -> None:
         """Forgets a call that raised."""

@@ -312,7 +312,7 @@ class Run:
             recording: What a capture gave.
             step: The step's number.
         """
-        if self._recordings:
+        if self._recordings and os.getpid() == self._process:
             self._recordings[0].add_step(recording, step)
 
     def found_nonfinite(self, step: int, found: Nonfinite) -> None:
@@ -322,6 +322,8 @@ class Run:
             step: Number of the step; 0 was recorded.
             found: What was found.
         """
+        if os.getpid() != self._process:
+            return  # a copy that was forked meanwhile
         line = f"The loss of step {step} was not finite: {found}"
         say(f"modelviz: {line}")
         self.remark(line)

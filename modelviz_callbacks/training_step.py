@@ -86,8 +86,7 @@ class TrainingSteps:
         if not self._watched.is_over and self._watched.is_next(module, is_busy):
             self._wrap(owner, method, functools.partial(self._record_again, module))
         if self._nonfinite.is_on and self._restore is None:
-            around = functools.partial(self._nonfinite.around, naming=self._naming)
-            self._wrap(owner, method, around)
+            self._wrap(owner, method, lambda inner, args, kwargs: inner(*args, **kwargs))
 
     def before_update(self) -> None:
         """An optimizer is about to change weights, after a backward."""
@@ -123,9 +122,17 @@ class TrainingSteps:
             self.run.finish(if_nothing, may_raise, is_patient)
 
     def _wrap(self, owner: object, method: str, around: _Around) -> None:
-        def once(*call: Any) -> Any:
+        def once(inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             self._disarm()
-            return around(*call)
+            if not self._nonfinite.is_on:
+                return around(inner, args, kwargs)
+            # Whatever else is done with a step, its loss may be the one that is not finite.
+            return self._nonfinite.around(
+                lambda *given, **named: around(inner, given, named),
+                args,
+                kwargs,
+                lambda _, *call: self._naming(inner, *call),
+            )
 
         with self.run.guarded("the recording"):
             self._restore = _wrap_once(owner, method, once)

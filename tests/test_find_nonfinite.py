@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks import nonfinite_watch as watch_module
+from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import LossFlag
 from tests.lightning_modules import trainer_for
 
@@ -245,11 +246,12 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.parametrize("beside", [{}, {"watch_changes": 1}, {"inspect_step": 2}])
 @pytest.mark.parametrize("is_manual", [False, True])
 def test_a_step_of_lightning_is_examined_before_it_changes_weights(
-    is_manual: bool, tmp_path: Path
+    is_manual: bool, beside: dict[str, Any], tmp_path: Path
 ) -> None:
-    callback = GraphLogger(dirpath=tmp_path, find_nonfinite=True, **FEW)
+    callback = GraphLogger(dirpath=tmp_path, find_nonfinite=True, **beside, **FEW)
     loader = DataLoader(TensorDataset(torch.cat(batches(2))), 8)
     trainer_for(tmp_path, callback, max_steps=-1, max_epochs=1).fit(Module(is_manual), loader)
     assert callback.report is not None
@@ -319,6 +321,34 @@ def test_what_a_loop_without_a_backward_from_a_loss_lets_go_is_not_kept_alive(
         alive = sum(one() is not None for one in results)
     assert alive == (way == "nothing")  # a backward may still come
     assert hook.report.refused == []
+
+
+class Again(nn.Linear):
+    """Calls itself."""
+
+    def forward(self, x: torch.Tensor, depth: int = 2) -> torch.Tensor:
+        found: torch.Tensor = self(x, depth - 1) if depth else super().forward(x)
+        return found
+
+
+def test_calls_that_a_model_makes_of_itself_are_no_steps(tmp_path: Path) -> None:
+    model, data = Again(4, 4), batches(0)[1:]
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        train(model, data[:3])
+        model(data[0] * math.nan).sum().backward()
+    found = told(tmp_path)
+    assert (found["step"], found["kind"], found["is_certain"]) == (3, "data", True)
+
+
+def test_a_recording_of_the_same_model_beside_has_no_op_of_the_watch(tmp_path: Path) -> None:
+    model, data = Net(), batches(0)[1:]
+    first = GraphHook(model, dirpath=tmp_path / "first", find_nonfinite=True, **FEW)
+    second = GraphHook(model, dirpath=tmp_path / "second", **FEW)
+    train(model, data)
+    first.close()
+    second.close()
+    graphs = [ModelGraph.load(tmp_path / name / "graph.json") for name in ("first", "second")]
+    assert [node.op for node in graphs[1].ops] == [node.op for node in graphs[0].ops]
 
 
 def test_with_an_accelerator_around_the_forward_alone_is_recorded_and_watched(

@@ -13,6 +13,7 @@ from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.pytree import leaves, listed, walk
 from modelviz_callbacks.tracing.capture.random_state import RandomState
 from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 from modelviz_callbacks.tracing.lowering.finiteness import look, range_of
 from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite
 from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch, losses_among
@@ -73,8 +74,9 @@ class StepCall:
             self._keep([tensor for _, tensor in leaves(walked, "")])
 
     def _keep(self, tensors: list[torch.Tensor]) -> None:
-        if tensors and sum(one.numel() for one in tensors) <= _MOST_ELEMENTS:
-            self.results = [one.detach() for one in tensors]
+        with no_torch_function():  # of another recording that is under way, or of the user's modes
+            if tensors and sum(one.numel() for one in tensors) <= _MOST_ELEMENTS:
+                self.results = [one.detach() for one in tensors]
 
 
 def first_call(recording: Recording, random_state: RandomState | None) -> StepCall:
