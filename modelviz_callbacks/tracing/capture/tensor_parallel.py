@@ -43,7 +43,9 @@ def split_weights(modules: Iterable[nn.Module]) -> dict[int, _Numbers]:
     gathered = {id(part) for one in known if _is_fsdp(one) for part in modules_of(one)}
     found: dict[int, _Numbers] = {}
     for module in known:
-        weight = vars(module).get("_parameters", {}).get("weight")
+        parameters = vars(module).get("_parameters")
+        # A scripted module keeps them its own way, and is not split.
+        weight = parameters.get("weight") if isinstance(parameters, dict) else None
         if hasattr(weight, "placements") and hasattr(weight, "device_mesh"):
             numbers = _attempted(weight, id(module) in gathered)
             if numbers:
