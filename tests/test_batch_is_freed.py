@@ -128,5 +128,6 @@ def test_nothing_of_the_first_batch_is_kept_after_its_step(
         kept = one_step(model, make)
         gc.collect()
         assert [name for name, found in kept.items() if found() is not None] == []
-    assert hook.report.refused == []
+    # A closure or a generator hands over no tensor, which is said.
+    assert {one.what for one in hook.report.refused} <= {"the inputs"}
     assert (tmp_path / "graph.json").exists()
