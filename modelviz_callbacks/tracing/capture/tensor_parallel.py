@@ -43,9 +43,8 @@ def split_weights(modules: Iterable[nn.Module]) -> dict[int, _Numbers]:
     gathered = {id(part) for one in known if _is_fsdp(one) for part in modules_of(one)}
     found: dict[int, _Numbers] = {}
     for module in known:
-        parameters = vars(module).get("_parameters")
-        # A scripted module keeps them its own way, and is not split.
-        weight = parameters.get("weight") if isinstance(parameters, dict) else None
+        own = nn.Module.named_parameters(module, recurse=False)
+        weight = next((tensor for name, tensor in own if name == "weight"), None)
         if hasattr(weight, "placements") and hasattr(weight, "device_mesh"):
             numbers = _attempted(weight, id(module) in gathered)
             if numbers:
