@@ -203,6 +203,11 @@ class _Forward:
         return total
 
 
+# Of these autograd keeps sizes only, however many tensors they put together; to make them again
+# takes as long as they have tensors, which in a growing loop comes to the square of its steps.
+_SAVE_NOTHING = frozenset({torch.cat, torch.concat, torch.concatenate, torch.stack})
+
+
 class _Saved(NamedTuple):
     """Memory that a call saves.
 
@@ -227,6 +232,8 @@ class _Replay:
         given = (entry.args, entry.kwargs or {})
         if entry.layers != () or not torch_name(entry.func) or _holds_code(given):
             return None
+        if entry.func in _SAVE_NOTHING:
+            return ()
         places: dict[TensorRecord, int] = {}
 
         def describe(record: TensorRecord) -> Hashable:
