@@ -36,6 +36,7 @@ class OpFact(Flag):
     # What it costs.
     COUNTED = auto()  # there is a formula for its FLOPs, or for whatever it comes down to
     UNCOUNTED = auto()  # multiplies matrices or the like, and there is no formula for it
+    KEEPS_SIZES = auto()  # autograd keeps no tensor for it, only sizes, however many it is given
 
     # What the recorder must know before it calls it.
     ASKS = auto()  # tells something about a tensor (shape, dtype) and gives none
@@ -88,6 +89,7 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
         arange broadcast_to empty full ones rand randn repeat resize tile zeros
         """,
     ),
+    (_F.KEEPS_SIZES, "cat concat concatenate hstack stack vstack"),
     (_F.TAKES_SIZES, "interpolate pad roll scatter slice"),
     (_F.LINEAR | _F.COUNTED, "linear"),
     (_F.CONVOLUTION | _F.CHANNELS | _F.COUNTED, "conv1d conv2d conv3d"),

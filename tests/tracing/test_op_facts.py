@@ -309,3 +309,20 @@ def test_each_row_of_autograd_is_a_node_that_torch_makes() -> None:
     rows = {name for name in OP_FACTS if name.endswith("Backward")}
     assert rows <= {by_target.torch_name(name) for name in names}
     assert all(OP_FACTS[row] is OpFact.LAYOUT for row in rows)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, f in OP_FACTS.items() if OpFact.KEEPS_SIZES in f))
+@pytest.mark.parametrize("other", [torch.float32, torch.float64])
+def test_autograd_keeps_no_tensor_for_what_keeps_sizes(name: str, other: torch.dtype) -> None:
+    given = [torch.ones(2, requires_grad=True), torch.ones(2, dtype=other, requires_grad=True)]
+    saved: list[torch.Tensor] = []
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        made = getattr(torch, name)(given)
+        assert not saved
+        made.exp()
+    assert len(saved) == 1  # what is saved is seen

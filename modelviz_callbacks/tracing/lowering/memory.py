@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.graph.op_facts import OpFact
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
@@ -29,7 +30,7 @@ from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import fake_tensor_mode, storage_address
 from modelviz_callbacks.tracing.lowering.flops import call_key, filled
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
-from modelviz_callbacks.tracing.op_facts import torch_name
+from modelviz_callbacks.tracing.op_facts import facts_of, torch_name
 
 
 def with_memory(graph: ModelGraph, recording: Recording) -> ModelGraph:
@@ -203,11 +204,6 @@ class _Forward:
         return total
 
 
-# Of these autograd keeps sizes only, however many tensors they put together; to make them again
-# takes as long as they have tensors, which in a growing loop comes to the square of its steps.
-_SAVE_NOTHING = frozenset({torch.cat, torch.concat, torch.concatenate, torch.stack})
-
-
 class _Saved(NamedTuple):
     """Memory that a call saves.
 
@@ -232,7 +228,8 @@ class _Replay:
         given = (entry.args, entry.kwargs or {})
         if entry.layers != () or not torch_name(entry.func) or _holds_code(given):
             return None
-        if entry.func in _SAVE_NOTHING:
+        if OpFact.KEEPS_SIZES in facts_of(entry.func):
+            # To make it again takes as long as it has tensors: in a growing loop, squared.
             return ()
         places: dict[TensorRecord, int] = {}
 
