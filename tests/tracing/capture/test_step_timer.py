@@ -135,17 +135,14 @@ def test_each_op_gets_the_time_it_took(
     graph = recorded(model, torch.ones(2))
     times = op_times(timed(model, torch.ones(2)), graph)
 
-    assert times == OpTimes(
-        {
-            "part/takes": 10.0,
-            "part/takes_1": 20.0,
-            "takes": 100.0,
-            "part_1/takes": 1000.0,
-            "part_1/takes_1": 2000.0,
-        },
-        3135.0,
-        (),
-    )
+    assert times.times_us == {
+        "part/takes": 10.0,
+        "part/takes_1": 20.0,
+        "takes": 100.0,
+        "part_1/takes": 1000.0,
+        "part_1/takes_1": 2000.0,
+    }
+    assert (times.total_us, times.remarks) == (3135.0, ())
 
 
 def test_the_times_make_a_named_graph_whose_boxes_are_sums() -> None:
@@ -516,40 +513,53 @@ def test_what_other_threads_run_meanwhile_is_neither_timed_nor_counted() -> None
 
 
 @pytest.mark.parametrize("part", ["model", "submodule", "in place"])
-def test_compiled_code_is_left_compiled_and_the_report_says_so(part: str) -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+def test_compiled_code_stays_compiled_and_is_timed_as_one(part: str) -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.ReLU())
     called: nn.Module = model
     if part == "model":
         called = torch.compile(model, backend="eager")  # type: ignore[assignment]
     elif part == "submodule":
         model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
     else:
-        model.compile(backend="eager")
+        model[0].compile(backend="eager")
+    x = torch.ones(2, 4)
+    called(x)
+    compiled = counters["stats"]["unique_graphs"]
+    graph = recorded(called, x)
     before, timer = switches(), StepTimer(model, called)
-
-    assert not timer.start()
+    assert timer.start()
+    result = called(x)
+    timer.stop(result)
     assert not difference(before, switches())
-    timer.stop()
-    times = op_times(timer.finish(), ModelGraph("m", "M"))
-    assert times.times_us == {}
-    assert "torch.compile fuses ops" in times.remarks[0]
+    result.sum().backward()
+    times = op_times(timer.finish(), graph)
+
+    assert counters["stats"]["unique_graphs"] == compiled
+    if part == "model":
+        assert times.times_us == times.backward_us == times.compiled_us == {}
+    else:
+        assert set(times.times_us) == set(times.backward_us) == {"1_ReLU/relu"}
+        assert set(times.compiled_us) == set(times.compiled_backward_us) == {"0_Sequential"}
+        assert times.compiled_us["0_Sequential"] < times.total_us
+    (remark,) = times.remarks
+    assert "timed as one" in remark
 
 
-def test_a_model_that_calls_a_compiled_function_is_not_timed() -> None:
+def test_a_compiled_function_is_timed_as_one() -> None:
     @torch.compile(backend="eager")
     def double(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
     class Model(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return double(x)
+            return double(x).tanh()
 
-    model = Model()
-    model(torch.ones(2))
-    timer = StepTimer(model)
+    model, x = Model(), torch.ones(2)
+    model(x)
+    step = timed(model, x)
 
-    assert not timer.start()
-    assert "torch.compile fuses ops" in timer.finish().remarks[0]
+    assert [call.class_name for call in step.calls if call.is_compiled] == [double.__qualname__]
+    assert [op.target for op in step.ops] == ["torch.Tensor.tanh"]
 
 
 def test_a_fault_of_the_timer_ends_the_timing_and_not_the_step(
