@@ -16,10 +16,7 @@ from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.later_steps import LaterSteps
 from modelviz_callbacks.loggers import Surroundings, connect
-from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
-from modelviz_callbacks.nothing_recorded import why_nothing
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.pipeline import told_by
 from modelviz_callbacks.report import Report
@@ -42,7 +39,10 @@ from modelviz_callbacks.tracing import (
     watchable_parts,
     without_wrappers,
 )
-from modelviz_callbacks.way_to_backward import WayToBackward
+from modelviz_callbacks.watching.later_steps import LaterSteps
+from modelviz_callbacks.watching.nonfinite_watch import NonfiniteWatch
+from modelviz_callbacks.watching.nothing_recorded import why_nothing
+from modelviz_callbacks.watching.way_to_backward import WayToBackward
 
 _WITHOUT_GRADIENTS = (
     "Recorded without gradients: no forward with gradients enabled came, so this is the first one "

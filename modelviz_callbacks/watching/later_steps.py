@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.inspections import Inspections
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.timed_forward import TimedForward
 from modelviz_callbacks.tracing import runs_compiled
-from modelviz_callbacks.watched_steps import WatchedSteps
+from modelviz_callbacks.watching.inspections import Inspections
+from modelviz_callbacks.watching.timed_forward import TimedForward
+from modelviz_callbacks.watching.watched_steps import WatchedSteps
 
 
 class LaterSteps:

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.inspections import Inspections
-from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer
-from modelviz_callbacks.watched_steps import WatchedSteps
+from modelviz_callbacks.watching.inspections import Inspections
+from modelviz_callbacks.watching.nonfinite_watch import NonfiniteWatch
+from modelviz_callbacks.watching.watched_steps import WatchedSteps
 
 # What a step is given, by the names that it is known by: values and a signature of theirs.
 Given = tuple[tuple[Any, ...], dict[str, Any], inspect.Signature]
