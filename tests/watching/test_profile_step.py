@@ -71,16 +71,26 @@ def test_a_later_training_step_of_lightning_is_timed(way: dict[str, Any], tmp_pa
     assert "training_step" not in vars(module)
 
 
-def test_where_something_was_compiled_the_report_says_so_and_no_hook_is_left(
+def test_a_compiled_part_is_timed_as_one_and_no_hook_is_left(
     way: dict[str, Any], tmp_path: Path
 ) -> None:
-    torch._dynamo.utils.counters["frames"]["total"] = 1
-    model, args, _ = build("TwoBranches")
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
     with GraphHook(model, dirpath=tmp_path, profile_step=1, **way, **FEW) as hook:
-        train(model, args, 3)
+        train(model, (torch.ones(2, 4),), 3)
         assert not model._forward_hooks
     assert hook.report.refused == []
-    assert any("torch.compile" in remark for remark in hook.report.remarks)
+    assert any("was timed as one" in remark for remark in hook.report.remarks)
+    assert "time of step 1" in tags(tmp_path)
+
+
+def test_a_backward_that_does_not_come_is_said(way: dict[str, Any], tmp_path: Path) -> None:
+    model, args, _ = build("TwoBranches")
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, **way, **FEW) as hook:
+        for _ in range(3):
+            model(*args)
+    assert hook.report.figures["step_us"] > 0
+    assert any("none ran through what was timed" in remark for remark in hook.report.remarks)
 
 
 def test_training_that_ends_before_the_step_says_so(way: dict[str, Any], tmp_path: Path) -> None:

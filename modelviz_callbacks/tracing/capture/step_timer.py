@@ -162,9 +162,18 @@ class StepTimer(TorchFunctionMode):
             self._watch_backward(result)
 
     @property
+    def is_watching_backward(self) -> bool:
+        """Whether a backward that comes now is timed."""
+        return self._backward.is_watching
+
+    @property
     def waits_for_backward(self) -> bool:
         """Whether a backward may come of what was timed, and none has begun yet."""
         return self._backward.is_watching and not self._backward.runs
+
+    def end_backward(self) -> None:
+        """What autograd runs from now on is no part of the step; safe to call again."""
+        self._backward.remove()
 
     def finish(self) -> TimedStep:
         """What was timed.
@@ -173,7 +182,7 @@ class StepTimer(TorchFunctionMode):
         harm, at best when a later step is over.
         """
         self.stop()
-        self._backward.remove()
+        self.end_backward()
         if self._begun is None:
             return TimedStep(remarks=tuple(self._remarks))
         if self._backward.is_cut:
