@@ -1,0 +1,75 @@
+"""A graph in which each step of a long loop is a scope, for viewers that draw scopes as boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from modelviz_callbacks.analysis.analysis import Analysis
+from modelviz_callbacks.analysis.outline import Item
+from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
+
+# A scope with fewer items than this can be looked at as it is; a loop has at least so many steps.
+_MANY_ITEMS, _FEWEST_STEPS = 40, 3
+
+
+def with_loop_steps(graph: ModelGraph) -> ModelGraph:
+    """A graph with a function call around each loop in its long scopes, and around each step.
+
+    Args:
+        graph: A sound graph.
+
+    Returns:
+        The same nodes under the same names, some of them in scopes of class ``step``, which are in
+        one of class ``loop``, with the op that puts together what all steps made.
+    """
+    analysis = Analysis.of(graph)
+    items = analysis.outline.items
+    long = {scope for scope, inside in items.items() if len(inside) >= _MANY_ITEMS}
+    folds = analysis.folds() if long else ()
+    around: dict[str, str] = {}
+    calls: dict[str, list[ModuleCall]] = {}
+    for fold in folds:
+        is_loop = fold.shared and len(fold.copies[0]) > 1 and fold.times >= _FEWEST_STEPS
+        if fold.scope not in long or not is_loop:
+            continue
+        known = calls.setdefault(fold.scope, [])
+        prefix = f"{fold.scope}/" if fold.scope else ""
+        loop = f"{prefix}loop_{sum(call.class_name == 'loop' for call in known)}"
+        known.append(ModuleCall(loop, None, "loop", fold.scope, kind="function"))
+        for number, copy in enumerate(fold.copies):
+            name = f"{loop}/step_{number}"
+            known.append(ModuleCall(name, None, "step", loop, kind="function"))
+            around.update(dict.fromkeys(copy, name))
+        last = analysis.outline.position[fold.copies[-1][-1]]
+        for item in items[fold.scope][last + 1 : last + 2]:
+            if _collects(item, fold, analysis):
+                around[item.name] = loop
+    if not calls:
+        return graph
+    return replace(
+        graph,
+        nodes=tuple(replace(n, scope=around.get(n.name, n.scope)) for n in graph.nodes),
+        modules=tuple(_modules(graph, calls, around)),
+    )
+
+
+def _collects(item: Item, fold: Fold, analysis: Analysis) -> bool:
+    """Whether an op after a loop puts together what each step of it has made."""
+    if not isinstance(item, Node):
+        return False
+    steps = {name: number for number, copy in enumerate(fold.copies) for name in copy}
+    paths = (analysis.outline.path_below(ref.node, fold.scope) for ref in item.inputs)
+    read = [steps.get(path[0]) for path in paths if path]
+    return None not in read and len(set(read)) == fold.times
+
+
+def _modules(
+    graph: ModelGraph, calls: Mapping[str, list[ModuleCall]], around: Mapping[str, str]
+) -> Iterator[ModuleCall]:
+    """The calls, parents first."""
+    yield from calls.get("", ())
+    for call in graph.modules:
+        yield replace(call, parent=around.get(call.name, call.parent))
+        yield from calls.get(call.name, ())
