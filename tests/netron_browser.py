@@ -91,6 +91,14 @@ class ModelPage:
         found: list[str] = self.page.locator("text.edge-label").all_text_contents()
         return [text.strip() for text in found if text.strip()]
 
+    def size(self) -> tuple[float, float]:
+        """Width and height of all that is drawn, in CSS pixels before any zoom."""
+        width, height = self.page.evaluate(
+            "() => { const box = document.querySelector('#canvas > g, #origin').getBBox();"
+            " return [box.width, box.height]; }"
+        )
+        return float(width), float(height)
+
     def open(self, title: str) -> None:
         """Opens a function by the sign on its box."""
         name = self.page.locator("g.node-item text").get_by_text(title, exact=True).first
