@@ -29,8 +29,7 @@ from modelviz_callbacks.writers.graphdef.overview import (
 from modelviz_callbacks.writers.graphdef.profile import Load, flops_a_microsecond, parameter_bytes
 from modelviz_callbacks.writers.graphdef.protos import GraphDef
 
-# Above this many nodes a drawing is not written beside the run's own graph: a training process
-# computes the checksums of its event file in Python, at some 8 MB a second.
+# Above this many nodes a drawing is not written beside the run's own graph: nobody can look at it.
 MOST_NODES_TWICE = 10_000
 
 
