@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import numpy
 import onnx
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks import trace
-from modelviz_callbacks.analysis.loop_steps import with_loop_steps
+from modelviz_callbacks.analysis.short_scopes import with_short_scopes
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -65,4 +66,23 @@ def test_many_tensors_that_are_stacked_are_one_box(tmp_path: Path) -> None:
 
 def test_a_graph_without_long_loops_stays_the_same() -> None:
     graph = trace(Decoder(), torch.randn(2, 3, 4)).graph
-    assert with_loop_steps(graph) is graph
+    assert with_short_scopes(graph) is graph
+
+
+class Flat(nn.Module):
+    """Hundreds of ops in an order without a pattern."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = Random(0)
+        for _ in range(300):
+            x = chosen.choice((torch.tanh, torch.sin, torch.cos, torch.sigmoid, torch.exp))(x) / 2
+        return x
+
+
+def test_hundreds_of_ops_without_a_pattern_are_a_few_boxes(tmp_path: Path) -> None:
+    model, x = Flat(), torch.randn(2, 3)
+    path = trace(model, x).save_onnx(tmp_path / "graph.onnx", weights=True)
+    names = [node.op_type.rpartition(".")[2] for node in onnx.load(path).graph.node]
+    assert set(names) == {"part"}
+    assert 10 < len(names) < 40
+    numpy.testing.assert_allclose(computed(path, x), model(x).numpy(), atol=1e-5)

@@ -1,8 +1,9 @@
-"""A graph in which each step of a long loop is a scope, for viewers that draw scopes as boxes."""
+"""A graph without long scopes, for viewers that draw all of a scope: loops are scopes of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from modelviz_callbacks.analysis.analysis import Analysis
@@ -12,9 +13,11 @@ from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 
 # A scope with fewer items than this can be looked at as it is; a loop has at least so many steps.
 _MANY_ITEMS, _FEWEST_STEPS = 40, 3
+# More items beside each other than this are told in parts.
+_MOST_ITEMS = 150
 
 
-def with_loop_steps(graph: ModelGraph) -> ModelGraph:
+def with_short_scopes(graph: ModelGraph) -> ModelGraph:
     """A graph with a function call around each loop in its long scopes, and around each step.
 
     Args:
@@ -22,7 +25,8 @@ def with_loop_steps(graph: ModelGraph) -> ModelGraph:
 
     Returns:
         The same nodes under the same names, some of them in scopes of class ``step``, which are in
-        one of class ``loop``, with the op that puts together what all steps made.
+        one of class ``loop``, with the op that puts together what all steps made. What is left of
+        a scope of hundreds of items is in scopes of class ``part``.
     """
     analysis = Analysis.of(graph)
     items = analysis.outline.items
@@ -46,6 +50,8 @@ def with_loop_steps(graph: ModelGraph) -> ModelGraph:
         for item in items[fold.scope][last + 1 : last + 2]:
             if _collects(item, fold, analysis):
                 around[item.name] = loop
+    for scope in sorted(long):
+        _in_parts(scope, items[scope], calls, around)
     if not calls:
         return graph
     return replace(
@@ -53,6 +59,23 @@ def with_loop_steps(graph: ModelGraph) -> ModelGraph:
         nodes=tuple(replace(n, scope=around.get(n.name, n.scope)) for n in graph.nodes),
         modules=tuple(_modules(graph, calls, around)),
     )
+
+
+def _in_parts(
+    scope: str,
+    items: Sequence[Item],
+    calls: dict[str, list[ModuleCall]],
+    around: dict[str, str],
+) -> None:
+    """Puts the items of a scope that is too long into calls of about as many items as calls."""
+    left = [item.name for item in items if item.name not in around]
+    if len(left) <= _MOST_ITEMS:
+        return
+    size = math.isqrt(len(left))
+    for number, start in enumerate(range(0, len(left), size)):
+        name = f"{scope}/part_{number}" if scope else f"part_{number}"
+        calls.setdefault(scope, []).append(ModuleCall(name, None, "part", scope, kind="function"))
+        around.update(dict.fromkeys(left[start : start + size], name))
 
 
 def _collects(item: Item, fold: Fold, analysis: Analysis) -> bool:
