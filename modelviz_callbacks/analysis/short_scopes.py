@@ -25,7 +25,7 @@ def with_short_scopes(graph: ModelGraph) -> ModelGraph:
 
     Returns:
         The same nodes under the same names, some of them in scopes of class ``step``, which are in
-        one of class ``loop``, with the op that puts together what all steps made. What is left of
+        one of class ``loop_of_30``, with the op that puts together what all steps made. What is left of
         a scope of hundreds of items is in scopes of class ``part``.
     """
     analysis = Analysis.of(graph)
@@ -40,8 +40,8 @@ def with_short_scopes(graph: ModelGraph) -> ModelGraph:
             continue
         known = calls.setdefault(fold.scope, [])
         prefix = f"{fold.scope}/" if fold.scope else ""
-        loop = f"{prefix}loop_{sum(call.class_name == 'loop' for call in known)}"
-        known.append(ModuleCall(loop, None, "loop", fold.scope, kind="function"))
+        loop = f"{prefix}loop_{sum(call.class_name != 'step' for call in known)}"
+        known.append(ModuleCall(loop, None, f"loop_of_{fold.times}", fold.scope, kind="function"))
         for number, copy in enumerate(fold.copies):
             name = f"{loop}/step_{number}"
             known.append(ModuleCall(name, None, "step", loop, kind="function"))

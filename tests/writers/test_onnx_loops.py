@@ -48,8 +48,8 @@ def test_a_long_loop_is_one_box_with_what_collects_its_steps_and_computes_the_sa
     model, x = Decoder(), torch.randn(2, 30, 4)
     path = trace(model, x).save_onnx(tmp_path / "graph.onnx", weights=True)
     written = onnx.load(path)
-    assert [node.op_type for node in written.graph.node if node.domain] == ["loop"]
-    (loop,) = [function for function in written.functions if function.name == "loop"]
+    assert [node.op_type for node in written.graph.node if node.domain] == ["loop_of_30"]
+    (loop,) = [function for function in written.functions if function.name == "loop_of_30"]
     names = [node.op_type.rpartition(".")[2] for node in loop.node]
     assert names == ["step"] * 30 + ["stack"]
     numpy.testing.assert_allclose(computed(path, x), model(x).detach().numpy(), atol=1e-5)
