@@ -1,8 +1,8 @@
 """How wide the top level of graph.onnx is in a real Netron, in CSS pixels.
 
-    python benchmarks/netron_widths.py                the models of the gallery
-    python benchmarks/netron_widths.py --every 60     and every 60th of the zoo
-    python benchmarks/netron_widths.py --only t5      those whose name matches
+    python -m benchmarks.netron_widths                the models of the gallery
+    python -m benchmarks.netron_widths --every 60     and every 60th of the zoo
+    python -m benchmarks.netron_widths --only t5      those whose name matches
 
 Needs Chromium and the package netron.
 """

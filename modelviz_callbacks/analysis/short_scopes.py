@@ -25,8 +25,8 @@ def with_short_scopes(graph: ModelGraph) -> ModelGraph:
 
     Returns:
         The same nodes under the same names, some of them in scopes of class ``step``, which are in
-        one of class ``loop_of_30``, with the op that puts together what all steps made. What is left of
-        a scope of hundreds of items is in scopes of class ``part``.
+        one of class ``loop_of_30``, with the op that puts together what all steps made. What is
+        left of a scope of hundreds of items is in scopes of class ``part``.
     """
     analysis = Analysis.of(graph)
     items = analysis.outline.items
