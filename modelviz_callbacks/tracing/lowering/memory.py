@@ -8,8 +8,9 @@ parameters and buffers are not counted, they are there anyway.
 What is alive is known from who reads what: a tensor lives until the last op or module call that
 reads it, to the end where it is kept for the backward or is an output. A variable of the author's
 that holds a tensor for longer is not seen. Of what an op needs only while it runs, what it makes by
-smaller ops is counted (copies in a ``matmul``, the gates of a GRU), not a kernel's own buffers. Where
-hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is told.
+smaller ops is counted (copies in a ``matmul``, the gates of a GRU), not a kernel's own buffers.
+Where hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is
+told.
 """
 
 from __future__ import annotations
