@@ -15,6 +15,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
+from modelviz_callbacks.end_of_program import close_at_exit
 from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.loggers import Surroundings, connect
 from modelviz_callbacks.options import OptionFields, make_options
@@ -67,9 +68,9 @@ class GraphHook:
     """Records the first forward of a model in training mode with gradients enabled, once.
 
     It is armed when made and disarms itself after that forward; files that are slow to make are
-    written by `close`, or at the end of the ``with`` block. Where no such forward comes, it is the
-    first in eval mode with gradients; else what the model's own modules ran up to the backward;
-    else the first forward in training mode without gradients.
+    written by `close`, at the end of the ``with`` block, or when the program ends. Where no such
+    forward comes, it is the first in eval mode with gradients; else what the model's own modules
+    ran up to the backward; else the first forward in training mode without gradients.
 
     Example:
         >>> with GraphHook(model):
@@ -151,6 +152,7 @@ class GraphHook:
         self._copy_ran = self._is_copy = False
         self._number = next(_numbers)
         _hooks[self._number] = self
+        close_at_exit(self._close, self._run)
 
     def _arm(self, model: torch.nn.Module) -> None:
         if self._methods:

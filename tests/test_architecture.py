@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ranks",
         "errors",
     },
+    "end_of_program": {"run"},
     "run": {"jobs", "artifacts", "options", "report", "tracing", "trackers", "errors"},
     "tracer": {
         "artifacts",
@@ -92,6 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hook": {
         "watching",
         "pipeline",
+        "end_of_program",
         "loggers",
         "run",
         "tracing",

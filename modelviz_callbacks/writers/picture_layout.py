@@ -111,6 +111,21 @@ def lay_out(
     )
 
 
+def mirrored(layout: PictureLayout) -> PictureLayout:
+    """A layout with left and right changed."""
+
+    def turned(place: Place) -> Place:
+        return Place(layout.width - place.x - place.width, place.y, place.width, place.height)
+
+    return PictureLayout(
+        layout.width,
+        layout.height,
+        {name: turned(place) for name, place in layout.boxes.items()},
+        {name: tuple(map(turned, places)) for name, places in layout.groups.items()},
+        tuple(tuple((layout.width - x, y) for x, y in curve) for curve in layout.edges),
+    )
+
+
 def run_graphviz(dot: str, file_format: str, program: str) -> bytes:
     """Runs Graphviz: within this process, or the program itself where pygraphviz is not there.
 
