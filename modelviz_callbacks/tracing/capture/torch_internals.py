@@ -553,12 +553,8 @@ def packet_name(op: Any) -> str:
     return str(op).replace(".", "::", 1) if found is None else str(found)
 
 
-def _no_schemas(_: str) -> list[Any]:
-    return []
-
-
 schemas_of: Callable[[str], list[Any]] = _find(
-    "torch._C._jit_get_schemas_for_operator", _no_schemas
+    "torch._C._jit_get_schemas_for_operator", lambda _: []
 )
 """The schemas of ``aten::add``."""
 
