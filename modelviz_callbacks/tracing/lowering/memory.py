@@ -258,13 +258,18 @@ class _Replay:
         kwargs = {name: _kind_of(value) for name, value in (entry.kwargs or {}).items()}
         key = (entry.func, call_key(args, describe), call_key(kwargs, describe), entry.autocast)
         if key not in self._known:
-            try:
-                self._known[key] = self._made_again(entry)
-            except Exception:  # results whose shapes depend on values, kernels without such a form
-                self._known[key] = None
+            self._known[key] = self._attempt(entry)
         return self._known[key]
 
-    def _made_again(self, entry: OpEntry) -> _Call:
+    def _attempt(self, entry: OpEntry) -> _Call | None:
+        for is_watched in (True, False):  # some ops do otherwise where a mode watches
+            try:
+                return self._made_again(entry, is_watched)
+            except Exception:  # results whose shapes depend on values, kernels without such a form
+                continue
+        return None
+
+    def _made_again(self, entry: OpEntry, is_watched: bool) -> _Call:
         given: dict[TensorRecord, torch.Tensor] = {}
 
         def make(record: TensorRecord) -> torch.Tensor:
@@ -282,7 +287,8 @@ class _Replay:
             args = [filled(value, make) for value in entry.args]
             kwargs = {key: filled(value, make) for key, value in (entry.kwargs or {}).items()}
             temporaries = Temporaries({storage_address(tensor) for tensor in given.values()})
-            with _autocast(entry.autocast), _told_to(saved), temporaries.watching():
+            watch = temporaries.watching() if is_watched else contextlib.nullcontext()
+            with _autocast(entry.autocast), _told_to(saved), watch:
                 result = entry.func(*args, **kwargs)
             known: dict[int, int] = {}
             records = argument_records(entry)
