@@ -14,6 +14,7 @@ from torch import fx
 
 from modelviz_callbacks.graph import Node, Ref
 from modelviz_callbacks.writers.onnx.builder import GraphBuilder, Value
+from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace, tensors_in
 from modelviz_callbacks.writers.onnx.convert import Source
 from modelviz_callbacks.writers.onnx.exporter_internals import (
     PAD_PACKED,
@@ -24,12 +25,8 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
 )
 from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
 from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
-from modelviz_callbacks.writers.onnx.op_translation import (
-    Call,
-    TensorPlace,
-    subgraph_of,
-    tensors_in,
-)
+from modelviz_callbacks.writers.onnx.joined import joined_without_data
+from modelviz_callbacks.writers.onnx.op_translation import subgraph_of
 from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
 from modelviz_callbacks.writers.onnx.replacements import functions
 from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
@@ -246,16 +243,20 @@ class _Walk:
         moves = target is setattr and args[1] == "data"
         if moves:
             self._memory.define(args[0], self._memory.read(args[2]))
-        tensors: list[torch.Tensor] = []
-        arguments = _with_places(args, tensors), _with_places(kwargs, tensors)
-        before = [_state_of(tensor) for tensor in tensors]
+        given: dict[int, tuple[int, torch.Tensor]] = {}
+        arguments = _with_places(args, given), _with_places(kwargs, given)
+        tensors = [tensor for _, tensor in given.values()]
         call = Call(target, *arguments, _described(tensors), (), (), ())
         self._go_to(node, recorded)
-        key = call.key()
+        result = joined_without_data(call, tensors)
+        is_join = result is not None  # which writes to nothing, and is like no other call
+        before = [] if is_join else [_state_of(tensor) for tensor in tensors]
+        key = None if is_join else call.key()
         try:
             if recorded is not None and any(map(self._stand_ins.is_carrier, tensors)):
                 raise Unreadable("no array of numbers")
-            result = self._made_before(key)
+            if result is None:
+                result = self._made_before(key)
             if result is None:
                 with META:
                     result = call.run(tensors, META)
@@ -272,7 +273,7 @@ class _Walk:
         found = list(tensors_in(result))
         fresh = [i for i, tensor in enumerate(found) if tensor not in self._memory]
         fresh = list({id(found[i]): i for i in reversed(fresh)}.values())[::-1]
-        written = [i for i, tensor in enumerate(tensors) if _state_of(tensor) != before[i]]
+        written = [i for i, state in enumerate(before) if _state_of(tensors[i]) != state]
         written = self._first_of_each(tensors, written, target)
         if key is not None and not written:
             self._remember(key, result, tensors)
@@ -494,14 +495,10 @@ def _placed(
     return target, tuple(args), dict(kwargs)
 
 
-def _with_places(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Arguments with places for their tensors, which are gathered, each once."""
+def _with_places(value: Any, tensors: dict[int, tuple[int, torch.Tensor]]) -> Any:
+    """Arguments with places for their tensors, which are gathered, each once, by their ids."""
     if isinstance(value, torch.Tensor):
-        for index, tensor in enumerate(tensors):
-            if tensor is value:
-                return TensorPlace(index)
-        tensors.append(value)
-        return TensorPlace(len(tensors) - 1)
+        return TensorPlace(tensors.setdefault(id(value), (len(tensors), value))[0])
     if type(value) in (tuple, torch.Size, fx.immutable_collections.immutable_list, list):
         items = [_with_places(item, tensors) for item in value]
         return items if isinstance(value, list) else tuple(items)
