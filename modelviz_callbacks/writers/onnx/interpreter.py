@@ -35,6 +35,12 @@ _TO_DEVICE = ("cpu", "cuda")
 _PADS = frozenset(functions(PAD_PACKED))
 _RESIZES = frozenset(functions("Tensor.resize_ Tensor.resize_as_ torch.resize_as_"))
 _SETS = frozenset(functions("Tensor.set_"))
+# The exporter takes the tensor for a contiguous one.
+_STRIDED, _STRIDED_HERE, _STRIDED_COPY = [
+    frozenset(functions(f"torch.{name} Tensor.{name} aten.{name} aten.{name}.default"))
+    for name in ("as_strided", "as_strided_", "as_strided_copy")
+]
+_VIEWS = frozenset(functions("Tensor.view aten.view aten.view.dtype"))
 _RESHAPES = frozenset(functions("torch.reshape Tensor.reshape Tensor.view"))
 
 
@@ -398,6 +404,9 @@ class _Walk:
         if call.function in _RESIZES and written == [0]:
             self._memory.resize(tensors[0], math.prod(call.tensors[0][0]))
             return
+        if call.function in _STRIDED_HERE and written == [0]:
+            self._memory.define(tensors[0], self._memory.view(tensors[0], tensors[0]))
+            return
         if call.function in _SETS and written == [0] and len(tensors) == 2:
             self._memory.define(tensors[0], self._memory.view(tensors[1], tensors[0]))
             return
@@ -438,7 +447,7 @@ class _Walk:
             inputs = [self._memory.read(tensor) for tensor in tensors]
             if any(map(self._stand_ins.is_carrier, (*tensors, *wanted))):
                 raise Unreadable("no array of numbers")
-            if call.target is not torch.as_strided:
+            if not _is_of_memory(call):
                 subgraph = subgraph_of(call)
                 if subgraph is not None:
                     return subgraph.put(builder, inputs, specs)
@@ -465,6 +474,17 @@ class _Walk:
             for base, tensor in zip(found, wanted, strict=True)
             if base is not None
         ]
+
+
+def _is_of_memory(call: Call) -> bool:
+    """Whether a call's result depends on how its tensor lies in memory, or on the bits there.
+
+    The exporter takes every tensor for a contiguous one, and bits read as another type for a cast.
+    """
+    if call.function in _STRIDED or call.function in _STRIDED_COPY:
+        return True
+    wanted = [value for value in (*call.args, *call.kwargs.values()) if type(value) is torch.dtype]
+    return call.function in _VIEWS and any(dtype != call.tensors[0][2] for dtype in wanted)
 
 
 def _dtype(tensor: torch.Tensor) -> str:
