@@ -15,11 +15,9 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
+from modelviz_callbacks.end_of_program import close_at_exit
 from modelviz_callbacks.errors import CaptureError
-from modelviz_callbacks.later_steps import LaterSteps
 from modelviz_callbacks.loggers import Surroundings, connect
-from modelviz_callbacks.nonfinite_watch import NonfiniteWatch
-from modelviz_callbacks.nothing_recorded import why_nothing
 from modelviz_callbacks.options import OptionFields, make_options
 from modelviz_callbacks.pipeline import told_by
 from modelviz_callbacks.report import Report
@@ -42,7 +40,10 @@ from modelviz_callbacks.tracing import (
     watchable_parts,
     without_wrappers,
 )
-from modelviz_callbacks.way_to_backward import WayToBackward
+from modelviz_callbacks.watching.later_steps import LaterSteps
+from modelviz_callbacks.watching.nonfinite_watch import NonfiniteWatch
+from modelviz_callbacks.watching.nothing_recorded import why_nothing
+from modelviz_callbacks.watching.way_to_backward import WayToBackward
 
 _WITHOUT_GRADIENTS = (
     "Recorded without gradients: no forward with gradients enabled came, so this is the first one "
@@ -67,9 +68,9 @@ class GraphHook:
     """Records the first forward of a model in training mode with gradients enabled, once.
 
     It is armed when made and disarms itself after that forward; files that are slow to make are
-    written by `close`, or at the end of the ``with`` block. Where no such forward comes, it is the
-    first in eval mode with gradients; else what the model's own modules ran up to the backward;
-    else the first forward in training mode without gradients.
+    written by `close`, at the end of the ``with`` block, or when the program ends. Where no such
+    forward comes, it is the first in eval mode with gradients; else what the model's own modules
+    ran up to the backward; else the first forward in training mode without gradients.
 
     Example:
         >>> with GraphHook(model):
@@ -151,6 +152,7 @@ class GraphHook:
         self._copy_ran = self._is_copy = False
         self._number = next(_numbers)
         _hooks[self._number] = self
+        close_at_exit(self._close, self._run)
 
     def _arm(self, model: torch.nn.Module) -> None:
         if self._methods:
@@ -336,7 +338,7 @@ class GraphHook:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
         if is_dynamo_compiling() or self._is_copy:
             return None
-        if self._recorded and self._later.after_timed():
+        if self._recorded and self._later.after_timed(result):
             return None
         if self._recorded and _calls_on_stack(model) <= 1:
             self._later.after(result)

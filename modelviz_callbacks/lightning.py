@@ -16,7 +16,7 @@ from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.report_mailbox import ReportMailbox
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.training_step import TrainingSteps
+from modelviz_callbacks.watching.training_step import TrainingSteps
 
 _NEVER = (
     "No batch ran to the point where {step} is called. If the loader is empty or {event} skips "

@@ -191,6 +191,11 @@ class Run:
         """Whether everything was written that will be."""
         return self._is_finished
 
+    @property
+    def has_recordings(self) -> bool:
+        """Whether there is something to make files of."""
+        return bool(self._recordings)
+
     # --- while training goes on
 
     def captured(self, recording: Recording, stage: str = "") -> None:

@@ -30,8 +30,10 @@ def main(file: Path, script: str) -> None:
     register_optimizer_step_post_hook(after_step)
     sys.argv = [script, *sys.argv[3:]]
     sys.path.insert(0, str(Path(script).parent))
-    runpy.run_path(script, run_name="__main__")
-    file.write_text(f"{steps} {digest.hexdigest()}")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:  # without a recording the rest of a script may miss what that has written
+        file.write_text(f"{steps} {digest.hexdigest()}")
 
 
 if __name__ == "__main__":

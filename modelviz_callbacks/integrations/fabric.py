@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 from typing import Any
 
 import torch
@@ -55,7 +54,6 @@ class GraphCallback:
         """
         if self._hook is None:
             self._hook = GraphHook(module, accelerator=fabric, **self._options)
-            atexit.register(self.close)
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Ends the recording, as `close`."""
@@ -68,6 +66,5 @@ class GraphCallback:
             >>> callback.close()
             modelviz: ...
         """
-        atexit.unregister(self.close)
         if self._hook is not None:
             self._hook.close()

@@ -17,7 +17,7 @@ from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import class_of, unwrapped
-from modelviz_callbacks.training_step import Given, TrainingSteps
+from modelviz_callbacks.watching.training_step import Given, TrainingSteps
 
 # Where an engine keeps the function that it was made with; it has no public name.
 _PROCESS_FUNCTION = "_process_function"

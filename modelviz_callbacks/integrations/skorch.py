@@ -14,7 +14,7 @@ from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import class_of, unwrapped
-from modelviz_callbacks.training_step import TrainingSteps
+from modelviz_callbacks.watching.training_step import TrainingSteps
 
 _NEVER = "No training batch ran: the training set was empty, or every batch was skipped."
 

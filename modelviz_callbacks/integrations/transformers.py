@@ -19,7 +19,7 @@ from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import class_of, unwrapped
-from modelviz_callbacks.training_step import Given, TrainingSteps
+from modelviz_callbacks.watching.training_step import Given, TrainingSteps
 
 _NEVER = (
     "No training step came to the point where compute_loss is called: the training set was empty, "

@@ -91,6 +91,24 @@ class EventFile:
         self.flush()
 
 
+def closed_events(folder: str) -> EventFile | None:
+    """The event file that a writer of this process has left in a folder, to go on with.
+
+    Args:
+        folder: A local path.
+
+    Returns:
+        What appends to it; ``None`` if there is none, or one of several.
+    """
+    place = Path(folder).absolute()
+    of_this_process = f".{socket.gethostname()}.{os.getpid()}."
+    there = [path for path in place.glob("events.out.tfevents.*") if of_this_process in path.name]
+    if len(there) != 1:
+        return None
+    _BEGUN[(os.getpid(), str(place))] = there[0]
+    return EventFile(folder)
+
+
 def open_events(folder: str) -> Any:
     """Something with ``add_event``, ``flush`` and ``close`` for a folder or a URL.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
-from modelviz_callbacks.trackers.event_file import open_events
+from modelviz_callbacks.trackers.event_file import closed_events, open_events
 from modelviz_callbacks.trackers.interface import Tracker
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -30,7 +30,8 @@ class TensorBoardTracker(Tracker):
 
     A writer that is handed in stays the user's: everything goes into its own event file (with
     a second file in a run, TensorBoard without its data server stops following the first), and
-    it is flushed but never closed. For a path a new writer is made, and closed by `close`.
+    it is flushed but never closed; once the user has closed it, the rest is appended to its file.
+    For a path a new writer is made, and closed by `close`.
     TensorBoard keeps events alone: what else a tracker may be given has no place here.
 
     Args:
@@ -231,9 +232,13 @@ class TensorBoardTracker(Tracker):
             self.open()
             return self._writer
         if _is_closed(self._target):
-            raise ValueError(
-                "the writer was closed, and reopening it would begin a second event file"
-            )
+            if self._writer is None:
+                self._writer = closed_events(self.log_dir)
+            if self._writer is None:
+                raise ValueError(
+                    "the writer was closed, and reopening it would begin a second event file"
+                )
+            return self._writer
         if _is_summary_writer(self._target):
             return self._target.file_writer  # type: ignore[attr-defined]
         return self._target

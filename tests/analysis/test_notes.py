@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +121,32 @@ def test_of_a_block_that_is_not_registered_the_block_is_told() -> None:
 def test_frozen_layers_that_are_kept_aside_are_no_mistake() -> None:
     teacher = linear().requires_grad_(False)
     assert "unregistered" not in told(Listed([teacher]), X)
+
+
+class Taught(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teachers = linear(), [linear()]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            target = self.teachers[0](x)
+        return (self.student(x) - target).square().mean()
+
+
+def test_a_teacher_that_runs_without_gradients_is_no_mistake() -> None:
+    assert "unregistered" not in told(Taught(), X)
+    with torch.no_grad():
+        assert "unregistered" in told(Listed([linear()]), X)
+
+
+def test_the_other_network_of_a_gan_is_no_layer_that_was_forgotten(tmp_path: Path) -> None:
+    generator, discriminator = Listed([linear()]), linear()
+    files: Any = {"dirpath": tmp_path, "onnx": False, "formats": ["text"], "background": False}
+    with GraphHook(generator, loss=True, **files):
+        discriminator(generator(X)).mean().backward()
+    (note,) = ModelGraph.load(tmp_path / "graph.json").notes
+    assert "The layer Linear is not" in note.message
 
 
 def test_layers_in_a_module_list_are_the_models() -> None:

@@ -138,15 +138,34 @@ def test_a_graph_of_the_users_own_is_no_obstacle(tmp_path: Path) -> None:
     assert len(run.Tensors("forward")) == 1
 
 
-def test_a_closed_writer_is_refused_and_no_second_file_begins(tmp_path: Path) -> None:
+def test_what_comes_after_the_writer_was_closed_is_in_its_file(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     tracker = TensorBoardTracker(writer)
+    tracker.add_graph(GRAPH.SerializeToString())
+    writer.add_scalar("loss", 1.0, 7)
     writer.close()
+    tracker.add_text("summary", "text")
+    tracker.close()
+
+    assert len(_event_files(tmp_path)) == 1
+    run = _read(tmp_path)
+    assert run.Graph() is not None
+    assert [event.step for event in run.Scalars("loss")] == [7]
+    assert len(run.Tensors("summary")) == 1
+
+
+def test_a_closed_writer_that_has_one_of_several_files_is_refused_and_no_further_begins(
+    tmp_path: Path,
+) -> None:
+    writer, other = SummaryWriter(str(tmp_path)), SummaryWriter(str(tmp_path))
+    tracker = TensorBoardTracker(writer)
+    writer.close()
+    other.close()
 
     with pytest.raises(TrackerError, match="would begin a second event file"):
         tracker.add_text("summary", "text")
     tracker.close()
-    assert len(_event_files(tmp_path)) == 1
+    assert len(_event_files(tmp_path)) == 2
 
 
 def test_a_closed_file_writer_is_refused(tmp_path: Path) -> None:

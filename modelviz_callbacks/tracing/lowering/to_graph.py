@@ -120,6 +120,7 @@ class _Lowering:
         self._state_refs: dict[str, Ref] = {}
         self._open_calls: dict[str, tuple[int, int]] = {}
         self._op_total = 0
+        self._trained: set[int] = set()  # the ids of scopes
         self.node_names: dict[int, str] = {}
 
     def run(self, name: str | None) -> ModelGraph:
@@ -135,6 +136,7 @@ class _Lowering:
             elif isinstance(entry, Within):
                 self._scopes.within(entry.function)
             elif needed[position]:
+                self._note_trained(entry)
                 self._add_op(entry)
         self._add_outputs()
         kept = self._kept_scopes()
@@ -249,10 +251,26 @@ class _Lowering:
             told_modules(self._recording.model), self._unregistered(), frozenset(of_libraries)
         )
 
+    def _note_trained(self, entry: OpEntry) -> None:
+        """Keeps in mind in whose calls the model's own code ran what is to be trained.
+
+        A teacher that runs without gradients is not trained; nor has what runs after the forward,
+        up to the loss, to be the model's: the other network of a GAN, a loss with weights.
+        """
+        if not entry.plumbing and (entry.grad or not self._recording.grad):
+            self._mark_trained(self._scopes.current)
+
+    def _mark_trained(self, scope: Scope | None) -> None:
+        while scope is not None and id(scope) not in self._trained:
+            self._trained.add(id(scope))
+            scope = scope.parent
+
     def _unregistered(self) -> list[str]:
         """The calls of modules that have parameters to train, none of which is the model's."""
         found: dict[int, str] = {}
         for scope in self._kept_scopes():
+            if id(scope) not in self._trained:
+                continue
             if scope.path is None and scope.module is not None and id(scope.module) not in found:
                 parameters = [*scope.module.parameters()]
                 if any(parameter.requires_grad for parameter in parameters) and not any(
@@ -287,6 +305,7 @@ class _Lowering:
         ]
         if saw_ops or not unseen:
             return  # each unseen tensor has an origin of its own
+        self._mark_trained(scope)
         builder = self._builder("opaque", class_of(entry.module).__name__, scope)
         builder.target = class_name(entry.module)
         inputs = [*flat_records(entry.args), *flat_records(entry.kwargs)]

@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from modelviz_callbacks import GraphHook, GraphLogger
-from modelviz_callbacks import nonfinite_watch as watch_module
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import LossFlag
+from modelviz_callbacks.watching import nonfinite_watch as watch_module
 from tests.lightning_modules import trainer_for
 
 FEW: dict[str, Any] = {
@@ -90,7 +90,7 @@ def test_a_plain_loop_is_told_the_op_and_trains_the_same_to_the_bit(
     found = told(tmp_path)
     assert (found["step"], found["kind"], found["op"]) == (bad, "op", "torch.Tensor.log")
     assert found["is_certain"]
-    assert found["source"].startswith("tests/test_find_nonfinite.py:")
+    assert found["source"].startswith("tests/watching/test_find_nonfinite.py:")
     (line,) = [one for one in hook.report.remarks if "not finite" in one]
     assert line == f"The loss of step {bad} was not finite: {found['message']}"
     assert line in capsys.readouterr().out

@@ -1,0 +1,78 @@
+"""A hook that nobody closes: its files are made when the program ends, and it keeps no model."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from modelviz_callbacks import GraphHook, ModelGraph
+
+_PROGRAM = """
+import sys, torch
+from multiprocessing import get_context
+from modelviz_callbacks import GraphHook
+
+def train(name, keeps):
+    model = torch.nn.Linear(4, 2)
+    options = dict(dirpath=name, onnx=False, formats=["text"], background=name == "worker")
+    kept = GraphHook(model, **options)
+    for _ in range(2):
+        model(torch.ones(1, 4)).sum().backward()
+    keeps.append(kept) if keeps is not None else None
+
+def end_with_it(name):
+    train(name, kept_for_ever)
+
+kept_for_ever = []
+if __name__ == "__main__":
+    train("kept", kept_for_ever)
+    train("worker", kept_for_ever)
+    train("thrown_away", None)
+    started = get_context("spawn").Process(target=end_with_it, args=("spawned",))
+    started.start()
+    started.join()
+    raise ValueError("of the user")
+"""
+
+
+@pytest.mark.process
+def test_whatever_ends_the_program_the_files_of_a_hook_that_nobody_closed_are_made(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "program.py").write_text(_PROGRAM)
+    ended = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("Traceback") == ended.stderr.count("ValueError: of the user") == 1
+    for name in ("kept", "worker", "thrown_away", "spawned"):
+        graph = ModelGraph.load(tmp_path / name / "graph.json")
+        assert [node.op for node in graph.ops] == ["linear"]
+        assert (tmp_path / name / "graph.txt").exists(), name
+        assert f"is in {name}" in ended.stdout
+
+
+def test_a_hook_that_is_never_closed_keeps_no_model_alive(tmp_path: Path) -> None:
+    def train() -> weakref.ref[nn.Module]:
+        model = nn.Linear(4, 2)
+        GraphHook(model, dirpath=tmp_path, onnx=False, formats=["text"], background=False)
+        model(torch.ones(1, 4)).sum().backward()
+        return weakref.ref(model)
+
+    seen = train()
+    gc.collect()
+    assert seen() is None
