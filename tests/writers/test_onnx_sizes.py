@@ -10,9 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from modelviz_callbacks import trace
+from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.onnx import op_translation
 from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace
 from modelviz_callbacks.writers.onnx.joined import joined_without_data
@@ -106,3 +107,17 @@ def test_a_stack_of_tensors_that_do_not_fit_is_what_torch_says_it_is() -> None:
     made = joined_without_data(call, fitting)
     assert made is not None
     assert made.shape == (60, 2)
+
+
+def test_the_program_that_a_file_is_made_of_is_written_as_code_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = trace(nn.Sequential(nn.Linear(3, 3), nn.Dropout()), torch.randn(2, 3))
+    written: list[fx.GraphModule] = []
+    really = fx.GraphModule.recompile
+    monkeypatch.setattr(
+        fx.GraphModule, "recompile", lambda self: written.append(self) or really(self)
+    )
+    program = Unit.whole(recorded._recording).program.module
+    assert written == [program]
+    assert program(torch.ones(2, 3))[0].shape == (2, 3)
