@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from modelviz_callbacks.writers.onnx.builder import GraphBuilder, Shape, Value
 
+# A call of more tensors than this that takes more ops than this is one box: standard ops stack 30
+# tensors by 30 ops beside each other.
+_WIDE = 12
+
 
 @dataclass(frozen=True, slots=True)
 class SubgraphNode:
@@ -58,6 +62,9 @@ class Subgraph:
         for place, spec in zip(self.outputs, specs, strict=True):
             if place >= count:
                 values[place] = spec
+        is_wide = min(len(inputs), len(self.nodes)) > _WIDE
+        if is_wide:
+            builder.enter_call()
         for node in self.nodes:
             builder.add(
                 node.op_type,
@@ -66,4 +73,6 @@ class Subgraph:
                 node.attributes,
                 node.domain,
             )
+        if is_wide:
+            builder.leave_call()
         return [values[place] for place in self.outputs]
