@@ -31,11 +31,13 @@ class Subgraph:
         nodes: Its nodes.
         made: Element type and shape of each value that they make.
         outputs: Places of the results; a result may be an input.
+        sequences: Places of the values that are sequences of tensors.
     """
 
     nodes: tuple[SubgraphNode, ...]
     made: tuple[tuple[int, Shape], ...]
     outputs: tuple[int, ...]
+    sequences: tuple[int, ...] = ()
 
     def put(
         self, builder: GraphBuilder, inputs: Sequence[Value], specs: Sequence[Value]
@@ -52,6 +54,8 @@ class Subgraph:
         """
         count = len(inputs)
         values = [*inputs, *(Value(dtype, shape, "") for dtype, shape in self.made)]
+        for place in self.sequences:
+            values[place].is_sequence = True
         for node in self.nodes:
             for place in node.outputs:
                 values[place].label = f"{builder.name}/{node.op_type}"
