@@ -338,7 +338,7 @@ class GraphHook:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
         if is_dynamo_compiling() or self._is_copy:
             return None
-        if self._recorded and self._later.after_timed():
+        if self._recorded and self._later.after_timed(result):
             return None
         if self._recorded and _calls_on_stack(model) <= 1:
             self._later.after(result)

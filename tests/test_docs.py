@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 import modelviz_callbacks
+from docs.gallery.table import ENTRIES, with_gallery
 from modelviz_callbacks import GraphHook, GraphLogger, Trace
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.options import FORMATS, Options
@@ -71,6 +72,13 @@ def test_every_picture_in_the_docs_is_shown_on_a_page() -> None:
     pictures = [path.name for path in (HOME / "docs/images").iterdir()]
     assert len(pictures) > 10
     assert [name for name in pictures if f"images/{name}" not in shown] == []
+
+
+def test_the_gallery_of_pictures_is_that_of_its_table() -> None:
+    page = (HOME / "docs/pictures.md").read_text(encoding="utf-8")
+    assert len(ENTRIES) >= 30
+    assert page == with_gallery(page)
+    assert [entry.file for entry in ENTRIES if page.count(f"images/{entry.file}.svg") != 1] == []
 
 
 def test_the_table_has_every_option_with_its_default() -> None:

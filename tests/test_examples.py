@@ -100,7 +100,9 @@ def test_every_example_and_configuration_is_run_here() -> None:
 # --- the CNN with two branches
 
 
-@pytest.fixture(scope="module", params=["lightning_cnn.py", "lightning_cnn_cli.py"])
+@pytest.fixture(
+    scope="module", params=one_and_the_rest_slow(["lightning_cnn.py", "lightning_cnn_cli.py"])
+)
 def cnn_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
@@ -251,6 +253,7 @@ class Digits(TwoBranches, pl.LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
+@pytest.mark.slow
 def test_a_real_server_receives_every_file_whole(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

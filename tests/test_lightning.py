@@ -296,6 +296,7 @@ def test_every_tensorboard_logger_of_a_run_gets_the_graph(
     assert callback.report.stored == [f"TensorBoard: tensorboard --logdir {tmp_path}"]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_each_of_several_mlflow_loggers_gets_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -444,9 +445,8 @@ def test_a_second_fit_of_one_trainer_still_writes_to_its_run(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "strategy", ["ddp_spawn", pytest.param("ddp_notebook", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook"])
 def test_the_report_comes_back_from_processes_that_the_trainer_has_started(
     tmp_path: Path, strategy: str
 ) -> None:

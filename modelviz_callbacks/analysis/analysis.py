@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from modelviz_callbacks.analysis.costs import Costs
 from modelviz_callbacks.analysis.fingerprint import Fingerprinter, architecture_fingerprinter
+from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.analysis.outline import Outline
 from modelviz_callbacks.analysis.repeat_variation import any_literal, any_size
 from modelviz_callbacks.analysis.repeat_wiring import Fold
@@ -47,6 +48,7 @@ class Analysis:
 
     Attributes:
         graph: The same.
+        measured: What was measured in later steps; ``None``: nothing was.
 
     Example:
         >>> from modelviz_callbacks.graph import ModelGraph
@@ -56,6 +58,7 @@ class Analysis:
 
     def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
+        self.measured: MeasuredCosts | None = None
         self._derived: dict[tuple[Any, ...], Any] = {}
 
     @staticmethod
@@ -72,8 +75,19 @@ class Analysis:
             graph: A graph that differs in nothing but these fields of its nodes.
         """
         other = Analysis(graph)
+        other.measured = self.measured
         other._derived |= {key: made for key, made in self._derived.items() if key[0] is _folds}
         other.__dict__ |= {name: made for name, made in self.__dict__.items() if name in _NO_FLOPS}
+        return other
+
+    def with_measured(self, measured: MeasuredCosts | None) -> Analysis:
+        """The analysis of the same graph with what was measured in later steps.
+
+        Args:
+            measured: By the graph's names.
+        """
+        other = self.with_flops(self.graph)
+        other.measured = measured
         return other
 
     def __repr__(self) -> str:
@@ -92,7 +106,7 @@ class Analysis:
     @cached_property
     def costs(self) -> Costs:
         """What every module call and op costs."""
-        return Costs(self.outline)
+        return Costs(self.outline, self.measured)
 
     @cached_property
     def exact(self) -> Fingerprinter:

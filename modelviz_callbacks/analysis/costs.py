@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
+from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.analysis.outline import Item, Outline
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW, may_multiply
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Cost:
             one of them that is a lower bound.
         peak_bytes: Most bytes of the forward's own tensors that were alive when an op of it
             ended; ``None``: not known of any.
+        forward_us: Microseconds that it took in a step that was timed; ``None``: not timed.
+        backward_us: Microseconds that its backward took there; ``None``: not timed, or none.
     """
 
     ops: int = 0
@@ -36,19 +42,21 @@ class Cost:
     kept_bytes: int | None = None
     unmeasured: int = 0
     peak_bytes: int | None = None
+    forward_us: float | None = None
+    backward_us: float | None = None
 
     def __add__(self, other: Cost) -> Cost:
-        known = [flops for flops in (self.flops, other.flops) if flops is not None]
-        kept = [size for size in (self.kept_bytes, other.kept_bytes) if size is not None]
         peaks = [size for size in (self.peak_bytes, other.peak_bytes) if size is not None]
         return Cost(
             self.ops + other.ops,
-            sum(known) if known else None,
+            _sum(self.flops, other.flops),
             self.made_bytes + other.made_bytes,
             self.uncounted + other.uncounted,
-            sum(kept) if kept else None,
+            _sum(self.kept_bytes, other.kept_bytes),
             self.unmeasured + other.unmeasured,
             max(peaks, default=None),
+            _sum(self.forward_us, other.forward_us),
+            _sum(self.backward_us, other.backward_us),
         )
 
 
@@ -57,17 +65,22 @@ class Costs:
 
     Args:
         outline: The graph's.
+        measured: What was measured in later steps.
     """
 
-    def __init__(self, outline: Outline) -> None:
+    def __init__(self, outline: Outline, measured: MeasuredCosts | None = None) -> None:
         self._found: dict[str, Cost] = {}
+        measured = measured or MeasuredCosts()
         # Scopes come parents first, so what is inside of one has its sum before it.
         for scope in reversed(outline.items):
             total = Cost()
             for item in outline.items[scope]:
                 if isinstance(item, Node):
-                    self._found[item.name] = _cost_of_op(item)
+                    self._found[item.name] = _cost_of_op(item, measured)
                 total += self._found[item.name]
+            if scope in measured.compiled_us:
+                forward_us, backward_us = measured.compiled_us[scope]
+                total += Cost(forward_us=forward_us, backward_us=backward_us)
             self._found[scope] = total
 
     def of(self, item: Item) -> Cost:
@@ -80,7 +93,14 @@ class Costs:
         return self._found[""]
 
 
-def _cost_of_op(node: Node) -> Cost:
+def _sum(one: _Number | None, other: _Number | None) -> _Number | None:
+    """The sum of what is known."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
+def _cost_of_op(node: Node, measured: MeasuredCosts) -> Cost:
     made = [spec.size_bytes for n, spec in enumerate(node.outputs) if n not in node.writes]
     unmeasured = int(node.kept_bytes is None and node.is_call)
     return Cost(
@@ -91,6 +111,8 @@ def _cost_of_op(node: Node) -> Cost:
         node.kept_bytes,
         unmeasured,
         node.live_bytes,
+        measured.forward_us.get(node.name),
+        measured.backward_us.get(node.name),
     )
 
 

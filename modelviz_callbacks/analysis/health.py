@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modelviz_callbacks.graph.model import ModelGraph, ModuleCall
+from modelviz_callbacks.analysis.measured import paths_within
+from modelviz_callbacks.graph.model import ModelGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +61,9 @@ class StepHealth:
                 if not path:
                     break
                 path = path.rpartition(".")[0]
-        paths = _paths_within(graph)
+        paths = paths_within(graph)
         found = {"": below.get("", WeightHealth())}
         for call in graph.modules:
             sums = [below.get(path, WeightHealth()) for path in sorted(paths[call.name])]
             found[call.name] = sum(sums, WeightHealth())
         return found
-
-
-def _paths_within(graph: ModelGraph) -> dict[str, set[str]]:
-    """The outermost modules of the model in each call: a module itself, those a function calls."""
-    calls: Mapping[str, ModuleCall] = graph.module_by_name
-    found: dict[str, set[str]] = {call.name: set() for call in graph.modules}
-    for call in graph.modules:
-        if call.path is None:
-            continue
-        found[call.name].add(call.path)
-        around = call.parent
-        while around and calls[around].path is None:
-            found[around].add(call.path)
-            around = calls[around].parent
-    return found

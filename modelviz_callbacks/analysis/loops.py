@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
-from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph, place_in
+from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph
 from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.analysis.repeat_variation import step_variation, varying_literals
 from modelviz_callbacks.analysis.repeat_wiring import (
@@ -20,7 +20,6 @@ from modelviz_callbacks.analysis.repeat_wiring import (
     wiring,
 )
 from modelviz_callbacks.graph.model import ModuleCall
-from modelviz_callbacks.graph.values import Ref
 
 # Fewer steps than this say nothing about how a loop goes on.
 _FEWEST = 3
@@ -85,42 +84,50 @@ class LoopFinder:
         return self._equal[period][start] // period + 1
 
     def _proven(self, run: Run, times: int) -> Fold | None:
-        starts = range(run.start, run.start + run.period * times, run.period)
-        copies = [self.items[at : at + run.period] for at in starts]
-        subgraphs = [self.fingerprinter.run(copies[0])]
-        if not subgraphs[0].held and not all(
-            isinstance(item, ModuleCall) or item.source is not None for item in copies[0]
-        ):
+        copies = [self.items[run.start : run.start + run.period]]
+        sourced = (isinstance(item, ModuleCall) or item.source is not None for item in copies[0])
+        if not all(sourced) and not any(map(self._holds, copies[0])):
             return None
+        first = self.fingerprinter.run(copies[0])
         wired: list[Key] | None = None
-        for copy, at in zip(copies[1:], starts, strict=False):
+        inside = set(names_in(self.outline, copies[0]))
+        for at in range(run.start, run.start + run.period * (times - 1), run.period):
+            copy = self.items[at + run.period : at + 2 * run.period]
             subgraph = self.fingerprinter.run(copy)
-            wires = self._wires(subgraphs[0], subgraph, Run(run.scope, at, run.period), run.start)
+            wires = self._wires(first, subgraph, Run(run.scope, at, run.period), inside)
             if wires is None or (wired is not None and wires != wired):
                 break
             wired = wires
-            subgraphs.append(subgraph)
+            copies.append(copy)
+            inside |= names_in(self.outline, copy)
         # Who reads of a step is another matter where the last steps are left out.
-        kept = copies[: len(subgraphs)]
-        inside = names_in(self.outline, (item for copy in kept for item in copy))
-        if len(kept) < _FEWEST or not self._is_left_alone(kept, inside):
+        if len(copies) < _FEWEST or not self._is_left_alone(copies, inside):
             return None
-        names = tuple(tuple(item.name for item in copy) for copy in kept)
-        nodes = [[node for i in copy for node in self.outline.calls_in(i)] for copy in kept]
-        is_shared = bool(subgraphs[0].held)
+        names = tuple(tuple(item.name for item in copy) for copy in copies)
+        nodes = [[node for i in copy for node in self.outline.calls_in(i)] for copy in copies]
+        is_shared = bool(first.held)
         varying = varying_literals(nodes)
         if not is_shared and len({tuple(text for _, text in column) for column in varying}) > 1:
             return None  # without weights that tell that it is a loop one thing may differ
         return Fold(run.scope, names, is_shared, step_variation(nodes, varying))
 
+    def _holds(self, item: Item) -> bool:
+        """Whether an item reads a parameter or a buffer."""
+        if isinstance(item, ModuleCall):
+            return bool(self.fingerprinter.body(item.name).held)
+        kinds = (self.outline.graph.by_name[ref.node].kind for ref in item.inputs)
+        return any(kind in ("parameter", "buffer") for kind in kinds)
+
     def _wires(
-        self, first: Subgraph, subgraph: Subgraph, before: Run, start: int
+        self, first: Subgraph, subgraph: Subgraph, before: Run, inside: Set[str]
     ) -> list[Key] | None:
-        """Where a step's inputs come from; ``None`` if it is no further step of the first."""
+        """Where a step's inputs come from; ``None`` if it is no further step of the first.
+
+        ``inside`` are the nodes of all steps before it.
+        """
         if subgraph.digest != first.digest or subgraph.held != first.held:
             return None
-        length = before.start + before.period - start
-        outside = [r for r in subgraph.gathered if not self._is_made(r, start, length)]
+        outside = [ref for ref in subgraph.gathered if ref.node not in inside]
         if not set(outside) <= set(first.gathered):
             return None
         wires = wiring(self.outline, first, subgraph, before)
@@ -128,9 +135,6 @@ class LoopFinder:
         if wires is None or not (is_chain or any(wire[0] == "chain" for wire in wires)):
             return None
         return wires
-
-    def _is_made(self, ref: Ref, start: int, length: int) -> bool:
-        return place_in(self.outline, ref, self.scope, start, length) is not None
 
     def _is_left_alone(self, copies: Sequence[Sequence[Item]], inside: Set[str]) -> bool:
         """Whether every step but the last gives the same to what comes after the loop."""

@@ -21,6 +21,7 @@ from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (
     Items,
     PythonText,
+    Ref,
     SliceValue,
     TensorSpec,
     Value,
@@ -271,6 +272,8 @@ def _sizes(outline: Outline, node: Node) -> Iterator[_Fact]:
 
 def _parts(value: Value) -> Iterator[Value]:
     """The literals in an argument; a tuple without tensors is one."""
+    if isinstance(value, Ref):
+        return
     if not any(True for _ in refs(value)):
         yield value
     elif isinstance(value, tuple):

@@ -16,15 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph
+from modelviz_callbacks.analysis.fingerprint import (
+    Fingerprinter,
+    Key,
+    Subgraph,
+    place_in,
+)
 from modelviz_callbacks.analysis.loops import LoopFinder
-from modelviz_callbacks.analysis.outline import Item
+from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
 from modelviz_callbacks.analysis.repeat_variation import Variations
 from modelviz_callbacks.analysis.repeat_wiring import Fold, Run, names_in, read_elsewhere, wiring
-from modelviz_callbacks.graph.model import ModuleCall
+from modelviz_callbacks.graph.model import ModuleCall, Node
+from modelviz_callbacks.graph.values import Ref
 
 # The longest pattern that is looked for, in items.
 _LONGEST_PERIOD = 32
+
+# Further back than any item of the same scope.
+_OUTSIDE = 2**62
 
 
 def find_folds(
@@ -65,6 +74,7 @@ class _Finder:
         if any_sizes is not None:
             self.variations[any_sizes] = Variations(self.outline, sizes=True)
         self.loop_steps = loop_steps
+        self._reaches: dict[str, tuple[tuple[int, Ref | None], ...]] = {}
 
     def below(self, scope: str) -> Iterator[Fold]:
         items = self.outline.items[scope]
@@ -104,6 +114,8 @@ class _Finder:
     ) -> Fold | None:
         """The fold of as many copies as are really the same, if that is enough of them."""
         period = run.period
+        if not self._may_be_alike(items, run):
+            return None
         variations = self.variations.get(fingerprinter)
         if variations is not None:
             times = variations.reach(items[run.start : run.start + period * times], period, times)
@@ -142,6 +154,45 @@ class _Finder:
         names = tuple(tuple(item.name for item in copy) for copy in kept)
         shared = bool(subgraphs[0].held) and subgraphs[1].held == subgraphs[0].held
         return Fold(run.scope, names, shared, variation)
+
+    def _may_be_alike(self, items: Sequence[Item], run: Run) -> bool:
+        """Whether the second copy reads of itself, and of the first one, what that one lets expect.
+
+        Cheap beside the keys and the wiring, which hold it too: in a graph of many thousand ops
+        without a repeat nearly all patterns that look like one end here.
+        """
+        for place in range(run.period):
+            at = run.start + place
+            first, second = self._reach(items[at]), self._reach(items[at + run.period])
+            if len(first) != len(second):
+                return False
+            for (back_of_one, ref_of_one), (back, ref) in zip(first, second, strict=True):
+                is_own = place - run.period < back <= place
+                if is_own or place - run.period < back_of_one <= place:
+                    fits = back == back_of_one
+                else:  # of the copy before it, or what that one reads too
+                    fits = place < back <= place + run.period or ref in (None, ref_of_one)
+                if not fits:
+                    return False
+        return True
+
+    def _reach(self, item: Item) -> tuple[tuple[int, Ref | None], ...]:
+        """Each tensor that an item reads, and how many items before it was made.
+
+        Far more than there are items if it was made outside of the scope; no tensor where it is
+        a parameter, buffer or constant.
+        """
+        found = self._reaches.get(item.name)
+        if found is None:
+            graph, scope = self.outline.graph, self.outline.scope_of(item)
+            at, length = self.outline.position[item.name], len(self.outline.items[scope])
+            read = item.inputs if isinstance(item, Node) else self.exact.body(item.name).externals
+            made = [place_in(self.outline, ref, scope, 0, length) for ref in read]
+            backs = [_OUTSIDE if place is None else at - place[0] for place in made]
+            held = [graph.by_name[ref.node].kind in HELD_KINDS for ref in read]
+            refs = [None if is_held else ref for is_held, ref in zip(held, read, strict=True)]
+            found = self._reaches[item.name] = tuple(zip(backs, refs, strict=True))
+        return found
 
     def _collects(
         self, collected: frozenset[Key], first: Subgraph, subgraph: Subgraph, copy: Sequence[Item]

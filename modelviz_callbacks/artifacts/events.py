@@ -94,11 +94,15 @@ def add_times(maker: Maker, products: Products) -> None:
     assert maker.events is not None
     assert products.analysis is not None
     assert products.times_us is not None
-    tag = f"time of step {maker.options.profile_step}"
+    step = f"step {maker.options.profile_step}"
+    timed = {f"time of {step}": products.times_us}
+    if products.times.backward_us:
+        timed[f"time of the backward of {step}"] = products.times.backward_us
     with TensorBoardTracker(maker.events.target) as tracker:
-        named = timed_graph(products.analysis, products.times_us, tag)
-        add = tracker.add_named_graph if named.has_graph else tracker.add_profile
-        add(named.tag, named.metadata)
+        for tag, times_us in timed.items():
+            named = timed_graph(products.analysis, times_us, tag)
+            add = tracker.add_named_graph if named.has_graph else tracker.add_profile
+            add(named.tag, named.metadata)
         tracker.flush()
 
 

@@ -185,6 +185,8 @@ class Maker:
                 self.add_remark(remark)
             if times.times_us:
                 self.report.figures["step_us"] = times.total_us
+            if times.backward_total_us:
+                self.report.figures["backward_us"] = times.backward_total_us
         for step in products.inspected or ():
             for remark in step.remarks:
                 self.add_remark(f"Step {step.number}: {remark}")

@@ -30,7 +30,7 @@ def write_page(maker: Maker, products: Products) -> None:
     # The run's own has no stage, and so comes first.
     shown = {
         **_others(maker),
-        maker.stage: PageGraph(own, times_us=products.times_us, health=products.health),
+        maker.stage: PageGraph(own, measured=products.costs, health=products.health),
     }
     graphs = [shown[stage] for stage in sorted(shown)]
     code = lines_around((one.analysis.graph for one in graphs), products.source_files)

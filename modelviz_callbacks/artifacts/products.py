@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.health import StepHealth
+from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.model import Note
@@ -118,8 +119,10 @@ class Products:
         if self.graph is None:
             return None
         if self._early_analysis is not None:
-            return self._early_analysis.with_flops(self.graph)
-        return Analysis(self.graph)
+            found = self._early_analysis.with_flops(self.graph)
+        else:
+            found = Analysis(self.graph)
+        return found if self.costs is None else found.with_measured(self.costs)
 
     @cached_property
     def backward_analysis(self) -> Analysis | None:
@@ -166,6 +169,19 @@ class Products:
         if graph is None or timed is None:
             return None
         return self._attempt("the times", lambda: op_times(timed, graph))
+
+    @cached_property
+    def costs(self) -> MeasuredCosts | None:
+        """What was measured of the graph's ops and parameters; ``None``: nothing was."""
+        times = self.times
+        if times is None or not (times.times_us or times.compiled_us):
+            return None
+        backward = times.compiled_backward_us
+        return MeasuredCosts(
+            times.times_us,
+            times.backward_us,
+            {name: (us, backward.get(name, 0.0)) for name, us in times.compiled_us.items()},
+        )
 
     @property
     def inspected(self) -> tuple[InspectedStep, ...] | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from modelviz_callbacks.artifacts import events, health, onnx_files, page
+from modelviz_callbacks.artifacts import events, health, onnx_files, page, trace_file
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.graph.json_format import dumps
@@ -67,7 +67,12 @@ class Row:
 
 
 # Formats that show what was measured in later steps, and those that tell notes.
-_SHOWS = {"html": ("times_us", "inspected"), "text": ("inspected",), "markdown": ("inspected",)}
+_SHOWS = {
+    "html": ("costs", "inspected"),
+    "text": ("costs", "inspected"),
+    "csv": ("costs",),
+    "markdown": ("inspected",),
+}
 _TELLS_NOTES = ("text", "markdown")
 
 
@@ -161,6 +166,13 @@ TABLE: tuple[Row, ...] = (
         _wants_events,
         shows=("health",),
         is_event=True,
+    ),
+    Row(
+        "trace.json",
+        ("graph", "costs", "times_us"),
+        trace_file.write_trace,
+        _always,
+        shows=("times_us",),
     ),
     Row("health.csv", ("inspected",), health.write_health, _always, shows=("inspected",)),
     Row(

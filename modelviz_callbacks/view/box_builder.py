@@ -10,6 +10,7 @@ from typing import Literal
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
+from modelviz_callbacks.analysis.repeat_variation import Variation
 from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
@@ -17,8 +18,11 @@ from modelviz_callbacks.graph.values import (
     Ref,
 )
 from modelviz_callbacks.view.box import Box, BoxKind, Group
+from modelviz_callbacks.view.contents import contents_text
 from modelviz_callbacks.view.ends import End, end_words, parameters_given, told_ends
 from modelviz_callbacks.view.formatting import (
+    held_label,
+    index_at_step,
     key_arguments,
     label_range,
     module_label,
@@ -89,6 +93,7 @@ class BoxBuilder:
         self.scope = scope
         self._parameters = {parameter.name for parameter in self.graph.parameters}
         self._labels = labels_read(analysis)
+        self._varying: Variation | None = None  # in the loop whose body is drawn
 
     def drawn(self) -> Drawn:
         """The boxes and groups; at the top level never many more than `MOST_BOXES`."""
@@ -216,7 +221,8 @@ class BoxBuilder:
         sources = [node.source for node in nodes if node.source is not None]
         functions = list(dict.fromkeys(source.function for source in sources))
         if not functions:
-            return shortened(list(dict.fromkeys(node.op for node in nodes)), 3)
+            names = [item.op if isinstance(item, Node) else item.type_name for item in _items(part)]
+            return shortened(list(dict.fromkeys(names)), 3)
         if len({(source.file, source.function) for source in sources}) > 1:
             return shortened(functions, 3)
         first, last = min(s.line for s in sources), max(s.line for s in sources)
@@ -271,8 +277,10 @@ class BoxBuilder:
         )
         if step.call is not None:
             self._scope(step.call.name, name, drawn)
+        around, self._varying = self._varying, step.fold.variation if step.fold else self._varying
         for inner in step.inner:
             self._step(inner, scope, name, drawn)
+        self._varying = around
 
     def _draw_closed(self, name: str, step: Step, place: tuple[str, str], drawn: Drawn) -> None:
         """Draws a step as one box, after the parameters that its ops read directly."""
@@ -282,14 +290,16 @@ class BoxBuilder:
             kind = "module"
         for item in step.items:
             for node in self._held(item):
-                self._draw_held(node, group, drawn)
+                self._draw_held(node, place, drawn)
+        title, label = self._title(step), self._label(step, scope)
+        contents = contents_text(self.analysis, step.call) if step.call is not None else ""
         drawn.boxes.append(
             Box(
                 name,
                 kind,
-                self._title(step),
-                self._label(step, scope),
-                self._details(step),
+                title,
+                label if label != title else "",
+                joined([contents, self._details(step)]),
                 self._made(step),
                 self._weights(step),
                 step.times,
@@ -300,14 +310,16 @@ class BoxBuilder:
         )
         drawn.box_of_item.update(dict.fromkeys(_item_names(step), name))
 
-    def _draw_held(self, node: Node, group: str, drawn: Drawn) -> None:
+    def _draw_held(self, node: Node, place: tuple[str, str], drawn: Drawn) -> None:
+        """Draws a parameter, a buffer, a constant or bookkeeping; see `_step`."""
+        scope, group = place
         if node.name in drawn.box_of_item:
             return
         if is_label(node):
             drawn.boxes.append(Box(node.name, "label", node.path, group=group))
             drawn.box_of_item[node.name] = node.name
             return
-        path = node.path.rpartition(".")[2] or node.label
+        path = held_label(self.graph, node, scope)
         size, trained = node.outputs[0].numel, node.outputs[0].requires_grad
         weights = Weights(size, size if trained else 0, node.outputs[0].size_bytes)
         drawn.boxes.append(
@@ -341,7 +353,7 @@ class BoxBuilder:
             if self._is_loop(step):
                 return "loop"
             return shortened([self._title(inner) for inner in step.inner], 3)
-        ops = [op_title(item) for item in step.items if isinstance(item, Node)]
+        ops = [index_at_step(self._varying, op_title(node)) for node in _nodes(step)]
         return ", ".join(ops) if len(ops) <= 3 else f"{ops[0]}, ..., {ops[-1]}"
 
     def _is_loop(self, step: Step) -> bool:
@@ -435,6 +447,10 @@ def _where(graph: ModelGraph, ref: Ref) -> str:
 def _is_gradient_at_last(step: Step) -> bool:
     """Whether it is the one op with a path: see `Node`."""
     return not step.inner and isinstance(step.items[0], Node) and bool(step.items[0].path)
+
+
+def _items(steps: Sequence[Step]) -> list[Item]:
+    return [item for step in steps for item in step.items]
 
 
 def _nodes(step: Step) -> list[Node]:

@@ -72,7 +72,7 @@ def told_ends(ends: Sequence[End], kind: str) -> list[EndGroup]:
     """
     groups: dict[tuple[str, str], list[End]] = {}
     for end in ends:
-        stem = _stem(end.words)
+        stem = structure_of(end.words)
         groups.setdefault(("of", stem) if stem else ("alone", end.name), []).append(end)
     told = []
     for (how, stem), parts in groups.items():
@@ -103,8 +103,15 @@ def short_words(words: str) -> str:
     return str(steps[1]) if is_key else words
 
 
-def _stem(words: str) -> str:
-    """The structure that a tensor is numbered in; ``""`` if it is in none with a name."""
+def structure_of(words: str) -> str:
+    """The structure that a tensor is numbered in: ``past_key_values``.
+
+    Args:
+        words: Where the tensor stood: ``out.past_key_values.layers[0].keys``.
+
+    Returns:
+        ``""`` if it is in none with a name.
+    """
     steps = steps_of(words.partition(",")[0])
     if steps[:1] and steps[0] in _ROOTS:
         steps = steps[1:]

@@ -109,7 +109,8 @@ def module_label(graph: ModelGraph, call: ModuleCall, scope: str) -> str:
 
     The number of the call is left out where it is that of the module around it.
     """
-    around = graph.module_by_name[scope].path if scope else ""
+    home = home_of(graph.module_by_name, scope)
+    around = graph.module_by_name[home].path if home else ""
     label = call.path
     if label is None:
         label = call.label
@@ -122,13 +123,45 @@ def module_label(graph: ModelGraph, call: ModuleCall, scope: str) -> str:
     return f"{label} (call {call.call_index + 1})" if again else label
 
 
+def held_label(graph: ModelGraph, node: Node, scope: str) -> str:
+    """A parameter, buffer or constant as seen from a scope: ``cls_token``, ``queries.weight``.
+
+    Of its way down from there the last two names are told.
+    """
+    home = home_of(graph.module_by_name, scope)
+    around = graph.module_by_name[home].path if home else ""
+    path = node.path
+    if around and path.startswith(f"{around}."):
+        path = path[len(around) + 1 :]
+    return ".".join(path.split(".")[-2:]) or node.label
+
+
 _NUMBER = re.compile(r"-?\d+")
+_AT_STEP = re.compile(r"\bt([+-]\d+)?\b")
 
 
 def variation_text(variation: Variation) -> str:
     """What differs between repeats: ``dilation = 1, 2, 4``, ``[:, t], t = 0..29``."""
     told = [_varying_text(variation)] if variation.names else []
     return "; ".join([*told, "sizes change"] if variation.grows else told)
+
+
+def index_at_step(variation: Variation | None, title: str) -> str:
+    """The index of a loop's first step as that of any step: ``[:, t]`` for ``[:, 0]``.
+
+    Args:
+        variation: What varies in the loop.
+        title: What an op in its body is called in the first step.
+
+    Returns:
+        The same title where it is not what varies.
+    """
+    index, found, steps = _varying_text(variation).partition(", t = ") if variation else ("",) * 3
+    if not found:
+        return title
+    start = int(steps.partition("..")[0])
+    first = _AT_STEP.sub(lambda step: str(start + int(step[1] or 0)), index)
+    return index if title in (first, re.sub(r"\b0:", ":", first)) else title
 
 
 def _varying_text(variation: Variation) -> str:

@@ -15,6 +15,7 @@ from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.graph.model import Node
 from modelviz_callbacks.view.box import Box, Group
 from modelviz_callbacks.view.box_builder import MOST_BOXES, BoxBuilder, Drawn
+from modelviz_callbacks.view.label_facts import joined
 
 # With a depth asked for: more than this nobody can look at, nor Graphviz lay out.
 _MOST_AT_A_DEPTH = 1500
@@ -178,8 +179,8 @@ def merge_frames(drawn: Drawn) -> None:
         within = inside.get(group.name, [])
         if len(within) == 1 and group.times == 1 and _can_stand_for(within[0]):
             gone[group.name] = group
-    drawn.groups = [_moved_out(group, gone) for group in drawn.groups if group.name not in gone]
-    drawn.boxes = [_moved_out(box, gone) for box in drawn.boxes]
+    drawn.groups = [_moved_out(g, gone, drawn) for g in drawn.groups if g.name not in gone]
+    drawn.boxes = [_moved_out(box, gone, drawn) for box in drawn.boxes]
 
 
 def _can_stand_for(thing: Box | Group) -> bool:
@@ -189,14 +190,34 @@ def _can_stand_for(thing: Box | Group) -> bool:
 _Thing = TypeVar("_Thing", Box, Group)
 
 
-def _moved_out(thing: _Thing, gone: dict[str, Group]) -> _Thing:
+def _moved_out(thing: _Thing, gone: dict[str, Group], drawn: Drawn) -> _Thing:
     """A box or group out of the frames that are gone, with their names before its own."""
     while thing.group in gone:
         around = gone[thing.group]
         if isinstance(thing, Box) and thing.kind != "module":
             thing = replace(thing, group=around.group)
             continue
+        if (
+            isinstance(thing, Box)
+            and _is_function(thing, drawn)
+            and not _is_function(around, drawn)
+        ):
+            # What a module does in one function it does itself.
+            thing = replace(
+                thing,
+                title=around.title,
+                label=around.label,
+                details=joined([around.details, thing.details, thing.title]),
+                weights=around.weights,
+                group=around.group,
+            )
+            continue
         label = ".".join(part for part in (around.label, thing.label) if part)
         title = f"{around.title} › {thing.title}"
         thing = replace(thing, title=title, label=label, group=around.group)
     return thing
+
+
+def _is_function(thing: Box | Group, drawn: Drawn) -> bool:
+    call = drawn.steps[thing.name].call
+    return call is not None and call.is_function

@@ -50,6 +50,9 @@ class _Place:
 # What a terminal has at least.
 WIDTH = 80
 
+# So many lines tell the outputs that come from one place, where some of them are one structure.
+_MOST_OUTPUTS = 4
+
 
 def tree_text(
     graph: ModelGraph | Analysis, *, width: int | None = WIDTH, depth: int | None = None
@@ -143,19 +146,21 @@ class _TreeText:
             runs[-1][1].append(node)
         for maker, nodes in runs:
             if (maker,) != last:
-                yield self._output(nodes)
+                yield from self._outputs(nodes)
 
-    def _output(self, nodes: Sequence[Node]) -> TreeLine:
-        """One line for outputs that come from the same place."""
+    def _outputs(self, nodes: Sequence[Node]) -> Iterator[TreeLine]:
+        """Few lines for outputs that come from the same place."""
         labels = [short_words(node.path or node.label) for node in nodes]
         made = shapes_text([self.graph.spec(node.inputs[0]) for node in nodes])
         source = self._source(nodes[0].inputs[0], _Place("", 0))
         told = told_ends([End(n.name, end_words(n), n.inputs[0]) for n in nodes], "output")
-        if len(told) == 1:
-            one = told[0]
-            return TreeLine(0, one.title, one.details, made=made, comment=f"<- {source}")
+        if len(told) <= _MOST_OUTPUTS and len(told) < max(len(nodes), 2):
+            for one in told:
+                specs = shapes_text(self._specs(one))
+                yield TreeLine(0, one.title, one.details, made=specs, comment=f"<- {source}")
+            return
         which = label_range(labels)
-        return TreeLine(0, f"{len(labels)} outputs", made=made, comment=f"<- {source}: {which}")
+        yield TreeLine(0, f"{len(labels)} outputs", made=made, comment=f"<- {source}: {which}")
 
     def _scope(self, scope: str, depth: int) -> Iterator[TreeLine]:
         main = self._entries(scope)[:1]

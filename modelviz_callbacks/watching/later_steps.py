@@ -66,13 +66,16 @@ class LaterSteps:
             self._watched.before(self._core, self._model, args, kwargs)
         self.tell_if_over()
 
-    def after_timed(self) -> bool:
+    def after_timed(self, result: Any) -> bool:
         """A call of the model ends, maybe one inside of the forward.
+
+        Args:
+            result: What it returned.
 
         Returns:
             Whether a forward is being timed in this thread, or was until now.
         """
-        return self._timed.after()
+        return self._timed.after(result)
 
     def after(self, result: Any) -> None:
         """A forward has returned, or raised.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import StepTimer, calls_under_way
+from modelviz_callbacks.watching.timed_backward import TimedBackward
 
 
 class TimedForward:
@@ -28,12 +30,13 @@ class TimedForward:
         self._run, self._core, self._model, self._over = run, core, model, over
         self._left = run.options.profile_step
         self._timer: StepTimer | None = None
+        self._backward = TimedBackward(run, over)
         self._depth = 0
 
     @property
     def is_over(self) -> bool:
         """Whether no further forward is to be told of."""
-        return self._left is None
+        return self._left is None and not self._backward.is_waiting
 
     @property
     def is_timing(self) -> bool:
@@ -52,6 +55,7 @@ class TimedForward:
 
     def before(self) -> None:
         """A forward begins that is not the recorded one."""
+        self._backward.step_begins()
         if self._timer is not None or self._left is None:
             return  # the model calls itself
         self._left -= 1
@@ -66,8 +70,11 @@ class TimedForward:
         if self._timer is None:
             self.give_up("the timer could not be started")
 
-    def after(self) -> bool:
+    def after(self, result: Any) -> bool:
         """A forward ends.
+
+        Args:
+            result: What it returned.
 
         Returns:
             Whether a forward is being timed in this thread, or was until now.
@@ -77,14 +84,14 @@ class TimedForward:
             return False
         if self._calls() <= self._depth:
             self._timer = self._left = None
-            self._over()
             with self._run.guarded("the times"):
-                timer.stop()
-                self._run.timed(timer)
+                timer.stop(result)
+                self._backward.wait(timer)
         return True
 
     def close(self) -> None:
-        """Stops a timer whose forward was interrupted."""
+        """Stops a timer whose forward was interrupted, and hands on what was timed."""
+        self._backward.close()
         if self._timer is not None:
             self._timer.stop()
             self._timer = None

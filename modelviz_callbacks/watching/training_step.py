@@ -17,6 +17,7 @@ from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer
 from modelviz_callbacks.watching.inspections import Inspections
 from modelviz_callbacks.watching.nonfinite_watch import NonfiniteWatch
+from modelviz_callbacks.watching.timed_backward import TimedBackward
 from modelviz_callbacks.watching.watched_steps import WatchedSteps
 
 # What a step is given, by the names that it is known by: values and a signature of theirs.
@@ -57,6 +58,7 @@ class TrainingSteps:
         self._waiting = True
         self._polling = False
         self._steps_to_timing = None if stage else run.options.profile_step
+        self._timed_backward = TimedBackward(run)
         self._inspections = Inspections(run, stage)
         self._watched = WatchedSteps(run, stage)
         self._nonfinite = NonfiniteWatch(run, stage, tells_update)
@@ -70,6 +72,7 @@ class TrainingSteps:
             module: The model that is trained.
         """
         run = self.run
+        self._timed_backward.step_begins()
         if self._restore is not None or run.is_finished:
             return
         if self._waiting:
@@ -81,7 +84,7 @@ class TrainingSteps:
             self._steps_to_timing -= 1
             if self._steps_to_timing == 0:
                 self._steps_to_timing = None
-                self._wrap(owner, method, functools.partial(_time, run, module))
+                self._wrap(owner, method, functools.partial(self._time, module))
         is_busy = self._restore is not None or self._inspections.is_looking
         if not self._watched.is_over and self._watched.is_next(module, is_busy):
             self._wrap(owner, method, functools.partial(self._record_again, module))
@@ -102,6 +105,7 @@ class TrainingSteps:
         if self._stage and self._waiting:
             self.run.remark(f"Nothing was recorded for {self._stage!r}: that step never ran.")
         self._disarm()
+        self._timed_backward.close()
         self._inspections.close()
         self._watched.close()
         self._nonfinite.close()
@@ -195,6 +199,29 @@ class TrainingSteps:
         finally:
             self._inspections.end_forward()
 
+    def _time(
+        self,
+        module: torch.nn.Module,
+        inner: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Runs a training step and times its ops."""
+        timer: StepTimer | None = None
+        with self.run.guarded("the times"):
+            starting = StepTimer(module)
+            starting.start()
+            timer = starting
+        result = None
+        try:
+            result = inner(*args, **kwargs)
+            return result
+        finally:
+            if timer is not None:
+                with self.run.guarded("the times"):
+                    timer.stop(result)
+                    self._timed_backward.wait(timer)
+
     def _disarm(self) -> None:
         self._polling = self._polling or self._waiting
         self._waiting = False
@@ -236,25 +263,3 @@ def _wrap_once(owner: object, method: str, around: _Around) -> Callable[[], None
 
     setattr(owner, method, wrapper)
     return restore
-
-
-def _time(
-    run: Run,
-    module: torch.nn.Module,
-    inner: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Runs a training step and times its ops."""
-    timer: StepTimer | None = None
-    with run.guarded("the times"):
-        starting = StepTimer(module)
-        starting.start()
-        timer = starting
-    try:
-        return inner(*args, **kwargs)
-    finally:
-        if timer is not None:
-            with run.guarded("the times"):
-                timer.stop()
-                run.timed(timer)

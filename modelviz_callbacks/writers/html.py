@@ -22,6 +22,7 @@ from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.health import StepHealth
+from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.writers.page_data import PageDifferences, page_data
 
 
@@ -36,6 +37,8 @@ class PageGraph:
             them as a colour then.
         health: A step that was looked into, if one was, for colours likewise.
         differences: If it is two graphs merged into one.
+        measured: All that was measured, in the place of ``times_us``; ``None``: what the analysis
+            has.
     """
 
     analysis: Analysis
@@ -43,6 +46,7 @@ class PageGraph:
     times_us: Mapping[str, float] | None = None
     health: StepHealth | None = None
     differences: PageDifferences | None = None
+    measured: MeasuredCosts | None = None
 
 
 def render(
@@ -91,7 +95,13 @@ def render_pages(
         "depth": depth,
         "code": {file: _blocks(lines) for file, lines in (code or {}).items()},
         "graphs": [
-            page_data(one.analysis, one.times_us, one.label, one.differences, one.health)
+            page_data(
+                one.analysis,
+                one.measured or one.analysis.measured or MeasuredCosts(one.times_us or {}),
+                one.label,
+                one.differences,
+                one.health,
+            )
             for one in graphs
         ],
     }

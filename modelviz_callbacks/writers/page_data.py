@@ -17,6 +17,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.analysis.health import StepHealth, WeightHealth
 from modelviz_callbacks.analysis.main_path import bookkeeping
+from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.analysis.outline import Item
 from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.analysis.weights import Weights
@@ -67,7 +68,7 @@ class PageDifferences:
 
 def page_data(
     analysis: Analysis,
-    times_us: Mapping[str, float] | None = None,
+    measured: MeasuredCosts | None = None,
     label: str = "",
     differences: PageDifferences | None = None,
     health: StepHealth | None = None,
@@ -76,7 +77,7 @@ def page_data(
 
     Args:
         analysis: The analysis of a sound graph.
-        times_us: Microseconds by the names of its ops.
+        measured: What was measured of its ops and parameters.
         label: What it is called in the page's list of graphs; ``""``: its own name.
         differences: If it is two graphs in one.
         health: A step that was looked into.
@@ -84,7 +85,9 @@ def page_data(
     Returns:
         What JSON can hold.
     """
-    found = _Rows(analysis, times_us or {}, differences or PageDifferences()).all(label)
+    found = _Rows(analysis, measured or MeasuredCosts(), differences or PageDifferences()).all(
+        label
+    )
     if health is not None:
         found["health"] = _health(analysis, health)
     return found
@@ -92,14 +95,14 @@ def page_data(
 
 class _Rows:
     def __init__(
-        self, analysis: Analysis, times_us: Mapping[str, float], differences: PageDifferences
+        self, analysis: Analysis, measured: MeasuredCosts, differences: PageDifferences
     ) -> None:
         self.analysis = analysis
         self.graph = analysis.graph
         self.outline = analysis.outline
         self.weights = analysis.weights
         self.labels = LayerLabels(analysis)
-        self.times_us = times_us
+        self.measured = measured
         self.differences = differences
         self.bookkeeping = bookkeeping(analysis)
         self.words: dict[str, int] = {"": 0}
@@ -131,8 +134,7 @@ class _Rows:
                 for p in graph.parameters
             ],
         }
-        if self.times_us:
-            found["times"] = [round(self.times_us.get(node.name, 0.0), 3) for node in graph.nodes]
+        found |= self._costs()
         found["differences"] = [
             {"kind": one.kind, "text": one.text, "target": one.target}
             for one in self.differences.entries
@@ -142,6 +144,40 @@ class _Rows:
         # The descriptions brought words of their own.
         found["words"] = list(self.words)
         return found
+
+    def _costs(self) -> dict[str, Any]:
+        """What is known of memory, and what was measured: a number a node, zeros where unknown."""
+        graph, measured, found = self.graph, self.measured, dict[str, Any]()
+        if any(node.kept_bytes for node in graph.nodes):
+            found["kept"] = [node.kept_bytes or 0 for node in graph.nodes]
+            found["live"] = [node.live_bytes or 0 for node in graph.nodes]
+        for key, times_us in (("times", measured.forward_us), ("backward", measured.backward_us)):
+            if times_us:
+                found[key] = [round(times_us.get(node.name, 0.0), 3) for node in graph.nodes]
+        if measured.compiled_us:
+            found["compiled"] = [
+                [self.scopes[name], *(round(us, 3) for us in both)]
+                for name, both in measured.compiled_us.items()
+                if name in self.scopes
+            ]
+        if measured.limits:
+            found["limits"] = [
+                [self.nodes[name], str(limit)]
+                for name, limit in measured.limits.items()
+                if name in self.nodes
+            ]
+        if measured.optimizer_bytes:
+            sums, own = measured.optimizer_bytes_of_calls(graph), measured.optimizer_bytes
+            found["optimizer"] = {
+                "scopes": [sums.get(scope, 0) for scope in self.scopes],
+                "nodes": [[n, own.get(p.path, 0)] for n, p in self._parameter_nodes()],
+            }
+        return found
+
+    def _parameter_nodes(self) -> Iterator[tuple[int, Node]]:
+        for number, node in enumerate(self.graph.nodes):
+            if node.kind == "parameter":
+                yield number, node
 
     def _word(self, text: str) -> int:
         return self.words.setdefault(text, len(self.words))

@@ -234,9 +234,9 @@ class _Composer:
         self, view: Overview, known: dict[str, Any], direction: Direction = "auto"
     ) -> None:
         self.view = view
-        titles = [box.title for box in view.boxes] + [group.title for group in view.groups]
-        shown = cut_apart(titles, 34)
+        shown = cut_apart([box.title for box in view.boxes], 34)
         self.texts = {box.name: _box_lines(box, shown[box.title]) for box in view.boxes}
+        shown = cut_apart([group.title for group in view.groups], 48)
         self.headings = {group.name: _heading(group, shown[group.title]) for group in view.groups}
         boxes = {box.name: _box_size(box, self.texts[box.name]) for box in view.boxes}
         groups = {

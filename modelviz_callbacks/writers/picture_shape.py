@@ -7,11 +7,11 @@ from typing import Any
 
 from modelviz_callbacks.writers.formats import Direction
 from modelviz_callbacks.writers.picture_columns import in_columns
-from modelviz_callbacks.writers.picture_layout import PictureLayout, Size, lay_out
+from modelviz_callbacks.writers.picture_layout import PictureLayout, Size, lay_out, mirrored
 
 # Width to height: below the first a picture is cut into columns until it has the second; above
 # the third it is tried from left to right.
-_HIGH, _ENOUGH, _WIDE = 0.42, 0.6, 2.4
+_HIGH, _ENOUGH, _WIDE = 0.42, 0.5, 2.4
 
 
 def shaped(
@@ -45,7 +45,24 @@ def shaped(
     if layout.width > _WIDE * layout.height:
         turned = lay_out(boxes, groups, edges, known, to_the_right=True, loose=loose)
         return turned if _is_better(turned, layout) else layout
-    return in_columns(layout, {**boxes, **groups}, _HIGH, _ENOUGH)
+    return in_columns(_first_on_the_left(layout), {**boxes, **groups}, _HIGH, _ENOUGH)
+
+
+def _first_on_the_left(layout: PictureLayout) -> PictureLayout:
+    """A layout, or its mirror image where what comes later is rather on the left.
+
+    Graphviz does not care which of two branches is on which side; a reader begins on the left.
+    """
+    middles = [place.x + place.width / 2 for place in layout.boxes.values()]
+    if len(middles) < 2 or _slope(middles) >= 0:
+        return layout
+    return mirrored(layout)
+
+
+def _slope(values: Sequence[float]) -> float:
+    """Above zero where the later of some numbers are the larger ones."""
+    middle = (len(values) - 1) / 2
+    return sum((at - middle) * value for at, value in enumerate(values))
 
 
 def _is_better(one: PictureLayout, other: PictureLayout) -> bool:

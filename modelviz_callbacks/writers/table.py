@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.measured import Limit, MeasuredCosts
 from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.names import plain_text
@@ -37,6 +38,11 @@ COLUMNS = (
     "kept_bytes",
     "kept_at_least",
     "peak_bytes",
+    "optimizer_bytes",
+    "forward_us",
+    "backward_us",
+    "bound",
+    "peak_share",
 )
 
 
@@ -61,6 +67,10 @@ class LayerRow:
         kept_at_least: Whether ``kept_bytes`` is a lower bound.
         peak_bytes: Most bytes of the forward's own tensors that were alive while it ran;
             ``None``: not known.
+        optimizer_bytes: What optimizers keep for its parameters; ``None``: not known.
+        forward_us: Microseconds that it took in a step that was timed; ``None``: not timed.
+        backward_us: Microseconds that its backward took there; ``None``: not timed, or none.
+        limit: What limits the op of it that took longest, and how near that came.
     """
 
     name: str
@@ -77,6 +87,10 @@ class LayerRow:
     kept_bytes: int | None = None
     kept_at_least: bool = False
     peak_bytes: int | None = None
+    optimizer_bytes: int | None = None
+    forward_us: float | None = None
+    backward_us: float | None = None
+    limit: Limit | None = None
 
     @property
     def output_bytes(self) -> int:
@@ -91,7 +105,8 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
     are parts of the sum over all rows, from 0 to 1. ``flops`` is empty where no formula is known;
     ``flops_at_least`` is ``yes`` where it is a lower bound (an empty one that of 0), and so is
     ``kept_at_least`` of ``kept_bytes``. Where no memory is known, as of a graph of another
-    format, ``kept_bytes`` and ``peak_bytes`` are empty.
+    format, ``kept_bytes`` and ``peak_bytes`` are empty; so are, where nothing was measured in a
+    later step, ``optimizer_bytes``, the times, and what limits the longest op of a row.
 
     Args:
         analysis: The analysis of a sound graph.
@@ -125,6 +140,11 @@ def render(analysis: Analysis, *, depth: int | None = None) -> bytes:
                 "" if row.kept_bytes is None else row.kept_bytes,
                 "yes" if row.kept_bytes is not None and row.kept_at_least else "",
                 "" if row.peak_bytes is None else row.peak_bytes,
+                "" if row.optimizer_bytes is None else row.optimizer_bytes,
+                "" if row.forward_us is None else f"{row.forward_us:.3f}",
+                "" if row.backward_us is None else f"{row.backward_us:.3f}",
+                "" if row.limit is None else row.limit.bound,
+                "" if row.limit is None else f"{row.limit.share:.4f}",
             )
         )
     return out.getvalue().encode()
@@ -170,6 +190,7 @@ class _Rows:
     def __init__(self, analysis: Analysis, depth: int | None, folded: bool) -> None:
         self.analysis = analysis
         self.graph = analysis.graph
+        self.measured = analysis.measured or MeasuredCosts()
         self.steps = analysis.steps()
         self.depth = depth
         self.folded = folded
@@ -236,7 +257,23 @@ class _Rows:
             cost.kept_bytes,
             cost.unmeasured > 0,
             cost.peak_bytes,
+            self._optimizer_bytes(new),
+            cost.forward_us,
+            cost.backward_us,
+            self._limit(nodes),
         )
+
+    def _optimizer_bytes(self, names: Iterable[str]) -> int | None:
+        sizes = self.measured.optimizer_bytes
+        if not sizes:
+            return None
+        return sum(sizes.get(self.graph.by_name[name].path, 0) for name in names)
+
+    def _limit(self, nodes: Iterable[Node]) -> Limit | None:
+        """That of the op which took longest, where it is known."""
+        times = self.measured.forward_us
+        longest = max((node.name for node in nodes), key=lambda n: times.get(n, 0.0), default="")
+        return self.measured.limits.get(longest)
 
     def _inputs(self, item: ModuleCall | Node) -> tuple[Ref, ...]:
         return self.steps.outline.externals(item)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 
@@ -17,6 +19,9 @@ from torch import nn
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Subgraph
+from modelviz_callbacks.analysis.outline import Item
+from modelviz_callbacks.analysis.repeats import _Finder, find_folds
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.box import parameters_text
@@ -462,3 +467,44 @@ def test_a_function_in_a_loop_is_the_same_though_nothing_reads_the_last_state() 
 
     assert [found.times for found in Analysis(graph).folds()] == [5]
     assert unfold(fold(graph)) == graph
+
+
+def _reads_older_ones(steps: int) -> nn.Module:
+    class Ladder(nn.Module):
+        """The same two ops over and over, each reading another one of those long before."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made, chosen = [x], random.Random(0)
+            for number in range(steps):
+                made.append(torch.relu(made[-1] + made[chosen.randrange(number + 1)]))
+            return made[-1]
+
+    return Ladder()
+
+
+def test_patterns_that_look_alike_and_hang_together_otherwise_get_no_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = 60
+    graph = recorded(_reads_older_ones(steps), torch.ones(2))
+    keyed: list[int] = []
+    keys_of = Fingerprinter.run
+
+    def counted(self: Fingerprinter, items: Sequence[Item]) -> Subgraph:
+        keyed.append(len(items))
+        return keys_of(self, items)
+
+    monkeypatch.setattr(Fingerprinter, "run", counted)
+    analysis = Analysis(graph)
+    find_folds(analysis.exact, analysis.any_arguments, analysis.any_sizes)
+    assert len(keyed) < steps
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_cheap_to_compare_first_leaves_no_repeat_out(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of(name)
+    found = [Analysis(graph).folds(sizes=sizes) for sizes in (False, True)]
+    monkeypatch.setattr(_Finder, "_may_be_alike", lambda *_: True)
+    assert found == [Analysis(graph).folds(sizes=sizes) for sizes in (False, True)]

@@ -60,6 +60,7 @@ def contents(client: MlflowClient, run_id: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_an_upload_by_hand_gives_a_run_what_an_automatic_one_gives(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_file_that_fails_keeps_no_tag_metric_or_description_away(
     assert report.mlflow_run_id == run_id
 
 
+@pytest.mark.slow
 def test_a_description_without_room_is_said_in_the_report(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_server_that_is_away_costs_a_bounded_time_and_shows_no_credentials(
     assert "ann" not in said.err + said.out
 
 
+@pytest.mark.slow
 def test_runs_on_a_server_are_compared_by_their_ids(
     server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ from transformers import (
 from modelviz_callbacks import ModelGraph
 from modelviz_callbacks.integrations.transformers import GraphCallback
 from tests.integrations.seen import IN_PLACE, events_in, graph_of, same
+from tests.samples import one_and_the_rest_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|transformers|accelerate|peft)")
 
@@ -115,12 +116,14 @@ def test_a_loss_function_of_a_subclass_is_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2},
-        {"gradient_checkpointing": True},
-        {"bf16": True},
-    ],
+    one_and_the_rest_slow(
+        [
+            {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2},
+            {},
+            {"gradient_checkpointing": True},
+            {"bf16": True},
+        ]
+    ),
     ids=lambda options: next(iter(options), "plain"),
 )
 def test_weights_are_the_same_to_the_bit_with_and_without(

@@ -21,6 +21,7 @@ from wandb.proto import wandb_internal_pb2
 from modelviz_callbacks import GraphHook
 from modelviz_callbacks.errors import OptionError
 from tests.integrations.seen import IN_PLACE, graph_of, net
+from tests.samples import one_and_the_rest_slow
 from tests.trackers.conftest import Store
 from tests.waiting import wait_for
 
@@ -104,6 +105,7 @@ import torch
 from clearml import Task
 from modelviz_callbacks import GraphHook
 from modelviz_callbacks.trackers.registry import make_tracker
+from tests.samples import one_and_the_rest_slow
 Task.set_offline(True)
 open("requirements.txt", "w").close()  # ClearML would look for what is imported, for half a minute
 Task.force_requirements_env_freeze(True, "requirements.txt")
@@ -222,7 +224,7 @@ def test_what_is_no_tracker_is_refused_at_once(odd: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("background", one_and_the_rest_slow([True, False]))
 def test_an_mlflow_run_that_is_begun_inside_the_hook_is_found(
     background: bool, tmp_path: Path, fluent: Store
 ) -> None:
@@ -240,7 +242,7 @@ def test_an_mlflow_run_that_is_begun_inside_the_hook_is_found(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("background", one_and_the_rest_slow([True, False]))
 def test_an_mlflow_run_that_is_begun_after_the_first_forward_is_found_at_the_end(
     background: bool, tmp_path: Path, fluent: Store
 ) -> None:

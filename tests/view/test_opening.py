@@ -63,3 +63,94 @@ def test_a_body_that_runs_again_and_again_is_a_loop_that_says_what_varies() -> N
     assert loop.times == 6
     assert loop.label == ""
     assert "[:, t], t = 0..5" in loop.details
+
+
+class Wide(nn.Module):
+    """Reads the weight of a layer beside it, as DETR its queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Embedding(3, 4)
+        self.token = nn.Parameter(torch.ones(4))
+        blocks = [nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)) for _ in range(3)]
+        self.first = nn.Sequential(Pair(), *(Residual(block) for block in blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.first(
+            x @ self.queries.weight.t() @ self.queries.weight + self.token
+        )
+        return made
+
+
+class Pair(nn.Module):
+    """Does all of its work in a function that has a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.act = nn.Parameter(torch.ones(2, 4)), Act()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return mixed(self, x)
+
+
+def mixed(pair: Pair, x: torch.Tensor) -> torch.Tensor:
+    both = pair.both
+    return (pair.act(x * both[0]) + (x * both[1]).sin()).exp().log1p().sqrt()
+
+
+class Residual(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = x + self.block(x) * self.block(x.tanh())
+        return made
+
+
+def test_a_closed_module_says_of_how_many_of_what_it_is_made() -> None:
+    graph = trace(Wide(), torch.ones(2, 4)).graph
+    (box,) = [box for box in overview(graph, depth=1).boxes if box.label == "first"]
+    assert box.details == "3 × Residual"
+
+
+def test_a_weight_that_is_read_from_elsewhere_has_its_modules_name() -> None:
+    graph = trace(Wide(), torch.ones(2, 4)).graph
+    held = [box.title for box in overview(graph, depth=1).boxes if box.kind == "held"]
+    assert held == ["queries.weight", "token"]
+
+
+def test_a_module_that_only_calls_a_function_is_one_box_with_its_weights() -> None:
+    graph = trace(nn.Sequential(Pair(), nn.Linear(4, 2)), torch.ones(2, 4)).graph
+    (box,) = [box for box in overview(graph, depth=2).boxes if box.title.startswith("Pair")]
+    assert (box.title, box.details, box.weights.count) == ("Pair", "mixed", 8)
+
+
+def test_an_index_of_a_loop_is_that_of_any_step() -> None:
+    titles = [box.title for box in overview(trace(Loop(), torch.ones(2, 5, 4)).graph).boxes]
+    assert "[:, t]" in titles
+    assert "[:, 0]" not in titles
+
+
+class Called(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Holder()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.inner(x)
+        return made.relu()
+
+
+class Holder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.field = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return integrate(x.tanh(), self.field).exp()
+
+
+def test_what_a_function_calls_has_its_name_within_the_module_around_the_function() -> None:
+    seen = overview(trace(Called(), torch.ones(3, 4)).graph)
+    assert "field" in [box.label.partition(" ")[0] for box in seen.boxes]

@@ -156,3 +156,22 @@ def test_two_long_class_names_that_are_shortened_alike_stand_whole_below() -> No
     assert f"{start}OneMore{end}" in text
     assert f"{start}TwoMore{end}" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_structure_beside_another_output_of_its_module_has_a_line_of_its_own() -> None:
+    class Encoder(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            return x.tanh().exp().sin().cos(), [x + 1, x + 2, x + 3]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = Encoder(), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> dict[str, object]:
+            last, states = self.encoder(x)
+            return {"scores": self.head(last), "states": states, "last": last}
+
+    text = tree_text(recorded(Model(), torch.ones(2, 4)))
+    assert "outputs" not in text
+    assert [line.split()[0] for line in text.splitlines()[-2:]] == ["last", "states"]

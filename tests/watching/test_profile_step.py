@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tests.writers.page_visit import content
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
 
-FEW: dict[str, Any] = {"formats": ["html"], "onnx": False, "mlflow": False}
+FEW: dict[str, Any] = {"formats": ["html", "csv"], "onnx": False, "mlflow": False}
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +56,40 @@ def test_a_later_step_of_a_plain_loop_is_timed(way: dict[str, Any], tmp_path: Pa
         assert not model._forward_hooks
     assert hook.report.refused == []
     assert hook.report.figures["step_us"] > 0
-    assert "time of step 2" in tags(tmp_path)
-    assert '"times":[' in content((tmp_path / "index.html").read_bytes())
+    assert hook.report.figures["backward_us"] > 0
+    assert {"time of step 2", "time of the backward of step 2"} <= set(tags(tmp_path))
+    page = content((tmp_path / "index.html").read_bytes())
+    assert '"times":[' in page
+    assert '"backward":[' in page
+    with (tmp_path / "graph.csv").open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert all(float(row["forward_us"]) > 0 for row in rows.values())
+    assert float(rows["fc"]["backward_us"]) > 0
+    check_trace(json.loads((tmp_path / "trace.json").read_text()))
     expected = train(plain, plain_args, 4)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
+
+
+def check_trace(trace: dict[str, Any]) -> None:
+    """Holds that a viewer can show it: slices of a row lie beside or inside of each other."""
+    rows: dict[int, list[tuple[float, float]]] = {}
+    for event in trace["traceEvents"]:
+        assert event["ph"] in "MXCsf"
+        if event["ph"] == "X":
+            rows.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+    assert len(rows) == 2  # what ran forward, and what autograd's thread ran
+    for slices in rows.values():
+        around: list[float] = []
+        for start, end in sorted(slices, key=lambda one: (one[0], -one[1])):
+            while around and around[-1] <= start:
+                around.pop()
+            assert not around or end <= around[-1] + 0.002  # rounded
+            around.append(end)
+    names = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
+    assert {"cnn.0", "conv2d", "ConvolutionBackward0"} <= names
+    kinds = [event["ph"] for event in trace["traceEvents"]]
+    assert kinds.count("s") == kinds.count("f") > 0  # arrows from ops to their backward
+    assert "C" in kinds
 
 
 def test_a_later_training_step_of_lightning_is_timed(way: dict[str, Any], tmp_path: Path) -> None:
@@ -71,16 +103,26 @@ def test_a_later_training_step_of_lightning_is_timed(way: dict[str, Any], tmp_pa
     assert "training_step" not in vars(module)
 
 
-def test_where_something_was_compiled_the_report_says_so_and_no_hook_is_left(
+def test_a_compiled_part_is_timed_as_one_and_no_hook_is_left(
     way: dict[str, Any], tmp_path: Path
 ) -> None:
-    torch._dynamo.utils.counters["frames"]["total"] = 1
-    model, args, _ = build("TwoBranches")
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
     with GraphHook(model, dirpath=tmp_path, profile_step=1, **way, **FEW) as hook:
-        train(model, args, 3)
+        train(model, (torch.ones(2, 4),), 3)
         assert not model._forward_hooks
     assert hook.report.refused == []
-    assert any("torch.compile" in remark for remark in hook.report.remarks)
+    assert any("was timed as one" in remark for remark in hook.report.remarks)
+    assert "time of step 1" in tags(tmp_path)
+
+
+def test_a_backward_that_does_not_come_is_said(way: dict[str, Any], tmp_path: Path) -> None:
+    model, args, _ = build("TwoBranches")
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, **way, **FEW) as hook:
+        for _ in range(3):
+            model(*args)
+    assert hook.report.figures["step_us"] > 0
+    assert any("none ran through what was timed" in remark for remark in hook.report.remarks)
 
 
 def test_training_that_ends_before_the_step_says_so(way: dict[str, Any], tmp_path: Path) -> None:

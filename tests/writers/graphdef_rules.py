@@ -13,6 +13,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from modelviz_callbacks.graph import ModelGraph, home_of
 from modelviz_callbacks.graph.names import clean_part
+from modelviz_callbacks.writers.graphdef.containers import tangled_containers
 
 MOST_CHILDREN = 100
 MOST_AT_TOP = 50
@@ -32,7 +33,7 @@ _OBJECT_PROTOTYPE = {
     "toString",
     "valueOf",
 }
-_GROUP = re.compile(r"(steps|inputs|outputs|\D.*) \d+-\d+(_\d+)?")
+_GROUP = re.compile(r"(\D.* \d+-\d+|step \d+)(_\d+)?")
 
 
 def violations(graph_def: GraphDef, graph: ModelGraph | None = None) -> list[str]:
@@ -50,6 +51,7 @@ def model_name(name: str) -> str:
 def _names_by_place(graph: ModelGraph) -> dict[str, str]:
     """Names of nodes by the boxes around them, functions among these."""
     places = {"": ""}
+    no_boxes = tangled_containers(graph)
     for call in graph.modules:
         around = places[call.parent]
         # A container that is no scope, as a function calls what is in it, is a part of the label.
@@ -57,7 +59,8 @@ def _names_by_place(graph: ModelGraph) -> dict[str, str]:
         is_called = home != call.parent and not call.is_function
         label = call.name.removeprefix(f"{home}/") if is_called else call.label
         label = clean_part(label)
-        places[call.name] = f"{around}/{label}" if around else label
+        joint = "." if call.parent in no_boxes else "/"
+        places[call.name] = f"{around}{joint}{label}" if around else label
     return {
         f"{places[node.scope]}/{node.label}" if node.scope else node.label: node.name
         for node in graph.nodes

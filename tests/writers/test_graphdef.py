@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from torch import nn
 
+from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph import (
@@ -301,3 +304,60 @@ def test_many_inputs_are_gathered_apart_from_the_steps() -> None:
 def test_an_empty_graph_is_refused_with_the_reason() -> None:
     with pytest.raises(WriterError, match="cannot show an empty graph"):
         graph_def(Analysis(ModelGraph("Nothing", "m.Nothing")))
+
+
+class Levels(nn.Module):
+    """Down through a list of layers, with a pool after each, which the list does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downs = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(3))
+        self.pool = nn.Softmax(-1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        for down in self.downs:
+            x = self.pool(down(x))
+        return {"scores": [head(x) for head in self.heads]}
+
+
+def test_a_container_is_no_box_where_a_way_leaves_it_and_comes_back() -> None:
+    graph = trace(Levels(), torch.ones(2, 4)).graph
+    written = graph_def(Analysis(graph))
+    assert violations(written, graph) == []
+    tops = list(dict.fromkeys(node.name.partition("/")[0] for node in written.node))
+    assert tops[1:] == [
+        *("downs.0_Linear", "pool", "downs.1_Linear", "pool_1", "downs.2_Linear", "pool_2"),
+        *("heads", "scores 0-2"),
+    ]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state, found = x.mean(1), []
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state)
+            found.append(self.out(state))
+        return torch.stack(found, 1)
+
+
+def test_each_step_of_a_long_loop_is_a_box_that_reads_the_one_before() -> None:
+    graph = trace(Recurrent(), torch.ones(2, 30, 4)).graph
+    written = graph_def(Analysis(graph))
+    assert violations(written, graph) == []
+    assert {node.name.partition("/")[0] for node in written.node} == {
+        *("x", "mean", "loop 0-29", "stack", "output")
+    }
+    ops = {node.name for node in written.node if "source line" in texts_of(node)}
+    read = {
+        (name.split("/")[1], entry.split("/")[1])
+        for name in ops
+        for entry in (text.partition(":")[0] for text in by_name(written)[name].input)
+        if name.startswith("loop") and entry.startswith("loop") and entry in ops
+    }
+    steps = {(f"step {t}", f"step {t - 1}") for t in range(1, 30)}
+    assert {pair for pair in read if pair[0] != pair[1]} == steps

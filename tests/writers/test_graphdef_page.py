@@ -82,6 +82,7 @@ def test_nasty_names_are_drawn_as_text_and_break_nothing(tmp_path: Path, browser
         assert page.errors == []
 
 
+@pytest.mark.slow
 def test_a_long_chain_of_ops_opens_box_by_box(tmp_path: Path, browser: Browser) -> None:
     _store(chain(3000), tmp_path / "runs")
     with running_tensorboard(tmp_path / "runs", tmp_path / "log.txt") as address:

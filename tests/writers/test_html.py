@@ -13,6 +13,7 @@ from torch import nn
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.health import StepHealth, WeightHealth
+from modelviz_callbacks.analysis.measured import Limit, MeasuredCosts
 from modelviz_callbacks.writers import html
 from tests.browser import open_browser
 from tests.networks import NETWORKS, Stack, backward_graph, graph_of, recorded
@@ -220,6 +221,36 @@ def test_boxes_are_coloured_by_time_where_a_step_was_timed(
     assert visit.errors == []
 
 
+def test_what_the_backward_and_the_optimizer_cost_is_a_colour_and_stands_in_the_panel(
+    browser: Browser, tmp_path: Path
+) -> None:
+    layers = (nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8))
+    graph = recorded(Stack(*layers), torch.zeros(2, 8))
+    first = "blocks/0_Linear"
+    measured = MeasuredCosts(
+        {f"{first}/linear": 4000.0},
+        {f"{first}/linear": 7000.0},
+        {"blocks/2_Linear": (300.0, 500.0)},
+        {f"{first}/linear": Limit("memory", 0.41)},
+        {"blocks.0.weight": 4096},
+    )
+    page = html.render(Analysis(graph).with_measured(measured))
+    visit = Visit(browser, page, tmp_path)
+    wanted = {"kept for the backward", "optimizer state", "time", "backward time"}
+    assert wanted <= set(options(visit))
+    visit.page.select_option("#colour", "backward")
+    fills = visit.page.evaluate(_FILLS)
+    assert len({fills[name] for name in (first, "blocks/1_ReLU", "blocks/2_Linear")}) == 3
+    assert "7 ms" in visit.page.locator("#legend").inner_text()
+    visit.box(first).click()
+    said = visit.details().replace("\t", " ").replace("\n", " ")
+    for text in ("their gradients", "optimizer state", "7 ms", "memory-bound, 41 % of peak"):
+        assert text.replace(" %", "%") in said
+    visit.box("blocks/2_Linear").click()
+    assert "300 µs" in visit.details()
+    assert visit.errors == []
+
+
 def test_the_sums_of_repeats_are_those_of_them_all(browser: Browser, tmp_path: Path) -> None:
     graph = recorded(Stack(*(nn.Sequential(nn.Linear(8, 8)) for _ in range(4))), torch.ones(1, 8))
     times = {node.name: 10.0 * n for n, node in enumerate(graph.ops)}
@@ -234,7 +265,8 @@ def test_a_colour_of_which_nothing_is_known_is_not_offered(
 ) -> None:
     model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), torch.zeros(2, 8)
     forward = Visit(browser, recorded(model, x), tmp_path)
-    assert options(forward) == ["parameters", "FLOPs", "bytes made", "dtype", "trainable"]
+    colours = ["parameters", "FLOPs", "bytes made", "kept for the backward", "dtype", "trainable"]
+    assert options(forward) == colours
     backward = Visit(browser, backward_graph(model, x), tmp_path)
     assert "FLOPs" not in options(backward)
     assert "time" not in options(backward)

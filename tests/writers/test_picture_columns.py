@@ -58,3 +58,36 @@ def test_an_edge_across_a_cut_begins_and_ends_at_its_boxes(chain: Analysis) -> N
         assert abs(tip - end.y) < 2
         # One path: each piece of it is a whole Bezier curve, and the arrow's tip comes last.
         assert len(arrow.points) % 3 == 2
+
+
+def test_columns_begin_between_frames_where_they_can() -> None:
+    kinds = (nn.Tanh, nn.ReLU, nn.Sigmoid, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.CELU, nn.SELU)
+    blocks = [nn.Sequential(nn.Linear(8, 8), kind(), nn.Dropout(0.1)) for kind in kinds]
+    drawn = picture(Analysis(recorded(nn.Sequential(*blocks), torch.zeros(2, 8))), depth=2)
+    frames = [s.name for s in drawn.shapes if isinstance(s, Rectangle) and s.role == "group0"]
+    assert len(frames) == len(set(frames)) == 9
+    boxes = [s.place for s in drawn.shapes if isinstance(s, Rectangle) and s.name.count("/") == 1]
+    assert len({round((place.x + place.width / 2) / 100) for place in boxes}) > 1
+
+
+class TwoTowers(nn.Module):
+    """A long tower, then a short one that reads it, which Graphviz may put on any side."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.long = nn.Sequential(*(nn.Tanh() if n % 2 else nn.ReLU() for n in range(parts)))
+        self.start, self.short = nn.Linear(4, 8), nn.Bilinear(8, 8, 8)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        read = self.long(x)
+        made: torch.Tensor = self.short(self.start(y).relu(), read)
+        return made
+
+
+@pytest.mark.parametrize("parts", [2, 4, 7])
+def test_of_two_ways_beside_each_other_the_earlier_one_is_on_the_left(parts: int) -> None:
+    model = TwoTowers(parts)
+    drawn = picture(Analysis(recorded(model, torch.zeros(2, 8), torch.zeros(2, 4))))
+    places = {s.name: s.place for s in drawn.shapes if isinstance(s, Rectangle) and s.name}
+    tower = [place.x for name, place in places.items() if name.startswith("long/")]
+    assert max(tower) < places["start"].x

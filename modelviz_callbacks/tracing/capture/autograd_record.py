@@ -112,6 +112,12 @@ def read_backward(
         return _Reader(state, inputs, saved).read(losses or roots)
 
 
+def most_nodes_here() -> int:
+    """How many nodes of autograd this thread may look at, see `MOST_NODES`."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return MOST_NODES if is_main else _MOST_NODES_IN_A_THREAD
+
+
 class _Kind(NamedTuple):
     """What is the same for all nodes of a class.
 
@@ -153,8 +159,7 @@ class _Reader:
         leaves: list[tuple[str, str]] = []
         saved: dict[int, tuple[SavedSpec, ...]] = {}
         is_cut = False
-        is_main = threading.current_thread() is threading.main_thread()
-        most = MOST_NODES if is_main else _MOST_NODES_IN_A_THREAD
+        most = most_nodes_here()
         kinds, known, specs = self._kinds, places.get, self._specs
         for node in order:
             kind = kinds.get(node.__class__) or self._kind(node)

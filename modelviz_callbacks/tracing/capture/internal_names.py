@@ -126,7 +126,7 @@ INTERNALS: tuple[Internal, ...] = (
         "makes, at the first jagged tensor of a process, a tensor that is no part of a model",
     ),
     Internal(
-        "torch._higher_order_ops.utils.setup_compilation_env",
+        "torch._higher_order_ops.utils._set_compilation_env",
         "2.8",
         "torch's context around the compilation of a higher-order op, in which no mode may be",
         _HIGHER,

@@ -1,20 +1,24 @@
 """Times one later training step op by op.
 
 The same two ways of seeing as in recording, but much less is kept: a function mode notes when
-each torch call began and ended, module hooks note which module was running. On CUDA, events are
-put into the stream around each call; they are read when the step is long over, so that the step
-itself never waits for the device. What comes out is a `TimedStep`, which ties the times to the
-graph that was recorded before.
+each torch call began and ended, module hooks note which module was running. The backward of what
+was timed is seen through hooks on autograd's nodes, which are known by the numbers that autograd
+gives them. On CUDA, events are put into the stream around each call; they are read when the step
+is long over, so that the step itself never waits for the device. Compiled code is left alone and
+timed as one. What comes out is a `TimedStep`, which ties the times to the graph that was recorded
+before.
 """
 
 from __future__ import annotations
 
 import sys
+import weakref
+from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import get_ident
 from time import perf_counter_ns
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.compiler import is_dynamo_compiling
@@ -22,20 +26,27 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import TorchFunctionMode
 
+from modelviz_callbacks.tracing.capture.autograd_record import MOST_NODES
+from modelviz_callbacks.tracing.capture.backward_timer import BackwardTimer, Times
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file, source_of
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
+from modelviz_callbacks.tracing.capture.timed_nodes import Numbers, StepClock, timed_nodes
 from modelviz_callbacks.tracing.capture.timed_step import (
-    Span,
     TimedCall,
     TimedOp,
     TimedStep,
     place_of,
 )
-from modelviz_callbacks.tracing.capture.torch_internals import has_compiled, is_compiled
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    has_compiled,
+    home_of_eval_frame_setter,
+    is_compiled,
+    next_sequence_number,
+)
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name
 
 _SKIP, _PURE, _BACKWARD = CallKind.SKIP, CallKind.PURE, CallKind.BACKWARD
@@ -43,12 +54,34 @@ _TORCH_FILE = FrameKind.TORCH
 # A framework's bookkeeping, and the gathering of sharded parameters, are no ops of a model.
 _NOT_THE_MODELS = (FrameKind.PLUMBING, FrameKind.SHARDING)
 
-# When something began and ended: nanoseconds of the host's clock, and events in the CUDA stream.
-_Times = tuple[int, int, Any, Any]
+_CUT = f"The backward has more than {MOST_NODES:,} steps: only as many were timed."
+
+
+class _Call:
+    """One call of a module, while it runs and after."""
+
+    __slots__ = ("first", "is_compiled", "last", "module", "name", "parent", "times")
+
+    def __init__(self, module: torch.nn.Module | None, parent: int | None) -> None:
+        self.module, self.parent = module, parent
+        self.name = "" if module is None else class_name(module)
+        self.first, self.last = next_sequence_number(), sys.maxsize
+        self.times: Times | None = None
+        self.is_compiled = False
+
+
+class _Op(NamedTuple):
+    """One torch call that ended."""
+
+    func: Any
+    code: CodeType | None
+    lasti: int
+    times: Times
+    numbers: Numbers
 
 
 class StepTimer(TorchFunctionMode):
-    """Times what one thread runs from `start` to `stop`; `finish` tells.
+    """Times what one thread runs from `start` to `stop`, and its backward until `finish`.
 
     A fault of its own ends the timing, never the step.
     """
@@ -69,15 +102,17 @@ class StepTimer(TorchFunctionMode):
         self._kinds: dict[Any, CallKind] = {}
         self._file_kinds: dict[str, FrameKind] = {}
         self._handles = ExitStack()
+        self._watching = ExitStack()
         self._on_cuda = False
         self._remarks: list[str] = []
         self._begun: tuple[int, Any] | None = None
-        self._total: _Times | None = None
-        # Calls of modules: who, inside which other, and when. The first is the timed code.
-        self._modules: list[tuple[torch.nn.Module | None, int | None]] = []
-        self._call_times: dict[int, _Times] = {}
+        # Calls of modules; the first is the timed code itself.
+        self._calls: list[_Call] = []
         self._open: list[tuple[int, int, Any]] = []
-        self._ops: list[tuple[int, Any, CodeType | None, int, _Times]] = []
+        self._ops: list[_Op] = []
+        self._made: list[weakref.ref[torch.Tensor]] = []
+        self._compiled: tuple[_Call, int, Any] | None = None
+        self._backward = BackwardTimer(self._mark, self._give_up)
 
     def start(self, inside_model: bool = False) -> bool:
         """Begins to time; call it right before the code that was recorded.
@@ -95,9 +130,9 @@ class StepTimer(TorchFunctionMode):
             return False
         self._thread = get_ident()
         self._on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        self._modules.append((None, None))
+        self._calls.append(_Call(None, None))
         if inside_model:
-            self._modules.append((self._model, 0))
+            self._calls.append(_Call(self._model, 0))
             self._open.append((1, perf_counter_ns(), None))
         with ExitStack() as handles:
             self._arm(handles)
@@ -109,12 +144,36 @@ class StepTimer(TorchFunctionMode):
         """Whether this thread is the one that is timed."""
         return self._thread == get_ident()
 
-    def stop(self) -> None:
-        """Takes every hook and the mode down; safe to call again, and from anywhere."""
-        if self._begun is not None and self._total is None:
+    def stop(self, result: Any = None) -> None:
+        """Takes every hook and the mode down; safe to call again, and from anywhere.
+
+        The backward of what ran is timed from now on, until `finish`.
+
+        Args:
+            result: What the timed code returned, where a backward may begin.
+        """
+        is_first = self._begun is not None and self._calls[0].times is None
+        if self._begun is not None and is_first:
             begun, event = self._begun
-            self._total = (begun, perf_counter_ns(), event, self._event(()))
+            self._calls[0].times = (begun, perf_counter_ns(), event, self._event(()))
+            self._calls[0].last = next_sequence_number()
         self._handles.close()
+        if is_first and self.is_here() and not self._given_up:
+            self._watch_backward(result)
+
+    @property
+    def is_watching_backward(self) -> bool:
+        """Whether a backward that comes now is timed."""
+        return self._backward.is_watching
+
+    @property
+    def waits_for_backward(self) -> bool:
+        """Whether a backward may come of what was timed, and none has begun yet."""
+        return self._backward.is_watching and not self._backward.runs
+
+    def end_backward(self) -> None:
+        """What autograd runs from now on is no part of the step; safe to call again."""
+        self._backward.remove()
 
     def finish(self) -> TimedStep:
         """What was timed.
@@ -123,26 +182,45 @@ class StepTimer(TorchFunctionMode):
         harm, at best when a later step is over.
         """
         self.stop()
-        if self._total is None:
+        self.end_backward()
+        if self._begun is None:
             return TimedStep(remarks=tuple(self._remarks))
-        names = self._names()
-        counts: dict[int, int] = {}
-        calls = []
-        for number, (module, parent) in enumerate(self._modules):
-            if module is None:
-                calls.append(TimedCall(None, None, "", 0, _span(self._total)))
-                continue
-            index = counts[id(module)] = counts.get(id(module), -1) + 1
-            times = self._call_times.get(number)
-            span = None if times is None else _span(times)
-            path = names.get(id(module), (None,))[0]
-            calls.append(TimedCall(parent, path, class_name(module), index, span))
+        if self._backward.is_cut:
+            self._remarks.append(_CUT)
+        clock, names = StepClock(*self._begun), self._names()
         ops = [
-            TimedOp(call, qualified_name(func), place_of(source_of(code, lasti)), _span(times))
-            for call, func, code, lasti, times in self._ops
+            TimedOp(
+                op.numbers.call,
+                qualified_name(op.func),
+                place_of(source_of(op.code, op.lasti)),
+                clock.span(op.times),
+            )
+            for op in self._ops
         ]
-        aliases = {name: paths[0] for paths in names.values() for name in paths}
-        return TimedStep(tuple(calls), tuple(ops), aliases, tuple(self._remarks))
+        backward = timed_nodes(
+            self._backward.runs,
+            [op.numbers for op in self._ops],
+            [Numbers(call.first, call.last, call.parent or 0) for call in self._calls],
+            clock,
+        )
+        return TimedStep(
+            tuple(self._timed_calls(names, clock)),
+            tuple(ops),
+            {name: paths[0] for paths in names.values() for name in paths},
+            tuple(self._remarks),
+            backward,
+            torch.get_num_threads(),
+        )
+
+    def _timed_calls(self, names: dict[int, list[str]], clock: StepClock) -> Iterator[TimedCall]:
+        counts: dict[int, int] = {}
+        for call in self._calls:
+            span = None if call.times is None else clock.span(call.times)
+            index, path = 0, None
+            if call.module is not None:
+                index = counts[id(call.module)] = counts.get(id(call.module), -1) + 1
+                path = names.get(id(call.module), (None,))[0]
+            yield TimedCall(call.parent, path, call.name, index, span, call.is_compiled)
 
     def _names(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}
@@ -151,7 +229,8 @@ class StepTimer(TorchFunctionMode):
         return found
 
     def _refusal(self) -> str:
-        if compiled_parts(self._called) or has_compiled():
+        is_told = home_of_eval_frame_setter() is not None
+        if not is_told and (compiled_parts(self._called) or has_compiled()):
             return (
                 "The step was not timed op by op: torch.compile fuses ops, and to time them one "
                 "by one the step would have to run without it. Use torch.profiler for compiled "
@@ -165,18 +244,56 @@ class StepTimer(TorchFunctionMode):
         return ""
 
     def _arm(self, handles: ExitStack) -> None:
-        handles.callback(module_hooks.register_module_forward_pre_hook(self._enter).remove)
-        after = module_hooks.register_module_forward_hook(self._leave, always_call=True)
-        handles.callback(after.remove)
         for register, paused in (
             (optimizer_hooks.register_optimizer_step_pre_hook, True),
             (optimizer_hooks.register_optimizer_step_post_hook, False),
         ):
             handles.callback(register(self._pause_hook(paused)).remove)
-        # What was not compiled yet runs eagerly, as it did when it was recorded.
-        handles.enter_context(out_of_compiled_code(self))
-        push_mode(self)
-        handles.callback(remove_mode, self)
+        # Compiled code runs as it does without a timer, and is told of as one.
+        handles.enter_context(out_of_compiled_code(self, self))
+        handles.callback(lambda: self._watching.close())
+        self._watch()
+
+    def _watch(self) -> None:
+        with ExitStack() as handles:
+            handles.callback(module_hooks.register_module_forward_pre_hook(self._enter).remove)
+            after = module_hooks.register_module_forward_hook(self._leave, always_call=True)
+            handles.callback(after.remove)
+            push_mode(self)
+            handles.callback(remove_mode, self)
+            self._watching = handles.pop_all()
+
+    # --- compiled code
+
+    def before_compiled(self) -> None:
+        """Takes hooks and mode down: compiled code runs now."""
+        self._watching.close()
+        if not self._paused:
+            call = _Call(None, self._open[-1][0] if self._open else 0)
+            self._compiled = call, perf_counter_ns(), self._event(())
+
+    def after_compiled(self, call: Any) -> None:
+        """Notes what compiled code took, and goes on.
+
+        Args:
+            call: What was called, with which arguments, and the result; ``None`` if it raised.
+        """
+        compiled, self._compiled = self._compiled, None
+        try:
+            if compiled is not None and call is not None:
+                one, begun, before = compiled
+                one.times = (begun, perf_counter_ns(), before, self._event(()))
+                one.last, one.is_compiled = next_sequence_number(), True
+                module = getattr(call[0], "__wrapped__", getattr(call[0], "__self__", None))
+                if isinstance(module, torch.nn.Module):
+                    one.module, one.name = module, class_name(module)
+                else:
+                    one.name = str(getattr(call[0], "__qualname__", type(call[0]).__name__))
+                self._calls.append(one)
+                self._remember(call[-1])
+            self._watch()
+        except Exception as error:
+            self._give_up(error)
 
     # --- the hot path
 
@@ -196,6 +313,7 @@ class StepTimer(TorchFunctionMode):
             return func(*args, **kwargs)
         if kind is _BACKWARD:
             return self._call_backward(func, args, kwargs)
+        first = next_sequence_number()
         before = self._event(args) if self._on_cuda else None
         begun = perf_counter_ns()
         result = func(*args, **kwargs)
@@ -203,10 +321,10 @@ class StepTimer(TorchFunctionMode):
         after = self._event(args) if self._on_cuda else None
         if kind is _PURE and args and result is args[0] and "out" not in kwargs:
             return result  # handed back unchanged: nothing was done
-        self._note(func, (begun, ended, before, after))
+        self._note(func, (begun, ended, before, after), first, result)
         return result
 
-    def _note(self, func: Any, times: _Times) -> None:
+    def _note(self, func: Any, times: Times, first: int, result: Any) -> None:
         frame: FrameType | None = sys._getframe(2)
         kinds, kind = self._file_kinds, _TORCH_FILE
         while frame is not None:
@@ -220,7 +338,26 @@ class StepTimer(TorchFunctionMode):
         if kind in _NOT_THE_MODELS:
             return
         code, lasti = (None, 0) if frame is None else (frame.f_code, frame.f_lasti)
-        self._ops.append((self._open[-1][0] if self._open else 0, func, code, lasti, times))
+        call = self._open[-1][0] if self._open else 0
+        numbers = Numbers(first, next_sequence_number(), call, torch.is_grad_enabled())
+        if numbers.last > first:
+            self._remember(result)
+        self._ops.append(_Op(func, code, lasti, times, numbers))
+
+    def _remember(self, result: Any) -> None:
+        """Where a backward may begin; not held."""
+        for one in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(one, torch.Tensor):
+                self._made.append(weakref.ref(one))
+
+    def _watch_backward(self, given: Any) -> None:
+        """Sees to it that a backward is timed that begins at something given, or made here."""
+        given = [*given.values()] if isinstance(given, dict) else given
+        tensors = [one for one in (ref() for ref in self._made) if one is not None]
+        for one in given if isinstance(given, (tuple, list)) else (given,):
+            inner = one if isinstance(one, (tuple, list)) else (one,)
+            tensors += [tensor for tensor in inner if isinstance(tensor, torch.Tensor)]
+        self._backward.watch(tensors, self._calls[0].first)
 
     def _kind_of(self, func: Any) -> CallKind:
         kind = self._kinds.get(func)
@@ -231,6 +368,14 @@ class StepTimer(TorchFunctionMode):
                 self._give_up(error)
                 return _SKIP
         return kind
+
+    def _mark(self) -> Any:
+        """A mark in the stream that autograd's thread works in; ``None`` on the host."""
+        if not self._on_cuda or torch.cuda.is_current_stream_capturing():
+            return None
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(None))
+        return event
 
     def _event(self, args: tuple[Any, ...]) -> Any:
         """A mark in the stream that a call with these arguments goes to; ``None`` on the host."""
@@ -252,6 +397,7 @@ class StepTimer(TorchFunctionMode):
         self._paused = self._given_up = True
 
     def _call_backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._watch_backward(args)
         self._paused = True  # checkpoints run modules again in it
         try:
             return func(*args, **kwargs)
@@ -271,8 +417,8 @@ class StepTimer(TorchFunctionMode):
 
     def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if self._sees(module):
-            number = len(self._modules)
-            self._modules.append((module, self._open[-1][0] if self._open else 0))
+            number = len(self._calls)
+            self._calls.append(_Call(module, self._open[-1][0] if self._open else 0))
             event = self._event(args) if self._on_cuda else None
             self._open.append((number, perf_counter_ns(), event))
 
@@ -283,10 +429,13 @@ class StepTimer(TorchFunctionMode):
         after = self._event(args) if self._on_cuda else None
         for place in range(len(self._open) - 1, -1, -1):
             number, begun, before = self._open[place]
-            if self._modules[number][0] is module:
+            call = self._calls[number]
+            if call.module is module:
+                call.times = (begun, ended, before, after)
                 # An exception that was caught may have left others open inside.
+                for inner, *_ in self._open[place:]:
+                    self._calls[inner].last = next_sequence_number()
                 del self._open[place:]
-                self._call_times[number] = (begun, ended, before, after)
                 return
 
     def _pause_hook(self, paused: bool) -> Any:
@@ -295,12 +444,3 @@ class StepTimer(TorchFunctionMode):
                 self._paused = paused or self._given_up
 
         return pause
-
-
-def _span(times: _Times) -> Span:
-    begun, ended, before, after = times
-    host_us = (ended - begun) / 1000
-    if before is None or after is None:
-        return Span(host_us)
-    after.synchronize()
-    return Span(host_us, before.elapsed_time(after) * 1000)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from modelviz_callbacks.tracing.capture.frames import first_argument
 from modelviz_callbacks.tracing.capture.internal_names import (
     FUNCTORCH_NAMES,
     INTERNALS,
@@ -353,7 +354,7 @@ def calls_under_way(model: torch.nn.Module, frame: FrameType | None) -> int:
     count = 0 if MODULE_CALL is not None else 1
     while frame is not None:
         if frame.f_code is code:
-            count += next(iter(frame.f_locals.values()), None) is model
+            count += first_argument(frame) is model
         frame = frame.f_back
     return count
 
@@ -409,18 +410,20 @@ def has_compiled() -> bool:
     return bool(counters.get("frames", {}).get("total"))
 
 
-COMPILATION_CONTEXT = "setup_compilation_env"
+COMPILATION_CONTEXT = "_set_compilation_env"
 """torch's context around the compilation of a higher-order op."""
 
 
 def homes_of_compilation_context() -> list[Any]:
     """The modules that have it under this name, the one that defines it first; maybe none."""
-    if _find_in("torch._higher_order_ops.utils.setup_compilation_env") is None:
+    if _find_in("torch._higher_order_ops.utils._set_compilation_env") is None:
         return []
-    # Whoever imported it by name has to be told as well.
-    names = ("torch._higher_order_ops.utils", "torch.nn.attention.flex_attention")
-    homes = [sys.modules[name] for name in names if name in sys.modules]
-    return [home for home in homes if hasattr(home, COMPILATION_CONTEXT)]
+    # Whoever imported it by name has to be told as well: before 2.9 the file of each op has.
+    prefix = "torch._higher_order_ops."
+    others = [name for name in tuple(sys.modules) if name.startswith(prefix)]
+    names = [f"{prefix}utils", *others, "torch.nn.attention.flex_attention"]
+    homes = [sys.modules[name] for name in dict.fromkeys(names) if name in sys.modules]
+    return [home for home in homes if COMPILATION_CONTEXT in vars(home)]
 
 
 EVAL_FRAME_SETTER = "_maybe_set_eval_frame"

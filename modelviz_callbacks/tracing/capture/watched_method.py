@@ -13,6 +13,7 @@ from weakref import ref
 import torch
 
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.tracing.capture.frames import first_argument
 from modelviz_callbacks.tracing.capture.torch_internals import MODULE_CALL
 
 # Around one call of a method: gets the bound method, its arguments, and gives its result.
@@ -132,7 +133,7 @@ def method_under_way(model: torch.nn.Module) -> str:
         code = frame.f_code
         name = code.co_name
         own = inspect.getattr_static(type(model), name, None)
-        is_first = code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is model
+        is_first = first_argument(frame) is model
         if is_first and getattr(own, "__code__", None) is code and not name.startswith("_"):
             found = name
         frame = frame.f_back  # type: ignore[assignment]
@@ -148,7 +149,7 @@ def modules_under_way(frame: FrameType | None) -> list[torch.nn.Module]:
     found: list[torch.nn.Module] = []
     while frame is not None and MODULE_CALL is not None:
         if frame.f_code is MODULE_CALL:
-            module = next(iter(frame.f_locals.values()), None)
+            module = first_argument(frame)
             if isinstance(module, torch.nn.Module):
                 found.append(module)
         frame = frame.f_back

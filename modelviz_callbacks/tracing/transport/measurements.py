@@ -12,7 +12,13 @@ from modelviz_callbacks.tracing.capture.inspected_step import (
     TensorHealth,
 )
 from modelviz_callbacks.tracing.capture.measured import Measured
-from modelviz_callbacks.tracing.capture.timed_step import Span, TimedCall, TimedOp, TimedStep
+from modelviz_callbacks.tracing.capture.timed_step import (
+    Span,
+    TimedCall,
+    TimedNode,
+    TimedOp,
+    TimedStep,
+)
 
 
 def pack_measured(measured: Measured) -> bytes:
@@ -53,19 +59,27 @@ def unpack_measured(data: bytes) -> Measured:
 
 def _timed_as_json(step: TimedStep) -> dict[str, Any]:
     return {
-        "calls": [[*call[:-1], call.span] for call in step.calls],
-        "ops": [[*op[:-1], op.span] for op in step.ops],
+        "calls": step.calls,
+        "ops": step.ops,
         "aliases": dict(step.aliases),
         "remarks": list(step.remarks),
+        "backward": step.backward,
+        "threads": step.threads,
     }
 
 
 def _timed(given: dict[str, Any]) -> TimedStep:
     return TimedStep(
-        tuple(TimedCall._make([*call[:-1], _span(call[-1])]) for call in given["calls"]),
-        tuple(TimedOp._make([*op[:-1], Span(*op[-1])]) for op in given["ops"]),
+        tuple(
+            call._replace(span=_span(call.span)) for call in map(TimedCall._make, given["calls"])
+        ),
+        tuple(op._replace(span=Span(*op.span)) for op in map(TimedOp._make, given["ops"])),
         given["aliases"],
         tuple(given["remarks"]),
+        tuple(
+            run._replace(span=Span(*run.span)) for run in map(TimedNode._make, given["backward"])
+        ),
+        given["threads"],
     )
 
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.writers.graphdef.containers import tangled_containers
 from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS, place
 from modelviz_callbacks.writers.graphdef.modules import MOST_NODES_TWICE, ModulesDrawing
 from modelviz_callbacks.writers.graphdef.nodedefs import NodeDefs
@@ -135,7 +135,8 @@ class _OpDrawing:
             )
         self.analysis = analysis
         self.graph = graph
-        self._names = place(graph.nodes, graph.modules)
+        no_boxes = tangled_containers(graph)
+        self._names = place(graph.nodes, graph.modules, no_boxes, analysis.folds)
         self._node_defs = NodeDefs(graph, self._names)
 
     @cached_property
@@ -166,7 +167,7 @@ class _OpDrawing:
 
     @cached_property
     def modules(self) -> ModulesDrawing:
-        return ModulesDrawing(self.graph, self._node_defs, bookkeeping(self.analysis))
+        return ModulesDrawing(self.analysis, self._node_defs)
 
 
 def _named(tag: str, drawn: GraphDef, profile: RunMetadata) -> NamedGraph:

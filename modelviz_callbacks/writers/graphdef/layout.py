@@ -1,12 +1,16 @@
 """Where each node of a graph stands in TensorBoard: its full name there.
 
 TensorBoard draws a box for every part of a name before a slash, so a name is a place. A name
-is the model graph's own wherever that works on the page. Three things change it:
+is the model graph's own wherever that works on the page. Five things change it:
 
 - characters and words that break the page;
 - boxes with too many children, which become unreadable at 200 in a row and blank at 2000: those
-  are gathered, in order of execution, into boxes such as ``layers/Block 0-9`` or ``steps 40-79``
+  are gathered, in order of execution, the steps of a loop each in a box of its own
+  (``loop 0-29/step 4``), the others into boxes such as ``layers/Block 0-9`` or ``steps 40-79``
   (plain ASCII, so that they can be typed into the search);
+- containers that would hide the wiring (see ``containers``) are no boxes: ``downs.0`` stands where
+  ``downs/0`` would;
+- inputs and outputs of one structure are gathered in a box (``past_key_values 0-23``);
 - an input gets a box of its name (``x/Input``): the name of an oval is written small across the
   arrow that leaves it, where the shape already stands, and then neither can be read.
 """
@@ -15,12 +19,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Node, home_of
+from modelviz_callbacks.graph.names import clean_part
+from modelviz_callbacks.view.ends import structure_of
 
 MOST_CHILDREN = 50
+_FEWEST_OF_A_STRUCTURE = _FEWEST_STEPS = 3
 _MOST_ENDS = 10  # inputs, and likewise outputs, beside the other children of a full box
 
 # Drawn as circles at the ops that read them, so they take no room in their box.
@@ -39,13 +47,21 @@ class _Box:
     children: list[_Box] = field(default_factory=list)
 
 
-def place(nodes: Iterable[Node], modules: Iterable[ModuleCall] = ()) -> dict[str, str]:
+def place(
+    nodes: Iterable[Node],
+    modules: Iterable[ModuleCall] = (),
+    no_boxes: frozenset[str] = frozenset(),
+    loops: Callable[[], Iterable[Fold]] = tuple,
+) -> dict[str, str]:
     """The name in TensorBoard of every node.
 
     Args:
         nodes: What will be drawn, in order of execution.
         modules: The module calls that the nodes' scopes name, parents first. A scope that is
             not among them becomes a box of that name.
+        no_boxes: The containers among them whose children stand in the box around them.
+        loops: Finds what repeats; in a full box the steps of a loop stand together. Not asked
+            where no box is full.
 
     Returns:
         Names by the nodes' own names, in the order in which the page nests them: whatever is
@@ -54,14 +70,33 @@ def place(nodes: Iterable[Node], modules: Iterable[ModuleCall] = ()) -> dict[str
     allocator = NameAllocator()
     root = _Box("")
     boxes, scope_names = {"": root}, {"": ""}
-    calls = {call.name: call for call in modules}
+    structures: dict[str, str] = {}
+    calls = _seen_through(modules, no_boxes)
     for node in nodes:
-        if node.scope not in boxes:
-            _open_scopes(node.scope, calls, allocator, boxes, scope_names)
-        label = _allocate(allocator, scope_names[node.scope], node.label)
-        boxes[node.scope].children.append(_Box(label, node.kind, node.name))
-    _gather_everywhere(root, allocator)
+        scope = node.scope
+        while scope in no_boxes:
+            scope = calls[scope].parent
+        if scope not in boxes:
+            _open_scopes(scope, calls, allocator, boxes, scope_names)
+        label = _allocate(allocator, scope_names[scope], node.label)
+        boxes[scope].children.append(_Box(label, node.kind, node.name))
+        if node.kind in ("input", "output"):
+            structures[boxes[scope].children[-1].key] = structure_of(node.path or "")
+    root.children = _structures_together(root.children, structures, allocator)
+    if any(map(_is_full, [root, *boxes.values()])):
+        _gather_everywhere(root, loops(), allocator)
     return dict(_walk(root))
+
+
+def _seen_through(modules: Iterable[ModuleCall], no_boxes: frozenset[str]) -> dict[str, ModuleCall]:
+    """The module calls by name, those in containers that are no boxes in the call around them."""
+    calls: dict[str, ModuleCall] = {}
+    for call in modules:
+        parent = call.parent
+        while parent in no_boxes:
+            parent = calls[parent].parent
+        calls[call.name] = call if parent == call.parent else replace(call, parent=parent)
+    return calls
 
 
 def _allocate(allocator: NameAllocator, scope: str, label: str) -> str:
@@ -87,7 +122,7 @@ def _open_scopes(
         scope = calls[scope].parent if scope in calls else ""
     for inner in reversed(missing):
         wanted = _label(inner, calls) if inner in calls else inner
-        box = _Box(_allocate(allocator, names[scope], wanted))
+        box = _Box(_allocate(allocator, names[scope], wanted), key=inner)
         names[inner] = _join(names[scope], box.label)
         boxes[scope].children.append(box)
         boxes[inner] = box
@@ -98,22 +133,75 @@ def _label(name: str, calls: Mapping[str, ModuleCall]) -> str:
     """A call's name below the module it is an attribute of, also where a function called it."""
     call = calls[name]
     home = home_of(calls, call.parent)
-    if call.is_function or home == call.parent:
+    own = name.rpartition("/")[0] == call.parent
+    if call.is_function or (home == call.parent and own):
         return call.label
+    if home == call.parent:
+        return name.removeprefix(f"{home}/").replace("/", ".")
     return name.removeprefix(f"{home}/") if home else name
 
 
-def _gather_everywhere(root: _Box, allocator: NameAllocator) -> None:
+def _structures_together(
+    children: Sequence[_Box], structures: Mapping[str, str], allocator: NameAllocator
+) -> list[_Box]:
+    """The children, inputs and outputs of one structure in a box in the place of the first."""
+    parts: dict[tuple[str, str], list[_Box]] = {}
+    for child in children:
+        if structures.get(child.key):
+            parts.setdefault((child.kind, structures[child.key]), []).append(child)
+    found: list[_Box] = []
+    for child in children:
+        within = parts.get((child.kind, structures.get(child.key, "")), [])
+        if len(within) < _FEWEST_OF_A_STRUCTURE:
+            found.append(child)
+        elif child is within[0]:
+            label = f"{clean_part(structures[child.key])} 0-{len(within) - 1}"
+            found.append(_Box(_allocate(allocator, "", label), children=within))
+    return found
+
+
+def _is_full(box: _Box) -> bool:
+    return sum(child.kind not in EMBEDDED_KINDS for child in box.children) > MOST_CHILDREN
+
+
+def _gather_everywhere(root: _Box, loops: Iterable[Fold], allocator: NameAllocator) -> None:
     """Bounds the children of every box; the new boxes get labels nobody has there."""
+    loops_of: dict[str, list[Fold]] = {}
+    for fold in loops:
+        loops_of.setdefault(fold.scope, []).append(fold)
     waiting = [(root, "")]
     while waiting:
         box, name = waiting.pop()
+        if _is_full(box):
+            for fold in loops_of.get(box.key, ()):
+                box.children = _steps_together(box.children, fold, name, allocator)
         inner = list(box.children)
-        if sum(child.kind not in EMBEDDED_KINDS for child in inner) > MOST_CHILDREN:
+        if _is_full(box):
             box.children = _gather(inner, name, allocator)
         for child in inner:
             if child.kind == "scope":
                 waiting.append((child, _join(name, child.label)))
+
+
+def _steps_together(
+    children: list[_Box], fold: Fold, scope: str, allocator: NameAllocator
+) -> list[_Box]:
+    """The children, those of a loop in a box for each step, and these in one for the loop."""
+    own = {child.key: child for child in children}
+    copies = [[own[name] for name in copy if name in own] for copy in fold.copies]
+    if min(map(len, copies)) < 2 or fold.times < _FEWEST_STEPS:
+        return children
+    loop = _Box(_allocate(allocator, scope, f"loop 0-{fold.times - 1}"), key=f"{scope}/loop")
+    loop.children = [
+        _Box(f"step {number}", key=f"{loop.key}/{number}", children=copy)
+        for number, copy in enumerate(copies)
+    ]
+    first, inside = copies[0][0], {id(child) for copy in copies for child in copy}
+    return [
+        loop if child is first else child
+        for child in children
+        if child is first or id(child) not in inside
+    ]
 
 
 def _gather(children: Sequence[_Box], scope: str, allocator: NameAllocator) -> list[_Box]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
-from modelviz_callbacks.graph import ModelGraph, ModuleCall, Node
+from modelviz_callbacks.analysis.main_path import bookkeeping
+from modelviz_callbacks.graph import ModuleCall, Node
+from modelviz_callbacks.writers.graphdef.containers import tangled_containers
 from modelviz_callbacks.writers.graphdef.layout import place
 from modelviz_callbacks.writers.graphdef.nodedefs import (
     TRAINING_STATES,
@@ -26,8 +29,7 @@ from modelviz_callbacks.writers.graphdef.overview import (
 from modelviz_callbacks.writers.graphdef.profile import Load, flops_a_microsecond, parameter_bytes
 from modelviz_callbacks.writers.graphdef.protos import GraphDef
 
-# Above this many nodes a drawing is not written beside the run's own graph: a training process
-# computes the checksums of its event file in Python, at some 8 MB a second.
+# Above this many nodes a drawing is not written beside the run's own graph: nobody can look at it.
 MOST_NODES_TWICE = 10_000
 
 
@@ -35,21 +37,18 @@ class ModulesDrawing:
     """The overview of one graph, placed.
 
     Args:
-        graph: The graph.
+        analysis: The analysis of the graph.
         node_defs: What describes the graph's own nodes.
-        beside: Nodes to leave out: those beside the main path.
     """
 
-    def __init__(
-        self, graph: ModelGraph, node_defs: NodeDefs, beside: frozenset[str] = frozenset()
-    ) -> None:
-        self._beside = beside
-        self._graph = graph
+    def __init__(self, analysis: Analysis, node_defs: NodeDefs) -> None:
+        self._analysis = analysis
+        self._graph = analysis.graph
         self._node_defs = node_defs
 
     @cached_property
     def _nodes(self) -> Mapping[str, OverviewNode]:
-        return module_overview(self._graph, self._beside)
+        return module_overview(self._graph, bookkeeping(self._analysis))
 
     @cached_property
     def _owned(self) -> Mapping[str, int]:
@@ -57,7 +56,9 @@ class ModulesDrawing:
 
     @cached_property
     def _names(self) -> Mapping[str, str]:
-        return place((drawn.node for drawn in self._nodes.values()), self._graph.modules)
+        nodes = (drawn.node for drawn in self._nodes.values())
+        no_boxes = tangled_containers(self._graph)
+        return place(nodes, self._graph.modules, no_boxes, self._analysis.folds)
 
     @property
     def is_useful(self) -> bool:

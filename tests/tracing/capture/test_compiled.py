@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks import GraphHook, ModelGraph
+from tests.samples import one_and_the_rest_slow
 from tests.tracing.capture.test_setups import IN_PLACE, Network
 from tests.zoo.leaves import difference, frozen
 
@@ -129,7 +130,7 @@ WAYS = {
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", one_and_the_rest_slow(WAYS))
 def test_five_steps_are_the_same_to_the_bit_and_compiled_as_often(way: str, tmp_path: Path) -> None:
     graph, remarks = compared(WAYS[way], tmp_path)
     assert shapes(graph) == OF_NETWORK

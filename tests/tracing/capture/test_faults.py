@@ -327,7 +327,7 @@ def _stance() -> str:
 def _compilation() -> str:
     from torch._higher_order_ops import utils
 
-    function = utils.setup_compilation_env
+    function = utils._set_compilation_env
     return f"{function.__module__}.{function.__qualname__}"
 
 

@@ -425,7 +425,7 @@ def test_two_models_trained_at_once_are_recorded_each_as_if_alone(tmp_path: Path
 
         return build
 
-    before = switches(), str(eval_frame._stance), utils.setup_compilation_env
+    before = switches(), str(eval_frame._stance), utils._set_compilation_env
     makers = [loaded(_without_chance, first), loaded(other, second)]
     with_it = _train_in_threads(tmp_path / "together", makers)
     assert difference(frozen(_train_in_threads(None, makers)), frozen(with_it)) == ""
@@ -434,7 +434,7 @@ def test_two_models_trained_at_once_are_recorded_each_as_if_alone(tmp_path: Path
         together = (tmp_path / "together" / str(index) / "graph.json").read_bytes()
         assert together == (tmp_path / f"alone{index}" / "0" / "graph.json").read_bytes()
     assert difference(before[0], switches()) == ""
-    assert before[1:] == (str(eval_frame._stance), utils.setup_compilation_env)
+    assert before[1:] == (str(eval_frame._stance), utils._set_compilation_env)
 
 
 def test_hooks_on_a_model_on_its_part_and_on_another_model_do_not_disturb(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
-from modelviz_callbacks.tracing.capture import step_timer
+from modelviz_callbacks.tracing.capture import backward_timer, step_timer
 from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.capture.timed_step import TimedStep
 from modelviz_callbacks.tracing.lowering.step_times import OpTimes, matched, op_times
@@ -135,17 +135,14 @@ def test_each_op_gets_the_time_it_took(
     graph = recorded(model, torch.ones(2))
     times = op_times(timed(model, torch.ones(2)), graph)
 
-    assert times == OpTimes(
-        {
-            "part/takes": 10.0,
-            "part/takes_1": 20.0,
-            "takes": 100.0,
-            "part_1/takes": 1000.0,
-            "part_1/takes_1": 2000.0,
-        },
-        3135.0,
-        (),
-    )
+    assert times.times_us == {
+        "part/takes": 10.0,
+        "part/takes_1": 20.0,
+        "takes": 100.0,
+        "part_1/takes": 1000.0,
+        "part_1/takes_1": 2000.0,
+    }
+    assert (times.total_us, times.remarks) == (3135.0, ())
 
 
 def test_the_times_make_a_named_graph_whose_boxes_are_sums() -> None:
@@ -417,6 +414,92 @@ def test_a_lightning_step_that_logs_is_tied_whole(tmp_path: Path) -> None:
     assert times.remarks == ()
 
 
+# --- the backward
+
+
+class Slow(torch.autograd.Function):
+    """Takes as long in the backward as it is told to."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, clock: Clock, duration_us: int) -> torch.Tensor:
+        ctx.clock, ctx.duration_us = clock, duration_us
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        ctx.clock.now_ns += ctx.duration_us * 1_000
+        return grads[0] * 2, None, None
+
+
+class SlowBackward(nn.Module):
+    """The same layer twice, each time followed by something that is slow in the backward."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock, self.layer = clock, nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = Slow.apply(self.layer(x), self.clock, 10)
+        x = Slow.apply(self.layer(x), self.clock, 200)
+        return x.detach() + x
+
+
+def timed_with_backward(
+    model: nn.Module, x: torch.Tensor, loss_of: Callable[[torch.Tensor], torch.Tensor] = torch.sum
+) -> TimedStep:
+    timer = StepTimer(model)
+    timer.start()
+    result = model(x)
+    timer.stop(result)
+    loss_of(result).backward()
+    return timer.finish()
+
+
+def test_each_op_gets_the_time_that_autograd_took_for_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backward_timer, "perf_counter_ns", clock)
+    model = SlowBackward(clock)
+    graph = recorded(model, torch.ones(1, 2))
+    times = op_times(timed_with_backward(model, torch.ones(1, 2)), graph)
+
+    took = {name: us for name, us in times.backward_us.items() if us}
+    assert took == {"mul": 10.0, "mul_1": 200.0}
+    assert times.backward_total_us == 210.0
+    assert {"layer/linear", "layer_1/linear", "add"} <= set(times.backward_us)
+    assert "detach" not in times.backward_us
+    assert times.remarks == ()
+
+
+def test_only_the_backward_of_the_timed_forward_is_timed_and_no_hook_stays(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backward_timer, "perf_counter_ns", clock)
+    model, timer = SlowBackward(clock), StepTimer(SlowBackward(clock))
+    before = model(torch.ones(1, 2))  # of an earlier step, and still in the graph
+    timer.start()
+    result = model(before.detach()) + before
+    timer.stop(result)
+    result.sum().backward(retain_graph=True)
+    graph = recorded(model, torch.ones(1, 2))
+    step = timer.finish()
+    ran = len(step.backward)
+    result.sum().backward()
+
+    assert op_times(step, graph).backward_total_us == 210.0
+    assert ran == len(timer.finish().backward)
+
+
+def test_a_backward_in_the_timed_code_and_those_of_several_losses_are_timed() -> None:
+    model = Manual()
+    graph = recorded(model, torch.ones(2, 4))
+    step = timed_with_backward(model, torch.ones(2, 4))
+    times = op_times(step, graph)
+
+    assert {"square", "mean", "net/0_Linear/linear"} <= set(times.backward_us)  # the one inside
+    assert {"net_1/0_Linear/linear", "mul"} <= set(times.backward_us)  # the one after it
+
+
 # --- what it leaves alone
 
 
@@ -516,40 +599,53 @@ def test_what_other_threads_run_meanwhile_is_neither_timed_nor_counted() -> None
 
 
 @pytest.mark.parametrize("part", ["model", "submodule", "in place"])
-def test_compiled_code_is_left_compiled_and_the_report_says_so(part: str) -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+def test_compiled_code_stays_compiled_and_is_timed_as_one(part: str) -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.ReLU())
     called: nn.Module = model
     if part == "model":
         called = torch.compile(model, backend="eager")  # type: ignore[assignment]
     elif part == "submodule":
         model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
     else:
-        model.compile(backend="eager")
+        model[0].compile(backend="eager")
+    x = torch.ones(2, 4)
+    called(x)
+    compiled = counters["stats"]["unique_graphs"]
+    graph = recorded(called, x)
     before, timer = switches(), StepTimer(model, called)
-
-    assert not timer.start()
+    assert timer.start()
+    result = called(x)
+    timer.stop(result)
     assert not difference(before, switches())
-    timer.stop()
-    times = op_times(timer.finish(), ModelGraph("m", "M"))
-    assert times.times_us == {}
-    assert "torch.compile fuses ops" in times.remarks[0]
+    result.sum().backward()
+    times = op_times(timer.finish(), graph)
+
+    assert counters["stats"]["unique_graphs"] == compiled
+    if part == "model":
+        assert times.times_us == times.backward_us == times.compiled_us == {}
+    else:
+        assert set(times.times_us) == set(times.backward_us) == {"1_ReLU/relu"}
+        assert set(times.compiled_us) == set(times.compiled_backward_us) == {"0_Sequential"}
+        assert times.compiled_us["0_Sequential"] < times.total_us
+    (remark,) = times.remarks
+    assert "timed as one" in remark
 
 
-def test_a_model_that_calls_a_compiled_function_is_not_timed() -> None:
+def test_a_compiled_function_is_timed_as_one() -> None:
     @torch.compile(backend="eager")
     def double(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
     class Model(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return double(x)
+            return double(x).tanh()
 
-    model = Model()
-    model(torch.ones(2))
-    timer = StepTimer(model)
+    model, x = Model(), torch.ones(2)
+    model(x)
+    step = timed(model, x)
 
-    assert not timer.start()
-    assert "torch.compile fuses ops" in timer.finish().remarks[0]
+    assert [call.class_name for call in step.calls if call.is_compiled] == [double.__qualname__]
+    assert [op.target for op in step.ops] == ["torch.Tensor.tanh"]
 
 
 def test_a_fault_of_the_timer_ends_the_timing_and_not_the_step(
@@ -647,6 +743,38 @@ def test_ops_on_a_gpu_are_timed_by_events_and_the_step_never_waits(
     times = op_times(timer.finish(), graph)
     assert times.times_us == {"takes": 3.0, "kernel": 500.0, "kernel_1": 40.0}
     assert times.total_us == 540.0
+
+
+@pytest.mark.usefixtures("cuda")
+def test_the_backward_on_a_gpu_is_timed_by_events_and_waits_for_nothing() -> None:
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            Stream.now_us += 70
+            return grads[0] * 2
+
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Kernel.apply(x).tanh()
+
+    model, x = Model(), torch.ones(2, requires_grad=True)
+    graph = on_cuda(recorded(model, x), but="")
+    Stream.step_is_running = True
+    timer = StepTimer(model)
+    timer.start()
+    result = model(x)
+    timer.stop(result)
+    thread = threading.Thread(target=result.sum().backward)  # autograd has one for each GPU
+    thread.start()
+    thread.join()
+    Stream.step_is_running = False
+
+    times = op_times(timer.finish(), graph)
+    assert times.backward_us == {"mul": 70.0, "tanh": 0.0}
 
 
 @pytest.mark.usefixtures("cuda")

@@ -394,6 +394,7 @@ def test_a_deep_graph_is_read_whole() -> None:
     assert backward.nodes[-1].path == "start"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_of_a_graph_too_deep_for_torch_to_free_the_end_is_read_and_the_step_survives() -> None:
     # In a process of its own: torch ends it where the whole chain has been looked at.
@@ -470,6 +471,7 @@ def test_tensorboard_takes_it(name: str) -> None:
     assert violations(graph_def(Analysis(backward)), backward) == []
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_backwards_and_graphs_under_rules_are_the_same_in_any_process() -> None:
     program = (

@@ -91,6 +91,7 @@ def test_the_picture_is_shown_inline(page: Page, run_url: str) -> None:
     keep(page, "graph_svg")
 
 
+@pytest.mark.slow
 def test_the_interactive_page_works_inside_mlflows_frame(page: Page, run_url: str) -> None:
     page.goto(f"{run_url}/artifacts/model_graph/index.html")
     frame = page.frame_locator("iframe").first

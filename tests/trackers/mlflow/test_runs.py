@@ -80,6 +80,7 @@ def test_a_plain_loop_in_start_run(fluent: Store, tmp_path: Path) -> None:
     assert fluent.client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_passes_artifacts_on(server: MlflowServer, tmp_path: Path) -> None:
     client = MlflowClient(server.uri)
     run_id = client.create_run("0").info.run_id
@@ -163,6 +164,7 @@ def test_what_the_user_wrote_stays_and_the_section_is_not_doubled(
     assert "| 131 |" in note  # of the second
 
 
+@pytest.mark.slow
 def test_runs_of_one_architecture_are_found_by_their_fingerprint(
     fluent: Store, tmp_path: Path
 ) -> None:
@@ -178,6 +180,7 @@ def test_runs_of_one_architecture_are_found_by_their_fingerprint(
     assert set(found["run_id"]) == set(runs[:2])
 
 
+@pytest.mark.slow
 def test_of_several_ranks_only_the_first_makes_a_run(store: Store, tmp_path: Path) -> None:
     here = Path(__file__).parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -197,6 +200,7 @@ def test_of_several_ranks_only_the_first_makes_a_run(store: Store, tmp_path: Pat
     assert stored == {f"model_graph/{name}" for name in first.files}
 
 
+@pytest.mark.slow
 def test_the_trained_model_is_logged_and_predicts_in_a_fresh_process(
     fluent: Store, tmp_path: Path
 ) -> None:

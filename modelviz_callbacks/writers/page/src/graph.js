@@ -81,6 +81,19 @@ export class Graph {
     }
     /** @type {Float64Array|null} microseconds by node */
     this.times = raw.times ? Float64Array.from(raw.times) : null;
+    /** @type {Float64Array|null} microseconds of the backward by node */
+    this.backward = raw.backward ? Float64Array.from(raw.backward) : null;
+    /** @type {Float64Array|null} bytes kept for the backward by node */
+    this.kept = raw.kept ? Float64Array.from(raw.kept) : null;
+    /** @type {Float64Array|null} bytes alive at the end of each node */
+    this.live = raw.live ? Float64Array.from(raw.live) : null;
+    /** Microseconds, forward and backward, of scopes that ran compiled: no op of theirs has a time.
+     * @type {Map<number, [number, number]>} */
+    this.compiled = new Map((raw.compiled || []).map((/** @type {number[]} */ [scope, ...both]) => [scope, both]));
+    /** How near nodes came to the machine's peak. @type {Map<number, string>} */
+    this.limits = new Map(raw.limits || []);
+    /** Bytes that optimizers keep, by scope and by parameter's node. @type {{scopes: number[], nodes: Map<number, number>}|null} */
+    this.optimizer = raw.optimizer ? { scopes: raw.optimizer.scopes, nodes: new Map(raw.optimizer.nodes) } : null;
     /** What was seen in one later step: of scopes zeros, elements and sums of squares (of gradients,
      * updates and weights), of parameters' nodes these sums; null is not finite.
      * @type {{step: number, scopes: (number|null)[][], nodes: Record<string, (number|null)[]>}|null} */
@@ -217,6 +230,11 @@ export class Graph {
     if (item >= 0) into.push(item);
     else for (const inner of this.items[-item] || []) this.opsIn(inner, into);
     return into;
+  }
+
+  /** The scopes in an item, itself among them. @param {number} item @returns {number[]} */
+  scopesIn(item) {
+    return item >= 0 ? [] : [-item, ...(this.items[-item] || []).flatMap((inner) => this.scopesIn(inner))];
   }
 
   /** The repeats among the items of a scope. @param {number} scope @returns {Fold[]} */

@@ -267,11 +267,17 @@ export class Panel {
       const frozen = sums.params - sums.trainable;
       rows.push(["parameters", `${whole(sums.params)}${frozen ? `, ${sums.trainable ? whole(frozen) : "all"} frozen` : ""}`]);
       rows.push(["their bytes", bytesText(sums.weightBytes)]);
+      if (sums.gradientBytes) rows.push(["their gradients", bytesText(sums.gradientBytes)]);
+      if (sums.optimizer) rows.push(["optimizer state", bytesText(sums.optimizer)]);
     }
     if (sums.flops !== null) rows.push(["FLOPs", `${sums.atLeast ? "at least " : ""}${short(sums.flops)}`]);
     else if (sums.atLeast) rows.push(["FLOPs", "not known"]);
     if (sums.made) rows.push(["tensors made", bytesText(sums.made)]);
+    if (sums.kept) rows.push(["kept for the backward", bytesText(sums.kept)]);
+    if (sums.peak) rows.push(["alive at the most", bytesText(sums.peak)]);
     if (sums.time) rows.push(["time", timeText(sums.time)]);
+    if (sums.backward) rows.push(["backward time", timeText(sums.backward)]);
+    if (sums.limit) rows.push(["limit", sums.limit]);
     if (sums.gradient) rows.push(["gradient norm", small(gradientNorm(sums))]);
     if (sums.elements) rows.push(["zeros in its output", percent(zeroShare(sums))]);
     if (sums.update) rows.push(["update ratio", small(updateRatio(sums))]);
