@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all their set-up: a .venv with the versions of constraints.txt,
-# and Chromium for the tests that open the real viewers.
+# and Chromium and Firefox for the tests that open the real viewers.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,10 +48,11 @@ page:
 	cd modelviz_callbacks/writers/page && npm ci && npm run check && npm run build
 
 browser:
-	@command -v chromium >/dev/null || { \
-	  echo "Installing Chromium for the tests that open the viewers"; \
+	@for program in chromium firefox-esr; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	[ -z "$$missing" ] || { \
+	  echo "Installing for the tests that open the viewers:$$missing"; \
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-	  $$as_root apt-get update -qq && $$as_root apt-get install -y -qq chromium >/dev/null; }
+	  $$as_root apt-get update -qq && $$as_root apt-get install -y -qq $$missing >/dev/null; }
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""A real Chromium without a screen, and servers for it to look at, on loopback."""
+"""Real browsers without a screen, and servers for it to look at, on loopback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 _STARTS_WITHIN_S = 120
 
-_PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+_PROGRAMS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "firefox": ("firefox-esr", "firefox"),
+}
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -41,23 +44,31 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def open_browser() -> Iterator[Browser]:
-    """A running Chromium, closed at the end.
+def open_browser(kind: str = "chromium") -> Iterator[Browser]:
+    """A running browser without a screen, closed at the end.
+
+    Args:
+        kind: ``"chromium"`` or ``"firefox"``, as the system's packages bring it.
 
     Raises:
-        RuntimeError: There is no Chromium on this machine, and it runs continuous integration.
+        RuntimeError: There is none on this machine, and it runs continuous integration.
             Elsewhere the test is skipped then, with how to get one.
     """
     from playwright.sync_api import sync_playwright
 
-    path = next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    path = next(filter(None, map(shutil.which, _PROGRAMS[kind])), None)
     if path is None:
-        missing = "no Chromium on the path: `make browser` installs Debian's (apt-get, as root)"
+        missing = f"no {kind} on the path: `make browser` installs Debian's (apt-get, as root)"
         if "CI" in os.environ:
             raise RuntimeError(missing)
         pytest.skip(missing)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        if kind == "firefox":
+            # Over WebDriver BiDi, which an unchanged Firefox speaks. Playwright up to 1.60 asks
+            # nothing of it that Debian's does not know.
+            browser = playwright.firefox.launch(executable_path=path, channel="moz-firefox")
+        else:
+            browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
         try:
             yield browser
         finally:

@@ -65,5 +65,6 @@ def _table() -> _Words:
     """What a byte makes of a checksum of zero."""
     words: _Words = numpy.arange(256, dtype=numpy.uint32)
     for _ in range(8):
-        words = (words >> 1) ^ (words & 1) * numpy.uint32(_POLYNOMIAL)
+        half = numpy.right_shift(words, 1, dtype=numpy.uint32)
+        words = half ^ (words & numpy.uint32(1)) * numpy.uint32(_POLYNOMIAL)
     return words

@@ -82,6 +82,18 @@ class Visit:
         assert place is not None
         return place["x"], place["y"]
 
+    def double_click(self, x: float, y: float) -> None:
+        """Clicks twice at a place on the screen."""
+        self.page.mouse.dblclick(x, y)
+        browser = self.page.context.browser
+        if browser is not None and browser.browser_type.name == "firefox":
+            # Driven from outside it takes them for two clicks that belong to nothing.
+            self.page.evaluate(
+                """([x, y]) => document.elementFromPoint(x, y).dispatchEvent(new MouseEvent(
+                     "dblclick", {bubbles: true, cancelable: true, clientX: x, clientY: y}))""",
+                [x, y],
+            )
+
     def until(self, expression: str, argument: object = None) -> None:
         """Waits until an expression holds."""
         until(self.page, expression, argument)

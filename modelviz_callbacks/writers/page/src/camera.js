@@ -17,7 +17,7 @@ export class Camera {
     this.zoom = zoom()
       .scaleExtent([0.01, 6])
       .clickDistance(5)
-      .filter((event) => !event.button && (event.type !== "dblclick" || true))
+      .filter((event) => !event.button)
       .on("start", () => svg.classList.add("moving"))
       .on("end", () => svg.classList.remove("moving"))
       .on("zoom", ({ transform, sourceEvent }) => {
