@@ -155,6 +155,7 @@ class GraphHook:
         close_at_exit(self._close, self._run)
 
     def _arm(self, model: torch.nn.Module) -> None:
+        self._nonfinite.get_ready(self._core)
         if self._methods:
             for name in self._methods:
                 self._undo.append(watch_method(self._core, name, self._around_method))
@@ -313,6 +314,7 @@ class GraphHook:
         if not self._is_recorder():  # known only now: the process group came after the hook
             self._records = False
             self._disarm()
+            self._nonfinite.close()
             self._run.step_aside()
             return
         with self._run.guarded("the recording"):

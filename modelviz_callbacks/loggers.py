@@ -15,6 +15,7 @@ from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import open_writer, tracking_uri
 from modelviz_callbacks.trackers.event_file import open_events
 from modelviz_callbacks.trackers.registry import is_live_run
+from modelviz_callbacks.trackers.tensorboardx import TensorboardXWriter, as_torchs
 
 # How a logger calls what it writes with, in Lightning, accelerate, Ignite, transformers.
 _INNER = (
@@ -100,7 +101,7 @@ def connect(
     runs: list[tuple[str | None, str]] = []
     for logger in loggers:
         with run.guarded("the loggers"):
-            inner = _written_with(logger)
+            inner = as_torchs(_written_with(logger))
             given = _folder_of(logger, inner)
             if given is not None and "://" in given:
                 run.add_remote_folder(f"{given.rstrip('/')}/model_graph")
@@ -109,7 +110,8 @@ def connect(
             if is_summary_writer(inner) and run.tensorboard is True:
                 # After an earlier fit the writer is closed, and is opened again by the next
                 # scalar. Opening it now puts the graph into that same file.
-                open_writer(inner)
+                if not isinstance(inner, TensorboardXWriter):
+                    open_writer(inner)
                 writers.append(inner)
             elif is_named(logger, "MLFlowLogger", "lightning", "pytorch_lightning"):
                 # The run is made now, as the trainer would a moment later.
@@ -187,8 +189,9 @@ def _has_loggers(thing: object) -> bool:
 
 
 def is_summary_writer(thing: object) -> bool:
-    """Whether something is a ``SummaryWriter`` of torch."""
-    return is_named(thing, "SummaryWriter", "torch")
+    """Whether something is a ``SummaryWriter``, of torch or of tensorboardX."""
+    is_adapted = isinstance(thing, TensorboardXWriter)
+    return is_adapted or is_named(thing, "SummaryWriter", "torch", "tensorboardX")
 
 
 def _written_with(logger: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from modelviz_callbacks.errors import GraphError
 from modelviz_callbacks.graph.model import ModelGraph
@@ -11,16 +12,24 @@ from modelviz_callbacks.graph.parts import ModuleCall, Node, ParameterInfo, Port
 from modelviz_callbacks.graph.validate import check
 from modelviz_callbacks.graph.values import Argument, Items, Ref, SliceValue, TensorSpec, Value
 
+_Result = tuple[Ref, TensorSpec]
+# For each input of a stage the stage and the place among its results that it comes from.
+Sources = Sequence[tuple[int, int] | None]
+_IN_ORDER: Mapping[int, Sources] = MappingProxyType({})
 
-def join_stages(stages: Sequence[ModelGraph], name: str) -> ModelGraph:
+
+def join_stages(
+    stages: Sequence[ModelGraph], name: str, sources: Mapping[int, Sources] = _IN_ORDER
+) -> ModelGraph:
     """Puts the stages of a pipeline one after the other, each a module ``stage_0``, ``stage_1``.
 
-    What a stage returns is what the next one is given, in order. An input without a counterpart of
-    the same shape and dtype stays an input.
+    What a stage returns is what the next one is given, in order, unless it is known better. An
+    input without a counterpart of the same shape and dtype stays an input.
 
     Args:
         stages: The graphs of the stages, the first stage's first.
         name: What the graph is to be called.
+        sources: By a stage's number, where its inputs come from; ``None``: from outside.
 
     Returns:
         The graph; qualified names begin with the stage.
@@ -33,13 +42,16 @@ def join_stages(stages: Sequence[ModelGraph], name: str) -> ModelGraph:
     nodes: list[Node] = []
     modules: list[ModuleCall] = []
     parameters: list[ParameterInfo] = []
-    given: list[tuple[Ref, TensorSpec]] = []
+    returned: list[list[_Result]] = []
     for number, graph in enumerate(stages):
+        given: list[_Result | None] = [*(returned[-1] if returned else [])]
+        if number in sources:
+            given = [_among(returned, source) for source in sources[number]]
         stage = _Stage(graph, f"stage_{number}", given, is_last=number == len(stages) - 1)
         nodes += stage.nodes
         modules += stage.modules
         parameters += stage.parameters
-        given = stage.returned
+        returned.append(stage.returned)
     order = {"input": 0, "output": 2}
     joined = ModelGraph(
         name,
@@ -55,6 +67,14 @@ def join_stages(stages: Sequence[ModelGraph], name: str) -> ModelGraph:
     return joined
 
 
+def _among(returned: list[list[_Result]], source: tuple[int, int] | None) -> _Result | None:
+    """What a stage has returned at a place; ``None``: there is no such thing."""
+    if source is None or not 0 <= source[0] < len(returned):
+        return None
+    results = returned[source[0]]
+    return results[source[1]] if 0 <= source[1] < len(results) else None
+
+
 class _Stage:
     """The parts of one stage, by the names that they have in the whole."""
 
@@ -62,15 +82,17 @@ class _Stage:
         self,
         graph: ModelGraph,
         stage: str,
-        given: Sequence[tuple[Ref, TensorSpec]],
+        given: Sequence[_Result | None],
         *,
         is_last: bool,
     ) -> None:
         self._stage = stage
         self._names: dict[str, Ref] = {}
         inputs = graph.of_kind("input")
-        for node, (ref, spec) in zip(inputs, given, strict=False):
-            own = node.outputs[0]
+        for node, result in zip(inputs, given, strict=False):
+            if result is None:
+                continue
+            own, (ref, spec) = node.outputs[0], result
             if (own.shape, own.dtype) == (spec.shape, spec.dtype):
                 self._names[node.name] = ref
         outputs = graph.of_kind("output")

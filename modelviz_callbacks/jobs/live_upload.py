@@ -50,8 +50,12 @@ def log_to(run: Any, report: Report) -> None:
         log()
     else:
         thread = threading.Thread(target=log, name="modelviz-live-upload", daemon=True)
-        thread.start()
-        thread.join(LIVE_LIMIT_S)
+        try:
+            thread.start()
+        except RuntimeError:  # the program ends: Python 3.12 begins no thread any more
+            log()
+        else:
+            thread.join(LIVE_LIMIT_S)
         if thread.is_alive():
             raise TrackerError(
                 f"{tracker.name} has not taken all files in {LIVE_LIMIT_S:.0f} s; it may still. "

@@ -19,6 +19,7 @@ from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers.event_file import closed_events, open_events
 from modelviz_callbacks.trackers.interface import Tracker
+from modelviz_callbacks.trackers.tensorboardx import as_torchs
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Colour type of a PNG's header to the number of channels (PNG specification, 11.2.2).
@@ -36,9 +37,9 @@ class TensorBoardTracker(Tracker):
 
     Args:
         target: A ``torch.utils.tensorboard.SummaryWriter`` (also Lightning's
-            ``TensorBoardLogger.experiment``), anything with its FileWriter's ``add_event`` and
-            ``flush``, or the run's folder: a local path, or a URL that fsspec knows. No running
-            writer may have its event file in that folder.
+            ``TensorBoardLogger.experiment``) or one of tensorboardX, anything with its
+            FileWriter's ``add_event`` and ``flush``, or the run's folder: a local path, or a URL
+            that fsspec knows. No running writer may have its event file in that folder.
 
     Raises:
         TrackerError: The target is none of these.
@@ -47,6 +48,7 @@ class TensorBoardTracker(Tracker):
     name = "TensorBoard"
 
     def __init__(self, target: object) -> None:
+        target = as_torchs(target)
         self._writer: Any = None
         self._owned = isinstance(target, (str, os.PathLike))
         self._target = target

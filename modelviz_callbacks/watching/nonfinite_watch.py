@@ -34,6 +34,7 @@ from modelviz_callbacks.tracing import (
     random_devices,
     watch_method,
 )
+from modelviz_callbacks.watching.step_number import StepNumber
 
 # How many calls of the model before one backward are kept.
 _MOST_CALLS = 16
@@ -80,6 +81,8 @@ class NonfiniteWatch:
         self._capture: Capture | None = None
         self._waits_for_recording = False
         self._recordings = 0
+        self._steps: StepNumber | None = None
+        self._undo_scaler: list[Callable[[], None]] = []
         self._number = 0
         self._thread = 0
         self._in_update = False
@@ -128,6 +131,16 @@ class NonfiniteWatch:
         self._watch_calls = watch
         return self
 
+    def get_ready(self, core: torch.nn.Module) -> None:
+        """Looks at gradient scalers from now on: before ``scaler.scale(model(x))``.
+
+        Args:
+            core: The model.
+        """
+        if self._run.when_recorded is not None and self._steps is None:
+            self._steps = StepNumber(core)
+            self._undo_scaler = self._steps.watch_scaler()
+
     def before_recording(self, core: torch.nn.Module) -> None:
         """The code begins that is recorded: its loss may be the one that is not finite.
 
@@ -152,6 +165,7 @@ class NonfiniteWatch:
         self._devices = random_devices(recording.model)
         self._in_training = recording.model.training
         self._calls = [first_call(recording, self._first_state)]
+        self.get_ready(recording.model)
         self._undo.append(watch_method(torch.autograd, "backward", self._around_backward))
         for register, begins in (
             (optimizer_hooks.register_optimizer_step_pre_hook, True),
@@ -166,10 +180,11 @@ class NonfiniteWatch:
         self._end()
 
     def _end(self) -> None:
-        self._recording, self._flag, self._calls = None, None, []
+        self._recording, self._flag, self._calls, self._steps = None, None, [], None
         self._drop_capture()
-        while self._undo:
-            self._undo.pop()()
+        for undo in (self._undo, self._undo_scaler):
+            while undo:
+                undo.pop()()
         # One that runs right now stays as one that does nothing, until the end.
         self._step_hooks = [hook for hook in self._step_hooks if not hook.remove()]
 
@@ -198,7 +213,7 @@ class NonfiniteWatch:
                 named = naming(inner, args, kwargs)
             else:
                 named = (args, kwargs, inspect.signature(inner))
-            self._note_call(named[0], named[1])
+            self._note_call(named[0], named[1], is_step=naming is not None)
             if self._waits_for_recording and self._recording is not None:
                 capture = self._new_capture()
                 capture.start(*named, is_step=naming is not None)
@@ -241,6 +256,8 @@ class NonfiniteWatch:
         """Forgets a call that raised."""
         self._drop_capture()
         self._calls = self._calls[:-1]
+        if self._steps is not None:
+            self._steps.at_failure()
 
     def _drop_capture(self) -> None:
         capture, self._capture = self._capture, None
@@ -250,12 +267,14 @@ class NonfiniteWatch:
     def _is_here(self) -> bool:
         return self._recording is not None and get_ident() == self._thread
 
-    def _note_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _note_call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], is_step: bool = False
+    ) -> None:
         self._drop_capture()  # of a call that was interrupted
         self.before_update()  # of a step without one
-        if self._recording is None:
+        if self._recording is None or self._steps is None:
             return  # that was it
-        self._number += 1
+        self._number = self._steps.at_call(is_step)
         if len(self._calls) >= _MOST_CALLS:
             self._calls.pop(0)
         if self._calls:  # maybe no backward comes: at most one result has its graph kept alive
@@ -294,9 +313,11 @@ class NonfiniteWatch:
         if not losses:
             return
         self.before_update()  # of the backward before
-        if self._recording is None:
+        if self._recording is None or self._steps is None:
             return
-        self._flag = LossFlag(losses[0], self._calls, self._number)
+        unscaled = self._steps.unscaled(losses[0])
+        self._flag = LossFlag(losses[0], self._calls, self._number, unscaled)
+        self._steps.at_backward()
         self._calls = []
         if self._flag.is_quick or (self._in_update and not self._tells_update):
             self.before_update()
@@ -306,15 +327,10 @@ class NonfiniteWatch:
             if self._is_here() and not is_dynamo_compiling():
                 self._in_update = begins
                 self.before_update()
-                if not begins and self._calls and self._is_trained_by(optimizer):
+                if not begins and self._steps is not None and self._steps.at_update(optimizer):
                     self._calls = []  # with other weights they cannot be replayed any more
 
         return call
-
-    def _is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
-        assert self._recording is not None
-        own = {id(parameter) for parameter in self._recording.model.parameters()}
-        return any(id(one) in own for group in optimizer.param_groups for one in group["params"])
 
     def before_update(self) -> None:
         """The weights will be changed: looks at the loss that the last backward began at."""

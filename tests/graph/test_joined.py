@@ -58,6 +58,31 @@ def test_what_does_not_fit_the_stage_before_stays_an_input() -> None:
     ]
 
 
+class Forks(nn.Module):
+    """Gives the next stage its last result, and one that another stage wants its first."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.exp(), x.sin()
+
+
+class Adds(nn.Module):
+    def forward(self, hidden: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        return hidden + skip
+
+
+def test_a_skip_connection_passes_by_the_stages_between() -> None:
+    x = torch.ones(2, 4)
+    graphs = [trace(Forks(), x).graph, trace(nn.Tanh(), x).graph, trace(Adds(), x, x + 1).graph]
+    joined = join_stages(graphs, "Skips", {1: [(0, 1)], 2: [(1, 0), (0, 0)]})
+    reads = {node.op: [ref.node for ref in node.inputs] for node in joined.ops}
+    assert reads["tanh"] == ["stage_0/sin"]
+    assert reads["add"] == ["stage_1/tanh", "stage_0/exp"]
+    assert len(joined.of_kind("input")) == 1
+    for nowhere in (None, (7, 0), (0, 7), (-1, 0)):
+        odd = join_stages(graphs, "Odd", {1: [(0, 1)], 2: [(1, 0), nowhere]})
+        assert [node.name for node in odd.of_kind("input")] == ["stage_0/x", "stage_2/skip"]
+
+
 def test_of_no_stage_there_is_nothing_to_join() -> None:
     with pytest.raises(GraphError, match="no graph was given"):
         join_stages([], "None")

@@ -7,12 +7,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
+from torch.distributed.pipelining import SplitPoint, pipeline
 
-from modelviz_callbacks import ModelGraph
+from modelviz_callbacks import GraphHook, ModelGraph
 from modelviz_callbacks.cli import main
-from tests.integrations.seen import net
+from tests.integrations.seen import IN_PLACE, net
 
 
 def run_two(script: str, folder: Path) -> str:
@@ -35,13 +39,26 @@ def run_two(script: str, folder: Path) -> str:
     return done.stdout
 
 
+def assert_interleaved_stages_are_joined(folder: Path) -> None:
+    """Four stages on two ranks; the second hands on to the third what the first gave it."""
+    assert main(["join", str(folder)]) == 0
+    graph = ModelGraph.load(folder / "graph.json")
+    assert graph.parameter_count == 4 * (8 + 1) * 8
+    assert [node.kind for node in graph.nodes].count("input") == 1
+    reads = {node.op: [ref.node for ref in node.inputs] for node in graph.ops}
+    (adds,) = [given for op, given in reads.items() if op.startswith("add")]
+    assert adds == ["stage_2/layer/linear", "stage_0/sigmoid"]
+
+
 @pytest.mark.process
 def test_each_rank_of_a_pipeline_records_its_stage_and_join_makes_one_graph_of_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = run_two("pipeline_ranks.py", tmp_path)
     # Not by lines: what the other rank has begun to print may stand before it.
-    assert sorted(re.findall(r"RANK \d \w+", told)) == ["RANK 0 True", "RANK 1 True"]
+    trained = sorted(re.findall(r"RANK \d \w+ \w+", told))
+    assert trained == ["RANK 0 True True", "RANK 1 True True"]
+    assert_interleaved_stages_are_joined(tmp_path / "interleaved")
     assert main(["join", str(tmp_path)]) == 0
     graph = ModelGraph.load(tmp_path / "graph.json")
     assert graph.parameter_count == (8 + 1) * 16 + (16 + 1) * 16 + (16 + 1) * 4
@@ -52,6 +69,49 @@ def test_each_rank_of_a_pipeline_records_its_stage_and_join_makes_one_graph_of_t
     (tmp_path / "stage_0" / "graph.json").unlink()
     assert main(["join", str(tmp_path)]) != 0
     assert "none left out" in capsys.readouterr().err
+
+
+class Skips(nn.Module):
+    """The first layer's result goes to the third, past the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skip = torch.sigmoid(self.a(x))
+        return torch.tanh(self.c(self.b(torch.relu(skip * 2))) + skip)
+
+
+def test_of_a_pipeline_that_tracing_has_split_a_connection_past_a_stage_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = torch.randn(2, 8)
+    begins = dict.fromkeys("bc", SplitPoint.BEGINNING)
+    pipe = pipeline(Skips(), (x,), split_spec=begins)
+    parts = [pipe.get_stage_module(number) for number in range(3)]
+    hooks = [
+        GraphHook(
+            SimpleNamespace(submod=part, stage_index=number, pipe_info=pipe.info()),  # type: ignore[arg-type]
+            dirpath=tmp_path,
+            **IN_PLACE,
+        )
+        for number, part in enumerate(parts)
+    ]
+    hidden, skip = parts[0](x)
+    parts[2](parts[1](hidden), skip).sum().backward()
+    for hook in hooks:
+        hook.close()
+    assert main(["join", str(tmp_path)]) == 0
+    graph = ModelGraph.load(tmp_path / "graph.json")
+    reads = {node.op: [ref.node for ref in node.inputs] for node in graph.ops}
+    assert [one for op, one in reads.items() if op.startswith("add")] == [
+        ["stage_2/c/linear", "stage_0/sigmoid"]
+    ]
+    assert [node.kind for node in graph.nodes].count("input") == 1
+    (tmp_path / "stage_2.json").write_text("{}")
+    assert main(["join", str(tmp_path)]) != 0
+    assert "should say where the inputs of a stage come from" in capsys.readouterr().err
 
 
 @pytest.mark.process

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from wandb.proto import wandb_internal_pb2
 
 from modelviz_callbacks import GraphHook
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.jobs.live_upload import log_to
 from tests.integrations.seen import IN_PLACE, graph_of, net
 from tests.samples import one_and_the_rest_slow
 from tests.trackers.conftest import Store
@@ -189,6 +191,21 @@ def test_a_remote_folder_gets_all_files(
     there = {Path(name).name for name in system.ls(f"/{tmp_path.name}-{background}/graph", False)}
     assert {"graph.json", "graph.txt", "index.html", "report.json"} <= there
     assert [path.name for path in tmp_path.iterdir()] == ["model_graph"]
+
+
+def test_where_no_thread_begins_any_more_as_at_the_end_of_a_program_files_are_sent_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuses(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    folder = f"memory://{tmp_path.name}/ends"
+    hook = GraphHook(model := net(), dirpath=tmp_path / "graph", tracker=False, **FORMATS)
+    model(torch.randn(2, 4)).sum().backward()
+    hook.close()
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    log_to(folder, hook.report)
+    assert fsspec.filesystem("memory").glob(f"{folder}/**/graph.txt")
 
 
 def test_a_remote_folder_that_cannot_be_reached_costs_a_line_of_the_report(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.config_pb2 import RunMetadata
@@ -17,6 +18,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.tensorboard import SummaryWriter
 
+from modelviz_callbacks import GraphHook
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 
@@ -166,6 +168,36 @@ def test_a_closed_writer_that_has_one_of_several_files_is_refused_and_no_further
         tracker.add_text("summary", "text")
     tracker.close()
     assert len(_event_files(tmp_path)) == 2
+
+
+def test_a_writer_of_tensorboardx_gets_everything_into_its_own_file(tmp_path: Path) -> None:
+    library = pytest.importorskip("tensorboardX")
+    writer = library.SummaryWriter(str(tmp_path))
+    tracker = TensorBoardTracker(writer)
+    tracker.add_graph(GRAPH.SerializeToString())
+    tracker.add_named_graph("forward", _named())
+    tracker.add_text("summary", "text", step=3)
+    tracker.close()
+    writer.add_scalar("loss", 1.0, 7)
+    writer.close()
+
+    assert len(_event_files(tmp_path)) == 1
+    run = _read(tmp_path)
+    assert GraphDef.FromString(run.Graph().SerializeToString()) == GRAPH
+    assert [event.step for event in run.Tensors("summary")] == [3]
+    assert [event.step for event in run.Scalars("loss")] == [7]
+    assert len(run.Tensors("forward")) == 1
+
+
+def test_a_tensorboardx_writer_around_a_loop_is_found(tmp_path: Path) -> None:
+    library = pytest.importorskip("tensorboardX")
+    model, writer = torch.nn.Linear(4, 2), library.SummaryWriter(str(tmp_path))
+    with GraphHook(model, onnx=False, formats=["text"], background=False) as hook:
+        model(torch.ones(1, 4)).sum().backward()
+    writer.close()
+    assert Path(hook.report.folder) == tmp_path / "model_graph"
+    assert len(_event_files(tmp_path)) == 1
+    assert _read(tmp_path).Graph() is not None
 
 
 def test_a_closed_file_writer_is_refused(tmp_path: Path) -> None:

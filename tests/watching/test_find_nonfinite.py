@@ -144,6 +144,46 @@ def test_a_running_mean_that_the_step_itself_has_spoilt_takes_no_blame(tmp_path:
     assert (found["kind"], found["name"]) == ("data", "x")
 
 
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_all_calls_up_to_a_change_of_weights_are_one_step(accumulated: int, tmp_path: Path) -> None:
+    generator, discriminator = nn.Linear(4, 4), Net()
+    trains = [torch.optim.SGD(one.parameters(), 0.1) for one in (discriminator, generator)]
+    with GraphHook(discriminator, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        for number in range(4):
+            for _ in range(accumulated):
+                real = torch.rand(8, 4) + 0.1
+                real[0] *= -1 if number == 2 else 1
+                fake = generator(torch.randn(8, 4)).abs() + 0.1
+                discriminator(real).mean().sub(discriminator(fake.detach()).mean()).backward()
+            trains[0].step()
+            discriminator(fake).mean().backward()
+            trains[1].step()
+    assert told(tmp_path)["step"] == 2
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["the loss is finite", "the loss is not"])
+def test_a_loss_that_only_a_gradient_scaler_makes_overflow_is_no_fault(
+    own: bool, tmp_path: Path
+) -> None:
+    model, scaler = Net(), torch.amp.GradScaler("cpu", init_scale=1e38)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        for number in range(5):
+            x = torch.rand(8, 4) + 9
+            x[0] = x[0] * (own or number < 4)
+            optimizer.zero_grad()
+            scaler.scale(model(x).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert scaler.get_scale() < 1e38, "it has overflown"
+    if own:
+        assert not any("not finite" in said for said in hook.report.remarks)
+    else:
+        assert told(tmp_path)["step"] == 4
+    assert torch.amp.GradScaler.scale.__module__ == "torch.amp.grad_scaler"
+    assert "__wrapped__" not in vars(torch.amp.GradScaler.scale)
+
+
 class Flat(nn.Module):
     """Its recording holds the number of rows."""
 

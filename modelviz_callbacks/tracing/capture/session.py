@@ -61,6 +61,11 @@ _CODE = OpEntry._fields.index("code")
 # Letters of the user's error that are kept: they stand in every file.
 _LONGEST_ERROR = 1000
 
+_NO_LOSS = (
+    "The loss is not in the graph: before a backward from what this forward gave, the model was "
+    "called too often, or an optimizer stepped, or the loop ended."
+)
+
 
 class Capture:
     """Records what one thread runs from `start` to `finish` or `abandon`.
@@ -378,6 +383,7 @@ class Capture:
             return self.finish_at_backward()
         del self.recorder.tape[forward.position :]
         self.recorder.losses.clear()
+        self._unread.append(_NO_LOSS)
         recording = self._recording(forward.result, "")
         recording.backward = forward.backward
         return recording

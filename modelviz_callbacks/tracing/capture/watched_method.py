@@ -31,7 +31,7 @@ def watch_method(model: Any, name: str, around: Around) -> Callable[[], None]:
     into copies of it, which then called the method of the original.
 
     Args:
-        model: Whose method.
+        model: Whose method; of a class, that of all its objects, which come as first arguments.
         name: The method's name.
         around: Called in the place of the method when it is this model's.
 
@@ -79,7 +79,10 @@ def _watch_own(
         return own(*args, **kwargs) if around is None else around(own, args, kwargs)
 
     layer.mark(watched)
-    vars(model)[name] = watched
+    if isinstance(model, type):
+        setattr(model, name, watched)
+    else:
+        vars(model)[name] = watched
     return functools.partial(_take_off, model, name, layer)
 
 

@@ -22,14 +22,22 @@ class LossFlag:
         is_quick: Whether to ask for it waits for nothing.
     """
 
-    def __init__(self, loss: torch.Tensor, calls: Sequence[StepCall], number: int) -> None:
+    def __init__(
+        self,
+        loss: torch.Tensor,
+        calls: Sequence[StepCall],
+        number: int,
+        unscaled: torch.Tensor | None = None,
+    ) -> None:
         """Begins to find out.
 
         Args:
             loss: A single number.
             calls: As the attribute.
             number: As the attribute.
+            unscaled: What a gradient scaler has made the loss of: that is what must be finite.
         """
+        looked_at = loss if unscaled is None else unscaled
         self.loss = loss
         self.calls = calls
         self.number = number
@@ -39,15 +47,15 @@ class LossFlag:
         self._event: torch.cuda.Event | None = None
         for call in () if self.is_quick else calls:
             call.settle()  # what it gave must not outlive the backward
-        if not is_readable(loss) or is_captured():
+        if not is_readable(looked_at) or is_captured():
             self.is_quick = True
             return
         with no_torch_function(), torch.no_grad():
             if self.is_quick:
-                self._is_finite = math.isfinite(loss.item())
+                self._is_finite = math.isfinite(looked_at.item())
                 return
-            self._there = torch.isfinite(loss.detach()).all()
-            if loss.is_cuda:
+            self._there = torch.isfinite(looked_at.detach()).all()
+            if looked_at.is_cuda:
                 host = torch.empty((), dtype=torch.bool, pin_memory=True)
                 self._there = host.copy_(self._there, non_blocking=True)
                 self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
