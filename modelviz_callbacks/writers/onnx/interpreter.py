@@ -99,6 +99,8 @@ class _Walk:
         self._originals: list[torch.Tensor] = []
         self._results: dict[Any, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
         self._walked = Walked()
+        self._has_unknown = False
+        self._has_opaque = any(builder.graph.of_kind("opaque"))
 
     def run(self) -> Walked:
         program = self._source.program
@@ -302,7 +304,7 @@ class _Walk:
 
     def _find_unseen(self, node: fx.Node, recorded: Node | None) -> None:
         """Finds in the graph what the program has no way to make of a call's arguments."""
-        if recorded is None:
+        if recorded is None or not (self._has_unknown or self._has_opaque):
             return
         given: list[fx.Node] = []
         fx.node.map_arg((node.args, node.kwargs), given.append)
@@ -372,6 +374,7 @@ class _Walk:
     ) -> None:
         """A call that cannot be made without data: what it gave is in the graph."""
         if recorded is None:
+            self._has_unknown = True
             self._env[node] = _Unknown(f"{node.target}: {error}")
             return
         if recorded.writes and tensors:
