@@ -6,8 +6,8 @@ CPU allocator. Beside each other:
 1. kept: bytes alive after the forward when only autograd's graph of it is held, beside the sum
    over the ops of what they keep for the backward;
 2. peak: the most that was alive while it ran, beside the highest of the graph's curve. The
-   allocator also counts what an op needs only while it runs (a convolution's unfolded input),
-   which the graph leaves out.
+   allocator also counts a kernel's own buffers (a convolution's unfolded input) and tensors that
+   only a variable of the author's keeps, which the graph leaves out.
 
 Exit status 1 if one of the first differs by more than five per cent.
 """
@@ -186,7 +186,7 @@ def told(graph: ModelGraph) -> Measured:
 
 def main() -> int:
     """Prints the table."""
-    worst = 0.0
+    worst, close = 0.0, 0
     print(
         f"{'model':<24}{'kept':>12}{'measured':>12}{'off':>8}{'peak':>12}{'measured':>12}{'off':>8}"
     )
@@ -196,12 +196,12 @@ def main() -> int:
         ours, real = told(trace(model, *inputs()).graph), measure(model, inputs)
         kept_off = ours.kept / real.kept - 1
         peak_off = ours.peak / real.peak - 1
-        worst = max(worst, abs(kept_off))
+        worst, close = max(worst, abs(kept_off)), close + (abs(peak_off) <= _MOST_OFF)
         print(
             f"{name:<24}{ours.kept:>12,}{real.kept:>12,}{kept_off:>8.1%}"
             f"{ours.peak:>12,}{real.peak:>12,}{peak_off:>8.1%}"
         )
-    print(f"largest difference of what is kept: {worst:.2%}")
+    print(f"largest difference of what is kept: {worst:.2%}; peak within 5 % on {close} models")
     return int(worst > _MOST_OFF)
 
 

@@ -91,6 +91,14 @@ class ModelPage:
         found: list[str] = self.page.locator("text.edge-label").all_text_contents()
         return [text.strip() for text in found if text.strip()]
 
+    def size(self) -> tuple[float, float]:
+        """Width and height of all that is drawn, in CSS pixels before any zoom."""
+        width, height = self.page.evaluate(
+            "() => { const box = document.querySelector('#canvas > g, #origin').getBBox();"
+            " return [box.width, box.height]; }"
+        )
+        return float(width), float(height)
+
     def open(self, title: str) -> None:
         """Opens a function by the sign on its box."""
         name = self.page.locator("g.node-item text").get_by_text(title, exact=True).first
@@ -98,8 +106,19 @@ class ModelPage:
         sign.first.click()
         self.wait_until_drawn()
 
-    def picture(self, path: Path) -> None:
-        """Takes a screenshot of the page, with the pointer out of the way."""
+    def picture(self, path: Path, only_graph: bool = False) -> None:
+        """Takes a screenshot of the page, or of its graph alone, without the pointer."""
         self.page.mouse.move(1, 500)
         self.page.wait_for_timeout(200)
-        self.page.screenshot(path=path)
+        if not only_graph:
+            self.page.screenshot(path=path)
+            return
+        left, top, right, bottom = self.page.evaluate(
+            "() => { const box = document.querySelector('#canvas > g, #origin')"
+            ".getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]; }"
+        )
+        left, top = max(0, left - 12), max(0, top - 12)
+        clip = {"x": left, "y": top, "width": right + 12 - left, "height": bottom + 12 - top}
+        # Below the graph stand the page's own buttons.
+        clip["height"] = min(clip["height"], 940 - top)
+        self.page.screenshot(path=path, clip=clip)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 import modelviz_callbacks
+from docs.gallery.grades import GRADES, with_grades
 from docs.gallery.table import ENTRIES, with_gallery
 from modelviz_callbacks import GraphHook, GraphLogger, Trace
 from modelviz_callbacks.cli import main
@@ -79,6 +80,17 @@ def test_the_gallery_of_pictures_is_that_of_its_table() -> None:
     assert len(ENTRIES) >= 30
     assert page == with_gallery(page)
     assert [entry.file for entry in ENTRIES if page.count(f"images/{entry.file}.svg") != 1] == []
+
+
+def test_the_grades_are_those_of_their_table_with_a_reason_for_each_that_is_not_the_best() -> None:
+    page = (HOME / "docs/grades.md").read_text(encoding="utf-8")
+    assert page == with_grades(page)
+    assert len(GRADES) == 21
+    for file, found in GRADES.items():
+        assert all(4 <= grade <= 5 for grade in found[:4]), file
+        assert (min(found[:4]) == 5) == (not found.missing), file
+        for viewer in ("tensorboard", "netron"):
+            assert (HOME / f"docs/images/gallery/{viewer}_{file}.png").is_file()
 
 
 def test_the_table_has_every_option_with_its_default() -> None:

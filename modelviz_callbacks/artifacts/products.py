@@ -26,6 +26,7 @@ from modelviz_callbacks.tracing import (
     with_memory,
 )
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
+from modelviz_callbacks.tracing.lowering.roofline import limits_of
 from modelviz_callbacks.tracing.lowering.step_health import health_notes, step_health
 
 T = TypeVar("T")
@@ -173,15 +174,20 @@ class Products:
     @cached_property
     def costs(self) -> MeasuredCosts | None:
         """What was measured of the graph's ops and parameters; ``None``: nothing was."""
-        times = self.times
-        if times is None or not (times.times_us or times.compiled_us):
+        times, timed, graph = self.times, self.measured.timed, self.graph
+        if times is None or timed is None or graph is None:
+            return None
+        if not (times.times_us or times.compiled_us):
             return None
         backward = times.compiled_backward_us
-        return MeasuredCosts(
+        found = MeasuredCosts(
             times.times_us,
             times.backward_us,
             {name: (us, backward.get(name, 0.0)) for name, us in times.compiled_us.items()},
+            optimizer_bytes=timed.optimizer_bytes,
         )
+        limits = self._attempt("the limits", lambda: limits_of(graph, found, timed.threads))
+        return replace(found, limits=limits or {})
 
     @property
     def inspected(self) -> tuple[InspectedStep, ...] | None:

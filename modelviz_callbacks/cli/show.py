@@ -10,6 +10,7 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.cli.commands import (
     GRAPH_FILE,
     Commands,
@@ -22,7 +23,7 @@ from modelviz_callbacks.cli.foreign_files import is_foreign, read_foreign
 from modelviz_callbacks.cli.terminal import print_tree, width
 from modelviz_callbacks.errors import ModelvizError, OptionError
 from modelviz_callbacks.graph.model import ModelGraph
-from modelviz_callbacks.view.text_tree import tree_text
+from modelviz_callbacks.writers.text import full_text
 
 _MORE = """\
 Prints the module tree and opens the interactive page (index.html) in the browser. A page of
@@ -84,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
         return _tensorboard(_run_of(folder), options.port, options.browser)
     has_graph = (folder / GRAPH_FILE).is_file()
     if has_graph:
-        print_tree(tree_text(read_graph(str(folder)), depth=options.depth, width=width()))
+        graph = read_graph(str(folder))
+        print_tree(full_text(Analysis(graph), depth=options.depth, width=width()))
     if options.text:
         if not has_graph:
             raise OptionError(f"The folder {folder} has no {GRAPH_FILE} to print.")
@@ -101,10 +103,9 @@ def _several(sources: list[Path], options: argparse.Namespace) -> int:
     """One page of all of them."""
     graphs = [_read(source) for source in sources]
     for graph in graphs:
-        print_tree(tree_text(graph, depth=options.depth, width=width()))
+        print_tree(full_text(Analysis(graph), depth=options.depth, width=width()))
     if options.text:
         return 0
-    from modelviz_callbacks.analysis import Analysis
     from modelviz_callbacks.writers.html import PageGraph, render_pages
 
     labels = [f"{graph.name}, {source}" for graph, source in zip(graphs, sources, strict=True)]

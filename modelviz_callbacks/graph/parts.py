@@ -83,8 +83,8 @@ class Node:
         flops: Floating point operations, a multiply-add counted as two; ``None``: no formula.
         kept_bytes: Bytes that it keeps for the backward and no op before it kept, without
             parameters and buffers; ``None``: not known.
-        live_bytes: Bytes of the tensors that the forward has made and that are alive when it
-            ends; ``None``: not known.
+        live_bytes: Most bytes of tensors that the forward has made and that are alive while it
+            runs; ``None``: not known.
     """
 
     name: str

@@ -28,6 +28,8 @@ _SIGNS = {
 _SAME = {"truediv": "div", "floordiv": "floor_divide", "multiply": "mul", "subtract": "sub"}
 _BOUNDS = frozenset({"clamp", "clamp_", "clip", "clip_", "hardtanh"})
 _INDEXING = frozenset({"__getitem__", "getitem"})
+# Where the numbers of float16 end, and about where those of bfloat16 do, the next ones.
+_HALF_ENDS, _ENDS = 65504.0, 3e38
 _ELLIPSIS = frozenset({"...", "Ellipsis"})
 
 
@@ -95,11 +97,17 @@ def _end(value: Value) -> str:
 
 def _bounds(node: Node) -> str:
     values = {argument.name: argument.value for argument in node.arguments}
-    low = number_text(values.get("min", values.get("min_val")))
-    high = number_text(values.get("max", values.get("max_val")))
+    low = _bound(values.get("min", values.get("min_val")))
+    high = _bound(values.get("max", values.get("max_val")))
     if low and high:
         return f"clamp {low}–{high}"
     return f"clamp ≥ {low}" if low else f"clamp ≤ {high}" if high else node.op
+
+
+def _bound(value: Value) -> str:
+    """A bound as a number; ``""`` where the numbers of its dtype end anyway."""
+    is_end = isinstance(value, float) and (abs(value) == _HALF_ENDS or abs(value) >= _ENDS)
+    return "" if is_end else number_text(value)
 
 
 def _with_number(node: Node, stem: str, is_turned: bool) -> str:

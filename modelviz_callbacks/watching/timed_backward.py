@@ -40,7 +40,9 @@ class TimedBackward:
             timer: It was stopped.
         """
         self._timer, self._forwards = timer, 0
-        if not timer.is_watching_backward:
+        if timer.is_watching_backward:
+            timer.watch_optimizers()
+        else:
             self._hand_on()
 
     def step_begins(self) -> None:

@@ -255,3 +255,14 @@ def test_a_graph_without_inputs_says_so() -> None:
 @pytest.mark.parametrize("model", [nn.Identity(), nn.Flatten()])
 def test_a_model_without_parameters_needs_no_op(model: nn.Module) -> None:
     assert told(model, X) == {}
+
+
+def test_the_packed_weights_inside_a_quantised_layer_of_torchs_are_not_told_as_never_called() -> (
+    None
+):
+    quantised = torch.ao.nn.quantized.dynamic.Linear(4, 4)
+    inside = [path for path, _ in quantised.named_modules() if path]
+    assert inside == ["_packed_params"]
+
+    notes = trace(nn.Sequential(quantised, nn.ReLU()), torch.ones(2, 4)).graph.notes
+    assert "module-never-called" not in {note.kind for note in notes}

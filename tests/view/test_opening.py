@@ -154,3 +154,14 @@ class Holder(nn.Module):
 def test_what_a_function_calls_has_its_name_within_the_module_around_the_function() -> None:
     seen = overview(trace(Called(), torch.ones(3, 4)).graph)
     assert "field" in [box.label.partition(" ")[0] for box in seen.boxes]
+
+
+class Clamps(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        least = torch.finfo(x.dtype).min
+        return x.clamp(min=least).exp().clamp(least, 2.0).sin().clamp(0.5, 1.5)
+
+
+def test_a_bound_that_every_number_keeps_is_not_told() -> None:
+    titles = [box.title for box in overview(trace(Clamps(), torch.ones(2, 4)).graph).boxes]
+    assert titles == ["x", "clamp", "exp", "clamp ≤ 2", "sin", "clamp 0.5–1.5", "output"]

@@ -236,7 +236,7 @@ def test_what_the_backward_and_the_optimizer_cost_is_a_colour_and_stands_in_the_
     )
     page = html.render(Analysis(graph).with_measured(measured))
     visit = Visit(browser, page, tmp_path)
-    wanted = {"kept for the backward", "optimizer state", "time", "backward time"}
+    wanted = {"kept memory", "optimizer state", "time", "backward time"}
     assert wanted <= set(options(visit))
     visit.page.select_option("#colour", "backward")
     fills = visit.page.evaluate(_FILLS)
@@ -265,7 +265,7 @@ def test_a_colour_of_which_nothing_is_known_is_not_offered(
 ) -> None:
     model, x = nn.Sequential(nn.Linear(8, 4), nn.ReLU()), torch.zeros(2, 8)
     forward = Visit(browser, recorded(model, x), tmp_path)
-    colours = ["parameters", "FLOPs", "bytes made", "kept for the backward", "dtype", "trainable"]
+    colours = ["parameters", "FLOPs", "bytes made", "kept memory", "dtype", "trainable"]
     assert options(forward) == colours
     backward = Visit(browser, backward_graph(model, x), tmp_path)
     assert "FLOPs" not in options(backward)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from modelviz_callbacks import trace
+from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.onnx import op_translation
+from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace
+from modelviz_callbacks.writers.onnx.joined import joined_without_data
 from modelviz_callbacks.writers.onnx.size_templates import SizeTemplates
 
 STEPS = 9
@@ -68,3 +73,51 @@ def test_a_growing_loop_gives_the_same_file_with_and_without_shared_translations
     (found,) = session.run(None, feed)
     wanted = traced.outputs.detach()  # it grows over the steps
     torch.testing.assert_close(torch.as_tensor(found), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_many_tensors_are_stacked_by_two_nodes_whatever_their_number(
+    tmp_path: Path, dim: int
+) -> None:
+    class Stacks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = [x * number for number in range(60)]
+            return torch.stack(made, dim=dim).cos() + torch.cat([*made, *made], 0).sum()
+
+    x = torch.randn(2, 3)
+    data = trace(Stacks(), x).save_onnx(tmp_path / "graph.onnx", weights=True).read_bytes()
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["SequenceConstruct"] == kinds["ConcatFromSequence"] == kinds["Concat"] == 1
+    assert kinds["Unsqueeze"] == 0
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.as_tensor(found), Stacks()(x))
+
+
+def test_a_stack_of_tensors_that_do_not_fit_is_what_torch_says_it_is() -> None:
+    places = [TensorPlace(number) for number in range(60)]
+    ones = [torch.empty(2 + (number == 7), device="meta") for number in range(60)]
+    kinds = tuple((tuple(one.shape), one.stride(), one.dtype) for one in ones)
+    call = Call(torch.stack, (places,), {}, kinds, (0,), (), (torch.float32,))
+    assert joined_without_data(call, ones) is None
+    fitting = [torch.empty(2, device="meta")] * 60
+    call = replace(call, tensors=kinds[:1] * 60)
+    made = joined_without_data(call, fitting)
+    assert made is not None
+    assert made.shape == (60, 2)
+
+
+def test_the_program_that_a_file_is_made_of_is_written_as_code_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = trace(nn.Sequential(nn.Linear(3, 3), nn.Dropout()), torch.randn(2, 3))
+    written: list[fx.GraphModule] = []
+    really = fx.GraphModule.recompile
+    monkeypatch.setattr(
+        fx.GraphModule, "recompile", lambda self: written.append(self) or really(self)
+    )
+    program = Unit.whole(recorded._recording).program.module
+    assert written == [program]
+    assert program(torch.ones(2, 3))[0].shape == (2, 3)

@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.text_tree import tree_text
 from modelviz_callbacks.writers import table, text
@@ -68,8 +70,11 @@ def test_every_still_picture_and_text_opens_deeper_modules_on_request(writer: st
     )
 
 
-def test_the_text_file_is_the_tree() -> None:
-    assert text.render(Analysis(graph_of("bert"))).decode() == tree_text(graph_of("bert")) + "\n"
+def test_the_text_file_is_the_tree_and_what_the_parts_cost() -> None:
+    graph = graph_of("bert")
+    tree, costs = text.render(Analysis(graph)).decode().split("\n\ncosts ")
+    assert tree == tree_text(graph)
+    assert costs.splitlines()[-1].startswith("in all")
 
 
 def rows_of(graph: ModelGraph, depth: int | None = None) -> list[dict[str, str]]:
@@ -126,3 +131,18 @@ def test_names_with_commas_and_quotes_come_back_from_the_table() -> None:
     (row,) = rows_of(graph)
     assert row["name"] == graph.modules[0].name
     assert "," in row["name"]
+
+
+def test_what_the_parts_cost_stands_below_the_tree() -> None:
+    graph = trace(nn.Sequential(nn.Linear(8, 64), nn.ReLU()), torch.ones(2, 8)).graph
+    first = next(node.name for node in graph.ops)
+    measured = MeasuredCosts({first: 1500.0}, {first: 3000.0}, optimizer_bytes={"0.weight": 4096})
+    plain = text.render(Analysis(graph)).decode().split("\n\n")[-1].splitlines()
+    timed = text.render(Analysis(graph).with_measured(measured)).decode().splitlines()
+
+    assert plain[0].split() == ["costs", "kept", "peak", "parameters", "gradients"]
+    assert plain[1].split() == ["0", "64", "B", "512", "B", "2.25", "KiB", "2.25", "KiB"]
+    assert timed[-1].split()[:2] == ["in", "all"]
+    for cell in ("4 KiB", "1.5 ms", "3 ms"):
+        assert cell in timed[-1]
+    assert all(len(line) <= 80 for line in timed)

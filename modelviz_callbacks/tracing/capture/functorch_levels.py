@@ -188,6 +188,13 @@ class LayeredProgram(fx.GraphModule):
             return super().__call__(*args, **kwargs)
 
 
+class DraftProgram(fx.GraphModule):
+    """A program that is read and never run: the code of it would take as long as all the rest."""
+
+    def recompile(self) -> Any:
+        """Writes no code."""
+
+
 class LayerSwitch:
     """Writes into a program where its layers begin and end.
 
@@ -224,7 +231,8 @@ class LayerSwitch:
         """The node that gives the level of a layer that was entered."""
         return self._levels[layer]
 
-    def make(self, attributes: dict[str, Any], name: str) -> fx.GraphModule:
-        """The finished program."""
-        kind = LayeredProgram if self.used else fx.GraphModule
+    def make(self, attributes: dict[str, Any], name: str, is_draft: bool = False) -> fx.GraphModule:
+        """The finished program; a draft is only read, unless it has layers."""
+        plain = DraftProgram if is_draft else fx.GraphModule
+        kind = LayeredProgram if self.used else plain
         return kind(attributes, self._graph, class_name=name)

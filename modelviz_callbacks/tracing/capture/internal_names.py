@@ -37,6 +37,7 @@ _EAGER = "Compiled code ran eagerly for the recorded batch."
 _BOXES = "What is inside of compiled code is not shown."
 _HIGHER = "What torch.cond, scan or flex_attention computed may be wrong or missing in the graph."
 _NAMES = "Arguments of compiled functions and of torch.ops are called arg0, arg1, ... in the graph."
+_TEMPORARIES = "The peak of memory does not count what an op needs only while it runs."
 _CUSTOM = "Custom ops of a library may be unknown to the process that writes the files."
 _TREES = "Tensors in containers that only torch's own registry knows are not inputs and outputs."
 _FUNC = (
@@ -107,7 +108,11 @@ INTERNALS: tuple[Internal, ...] = (
     ),
     Internal("torch._dynamo.OptimizedModule", "2.0", "what torch.compile(module) returns"),
     Internal("torch._dynamo.OptimizedModule._orig_mod", "2.0", "the module that was compiled"),
-    Internal("torch._dynamo.utils.counters", "2.0", "whether to time: compiled code is not"),
+    Internal(
+        "torch._dynamo.utils.counters",
+        "2.0",
+        "whether to time, where torch does not tell of compiled code",
+    ),
     Internal(
         "torch._dynamo.eval_frame._maybe_set_eval_frame",
         "2.8",
@@ -120,6 +125,12 @@ INTERNALS: tuple[Internal, ...] = (
         "asked by compiled modules, which warn of our hooks otherwise",
     ),
     Internal("torch._subclasses.FakeTensorMode", "2.8", "to run code without data", _BOXES),
+    Internal(
+        "torch.utils._python_dispatch.TorchDispatchMode",
+        "2.8",
+        "sees the small ops that an op is made of, and what they need of memory",
+        _TEMPORARIES,
+    ),
     Internal(
         "torch.nested._internal.nested_tensor._nt_view_dummy",
         "2.4",

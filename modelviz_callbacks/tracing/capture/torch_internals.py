@@ -486,6 +486,12 @@ def fake_tensor_mode() -> Any:
     return None if kind is None else kind(allow_non_fake_inputs=True)
 
 
+@cache
+def dispatch_mode_class() -> Any:
+    """The class of modes that see the small ops of ops; ``None`` where torch lacks it."""
+    return _find_in("torch.utils._python_dispatch.TorchDispatchMode")
+
+
 def is_fake(tensor: torch.Tensor) -> bool:
     """Whether a tensor is one of such a mode."""
     return type(tensor).__name__ == "FakeTensor" or hasattr(tensor, "fake_mode")
@@ -547,12 +553,8 @@ def packet_name(op: Any) -> str:
     return str(op).replace(".", "::", 1) if found is None else str(found)
 
 
-def _no_schemas(_: str) -> list[Any]:
-    return []
-
-
 schemas_of: Callable[[str], list[Any]] = _find(
-    "torch._C._jit_get_schemas_for_operator", _no_schemas
+    "torch._C._jit_get_schemas_for_operator", lambda _: []
 )
 """The schemas of ``aten::add``."""
 

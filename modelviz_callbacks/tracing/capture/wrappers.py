@@ -93,7 +93,7 @@ def told_modules(model: torch.nn.Module) -> list[tuple[str, bool]]:
             found[author_path(path)] = has_forward(module)
         if name.startswith("torch.jit."):
             scripted = f"{path}." if path else ""
-        elif name.startswith("torch.nn.") and not path.startswith(torchs) and path:
+        elif name.startswith(("torch.nn.", "torch.ao.")) and not path.startswith(torchs) and path:
             is_container = name.startswith("torch.nn.modules.container.")
             torchs = _NOWHERE if is_container else f"{path}."
     return list(found.items())

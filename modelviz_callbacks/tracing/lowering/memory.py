@@ -7,8 +7,10 @@ parameters and buffers are not counted, they are there anyway.
 
 What is alive is known from who reads what: a tensor lives until the last op or module call that
 reads it, to the end where it is kept for the backward or is an output. A variable of the author's
-that holds a tensor for longer is not seen, nor is memory that an op needs only while it runs. Where
-hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is told.
+that holds a tensor for longer is not seen. Of what an op needs only while it runs, what it makes by
+smaller ops is counted (copies in a ``matmul``, the gates of a GRU), not a kernel's own buffers.
+Where hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is
+told.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from modelviz_callbacks.tracing.capture.recording import Recording, argument_rec
 from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import fake_tensor_mode, storage_address
 from modelviz_callbacks.tracing.lowering.flops import call_key, filled
+from modelviz_callbacks.tracing.lowering.temporaries import Temporaries
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
 from modelviz_callbacks.tracing.op_facts import facts_of, torch_name
 
@@ -95,9 +98,10 @@ class _Forward:
         self._by_storage: dict[int, _Region] = {}
         self._kept: dict[int, tuple[int, int | None]] = {}
         self._extra: dict[int, int] = {}  # kept, and no tensor of the recording
+        self._temporary: dict[int, int] = {}
 
     def run(self) -> dict[int, tuple[int | None, int | None]]:
-        """Bytes kept by each op and alive at its end, by the ``id`` of its entry."""
+        """Bytes kept by each op and alive while it runs, by the ``id`` of its entry."""
         tape = self._recording.tape
         kept = {}
         for position, entry in enumerate(tape):
@@ -118,7 +122,7 @@ class _Forward:
         }
 
     def _live(self, length: int) -> list[int]:
-        """Bytes that the forward made and that are alive, at the end of each entry."""
+        """Bytes that the forward made and that are alive, at the most while each entry runs."""
         changes = [0] * (length + 2)
         for region in set(self._regions.values()):
             if region.born is not None:
@@ -127,10 +131,10 @@ class _Forward:
                 changes[end + 1] -= region.size_bytes
         for position, size in self._extra.items():
             changes[position] += size
-        live, total = [], 0
+        live, total = list[int](), 0
         for change in changes:
             total += change
-            live.append(total)
+            live.append(total + self._temporary.get(len(live), 0))
         return live
 
     # --- which tensors share memory
@@ -188,9 +192,10 @@ class _Forward:
             # Gradients begin here, or an autograd function of somebody's made what is read: it
             # may keep anything.
             return 0 if torch_name(entry.func) in _BEGINS else None
-        saved = self._replay.saved_by(entry)
-        if saved is None:
+        call = self._replay.of(entry)
+        if call is None:
             return None
+        saved, self._temporary[position] = call.saved, call.temporary_bytes
         given, total = [*arguments, *flat_records(entry.result)], 0
         for piece in saved:
             if piece.place is None:
@@ -202,6 +207,18 @@ class _Forward:
                 region.kept = True
                 total += region.size_bytes
         return total
+
+
+class _Call(NamedTuple):
+    """What is known of the memory of a call.
+
+    Attributes:
+        saved: What it saves for the backward.
+        temporary_bytes: What it needs besides only while it runs.
+    """
+
+    saved: tuple[_Saved, ...] = ()
+    temporary_bytes: int = 0
 
 
 class _Saved(NamedTuple):
@@ -221,16 +238,16 @@ class _Replay:
 
     def __init__(self, mode: Any) -> None:
         self._mode = mode
-        self._known: dict[Hashable, tuple[_Saved, ...] | None] = {}
+        self._known: dict[Hashable, _Call | None] = {}
 
-    def saved_by(self, entry: OpEntry) -> tuple[_Saved, ...] | None:
-        """What a call saves; ``None`` where it cannot be made again so."""
+    def of(self, entry: OpEntry) -> _Call | None:
+        """What a call saves and needs; ``None`` where it cannot be made again so."""
         given = (entry.args, entry.kwargs or {})
         if entry.layers != () or not torch_name(entry.func) or _holds_code(given):
             return None
         if OpFact.KEEPS_SIZES in facts_of(entry.func):
             # To make it again takes as long as it has tensors: in a growing loop, squared.
-            return ()
+            return _Call()
         places: dict[TensorRecord, int] = {}
 
         def describe(record: TensorRecord) -> Hashable:
@@ -241,13 +258,18 @@ class _Replay:
         kwargs = {name: _kind_of(value) for name, value in (entry.kwargs or {}).items()}
         key = (entry.func, call_key(args, describe), call_key(kwargs, describe), entry.autocast)
         if key not in self._known:
-            try:
-                self._known[key] = self._saved_by(entry)
-            except Exception:  # results whose shapes depend on values, kernels without such a form
-                self._known[key] = None
+            self._known[key] = self._attempt(entry)
         return self._known[key]
 
-    def _saved_by(self, entry: OpEntry) -> tuple[_Saved, ...]:
+    def _attempt(self, entry: OpEntry) -> _Call | None:
+        for is_watched in (True, False):  # some ops do otherwise where a mode watches
+            try:
+                return self._made_again(entry, is_watched)
+            except Exception:  # results whose shapes depend on values, kernels without such a form
+                continue
+        return None
+
+    def _made_again(self, entry: OpEntry, is_watched: bool) -> _Call:
         given: dict[TensorRecord, torch.Tensor] = {}
 
         def make(record: TensorRecord) -> torch.Tensor:
@@ -264,7 +286,9 @@ class _Replay:
         ):
             args = [filled(value, make) for value in entry.args]
             kwargs = {key: filled(value, make) for key, value in (entry.kwargs or {}).items()}
-            with _autocast(entry.autocast), _told_to(saved):
+            temporaries = Temporaries({storage_address(tensor) for tensor in given.values()})
+            watch = temporaries.watching() if is_watched else contextlib.nullcontext()
+            with _autocast(entry.autocast), _told_to(saved), watch:
                 result = entry.func(*args, **kwargs)
             known: dict[int, int] = {}
             records = argument_records(entry)
@@ -276,10 +300,11 @@ class _Replay:
             for record, tensor in _pairs(entry.result, result):
                 known.setdefault(storage_address(tensor), places[record])
             pieces = {storage_address(tensor): tensor for tensor in saved}
-            return tuple(
+            found = tuple(
                 _Saved(known.get(address), tensor.untyped_storage().nbytes())
                 for address, tensor in pieces.items()
             )
+            return _Call(found, temporaries.temporary_bytes)
 
 
 def _holds_code(value: Any) -> bool:

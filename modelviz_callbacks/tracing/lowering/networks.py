@@ -46,7 +46,7 @@ class Unit:
     @cached_property
     def program(self) -> Program:
         """What it does in inference form, with the model's present parameters and buffers."""
-        program = to_program(self.recording, live_state=True)
+        program = to_program(self.recording, live_state=True, is_draft=True)
         module = to_inference(program.module)
         if isinstance(program.module, LayeredProgram):
             module = without_layers(module, self._zeros(program))

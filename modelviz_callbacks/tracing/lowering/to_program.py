@@ -82,18 +82,19 @@ class Program:
     state: dict[str, str]
 
 
-def to_program(recording: Recording, live_state: bool = False) -> Program:
+def to_program(recording: Recording, live_state: bool = False, is_draft: bool = False) -> Program:
     """The program of a recording.
 
     Args:
         recording: What a capture gave.
         live_state: Let state that the forward wrote to start from the model's present value
             instead of the recorded one, as that does anyway whose old value was not kept.
+        is_draft: Whether it is only to be read, by whoever makes another program of it.
 
     Returns:
         The program; one with opaque parts raises `ReplayError` when it comes to them.
     """
-    return _Lowering(recording, live_state).run()
+    return _Lowering(recording, live_state).run(is_draft)
 
 
 class _Lowering:
@@ -123,7 +124,7 @@ class _Lowering:
         self._last_input: fx.Node | None = None
         self._prologue_end: fx.Node | None = None
 
-    def run(self) -> Program:
+    def run(self, is_draft: bool) -> Program:
         recording = self._recording
         for path, record in recording.input_records():
             self._add_input(path, record)
@@ -140,7 +141,7 @@ class _Lowering:
         self._switch_grad(recording.grad)
         outputs = recording.output_records()
         self._graph.output(tuple([self._read(record) for _, record in outputs]))
-        module = self._layers.make(self._attributes, "Program")
+        module = self._layers.make(self._attributes, "Program", is_draft)
         return Program(
             module,
             [path for path, _ in self._inputs],

@@ -65,6 +65,7 @@ def _timed_as_json(step: TimedStep) -> dict[str, Any]:
         "remarks": list(step.remarks),
         "backward": step.backward,
         "threads": step.threads,
+        "optimizer_bytes": dict(step.optimizer_bytes),
     }
 
 
@@ -80,6 +81,7 @@ def _timed(given: dict[str, Any]) -> TimedStep:
             run._replace(span=Span(*run.span)) for run in map(TimedNode._make, given["backward"])
         ),
         given["threads"],
+        given["optimizer_bytes"],
     )
 
 

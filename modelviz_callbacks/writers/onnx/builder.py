@@ -172,6 +172,19 @@ class GraphBuilder:
             frame = inner
         self._now = frame
 
+    def enter_call(self) -> None:
+        """The next ops are those of one torch call, which is a box of its own until it is left."""
+        call = ModuleCall(self.name, None, self.facts.get("op", ""), kind="function")
+        inner = Frame(call, self._now, self._now.depth + 1)
+        self._now.items.append(inner)
+        self._now.is_leaf = False
+        self._now = inner
+
+    def leave_call(self) -> None:
+        """The call entered last is over."""
+        assert self._now.parent is not None
+        self._now = self._now.parent
+
     def stay(self, name: str) -> None:
         """The next ops come from a call that has no name in the graph."""
         self.name, self.facts = name, {}

@@ -279,7 +279,12 @@ def _ops_in(item: Op | Frame) -> Iterator[Op]:
 
 
 def label_of(call: ModuleCall) -> str:
-    """What a module call is called: the author's name, the class where that is a number."""
+    """What a module call is called: the author's name, the class where that is a number.
+
+    A function is called what it is called, whatever the number of the call.
+    """
+    if call.is_function:
+        return call.type_name
     name = (call.path or call.label).rpartition(".")[2]
     return call.type_name if name.isdigit() or not name else name
 

@@ -197,8 +197,9 @@ class Memory:
         return made
 
     def _flat(self, region: _Region, dtype: torch.dtype) -> Value:
-        if dtype.is_complex or any(layout.dtype != dtype for layout, _ in region.writes):
-            raise Unreadable("memory was written to as another type")
+        kinds = {layout.dtype for layout, _ in (region.origin, *region.writes)}
+        if dtype.is_complex or kinds != {dtype}:
+            raise Unreadable("memory was written to, or is read, as another type")
         if region.flat is None:
             region.flat = 0, self._laid_flat(region, *region.origin)
         done, flat = region.flat

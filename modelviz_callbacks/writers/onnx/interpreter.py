@@ -14,6 +14,7 @@ from torch import fx
 
 from modelviz_callbacks.graph import Node, Ref
 from modelviz_callbacks.writers.onnx.builder import GraphBuilder, Value
+from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace, tensors_in
 from modelviz_callbacks.writers.onnx.convert import Source
 from modelviz_callbacks.writers.onnx.exporter_internals import (
     PAD_PACKED,
@@ -24,12 +25,8 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
 )
 from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
 from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
-from modelviz_callbacks.writers.onnx.op_translation import (
-    Call,
-    TensorPlace,
-    subgraph_of,
-    tensors_in,
-)
+from modelviz_callbacks.writers.onnx.joined import joined_without_data
+from modelviz_callbacks.writers.onnx.op_translation import subgraph_of
 from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
 from modelviz_callbacks.writers.onnx.replacements import functions
 from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
@@ -38,6 +35,12 @@ _TO_DEVICE = ("cpu", "cuda")
 _PADS = frozenset(functions(PAD_PACKED))
 _RESIZES = frozenset(functions("Tensor.resize_ Tensor.resize_as_ torch.resize_as_"))
 _SETS = frozenset(functions("Tensor.set_"))
+# The exporter takes the tensor for a contiguous one.
+_STRIDED, _STRIDED_HERE, _STRIDED_COPY = [
+    frozenset(functions(f"torch.{name} Tensor.{name} aten.{name} aten.{name}.default"))
+    for name in ("as_strided", "as_strided_", "as_strided_copy")
+]
+_VIEWS = frozenset(functions("Tensor.view aten.view aten.view.dtype"))
 _RESHAPES = frozenset(functions("torch.reshape Tensor.reshape Tensor.view"))
 
 
@@ -246,16 +249,20 @@ class _Walk:
         moves = target is setattr and args[1] == "data"
         if moves:
             self._memory.define(args[0], self._memory.read(args[2]))
-        tensors: list[torch.Tensor] = []
-        arguments = _with_places(args, tensors), _with_places(kwargs, tensors)
-        before = [_state_of(tensor) for tensor in tensors]
+        given: dict[int, tuple[int, torch.Tensor]] = {}
+        arguments = _with_places(args, given), _with_places(kwargs, given)
+        tensors = [tensor for _, tensor in given.values()]
         call = Call(target, *arguments, _described(tensors), (), (), ())
         self._go_to(node, recorded)
-        key = call.key()
+        result = joined_without_data(call, tensors)
+        is_join = result is not None  # which writes to nothing, and is like no other call
+        before = [] if is_join else [_state_of(tensor) for tensor in tensors]
+        key = None if is_join else call.key()
         try:
             if recorded is not None and any(map(self._stand_ins.is_carrier, tensors)):
                 raise Unreadable("no array of numbers")
-            result = self._made_before(key)
+            if result is None:
+                result = self._made_before(key)
             if result is None:
                 with META:
                     result = call.run(tensors, META)
@@ -272,7 +279,7 @@ class _Walk:
         found = list(tensors_in(result))
         fresh = [i for i, tensor in enumerate(found) if tensor not in self._memory]
         fresh = list({id(found[i]): i for i in reversed(fresh)}.values())[::-1]
-        written = [i for i, tensor in enumerate(tensors) if _state_of(tensor) != before[i]]
+        written = [i for i, state in enumerate(before) if _state_of(tensors[i]) != state]
         written = self._first_of_each(tensors, written, target)
         if key is not None and not written:
             self._remember(key, result, tensors)
@@ -397,6 +404,9 @@ class _Walk:
         if call.function in _RESIZES and written == [0]:
             self._memory.resize(tensors[0], math.prod(call.tensors[0][0]))
             return
+        if call.function in _STRIDED_HERE and written == [0]:
+            self._memory.define(tensors[0], self._memory.view(tensors[0], tensors[0]))
+            return
         if call.function in _SETS and written == [0] and len(tensors) == 2:
             self._memory.define(tensors[0], self._memory.view(tensors[1], tensors[0]))
             return
@@ -437,7 +447,7 @@ class _Walk:
             inputs = [self._memory.read(tensor) for tensor in tensors]
             if any(map(self._stand_ins.is_carrier, (*tensors, *wanted))):
                 raise Unreadable("no array of numbers")
-            if call.target is not torch.as_strided:
+            if not _is_of_memory(call):
                 subgraph = subgraph_of(call)
                 if subgraph is not None:
                     return subgraph.put(builder, inputs, specs)
@@ -464,6 +474,17 @@ class _Walk:
             for base, tensor in zip(found, wanted, strict=True)
             if base is not None
         ]
+
+
+def _is_of_memory(call: Call) -> bool:
+    """Whether a call's result depends on how its tensor lies in memory, or on the bits there.
+
+    The exporter takes every tensor for a contiguous one, and bits read as another type for a cast.
+    """
+    if call.function in _STRIDED or call.function in _STRIDED_COPY:
+        return True
+    wanted = [value for value in (*call.args, *call.kwargs.values()) if type(value) is torch.dtype]
+    return call.function in _VIEWS and any(dtype != call.tensors[0][2] for dtype in wanted)
 
 
 def _dtype(tensor: torch.Tensor) -> str:
@@ -494,14 +515,10 @@ def _placed(
     return target, tuple(args), dict(kwargs)
 
 
-def _with_places(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Arguments with places for their tensors, which are gathered, each once."""
+def _with_places(value: Any, tensors: dict[int, tuple[int, torch.Tensor]]) -> Any:
+    """Arguments with places for their tensors, which are gathered, each once, by their ids."""
     if isinstance(value, torch.Tensor):
-        for index, tensor in enumerate(tensors):
-            if tensor is value:
-                return TensorPlace(index)
-        tensors.append(value)
-        return TensorPlace(len(tensors) - 1)
+        return TensorPlace(tensors.setdefault(id(value), (len(tensors), value))[0])
     if type(value) in (tuple, torch.Size, fx.immutable_collections.immutable_list, list):
         items = [_with_places(item, tensors) for item in value]
         return items if isinstance(value, list) else tuple(items)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from modelviz_callbacks.analysis.short_scopes import with_short_scopes
 from modelviz_callbacks.errors import ReplayError, WriterError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers.onnx import fallback_nodes
@@ -100,7 +101,7 @@ def view_model(
     """
     input_names = names.of_inputs(source.inputs)
     output_names = names.of_outputs(source.outputs)
-    builder = GraphBuilder(graph, scope)
+    builder = GraphBuilder(with_short_scopes(graph), scope)
     try:
         with into_log():
             walked = walk(source, builder)
@@ -140,7 +141,7 @@ def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: 
     Raises:
         OptionError: The names do not fit.
     """
-    builder = GraphBuilder(graph, scope)
+    builder = GraphBuilder(with_short_scopes(graph), scope)
     given, results = fallback_nodes.put_graph(builder)
     entering = {name: value for name, value in given.items() if value.kind == "input"}
     ends = _Ends(

@@ -189,3 +189,18 @@ def test_no_code_of_the_users_runs_again_to_find_out() -> None:
     (op,) = [node for node in recorded.graph.ops if node.op.startswith("triplet")]
     assert op.kept_bytes is None
     assert len(calls) == before
+
+
+def test_what_an_op_needs_only_while_it_runs_counts_at_its_peak() -> None:
+    torch.manual_seed(0)
+    gru = nn.GRU(4, 8, batch_first=True)
+    graph = trace(gru, torch.ones(2, 3, 4)).graph
+    (node,) = (node for node in graph.ops if node.op == "gru")
+
+    made = sum(spec.size_bytes for spec in node.outputs)
+    assert node.kept_bytes is not None
+    assert node.live_bytes is not None
+    # The gates of a step, three times the state, are gone when it is over.
+    assert node.live_bytes > made + node.kept_bytes
+    (relu,) = trace(nn.ReLU(), torch.ones(2, 3)).graph.ops
+    assert relu.live_bytes == 24

@@ -27,7 +27,7 @@ export function modesOf(graph, metrics, difference) {
     { id: "params", title: "parameters", amount: (sums) => sums.params, tell: (value) => short(value) },
     { id: "flops", title: "FLOPs", amount: (sums) => sums.flops ?? 0, tell: (value) => `${short(value)}FLOP`.replace(/(\d)FLOP/, "$1 FLOP") },
     { id: "bytes", title: "bytes made", amount: (sums) => sums.made, tell: bytesText },
-    { id: "kept", title: "kept for the backward", amount: (sums) => sums.kept, tell: bytesText },
+    { id: "kept", title: "kept memory", amount: (sums) => sums.kept, tell: bytesText },
     { id: "optimizer", title: "optimizer state", amount: (sums) => sums.optimizer, tell: bytesText },
     { id: "time", title: "time", amount: (sums) => sums.time, tell: timeText },
     { id: "backward", title: "backward time", amount: (sums) => sums.backward, tell: timeText },

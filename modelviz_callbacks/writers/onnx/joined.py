@@ -1,0 +1,88 @@
+"""Many tensors put together by one call, as a growing loop does with ever more of them.
+
+The exporter, and torch without data, take longer for each tensor the more there are; a node for
+each of them in every step of a loop would make a file of the square of its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from modelviz_callbacks.writers.onnx.builder import attributes, element_type
+from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace
+from modelviz_callbacks.writers.onnx.replacements import functions
+from modelviz_callbacks.writers.onnx.subgraph import Subgraph, SubgraphNode
+
+# From this number of tensors on.
+_MANY = 50
+_CATS = frozenset(functions("torch.cat torch.concat torch.concatenate"))
+_STACKS = frozenset(functions("torch.stack"))
+
+
+def _places(call: Call) -> list[int] | None:
+    """Which tensors a call joins, in order; ``None`` if it is no such call of many of one kind."""
+    is_stack = call.function in _STACKS
+    if not (is_stack or call.function in _CATS) or len(call.args) not in (1, 2):
+        return None
+    given, dim = call.args[0], _dim(call)
+    if not isinstance(given, (list, tuple)) or len(given) < _MANY or {*call.kwargs} - {"dim"}:
+        return None
+    kinds = {(len(shape), dtype) for shape, _, dtype in call.tensors}
+    if len(kinds) != 1 or not isinstance(dim, int):
+        return None
+    ((rank, dtype),) = kinds
+    if dtype.is_complex or not -rank - is_stack <= dim < rank + is_stack:
+        return None
+    places = [item.index for item in given if isinstance(item, TensorPlace)]
+    return places if len(places) == len(given) else None
+
+
+def _dim(call: Call) -> Any:
+    return call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)
+
+
+def joined(call: Call) -> Subgraph | None:
+    """A call that joins many tensors in standard ops; ``None`` for any other.
+
+    Args:
+        call: Any call.
+    """
+    places = _places(call)
+    if places is None or call.results != (0,) or call.written:
+        return None
+    rank, dtype = len(call.tensors[0][0]), call.tensors[0][2]
+    kind = element_type(str(dtype).removeprefix("torch."), None)[0]
+    count = len(call.tensors)
+    if call.function in _CATS:
+        one = attributes(axis=_dim(call) % rank)
+        nodes = [SubgraphNode("Concat", "", tuple(places), (count,), one)]
+        return Subgraph(tuple(nodes), ((kind, None),), (count,))
+    stacks = attributes(axis=_dim(call) % (rank + 1), new_axis=1)
+    nodes = [
+        SubgraphNode("SequenceConstruct", "", tuple(places), (count,), ()),
+        SubgraphNode("ConcatFromSequence", "", (count,), (count + 1,), stacks),
+    ]
+    return Subgraph(tuple(nodes), ((kind, None), (kind, None)), (count + 1,), (count,))
+
+
+def joined_without_data(call: Call, tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """What a call gives that joins many tensors without data; ``None`` for any other.
+
+    Args:
+        call: Any call.
+        tensors: Its tensors.
+    """
+    places = _places(call)
+    if places is None or call.function not in _STACKS:
+        return None
+    if any(type(one) is not torch.Tensor or one.device.type != "meta" for one in tensors):
+        return None
+    shapes = {shape for shape, _, _ in call.tensors}
+    if len(shapes) != 1:
+        return None  # it is for torch to say what is wrong
+    ((*sizes,),) = shapes
+    sizes.insert(_dim(call) % (len(sizes) + 1), len(places))
+    return torch.empty(sizes, dtype=tensors[0].dtype, device="meta")
