@@ -330,3 +330,24 @@ def test_of_two_open_writers_none_is_taken(tmp_path: Path, monkeypatch: pytest.M
     graph_of(hook.report)
     assert Path(hook.report.folder) == tmp_path / "model_graph" / "Net"
     assert not events_in(tmp_path / "train").Tags()["graph"]
+
+
+class DeepSpeedEngine(nn.Module):
+    """Stands around a model as DeepSpeed's does, which needs a compiler to be imported."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.module(*inputs)
+
+
+def test_an_engine_around_the_model_gives_no_name(tmp_path: Path) -> None:
+    engine = DeepSpeedEngine(net())
+    with GraphHook(engine, dirpath=tmp_path, **IN_PLACE) as hook:
+        engine(batches()[0][0]).sum().backward()
+    graph = graph_of(hook.report)
+    assert graph.class_name.endswith(".Net")
+    assert {call.name for call in graph.modules if not call.parent} == {"body", "head"}
+    assert {one.name for one in graph.parameters} == {name for name, _ in net().named_parameters()}

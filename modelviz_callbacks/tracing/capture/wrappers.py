@@ -10,6 +10,9 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     original_module,
 )
 
+# What Lightning's Fabric and DeepSpeed make of a model.
+_ENGINES = ("_FabricModule", "DeepSpeedEngine")
+
 # Begins no path.
 _NOWHERE = ".."
 
@@ -32,9 +35,8 @@ def unwrapped_once(model: torch.nn.Module) -> torch.nn.Module:
         model, (torch.nn.parallel.DistributedDataParallel, torch.nn.parallel.DataParallel)
     ):
         inner = model.module
-    elif type(model).__name__ == "_FabricModule":
-        # What Lightning's Fabric makes of a model; its ``module`` is the author's, under all that
-        # is between.
+    elif type(model).__name__ in _ENGINES:
+        # Its ``module`` is the author's, under all that is between.
         inner = getattr(model, "module", None)
     return inner if isinstance(inner, torch.nn.Module) else model
 
