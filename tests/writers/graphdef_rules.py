@@ -58,7 +58,7 @@ def _names_by_place(graph: ModelGraph) -> dict[str, str]:
         home = home_of(graph.module_by_name, call.parent)
         is_called = home != call.parent and not call.is_function
         label = call.name.removeprefix(f"{home}/") if is_called else call.label
-        label = clean_part(label)
+        label = clean_part(label.replace("/", "."))
         joint = "." if call.parent in no_boxes else "/"
         places[call.name] = f"{around}{joint}{label}" if around else label
     return {
