@@ -23,6 +23,7 @@ from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, j
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
 from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
 from modelviz_callbacks.tracing.capture.end_of_forward import EndOfForward
+from modelviz_callbacks.tracing.capture.hidden_calls import name_unseen
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
@@ -114,6 +115,7 @@ class Capture:
         self._backwards: list[BackwardRecord] = []
         self._unread: list[str] = []
         self._fault: Exception | None = None
+        self._resting: list[bool] = []  # for each higher-order op under way: were we before?
         self._end = 0
         self._forward: EndOfForward | None = None
 
@@ -316,6 +318,27 @@ class Capture:
             self._compiled.add(call, self._watch)
         except Exception as error:
             self.recorder.give_up(error)
+
+    def before_higher_order(self) -> None:
+        """Sees nothing from here on: torch compiles and runs a higher-order op."""
+        self._resting.append(self.recorder.paused)
+        self.recorder.paused = True
+
+    def after_higher_order(self, call: Any) -> None:
+        """Goes on, and says what the op's results come from.
+
+        Args:
+            call: The op with its arguments and the result; ``None`` if it raised.
+        """
+        recorder = self.recorder
+        recorder.paused = self._resting.pop() or recorder.is_over
+        if call is None or recorder.paused:
+            return
+        try:
+            with no_torch_function():
+                name_unseen(call, recorder)
+        except Exception as error:
+            recorder.give_up(error)
 
     def _name_of(self, function: Any) -> str:
         """What to call something that was compiled: the module's path, or its own name."""
