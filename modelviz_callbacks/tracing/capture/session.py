@@ -25,6 +25,7 @@ from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
 from modelviz_callbacks.tracing.capture.end_of_forward import EndOfForward
 from modelviz_callbacks.tracing.capture.hidden_calls import name_unseen
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
+from modelviz_callbacks.tracing.capture.lazy_values import lazy_parts
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights
@@ -115,6 +116,7 @@ class Capture:
         self._backwards: list[BackwardRecord] = []
         self._unread: list[str] = []
         self._fault: Exception | None = None
+        self._lazy: list[str] = []
         self._resting: list[bool] = []  # for each higher-order op under way: were we before?
         self._end = 0
         self._forward: EndOfForward | None = None
@@ -209,6 +211,7 @@ class Capture:
             value: One of them; only what is known of its tensors is kept.
         """
         self._outputs = self._outputs or []
+        self._lazy += lazy_parts(value, f"out[{len(self._outputs)}]")
         self._outputs.append(self._walked(value))
 
     def go_on_to_backward(self, result: Any) -> bool:
@@ -230,6 +233,7 @@ class Capture:
             backward = self._attempt(lambda: read_backward(outputs, self._state, inputs), None)
         if backward is None or self.recorder.fault is not None:
             return False
+        self._lazy = lazy_parts(result)
         self._forward = EndOfForward(len(self.recorder.tape), walked, backward)
         self._during = None
         self.go_below_other_modes()
@@ -393,6 +397,7 @@ class Capture:
             return self._up_to_backward(self._forward)
         given = self._outputs
         if given is None:
+            self._lazy += self._attempt(lambda: lazy_parts(result), [])
             return self._recording(self._walked(listed(result)), "")
         steps = tuple(f"[{index}]" for index in range(len(given)))
         return self._recording(TreeSpec(list, steps, given, list), "")
@@ -401,6 +406,7 @@ class Capture:
         """Of a forward that went on: up to its backward, else up to its own end."""
         if any(forward.is_passed_by(backward) for backward in self._backwards):
             self._is_step, tape = True, self.recorder.tape
+            self._lazy.clear()  # what ran of it is there
             # Metrics, the next batch: what the loss does not come from is none of the model's.
             tape[forward.position :] = map(only_if_needed, tape[forward.position :])
             return self.finish_at_backward()
@@ -496,6 +502,7 @@ class Capture:
             seconds=seconds,
             input_values={} if self._kept is None else self._kept.values,
             fault=self._why_partial(),
+            lazy=self._lazy,
         )
         if recording.backward is None:
             recording.backward = self._compiled_backward(recording)

@@ -248,7 +248,10 @@ class _Lowering:
             and is_library_file(entry.code.co_filename)
         }
         return ModelFacts(
-            told_modules(self._recording.model), self._unregistered(), frozenset(of_libraries)
+            told_modules(self._recording.model),
+            self._unregistered(),
+            frozenset(of_libraries),
+            self._recording.lazy,
         )
 
     def _note_trained(self, entry: OpEntry) -> None:

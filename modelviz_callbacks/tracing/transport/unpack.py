@@ -95,6 +95,7 @@ def _recording(rows: Tables, blobs: list[memoryview]) -> Recording:
         backward=_backward(rows["backward"], columns["backward"]),
         seconds=float(rows["seconds"]),
         fault=text(rows["fault"]),
+        lazy=[text(place) for place in rows["lazy"]],
     )
 
 
