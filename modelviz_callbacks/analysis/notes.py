@@ -277,7 +277,7 @@ def _frozen(graph: ModelGraph) -> Iterator[Note]:
     frozen = [parameter for parameter in graph.parameters if not parameter.trainable]
     if not frozen:
         return
-    count = sum(parameter.spec.numel for parameter in frozen)
+    count = sum(parameter.elements for parameter in frozen)
     yield Note(
         "frozen",
         "",

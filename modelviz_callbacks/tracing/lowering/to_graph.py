@@ -207,6 +207,7 @@ class _Lowering:
                 parameter.requires_grad,
                 names[0].rpartition(".")[0],
                 tuple(names[1:]),
+                None if (found := self._state.find(parameter)) is None else found.packed,
             )
             for names, parameter in self._state.parameters()
         )
