@@ -211,7 +211,8 @@ class Capture:
             value: One of them; only what is known of its tensors is kept.
         """
         self._outputs = self._outputs or []
-        self._lazy += lazy_parts(value, f"out[{len(self._outputs)}]")
+        path = f"out[{len(self._outputs)}]"
+        self._lazy += self._attempt(lambda: lazy_parts(value, path), [])
         self._outputs.append(self._walked(value))
 
     def go_on_to_backward(self, result: Any) -> bool:
@@ -233,7 +234,7 @@ class Capture:
             backward = self._attempt(lambda: read_backward(outputs, self._state, inputs), None)
         if backward is None or self.recorder.fault is not None:
             return False
-        self._lazy = lazy_parts(result)
+        self._lazy = self._attempt(lambda: lazy_parts(result), [])
         self._forward = EndOfForward(len(self.recorder.tape), walked, backward)
         self._during = None
         self.go_below_other_modes()
