@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -427,3 +428,84 @@ def test_a_result_that_cannot_be_asked_what_it_is_is_returned(tmp_path: Path) ->
     with GraphHook(Returns(), dirpath=tmp_path, **IN_PLACE) as hook:
         assert hook._model(torch.ones(3, 4)) is given
     assert len(loaded(tmp_path).ops) == 1
+
+
+class Holds(Steps):
+    """Returns what one layer gave, and in a container something over the other layer."""
+
+    def __init__(self, make: Callable[[Holds, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.make(self, self.body(x))
+
+
+class Bag:
+    """An object without any class of its own kind."""
+
+    def __init__(self, **parts: Any) -> None:
+        vars(self).update(parts)
+
+
+async def _later(model: nn.Module, x: torch.Tensor) -> Any:
+    return model(x)
+
+
+_LATER: list[tuple[Callable[[Holds, torch.Tensor], Any], str]] = [
+    (lambda m, y: (y, (m.head(y) for _ in range(2))), "out[1] (generator)"),
+    (lambda m, y: {"y": y, "more": [map(m.head, [y])]}, "out[more][0] (map)"),
+    (lambda m, y: Bag(y=y, rest=zip([y], map(m.head, [y]), strict=False)), "out.rest (zip)"),
+    (lambda m, y: [_later(m.head, y), y], "out[0] (coroutine)"),
+    (lambda m, y: (filter(m.head, [y]), y, itertools.accumulate([y], m.head)), "out[0] (filter)"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize(("make", "place"), _LATER)
+def test_what_computes_later_inside_of_a_result_is_named_and_nothing_else_is_called_unused(
+    make: Callable[[Holds, torch.Tensor], Any], place: str, tmp_path: Path
+) -> None:
+    model = Holds(make)
+    with GraphHook(model, dirpath=tmp_path, **IN_PLACE):
+        model(torch.ones(3, 4))
+    for graph in (loaded(tmp_path), trace(model, torch.ones(3, 4)).graph):
+        (note,) = graph.notes
+        assert note.kind == "lazy-result"
+        assert place in note.message
+        assert not graph.partial
+        assert [node.op for node in graph.ops] == ["linear"]
+
+
+def _used_up(y: torch.Tensor) -> Iterator[torch.Tensor]:
+    yields = (value for value in [y])
+    list(yields)
+    return yields
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m, y: (y, iter([y]), zip([y], (y,), strict=True), enumerate([y])),
+        lambda m, y: {"y": y, "names": map(str, [1]), "pairs": itertools.chain([y], [y])},
+        lambda m, y: (y, _used_up(y), nn.Module.__call__, m.head, range(3)),
+    ],
+)
+def test_an_iterator_over_what_is_there_already_is_not_called_one_that_computes(
+    make: Callable[[Holds, torch.Tensor], Any],
+) -> None:
+    graph = trace(Holds(make), torch.ones(3, 4)).graph
+    kinds = {note.kind for note in graph.notes}
+    assert kinds == {"unused-parameter", "module-never-called"}
+
+
+def test_what_is_used_up_on_the_way_to_the_backward_is_recorded_and_not_in_a_note(
+    tmp_path: Path,
+) -> None:
+    model = Holds(lambda m, y: (y, (m.head(y) for _ in range(2))))
+    with GraphHook(model, dirpath=tmp_path, loss=True, **IN_PLACE):
+        y, more = model(torch.ones(3, 4))
+        (y.sum() + sum(value.sum() for value in more)).backward()
+    graph = loaded(tmp_path)
+    assert [node.op for node in graph.ops].count("linear") == 3
+    assert not graph.notes

@@ -22,11 +22,13 @@ class ModelFacts:
         unregistered: The names of module calls of layers that the model does not know as its
             own, though they have weights to train.
         of_libraries: The names of ops that stand in the code of an installed library.
+        lazy: Where in what the forward returned something computes only later.
     """
 
     modules: Collection[tuple[str, bool]] = ()
     unregistered: Sequence[str] = ()
     of_libraries: Collection[str] = frozenset()
+    lazy: Sequence[str] = ()
 
 
 # How many subjects one note names before it only counts them.
@@ -50,6 +52,7 @@ _ORDER = (
     "partial",
     "empty",
     "no-inputs",
+    "lazy-result",
     "unregistered",
     "parameter-without-effect",
     "unused-parameter",
@@ -73,8 +76,10 @@ def notes(graph: ModelGraph, facts: ModelFacts) -> tuple[Note, ...]:
         At most ten: one of each kind with the places in one line, but for remarks. What a user
         can act on comes first; the last one says how many were left out.
     """
-    found = [*graph.notes, *_unregistered(facts), *_opaque(graph)]
-    if not graph.partial and not graph.ops and graph.parameters:
+    found = [*graph.notes, *_lazy(facts), *_unregistered(facts), *_opaque(graph)]
+    if facts.lazy:  # what runs later may use the rest
+        found += [*_value_reads(graph, facts), *_frozen(graph)]
+    elif not graph.partial and not graph.ops and graph.parameters:
         found.append(Note("empty", "", _EMPTY))  # of what ran later it is not known what it used
     elif not graph.partial:  # what did not run might have used the rest
         if graph.nodes and not graph.of_kind("input"):
@@ -115,6 +120,17 @@ def _told(kind: str, names: Sequence[str], one: str, many: str) -> Iterator[Note
         yield Note(kind, names[0], one.format(names[0]))
     elif names:
         yield Note(kind, names[0], many.format(n=len(names), places=_places(names)))
+
+
+def _lazy(facts: ModelFacts) -> Iterator[Note]:
+    yield from _told(
+        "lazy-result",
+        facts.lazy,
+        "What the forward returned holds something that computes only when values are taken out "
+        "of it, {}: what runs then is not recorded.",
+        "What the forward returned holds {n} things that compute only when values are taken out "
+        "of them, {places}: what runs then is not recorded.",
+    )
 
 
 def _unregistered(facts: ModelFacts) -> Iterator[Note]:
@@ -261,7 +277,7 @@ def _frozen(graph: ModelGraph) -> Iterator[Note]:
     frozen = [parameter for parameter in graph.parameters if not parameter.trainable]
     if not frozen:
         return
-    count = sum(parameter.spec.numel for parameter in frozen)
+    count = sum(parameter.elements for parameter in frozen)
     yield Note(
         "frozen",
         "",

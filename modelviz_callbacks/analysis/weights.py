@@ -44,6 +44,11 @@ class Weights:
 NO_WEIGHTS = Weights()
 
 
+def element_counts(graph: ModelGraph) -> dict[str, int]:
+    """The number of elements of every parameter of a graph, by its qualified name."""
+    return {parameter.name: parameter.elements for parameter in graph.parameters}
+
+
 class ModuleWeights:
     """The parameters of every module of a graph.
 
@@ -57,7 +62,7 @@ class ModuleWeights:
         for parameter in graph.parameters:
             for alias in parameter.aliases:
                 self._tied.setdefault(alias.rpartition(".")[0], parameter.name)
-            size = parameter.spec.numel
+            size = parameter.elements
             one = Weights(size, size if parameter.trainable else 0, parameter.spec.size_bytes)
             path = parameter.module
             while True:

@@ -168,7 +168,7 @@ class ModelGraph:
             >>> graph.parameter_count
             10
         """
-        return sum(parameter.spec.numel for parameter in self.parameters)
+        return sum(parameter.elements for parameter in self.parameters)
 
     @property
     def trainable_count(self) -> int:
@@ -180,7 +180,7 @@ class ModelGraph:
             >>> trace(model, torch.ones(3, 4)).graph.trainable_count
             8
         """
-        return sum(parameter.spec.numel for parameter in self.parameters if parameter.trainable)
+        return sum(parameter.elements for parameter in self.parameters if parameter.trainable)
 
     def save(self, path: str | Path) -> None:
         """Writes the graph as JSON; see ``modelviz_callbacks.graph.json_format``.

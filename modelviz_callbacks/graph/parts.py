@@ -208,6 +208,8 @@ class ParameterInfo:
         spec: Shape and dtype, as they were after the forward.
         trainable: Its ``requires_grad``.
         module: Qualified name of the module that owns it (``""`` for the model itself).
+        packed: How many elements are packed in it, where they are more than its shape says
+            (4-bit weights in bytes); ``None``: it is what it says.
     """
 
     name: str
@@ -215,6 +217,12 @@ class ParameterInfo:
     trainable: bool
     module: str
     aliases: tuple[str, ...] = ()
+    packed: int | None = None
+
+    @property
+    def elements(self) -> int:
+        """How many elements it has, those that are packed in others counted one by one."""
+        return self.spec.numel if self.packed is None else self.packed
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,8 @@ def _sizes(graph: Graph) -> Iterator[str]:
             if size_bytes is not None and not 0 <= size_bytes < _MOST_ELEMENTS:
                 yield f"node {node.name!r} has an impossible amount of memory"
     for parameter in graph.parameters:
-        if _is_odd(parameter.spec):
+        packed = parameter.packed
+        if _is_odd(parameter.spec) or (packed is not None and not 0 <= packed < _MOST_ELEMENTS):
             yield f"parameter {parameter.name!r} has an impossible size"
 
 

@@ -3,7 +3,8 @@
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
 from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
-from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, is_lazy, used_up
+from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, used_up
+from modelviz_callbacks.tracing.capture.lazy_values import is_lazy
 from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices

@@ -12,7 +12,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
 from modelviz_callbacks.analysis.repeat_variation import Variation
 from modelviz_callbacks.analysis.steps import Step
-from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights
+from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights, element_counts
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.values import (
     Ref,
@@ -91,7 +91,7 @@ class BoxBuilder:
         self.weights = analysis.weights
         self.opened = opened
         self.scope = scope
-        self._parameters = {parameter.name for parameter in self.graph.parameters}
+        self._parameters = element_counts(self.graph)
         self._labels = labels_read(analysis)
         self._varying: Variation | None = None  # in the loop whose body is drawn
 
@@ -320,7 +320,8 @@ class BoxBuilder:
             drawn.box_of_item[node.name] = node.name
             return
         path = held_label(self.graph, node, scope)
-        size, trained = node.outputs[0].numel, node.outputs[0].requires_grad
+        size = self._parameters.get(node.path, node.outputs[0].numel)
+        trained = node.outputs[0].requires_grad
         weights = Weights(size, size if trained else 0, node.outputs[0].size_bytes)
         drawn.boxes.append(
             Box(
@@ -337,7 +338,7 @@ class BoxBuilder:
 
     def _draw_gradient(self, node: Node, group: str, drawn: Drawn) -> None:
         """Draws where a gradient ends, in the graph of a backward pass, as what it is of."""
-        size = node.outputs[0].numel
+        size = self._parameters.get(node.path, node.outputs[0].numel)
         is_parameter = node.path in self._parameters
         weights = Weights(size, size, node.outputs[0].size_bytes) if is_parameter else NO_WEIGHTS
         kind: BoxKind = "held" if is_parameter else "output"

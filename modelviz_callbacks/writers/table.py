@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.measured import Limit, MeasuredCosts
 from modelviz_callbacks.analysis.steps import Step
+from modelviz_callbacks.analysis.weights import element_counts
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.names import plain_text
 from modelviz_callbacks.graph.values import (
@@ -195,6 +196,7 @@ class _Rows:
         self.depth = depth
         self.folded = folded
         self.counted: set[str] = set()
+        self.elements = element_counts(self.graph)
 
     def of(self, scope: str, level: int, times: int) -> Iterator[LayerRow]:
         for step in self.steps.of(scope):
@@ -241,14 +243,18 @@ class _Rows:
         ]
         new = {node.name: node.outputs[0] for node in used if node.name not in self.counted}
         self.counted.update(new)
+        sizes = {
+            name: self.elements.get(self.graph.by_name[name].path, spec.numel)
+            for name, spec in new.items()
+        }
         cost = self.analysis.costs.of(item)
         return LayerRow(
             item.name,
             kind,
             tuple(map(self.graph.spec, self._inputs(item))),
             outputs,
-            sum(spec.numel for spec in new.values()),
-            sum(spec.numel for spec in new.values() if spec.requires_grad),
+            sum(sizes.values()),
+            sum(size for name, size in sizes.items() if new[name].requires_grad),
             sum(spec.size_bytes for spec in new.values()),
             cost.flops,
             times,

@@ -181,7 +181,7 @@ class AtenOps(_WithLayer):
 # --- higher-order ops
 
 
-@shelf.model("torch.cond: a branch as an op")
+@shelf.model("torch.cond: a branch as an op", replay="torch compiles the branches out of sight")
 class UsesCond(_WithLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cond(x.sum() > 0, lambda t: self.fc(t).sin(), lambda t: self.fc(t).cos(), (x,))
@@ -201,6 +201,7 @@ class UsesHigherOrderOps(_WithLayer):
 @shelf.model(
     "torch.nn.attention.flex_attention: eager, with score and mask functions",
     args=lambda: (torch.randn(4, 8),),
+    replay="torch compiles the attention out of sight",
 )
 class FlexAttention(nn.Module):
     def __init__(self) -> None:

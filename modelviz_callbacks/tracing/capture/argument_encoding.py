@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, walk
-from modelviz_callbacks.tracing.capture.tape import RawEntry, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import Origin, RawEntry, TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 
 # How an argument is taken over, by its exact class.
@@ -81,6 +81,13 @@ class Encoder:
         record = self._records.get(id(tensor))
         return record if record is not None and record.ref() is tensor else None
 
+    def living(self) -> Iterator[torch.Tensor]:
+        """The tensors that are known and still there, the latest first."""
+        for record in reversed(self._records.copy().values()):
+            tensor = record.ref()
+            if tensor is not None and record.storage:
+                yield tensor
+
     def see(self, tensor: torch.Tensor) -> TensorRecord:
         """A record for a tensor that no recorded op made, with its origin."""
         with no_torch_function():  # a module hook runs with the mode on
@@ -97,6 +104,13 @@ class Encoder:
         self._records[id(tensor)] = record
         self.origins.remember(record)
         return record
+
+    def see_alias(self, tensor: torch.Tensor, other: TensorRecord) -> None:
+        """A record for a tensor that lies on the memory of another one, maybe gone by now."""
+        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        record.origin = Origin()
+        record.origin.alias_of = other
+        self.origins.remember(record)
 
     def see_state(self, tensors: Iterable[torch.Tensor]) -> None:
         """Makes the records of the model's state before the forward, which is spared that."""

@@ -56,6 +56,40 @@ class CompiledWatcher(Protocol):
             call: As `compiled_code_of` gives it.
         """
 
+    def before_higher_order(self) -> None:
+        """Sees nothing from here on: torch compiles and runs a higher-order op; never raises."""
+
+    def after_higher_order(self, call: Any) -> None:
+        """Goes on; never raises.
+
+        Args:
+            call: What the op was, as `compiled_code_of` gives it.
+        """
+
+
+class _Inside:
+    """The compiled code, or the higher-order op, that a thread is in.
+
+    Attributes:
+        frame: That around the code; ``None``: it has not begun.
+        watchers: Who is told when it ends.
+        is_op: Whether it is an op, which is told by who compiles it.
+        call: What the op was, once it has run.
+    """
+
+    def __init__(
+        self, frame: FrameType | None, watchers: list[CompiledWatcher], is_op: bool = False
+    ) -> None:
+        self.frame, self.watchers, self.is_op = frame, watchers, is_op
+        self.call: Any = None
+
+    def note_call(self, frame: FrameType, begins: bool) -> None:
+        """Notes what the op is, where its code begins and where it ends."""
+        if self.frame is frame:
+            self.call, self.frame = compiled_code_of(frame), None
+        elif begins and self.frame is None and self.call is None:
+            self.frame = frame if is_around_compiled_code(frame) else None
+
 
 # Patches belong to the process: the first recorder sets them, the last one to end, maybe in
 # another thread, takes them back.
@@ -115,22 +149,22 @@ def _told_of_compiled_code() -> Iterator[None]:
 
     def setter(callback: Any) -> Any:
         frame = sys._getframe(1)
-        inside: tuple[FrameType | None, list[CompiledWatcher]] | None = getattr(
-            _around, "call", None
-        )
+        inside: _Inside | None = getattr(_around, "call", None)
         if inside is None:
             here = [watcher for watcher in tuple(_watchers) if watcher.is_here()]
             if callback is None or not here or not is_around_compiled_code(frame):
                 return original(callback)
-            _around.call = frame, here
+            _around.call = _Inside(frame, here)
             for watcher in here:
                 watcher.before_compiled()
             return original(callback)  # from here on every call of Python's may be compiled
         result = original(callback)
-        if inside[0] is frame:
+        if inside.is_op:
+            inside.note_call(frame, callback is not None)
+        elif inside.frame is frame:
             _around.call = None
             call = compiled_code_of(frame)
-            for watcher in inside[1]:
+            for watcher in inside.watchers:
                 watcher.after_compiled(call)
         return result
 
@@ -172,10 +206,15 @@ def _hidden_from_higher_order_ops() -> Iterator[None]:
             with original() as backend:
                 yield backend
             return
+        watchers = [watcher for watcher in tuple(_watchers) if watcher.is_here()]
         for mode in here:
             remove_mode(mode)
+        for watcher in watchers:
+            watcher.before_higher_order()
         outer = getattr(_around, "call", None)
-        _around.call = outer or (None, [])  # what begins here is no compiled code of the user's
+        # What begins here is no compiled code of the user's.
+        op = _Inside(None, [], is_op=True)
+        _around.call = outer or op
         try:
             with torch.compiler.set_stance("default"), original() as backend:
                 yield backend
@@ -183,6 +222,8 @@ def _hidden_from_higher_order_ops() -> Iterator[None]:
             _around.call = outer
             for mode in here:
                 push_mode(mode)
+            for watcher in watchers:
+                watcher.after_higher_order(op.call)
 
     for module in homes:
         setattr(module, COMPILATION_CONTEXT, own_context)

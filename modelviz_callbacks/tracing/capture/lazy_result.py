@@ -9,13 +9,13 @@ iterator of somebody's own class may have more to it: it stays, and its class is
 from __future__ import annotations
 
 import asyncio
-import itertools
 import types
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from functools import partial
-from inspect import CO_ITERABLE_COROUTINE, getattr_static, isasyncgen, iscoroutine
+from inspect import getattr_static, isasyncgen, iscoroutine
 from typing import Any
 
+from modelviz_callbacks.tracing.capture.lazy_values import ITERATORS
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.watched_method import watch_method
 
@@ -23,38 +23,6 @@ _UNUSED = (
     "The forward returned a {kind}, of which {count} value(s) were taken{end}: recorded is what "
     "ran until then."
 )
-
-
-# Iterators of Python's own that may compute. Others (of a list, a file, a cursor) never become
-# something else: they have nothing to record, and more to them than their values.
-_ITERATORS = (
-    map,
-    filter,
-    zip,
-    enumerate,
-    *(one for one in vars(itertools).values() if isinstance(one, type)),
-)
-_COMPUTING = (
-    types.GeneratorType,
-    types.CoroutineType,
-    types.AsyncGeneratorType,
-    *_ITERATORS,
-)
-
-
-def is_lazy(result: Any) -> bool:
-    """Whether a result computes while values are taken out of it."""
-    # By the class alone: asking a proxy, or a class whose own class is somebody's, may raise.
-    kind = type(result)
-    if any(kind is one for one in _COMPUTING):
-        # A generator that may be awaited stays: another one may not.
-        flags = result.gi_code.co_flags if kind is types.GeneratorType else 0
-        return not flags & CO_ITERABLE_COROUTINE
-    known = {name for one in type.mro(kind) for name in type.__getattribute__(one, "__dict__")}
-    # One with more to it (a length, items, a file) is there already.
-    if "__iter__" not in known or not known.isdisjoint(("__len__", "__getitem__", "fileno")):
-        return False
-    return isinstance(getattr_static(kind, "__next__", None), types.FunctionType)
 
 
 def used_up(result: Any) -> Any:
@@ -123,7 +91,7 @@ class LazyResult:
             made = self._awaited(result)
         elif kind is types.GeneratorType:
             made = self._generator(result)
-        elif any(kind is one for one in _ITERATORS):
+        elif any(kind is one for one in ITERATORS):
             return self._iterated(result)
         else:
             is_sent = getattr_static(kind, "__next__") is Generator.__next__

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from modelviz_callbacks.tracing.capture.known_storages import KnownStorages
 from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights, take_place
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
@@ -57,11 +58,13 @@ class OriginFinder:
         unexplained: Number of tensors seen that neither an op nor the model explains.
         is_state: Whether a tensor is a parameter or buffer of the model.
         offloaded: Finds weights that are on the meta device between calls, if there are any.
+        storages: The storages that somebody asked for.
     """
 
     def __init__(self, recorder: TapeOwner, state: StateNames, keeps_state: bool) -> None:
         self.created = 0
         self.unexplained = 0
+        self.storages = KnownStorages()
         self.is_state = state.holds
         self.offloaded: OffloadedWeights | None = None
         self._state = state
@@ -223,6 +226,8 @@ class OriginFinder:
         if found is None:
             return None
         alive = found.ref()
+        if alive is None and found.stride is not None:
+            return self.storages.record_of(tensor.untyped_storage())
         if alive is None or alive is tensor or found.stride is None:
             return None
         # The address may have been given to other memory since; ask the tensor itself.

@@ -55,6 +55,7 @@ class Recording:
         seconds: How long the code recorded ran.
         input_values: Copies of input tensors on the CPU by their first slots, if they were kept;
             they stay in this process.
+        lazy: Where in the result something computes later, which is not recorded.
         fault: What kept the recorder from seeing all of it, as a sentence; ``""``: nothing.
     """
 
@@ -74,6 +75,7 @@ class Recording:
     seconds: float = 0.0
     input_values: dict[TensorRecord, torch.Tensor] = field(default_factory=dict)
     fault: str = ""
+    lazy: list[str] = field(default_factory=list)
 
     @property
     def is_partial(self) -> bool:

@@ -23,7 +23,9 @@ from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, j
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
 from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
 from modelviz_callbacks.tracing.capture.end_of_forward import EndOfForward
+from modelviz_callbacks.tracing.capture.hidden_calls import name_unseen
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
+from modelviz_callbacks.tracing.capture.lazy_values import lazy_parts
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights
@@ -114,6 +116,8 @@ class Capture:
         self._backwards: list[BackwardRecord] = []
         self._unread: list[str] = []
         self._fault: Exception | None = None
+        self._lazy: list[str] = []
+        self._resting: list[bool] = []  # for each higher-order op under way: were we before?
         self._end = 0
         self._forward: EndOfForward | None = None
 
@@ -207,6 +211,8 @@ class Capture:
             value: One of them; only what is known of its tensors is kept.
         """
         self._outputs = self._outputs or []
+        path = f"out[{len(self._outputs)}]"
+        self._lazy += self._attempt(lambda: lazy_parts(value, path), [])
         self._outputs.append(self._walked(value))
 
     def go_on_to_backward(self, result: Any) -> bool:
@@ -228,6 +234,7 @@ class Capture:
             backward = self._attempt(lambda: read_backward(outputs, self._state, inputs), None)
         if backward is None or self.recorder.fault is not None:
             return False
+        self._lazy = self._attempt(lambda: lazy_parts(result), [])
         self._forward = EndOfForward(len(self.recorder.tape), walked, backward)
         self._during = None
         self.go_below_other_modes()
@@ -317,6 +324,27 @@ class Capture:
         except Exception as error:
             self.recorder.give_up(error)
 
+    def before_higher_order(self) -> None:
+        """Sees nothing from here on: torch compiles and runs a higher-order op."""
+        self._resting.append(self.recorder.paused)
+        self.recorder.paused = True
+
+    def after_higher_order(self, call: Any) -> None:
+        """Goes on, and says what the op's results come from.
+
+        Args:
+            call: The op with its arguments and the result; ``None`` if it raised.
+        """
+        recorder = self.recorder
+        recorder.paused = self._resting.pop() or recorder.is_over
+        if call is None or recorder.paused:
+            return
+        try:
+            with no_torch_function():
+                name_unseen(call, recorder)
+        except Exception as error:
+            recorder.give_up(error)
+
     def _name_of(self, function: Any) -> str:
         """What to call something that was compiled: the module's path, or its own name."""
         module = getattr(function, "__wrapped__", getattr(function, "__self__", None))
@@ -370,6 +398,7 @@ class Capture:
             return self._up_to_backward(self._forward)
         given = self._outputs
         if given is None:
+            self._lazy += self._attempt(lambda: lazy_parts(result), [])
             return self._recording(self._walked(listed(result)), "")
         steps = tuple(f"[{index}]" for index in range(len(given)))
         return self._recording(TreeSpec(list, steps, given, list), "")
@@ -378,6 +407,7 @@ class Capture:
         """Of a forward that went on: up to its backward, else up to its own end."""
         if any(forward.is_passed_by(backward) for backward in self._backwards):
             self._is_step, tape = True, self.recorder.tape
+            self._lazy.clear()  # what ran of it is there
             # Metrics, the next batch: what the loss does not come from is none of the model's.
             tape[forward.position :] = map(only_if_needed, tape[forward.position :])
             return self.finish_at_backward()
@@ -473,6 +503,7 @@ class Capture:
             seconds=seconds,
             input_values={} if self._kept is None else self._kept.values,
             fault=self._why_partial(),
+            lazy=self._lazy,
         )
         if recording.backward is None:
             recording.backward = self._compiled_backward(recording)

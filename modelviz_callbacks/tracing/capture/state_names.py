@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -20,11 +21,13 @@ class StateTensor(NamedTuple):
         kind: ``"parameter"`` or ``"buffer"``.
         name: First qualified name.
         aliases: Its other names, where it is tied.
+        packed: How many elements are packed in it, see `packed_elements`.
     """
 
     kind: str
     name: str
     aliases: tuple[str, ...]
+    packed: int | None = None
 
     @property
     def owner(self) -> str:
@@ -35,6 +38,29 @@ class StateTensor(NamedTuple):
     def label(self) -> str:
         """Its name in that module."""
         return self.name.rpartition(".")[2]
+
+
+def packed_elements(tensor: torch.Tensor) -> int | None:
+    """How many elements a tensor holds where several are packed in one of its own.
+
+    Libraries that quantise to a few bits (bitsandbytes) leave a plain tensor of bytes, and what
+    it stands for on an object beside, which has the shape. A tensor subclass tells by itself.
+
+    Args:
+        tensor: A parameter or buffer.
+
+    Returns:
+        More than its own elements, and not more than its bits; ``None``: none are packed in it.
+    """
+    try:
+        least, most = tensor.numel(), 8 * tensor.numel() * tensor.element_size()
+        for value in vars(tensor).values():
+            shape = None if isinstance(value, torch.Tensor) else getattr(value, "shape", None)
+            if isinstance(shape, torch.Size) and least < math.prod(shape) <= most:
+                return math.prod(shape)
+    except Exception:  # it is somebody's code
+        return None
+    return None
 
 
 class StateNames:
@@ -76,7 +102,7 @@ class StateNames:
         for kind in ("buffer", "parameter"):
             named = _named(self._model, places, kind, self._found)
             for names, tensor in _grouped(named):
-                found = StateTensor(kind, names[0], tuple(names[1:]))
+                found = StateTensor(kind, names[0], tuple(names[1:]), packed_elements(tensor))
                 self._found[id(tensor)] = (tensor, found)
 
     def learn(self, tensor: torch.Tensor, module: torch.nn.Module, label: str) -> bool:

@@ -280,6 +280,12 @@ class StepTimer(TorchFunctionMode):
             call = _Call(None, self._open[-1][0] if self._open else 0)
             self._compiled = call, perf_counter_ns(), self._event(())
 
+    def before_higher_order(self) -> None:
+        """A higher-order op is measured as part of the module that calls it."""
+
+    def after_higher_order(self, call: Any) -> None:
+        """See `before_higher_order`."""
+
     def after_compiled(self, call: Any) -> None:
         """Notes what compiled code took, and goes on.
 

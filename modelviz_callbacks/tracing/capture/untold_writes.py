@@ -1,7 +1,8 @@
-"""Writes that torch tells no function mode of: ``z.imag = x``, ``z.real = x`` and ``y.set_(x)``.
+"""Writes that torch tells no function mode of: ``z.imag = x``, ``y.set_(x)``, ``storage.fill_(0)``.
 
-While something is recorded, `torch.Tensor` has attributes of its own in the place of the ones that
-it inherits from C. They do the same, and tell the recorder of the thread that runs them.
+While something is recorded, `torch.Tensor` and `torch.UntypedStorage` have attributes of their own
+in the place of the ones that they inherit from C. They do the same, and tell the recorder of the
+thread that runs them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.overrides import has_torch_function
 
 from modelviz_callbacks.tracing.capture.mode_stack import is_active
 from modelviz_callbacks.tracing.capture.recorder import Recorder
+from modelviz_callbacks.tracing.capture.storage_writes import STORAGE_WRITES
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 
 _STORAGES = (torch.UntypedStorage, torch.TypedStorage)
@@ -89,6 +92,40 @@ def _setting(original: Callable[..., Any]) -> Callable[..., Any]:
     return set_
 
 
+def _writing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands in the place of a method of storages that writes."""
+    write = STORAGE_WRITES[original.__name__]
+
+    @wraps(original)
+    def method(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
+        recorder = _listening()
+        if recorder is None or recorder.paused:
+            return original(self, *args, **kwargs)
+        with no_torch_function():
+            try:
+                is_done = write(recorder, self, *args, **kwargs)
+            except Exception:  # the call itself says what is wrong
+                is_done = False
+        return self if is_done else original(self, *args, **kwargs)
+
+    return method
+
+
+def _asking(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands in the place of the method of tensors that hands out their storage."""
+
+    @wraps(original)
+    def untyped_storage(self: torch.Tensor) -> Any:
+        storage = original(self)
+        for recorder in _recorders:
+            record = recorder.known(self)
+            if record is not None:
+                recorder.origins.storages.note(storage, record)
+        return storage
+
+    return untyped_storage
+
+
 def _as_tensor(tensor: torch.Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A tensor on the storage that another one is to lie on: what is on the tape are tensors."""
     storage, *place = args
@@ -101,23 +138,29 @@ def _as_tensor(tensor: torch.Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _put_up() -> None:
-    for name, make in _MADE.items():
-        setattr(torch.Tensor, name, make)
+    for (kind, name), make in _MADE.items():
+        setattr(kind, name, make)
 
 
 def _take_down() -> None:
-    for name, make in _MADE.items():
-        if vars(torch.Tensor).get(name) is make:
-            delattr(torch.Tensor, name)
+    for (kind, name), make in _MADE.items():
+        if vars(kind).get(name) is make:
+            delattr(kind, name)
 
 
-def _of_c(name: str) -> Any:
-    """What a tensor inherits under a name; ``None`` where it is not C that it inherits from."""
-    return None if name in vars(torch.Tensor) else getattr(torch.Tensor, name, None)
+def _of_c(kind: type[Any], name: str) -> Any:
+    """What a class inherits under a name; ``None`` where it is not C that it inherits from."""
+    return None if name in vars(kind) else getattr(kind, name, None)
 
 
-_MADE: dict[str, Any] = {
-    name: make(_of_c(name))
-    for name, make in (("imag", _Settable), ("real", _Settable), ("set_", _setting))
-    if _of_c(name) is not None
+_MADE: dict[tuple[type[Any], str], Any] = {
+    (kind, name): make(_of_c(kind, name))
+    for kind, name, make in (
+        (torch.Tensor, "imag", _Settable),
+        (torch.Tensor, "real", _Settable),
+        (torch.Tensor, "set_", _setting),
+        (torch.Tensor, "untyped_storage", _asking),
+        *((torch.UntypedStorage, name, _writing) for name in STORAGE_WRITES),
+    )
+    if _of_c(kind, name) is not None
 }

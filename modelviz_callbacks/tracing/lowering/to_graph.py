@@ -207,6 +207,7 @@ class _Lowering:
                 parameter.requires_grad,
                 names[0].rpartition(".")[0],
                 tuple(names[1:]),
+                None if (found := self._state.find(parameter)) is None else found.packed,
             )
             for names, parameter in self._state.parameters()
         )
@@ -248,7 +249,10 @@ class _Lowering:
             and is_library_file(entry.code.co_filename)
         }
         return ModelFacts(
-            told_modules(self._recording.model), self._unregistered(), frozenset(of_libraries)
+            told_modules(self._recording.model),
+            self._unregistered(),
+            frozenset(of_libraries),
+            self._recording.lazy,
         )
 
     def _note_trained(self, entry: OpEntry) -> None:

@@ -87,6 +87,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
         "remarks": recording.remarks,
         "seconds": recording.seconds,
         "fault": recording.fault,
+        "lazy": recording.lazy,
         "backward": _backward_row(recording.backward),
         "names": stubs.names,
         "attributes": [

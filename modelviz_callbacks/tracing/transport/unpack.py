@@ -95,6 +95,7 @@ def _recording(rows: Tables, blobs: list[memoryview]) -> Recording:
         backward=_backward(rows["backward"], columns["backward"]),
         seconds=float(rows["seconds"]),
         fault=text(rows["fault"]),
+        lazy=[text(place) for place in rows["lazy"]],
     )
 
 
@@ -229,8 +230,13 @@ def _stubs(rows: Tables, columns: dict[str, list[int]], reader: ValueReader) -> 
     for number, attributes in rows["attributes"]:
         vars(at(modules, number)).update(_numbers(attributes))
     named = [
-        StateTensor(text(kind), text(name), tuple(map(text, aliases)))
-        for kind, name, aliases in rows["names"]
+        StateTensor(
+            text(kind),
+            text(name),
+            tuple(map(text, aliases)),
+            None if packed is None else integer(packed),
+        )
+        for kind, name, aliases, packed in rows["names"]
     ]
     if len(named) > len(tensors):
         raise ValueError("there are more names than parameters and buffers")
