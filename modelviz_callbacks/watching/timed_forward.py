@@ -92,9 +92,11 @@ class TimedForward:
     def close(self) -> None:
         """Stops a timer whose forward was interrupted, and hands on what was timed."""
         self._backward.close()
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            with self._run.guarded("the times"):
+                timer.stop()
+                timer.end_backward()
 
     def _calls(self) -> int:
         return calls_under_way(self._model, sys._getframe(1))
