@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,19 @@ def test_a_hook_that_is_never_closed_keeps_no_model_alive(
     assert seen() is None
     torch.optim.SGD([torch.ones(1, requires_grad=True)], 0.1).step()
     assert difference(before, switches()) == ""
+
+
+def test_where_no_thread_begins_any_more_the_files_are_made_under_the_users_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    model = nn.Linear(4, 2)
+    hook = GraphHook(model, dirpath=tmp_path, onnx=False, formats=["text"], background=False)
+    model(torch.ones(1, 4)).sum().backward()
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    with torch.device("cpu"):  # as torch.set_default_device does for the whole program
+        hook.close()
+    assert hook.report.refused == []
+    assert "graph.txt" in hook.report.files
