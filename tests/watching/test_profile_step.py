@@ -190,3 +190,22 @@ def test_a_forward_that_was_interrupted_while_it_was_timed_leaves_nothing_on_its
     assert difference(before, switches()) == ""
     gc.collect()
     assert not [one for one in timers() if one not in known]
+
+
+def test_a_forward_that_was_interrupted_is_not_timed_as_one_with_the_next(tmp_path: Path) -> None:
+    class Interrupted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 1:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    model, before = Interrupted(4, 2), switches()
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, background=False, **FEW) as hook:
+        model(torch.ones(1, 4)).sum().backward()
+        with pytest.raises(KeyboardInterrupt):
+            model(torch.ones(2, 4))
+        for _ in range(2):
+            model(torch.ones(1, 4)).sum().backward()
+        assert difference(before, switches()) == ""
+    assert hook.report.remarks == ["Step 1 was not timed: its forward was interrupted."]
+    assert "step_us" not in hook.report.figures
