@@ -37,6 +37,21 @@ class ArticleCnn(nn.Module):
         return self.fc(torch.cat([self.mlp1(flat), self.mlp2(flat)], 1))
 
 
+class Collecting(nn.Module):
+    """A cell that runs step by step; what each step gives is stacked in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state, found = x.mean(1), []
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state)
+            found.append(self.out(state))
+        return torch.stack(found, 1)
+
+
 class Block(nn.Module):
     """The basic block of a ResNet."""
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.view.overview import overview
+from tests.networks import Collecting
 
 
 class Act(nn.Module):
@@ -36,19 +37,6 @@ class UsesFunctions(nn.Module):
         return made
 
 
-class Loop(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.out = nn.GRUCell(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        state, found = x.mean(1), []
-        for t in range(x.shape[1]):
-            state = self.cell(x[:, t], state)
-            found.append(self.out(state))
-        return torch.stack(found, 1)
-
-
 def test_a_function_is_open_only_if_something_that_is_trained_runs_in_it() -> None:
     seen = overview(trace(UsesFunctions(), torch.ones(3, 4)).graph)
     assert [group.title for group in seen.groups if group.title in ("gated", "integrate")] == [
@@ -58,7 +46,7 @@ def test_a_function_is_open_only_if_something_that_is_trained_runs_in_it() -> No
 
 
 def test_a_body_that_runs_again_and_again_is_a_loop_that_says_what_varies() -> None:
-    seen = overview(trace(Loop(), torch.ones(3, 6, 4)).graph)
+    seen = overview(trace(Collecting(), torch.ones(3, 6, 4)).graph)
     (loop,) = [group for group in seen.groups if group.title == "loop"]
     assert loop.times == 6
     assert loop.label == ""
@@ -127,7 +115,7 @@ def test_a_module_that_only_calls_a_function_is_one_box_with_its_weights() -> No
 
 
 def test_an_index_of_a_loop_is_that_of_any_step() -> None:
-    titles = [box.title for box in overview(trace(Loop(), torch.ones(2, 5, 4)).graph).boxes]
+    titles = [box.title for box in overview(trace(Collecting(), torch.ones(2, 5, 4)).graph).boxes]
     assert "[:, t]" in titles
     assert "[:, 0]" not in titles
 

@@ -25,6 +25,7 @@ from modelviz_callbacks.graph import (
     TensorSpec,
 )
 from modelviz_callbacks.writers.graphdef import graph_def
+from tests.networks import Collecting
 from tests.writers.graphdef_reading import by_name, run_metadata, texts_of
 from tests.writers.graphdef_rules import model_name, violations
 from tests.writers.graphs_by_hand import GRAPHS, GraphByHand, chain, layers, two_branches
@@ -332,21 +333,8 @@ def test_a_container_is_no_box_where_a_way_leaves_it_and_comes_back() -> None:
     ]
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.out = nn.GRUCell(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        state, found = x.mean(1), []
-        for t in range(x.shape[1]):
-            state = self.cell(x[:, t], state)
-            found.append(self.out(state))
-        return torch.stack(found, 1)
-
-
 def test_each_step_of_a_long_loop_is_a_box_that_reads_the_one_before() -> None:
-    graph = trace(Recurrent(), torch.ones(2, 30, 4)).graph
+    graph = trace(Collecting(), torch.ones(2, 30, 4)).graph
     written = graph_def(Analysis(graph))
     assert violations(written, graph) == []
     assert {node.name.partition("/")[0] for node in written.node} == {
