@@ -467,3 +467,15 @@ def test_a_recording_that_is_handed_on_at_the_close_has_no_steps_left_to_watch(
     assert torch.amp.GradScaler.scale is scale
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+def test_what_a_scaler_scales_that_is_no_loss_is_not_kept(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    scaler = torch.amp.GradScaler("cpu")
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        model(torch.ones(1, 4)).sum().backward()
+        storage = ref((made := torch.ones(64, 4)).untyped_storage())
+        scaler.scale([made])
+        scaler.scale(made)
+        del made
+        assert storage() is None
