@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -40,6 +41,16 @@ def close_at_exit(close: Callable[[BaseException | None], None], run: Run) -> No
 def _keep(run: Run) -> None:
     if run.has_recordings and not run.is_finished:
         _left.append(run)
+
+
+def _forget() -> None:
+    """In a process that was forked: what is open is the original's to close."""
+    _open.clear()
+    _left.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _close_all() -> None:

@@ -214,6 +214,8 @@ class GraphHook:
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
+        if self._run.is_forked_copy:
+            self._drop()
         self._end_lazy(" before the end of the hook")
         self._end_stretch()
         self._disarm()
@@ -234,6 +236,14 @@ class GraphHook:
                 patient = error is None or isinstance(error, Exception)
                 why = why_nothing(self._methods, self._copy_ran)
                 self._run.finish(why, error is None, patient)
+
+    def _drop(self) -> None:
+        """Hands nothing on of what is being recorded."""
+        capture, self._capture = self._capture, None
+        self._pending = self._lazy = None
+        if capture is not None:
+            with self._run.guarded("the recording"):
+                capture.stop()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the model (an average of weights, a saved file) takes its hooks along; the

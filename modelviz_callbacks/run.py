@@ -192,6 +192,11 @@ class Run:
         return self._is_finished
 
     @property
+    def is_forked_copy(self) -> bool:
+        """Whether this process was forked from the run's own, which goes on with it."""
+        return os.getpid() != self._process
+
+    @property
     def has_recordings(self) -> bool:
         """Whether there is something to make files of."""
         return bool(self._recordings)
@@ -317,7 +322,7 @@ class Run:
             recording: What a capture gave.
             step: The step's number.
         """
-        if self._recordings and os.getpid() == self._process:
+        if self._recordings and not self.is_forked_copy:
             self._recordings[0].add_step(recording, step)
 
     def found_nonfinite(self, step: int, found: Nonfinite) -> None:
@@ -327,7 +332,7 @@ class Run:
             step: Number of the step; 0 was recorded.
             found: What was found.
         """
-        if os.getpid() != self._process:
+        if self.is_forked_copy:
             return  # a copy that was forked meanwhile
         line = f"The loss of step {step} was not finite: {found}"
         say(f"modelviz: {line}")
@@ -339,7 +344,7 @@ class Run:
     def _add_measured_early(self) -> None:
         """Hands on what was measured as soon as that is all that was asked for."""
         options = self.options
-        if len(self._inspected) < len(options.steps_to_inspect):
+        if self.is_forked_copy or len(self._inspected) < len(options.steps_to_inspect):
             return
         if options.profile_step is not None and self._timer is None:
             return
@@ -362,7 +367,7 @@ class Run:
         Returns:
             Whether nothing more is to be expected.
         """
-        if os.getpid() != self._process:
+        if self.is_forked_copy:
             return True
         outcomes = [recording.poll() for recording in self._recordings]
         return all(outcomes)
@@ -386,7 +391,7 @@ class Run:
             Exception: What failed first, if ``on_error`` is ``"raise"`` and ``may_raise``.
         """
         self._is_finished = True
-        if os.getpid() != self._process:
+        if self.is_forked_copy:
             return  # a copy that was forked meanwhile; the original does it
         recordings, self._recordings = self._recordings, []
         if "" not in self._recorded and not self._is_kept:

@@ -43,7 +43,10 @@ def unseen(action: Callable[[], T]) -> T:
 
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(run,), name="modelviz", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the program ends: Python 3.12 begins no thread any more
+        return action()
     thread.join()
     if errors:
         raise errors[0]

@@ -174,9 +174,11 @@ class NonfiniteWatch:
             self._step_hooks.append(StepHook(register, self._around_update(begins)))
 
     def close(self) -> None:
-        """Watches nothing any more; safe to call again."""
+        """Watches nothing any more, nor what is still recorded; safe to call again."""
         if self._flag is not None:
             self.before_update()
+        if self._run.when_recorded == self._begin:
+            self._run.when_recorded = None
         self._end()
 
     def _end(self) -> None:

@@ -100,15 +100,15 @@ class StepNumber:
     def _around_scale(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         given = [*args, *kwargs.values()][-1]
-        if isinstance(result, torch.Tensor) and isinstance(given, torch.Tensor):
-            self._scaled = [(ref(result), given.detach())]  # its graph is not kept alive
-        elif isinstance(result, (list, tuple)) and isinstance(given, (list, tuple)):
-            pairs = zip(result, given, strict=False)
-            self._scaled = [
-                (ref(scaled), one.detach())
-                for scaled, one in pairs
-                if isinstance(scaled, torch.Tensor) and isinstance(one, torch.Tensor)
-            ]
+        pairs = [(result, given)]
+        if isinstance(result, (list, tuple)) and isinstance(given, (list, tuple)):
+            pairs = [*zip(result, given, strict=False)]
+        self._scaled = [
+            (ref(scaled), one.detach())  # its graph is not kept alive
+            for scaled, one in pairs
+            if isinstance(scaled, torch.Tensor) and isinstance(one, torch.Tensor)
+            if one.numel() == 1  # no loss otherwise, and large maybe
+        ]
         return result
 
     def _around_step(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:

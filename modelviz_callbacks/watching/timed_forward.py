@@ -56,6 +56,10 @@ class TimedForward:
     def before(self) -> None:
         """A forward begins that is not the recorded one."""
         self._backward.step_begins()
+        timer = self._timer
+        if timer is not None and timer.is_here() and self._calls() <= self._depth:
+            self._drop()
+            self.give_up("its forward was interrupted")
         if self._timer is not None or self._left is None:
             return  # the model calls itself
         self._left -= 1
@@ -92,9 +96,15 @@ class TimedForward:
     def close(self) -> None:
         """Stops a timer whose forward was interrupted, and hands on what was timed."""
         self._backward.close()
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
+        self._drop()
+
+    def _drop(self) -> None:
+        """Takes a timer down whose forward never came to its end."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            with self._run.guarded("the times"):
+                timer.stop()
+                timer.end_backward()
 
     def _calls(self) -> int:
         return calls_under_way(self._model, sys._getframe(1))

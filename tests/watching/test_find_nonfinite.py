@@ -450,3 +450,32 @@ def test_a_loss_that_is_looked_at_late_is_so_before_weights_change(
                 assert not model._forward_pre_hooks
     found = told(tmp_path)
     assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_recording_that_is_handed_on_at_the_close_has_no_steps_left_to_watch(
+    is_training: bool, tmp_path: Path
+) -> None:
+    model = nn.Linear(4, 2).train(is_training)
+    scale = torch.amp.GradScaler.scale
+    hook = GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW)
+    with torch.set_grad_enabled(not is_training):
+        model(torch.ones(1, 4))
+    hook.close()
+    assert "graph.txt" in hook.report.files
+    assert torch.autograd.backward is BACKWARD
+    assert torch.amp.GradScaler.scale is scale
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_what_a_scaler_scales_that_is_no_loss_is_not_kept(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    scaler = torch.amp.GradScaler("cpu")
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        model(torch.ones(1, 4)).sum().backward()
+        storage = ref((made := torch.ones(64, 4)).untyped_storage())
+        scaler.scale([made])
+        scaler.scale(made)
+        del made
+        assert storage() is None

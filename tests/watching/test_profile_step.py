@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.tracing import StepTimer
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
 from tests.writers.page_visit import content
@@ -165,3 +167,45 @@ def test_training_that_ends_before_the_step_says_so(way: dict[str, Any], tmp_pat
 def test_the_recorded_step_cannot_be_the_one_that_is_timed() -> None:
     with pytest.raises(OptionError, match="profile_step"):
         GraphLogger(profile_step=0)
+
+
+def test_a_forward_that_was_interrupted_while_it_was_timed_leaves_nothing_on_its_graph(
+    tmp_path: Path,
+) -> None:
+    class Interrupted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.made = super().forward(x)
+            if len(x) > 1:
+                raise KeyboardInterrupt
+            return self.made
+
+    def timers() -> list[StepTimer]:
+        return [one for one in gc.get_objects() if type(one) is StepTimer]
+
+    model, before, known = Interrupted(4, 2), switches(), timers()
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, background=False, **FEW):
+        model(torch.ones(1, 4)).sum().backward()
+        with pytest.raises(KeyboardInterrupt):
+            model(torch.ones(2, 4))
+    assert difference(before, switches()) == ""
+    gc.collect()
+    assert not [one for one in timers() if one not in known]
+
+
+def test_a_forward_that_was_interrupted_is_not_timed_as_one_with_the_next(tmp_path: Path) -> None:
+    class Interrupted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 1:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    model, before = Interrupted(4, 2), switches()
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, background=False, **FEW) as hook:
+        model(torch.ones(1, 4)).sum().backward()
+        with pytest.raises(KeyboardInterrupt):
+            model(torch.ones(2, 4))
+        for _ in range(2):
+            model(torch.ones(1, 4)).sum().backward()
+        assert difference(before, switches()) == ""
+    assert hook.report.remarks == ["Step 1 was not timed: its forward was interrupted."]
+    assert "step_us" not in hook.report.figures

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import fx, nn
 
 from modelviz_callbacks import trace
@@ -94,6 +95,24 @@ def test_many_tensors_are_stacked_by_two_nodes_whatever_their_number(
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.as_tensor(found), Stacks()(x))
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_many_tensors_of_a_type_that_no_sequence_holds_are_stacked_by_a_valid_file(
+    tmp_path: Path, dim: int
+) -> None:
+    class Stacks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = [x.bfloat16() * number for number in range(60)]
+            return torch.stack(made, dim=dim).float()
+
+    x = torch.randn(2, 3)
+    data = trace(Stacks(), x).save_onnx(tmp_path / "graph.onnx", weights=True).read_bytes()
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    assert Counter(node.op_type for node in model.graph.node)["Concat"] == 1
+    (found,) = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x.numpy()})
+    torch.testing.assert_close(torch.as_tensor(found), Stacks()(x), rtol=1e-2, atol=1e-2)
 
 
 def test_a_stack_of_tensors_that_do_not_fit_is_what_torch_says_it_is() -> None:

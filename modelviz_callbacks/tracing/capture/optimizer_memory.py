@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import ref
 
 import torch
 from torch.compiler import is_dynamo_compiling
@@ -16,7 +17,8 @@ from modelviz_callbacks.tracing.capture.wrappers import author_path
 class OptimizerMemory:
     """Looks at the sizes of optimizers' states, from `start` until `close`.
 
-    Only sizes are asked for; nothing is held, and nothing is added to a state.
+    Only sizes are asked for; nothing is held, and nothing is added to a state. Where the model is
+    thrown away before, it ends with the next step of an optimizer.
 
     Attributes:
         sizes: Bytes by the parameters' qualified names; of those that no optimizer has stepped
@@ -29,7 +31,7 @@ class OptimizerMemory:
         Args:
             model: Whose parameters count.
         """
-        self._model = model
+        self._model = ref(model)
         self._hook: StepHook | None = None
         self.sizes: dict[str, int] = {}
 
@@ -54,7 +56,11 @@ class OptimizerMemory:
             self.close()
 
     def _read(self, optimizer: torch.optim.Optimizer) -> None:
-        names = {id(one): author_path(name) for name, one in self._model.named_parameters()}
+        model = self._model()
+        if model is None:
+            self.close()
+            return
+        names = {id(one): author_path(name) for name, one in model.named_parameters()}
         state: Mapping[Any, Any] = optimizer.state
         for group in optimizer.param_groups:
             for parameter in group["params"]:

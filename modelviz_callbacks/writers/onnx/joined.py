@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
+import onnx
 import torch
 
 from modelviz_callbacks.writers.onnx.builder import attributes, element_type
@@ -20,6 +22,8 @@ from modelviz_callbacks.writers.onnx.subgraph import Subgraph, SubgraphNode
 _MANY = 50
 _CATS = frozenset(functions("torch.cat torch.concat torch.concatenate"))
 _STACKS = frozenset(functions("torch.stack"))
+# The floating-point numbers that ONNX's sequences may hold.
+_IN_SEQUENCES = frozenset({torch.float16, torch.float32, torch.float64})
 
 
 def _places(call: Call) -> list[int] | None:
@@ -60,12 +64,31 @@ def joined(call: Call) -> Subgraph | None:
         one = attributes(axis=_dim(call) % rank)
         nodes = [SubgraphNode("Concat", "", tuple(places), (count,), one)]
         return Subgraph(tuple(nodes), ((kind, None),), (count,))
+    if dtype.is_floating_point and dtype not in _IN_SEQUENCES:
+        return _stacked_along(places, call, kind) if rank else None
     stacks = attributes(axis=_dim(call) % (rank + 1), new_axis=1)
     nodes = [
         SubgraphNode("SequenceConstruct", "", tuple(places), (count,), ()),
         SubgraphNode("ConcatFromSequence", "", (count,), (count + 1,), stacks),
     ]
     return Subgraph(tuple(nodes), ((kind, None), (kind, None)), (count + 1,), (count,))
+
+
+def _stacked_along(places: list[int], call: Call, kind: int) -> Subgraph:
+    """Joins along the first dimension, which is made two: the tensor's number, and its own."""
+    count, shape = len(call.tensors), call.tensors[0][0]
+    sizes = numpy.array([len(places), *shape], dtype=numpy.int64)
+    proto = onnx.numpy_helper.from_array(sizes)
+    order = [*range(1, len(sizes))]
+    order.insert(_dim(call) % len(sizes), 0)
+    nodes = (
+        SubgraphNode("Concat", "", tuple(places), (count,), attributes(axis=0)),
+        SubgraphNode("Constant", "", (), (count + 1,), attributes(value=proto)),
+        SubgraphNode("Reshape", "", (count, count + 1), (count + 2,), ()),
+        SubgraphNode("Transpose", "", (count + 2,), (count + 3,), attributes(perm=order)),
+    )
+    made = ((kind, None), (proto.data_type, (len(sizes),)), (kind, None), (kind, None))
+    return Subgraph(nodes, made, (count + 3,))
 
 
 def joined_without_data(call: Call, tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -67,3 +68,28 @@ def test_what_the_machine_can_do_is_measured_with_the_threads_of_the_training() 
 
     assert seen == [before + 1, before]
     assert all(0 < limit.share <= 1 for limit in limits.values())
+
+
+def test_no_default_of_the_users_and_no_busy_moment_makes_the_machine_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[torch.Tensor] = []
+
+    def best_s(run: Any) -> float:
+        made.append(run())
+        return 1e-3 * len(made)  # the copy in the caches comes last, and took the longest
+
+    monkeypatch.setattr(roofline, "_best_s", best_s)
+    graph = recorded(nn.Sequential(nn.ReLU()), torch.zeros(2))
+    with torch.device("meta"):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            limits_of(graph, MeasuredCosts({graph.ops[0].name: 500.0}), torch.get_num_threads())
+        finally:
+            torch.set_default_dtype(before)
+        assert roofline._flops_a_second("float32") > 0
+    assert [(one.device.type, one.dtype) for one in made] == [("cpu", torch.float32)] * 3
+    assert made[0].untyped_storage().nbytes() == roofline._LARGE_BYTES
+    work = roofline._Work("float32", 0, 1000, 1.0)
+    assert roofline._Peaks([work]).limit(work).share <= 1000 / (2 * roofline._LARGE_BYTES / 4e-3)
