@@ -109,6 +109,7 @@ def _aligned(cells: Sequence[Sequence[str]], width: int | None) -> Iterator[str]
         room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
         widths[0] = min(widths[0], max(room, _LEAST_NAME))
     for name, *figures in cells:
-        start = f"{shortened_to(plain_text(name), widths[0]):<{widths[0]}}"
+        told = "\ufffd".join(plain_text(name).splitlines())
+        start = f"{shortened_to(told, widths[0]):<{widths[0]}}"
         rest = "".join(f"  {one:>{wide}}" for one, wide in zip(figures, widths[1:], strict=True))
         yield f"{start}{rest}".rstrip()
