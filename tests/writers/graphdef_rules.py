@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph, home_of
 from modelviz_callbacks.graph.names import clean_part
-from modelviz_callbacks.writers.graphdef.containers import tangled_containers
+from modelviz_callbacks.writers.graphdef.containers import seen_through
 
 MOST_CHILDREN = 100
 MOST_AT_TOP = 50
@@ -51,7 +52,7 @@ def model_name(name: str) -> str:
 def _names_by_place(graph: ModelGraph) -> dict[str, str]:
     """Names of nodes by the boxes around them, functions among these."""
     places = {"": ""}
-    no_boxes = tangled_containers(graph)
+    no_boxes = seen_through(Analysis.of(graph))
     for call in graph.modules:
         around = places[call.parent]
         # A container that is no scope, as a function calls what is in it, is a part of the label.
@@ -61,10 +62,17 @@ def _names_by_place(graph: ModelGraph) -> dict[str, str]:
         label = clean_part(label.replace("/", "."))
         joint = "." if call.parent in no_boxes else "/"
         places[call.name] = f"{around}{joint}{label}" if around else label
-    return {
-        f"{places[node.scope]}/{node.label}" if node.scope else node.label: node.name
-        for node in graph.nodes
-    }
+        if call.name in no_boxes and call.called:
+            places[call.name] = label  # Of wrappers in each other the names tell the innermost.
+    names: dict[str, str] = {}
+    labels = Counter(node.label for node in graph.nodes if not node.scope or node.scope in no_boxes)
+    for node in graph.nodes:
+        is_wrapped = node.scope in no_boxes
+        if not node.scope or (is_wrapped and labels[node.label] == 1):
+            names[node.label] = node.name
+        else:
+            names[f"{places[node.scope]}{'.' if is_wrapped else '/'}{node.label}"] = node.name
+    return names
 
 
 def _names(graph_def: GraphDef) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
-from modelviz_callbacks.writers.graphdef.containers import tangled_containers
+from modelviz_callbacks.writers.graphdef.containers import seen_through
 from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS, place
 from modelviz_callbacks.writers.graphdef.modules import MOST_NODES_TWICE, ModulesDrawing
 from modelviz_callbacks.writers.graphdef.nodedefs import NodeDefs
@@ -135,7 +135,7 @@ class _OpDrawing:
             )
         self.analysis = analysis
         self.graph = graph
-        no_boxes = tangled_containers(graph)
+        no_boxes = seen_through(analysis)
         self._names = place(graph.nodes, graph.modules, no_boxes, analysis.folds)
         self._node_defs = NodeDefs(graph, self._names)
 

@@ -8,8 +8,10 @@ is the model graph's own wherever that works on the page. Five things change it:
   are gathered, in order of execution, the steps of a loop each in a box of its own
   (``loop 0-29/step 4``), the others into boxes such as ``layers/Block 0-9`` or ``steps 40-79``
   (plain ASCII, so that they can be typed into the search);
-- containers that would hide the wiring (see ``containers``) are no boxes: ``downs.0`` stands where
-  ``downs/0`` would;
+- containers that would hide the wiring, and wrappers around nearly everything (see
+  ``containers``), are no boxes: ``downs.0`` stands where ``downs/0`` would, and what is in a
+  wrapper in a wrapper is named after the inner one alone, as the page cuts long names; so an op of
+  a wrapper's own has only its own name, unless another one beside it has the same;
 - inputs and outputs of one structure are gathered in a box (``past_key_values 0-23``);
 - an input gets a box of its name (``x/Input``): the name of an oval is written small across the
   arrow that leaves it, where the shape already stands, and then neither can be read.
@@ -19,8 +21,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Node, home_of
@@ -59,7 +62,7 @@ def place(
         nodes: What will be drawn, in order of execution.
         modules: The module calls that the nodes' scopes name, parents first. A scope that is
             not among them becomes a box of that name.
-        no_boxes: The containers among them whose children stand in the box around them.
+        no_boxes: The calls among them whose children stand in the box around them.
         loops: Finds what repeats; in a full box the steps of a loop stand together. Not asked
             where no box is full.
 
@@ -71,14 +74,16 @@ def place(
     root = _Box("")
     boxes, scope_names = {"": root}, {"": ""}
     structures: dict[str, str] = {}
-    calls = _seen_through(modules, no_boxes)
+    calls = _Calls(modules, no_boxes)
+    nodes = tuple(nodes)
+    labels = Counter((calls.box_of(node.scope), node.label) for node in nodes)
     for node in nodes:
-        scope = node.scope
-        while scope in no_boxes:
-            scope = calls[scope].parent
+        scope = calls.box_of(node.scope)
         if scope not in boxes:
             _open_scopes(scope, calls, allocator, boxes, scope_names)
-        label = _allocate(allocator, scope_names[scope], node.label)
+        is_alone = labels[scope, node.label] == 1
+        label = node.label if is_alone else calls.within(node.scope, node.label)
+        label = _allocate(allocator, scope_names[scope], label)
         boxes[scope].children.append(_Box(label, node.kind, node.name))
         if node.kind in ("input", "output"):
             structures[boxes[scope].children[-1].key] = structure_of(node.path or "")
@@ -88,15 +93,43 @@ def place(
     return dict(_walk(root))
 
 
-def _seen_through(modules: Iterable[ModuleCall], no_boxes: frozenset[str]) -> dict[str, ModuleCall]:
-    """The module calls by name, those in containers that are no boxes in the call around them."""
-    calls: dict[str, ModuleCall] = {}
-    for call in modules:
-        parent = call.parent
-        while parent in no_boxes:
-            parent = calls[parent].parent
-        calls[call.name] = call if parent == call.parent else replace(call, parent=parent)
-    return calls
+class _Calls:
+    """The module calls, of which some are no boxes."""
+
+    def __init__(self, modules: Iterable[ModuleCall], no_boxes: frozenset[str]) -> None:
+        self._by_name = {call.name: call for call in modules}
+        # What stands in front of the names in a call that is no box.
+        self._stems: dict[str, str] = {}
+        for call in self._by_name.values():
+            if call.name in no_boxes:
+                around = "" if call.called else call.parent
+                self._stems[call.name] = self.within(around, call.label)
+
+    def box_of(self, scope: str) -> str:
+        """The scope, or the first one around it that is a box."""
+        while scope in self._stems:
+            scope = self._by_name[scope].parent
+        return scope
+
+    def around(self, scope: str) -> str:
+        """The box that a scope is in."""
+        return self.box_of(self._by_name[scope].parent) if scope in self._by_name else ""
+
+    def within(self, scope: str, label: str) -> str:
+        """What is called so in a scope, as it is called in the box around."""
+        return f"{self._stems[scope]}.{label}" if scope in self._stems else label
+
+    def label(self, name: str) -> str:
+        """A call's name in the box that it is in, also where a function called it."""
+        if name not in self._by_name:
+            return name
+        call = self._by_name[name]
+        home = home_of(self._by_name, call.parent)
+        if call.is_function or name.rpartition("/")[0] == call.parent:
+            return self.within(call.parent, call.label)
+        if home == call.parent:
+            return self.within(home, name.removeprefix(f"{home}/").replace("/", "."))
+        return name.removeprefix(f"{home}/") if home else name
 
 
 def _allocate(allocator: NameAllocator, scope: str, label: str) -> str:
@@ -111,7 +144,7 @@ def _join(scope: str, label: str) -> str:
 
 def _open_scopes(
     scope: str,
-    calls: Mapping[str, ModuleCall],
+    calls: _Calls,
     allocator: NameAllocator,
     boxes: dict[str, _Box],
     names: dict[str, str],
@@ -119,26 +152,13 @@ def _open_scopes(
     missing = []
     while scope not in boxes:
         missing.append(scope)
-        scope = calls[scope].parent if scope in calls else ""
+        scope = calls.around(scope)
     for inner in reversed(missing):
-        wanted = _label(inner, calls) if inner in calls else inner
-        box = _Box(_allocate(allocator, names[scope], wanted), key=inner)
+        box = _Box(_allocate(allocator, names[scope], calls.label(inner)), key=inner)
         names[inner] = _join(names[scope], box.label)
         boxes[scope].children.append(box)
         boxes[inner] = box
         scope = inner
-
-
-def _label(name: str, calls: Mapping[str, ModuleCall]) -> str:
-    """A call's name below the module it is an attribute of, also where a function called it."""
-    call = calls[name]
-    home = home_of(calls, call.parent)
-    own = name.rpartition("/")[0] == call.parent
-    if call.is_function or (home == call.parent and own):
-        return call.label
-    if home == call.parent:
-        return name.removeprefix(f"{home}/").replace("/", ".")
-    return name.removeprefix(f"{home}/") if home else name
 
 
 def _structures_together(

@@ -9,7 +9,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.graph import ModuleCall, Node
-from modelviz_callbacks.writers.graphdef.containers import tangled_containers
+from modelviz_callbacks.writers.graphdef.containers import seen_through
 from modelviz_callbacks.writers.graphdef.layout import place
 from modelviz_callbacks.writers.graphdef.nodedefs import (
     TRAINING_STATES,
@@ -57,7 +57,7 @@ class ModulesDrawing:
     @cached_property
     def _names(self) -> Mapping[str, str]:
         nodes = (drawn.node for drawn in self._nodes.values())
-        no_boxes = tangled_containers(self._graph)
+        no_boxes = seen_through(self._analysis)
         return place(nodes, self._graph.modules, no_boxes, self._analysis.folds)
 
     @property

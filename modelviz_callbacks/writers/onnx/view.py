@@ -9,6 +9,7 @@ import onnx
 import torch
 
 from modelviz_callbacks.analysis.short_scopes import with_short_scopes
+from modelviz_callbacks.analysis.wrappers import with_open_top
 from modelviz_callbacks.errors import ReplayError, WriterError
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.writers.onnx import fallback_nodes
@@ -101,7 +102,7 @@ def view_model(
     """
     input_names = names.of_inputs(source.inputs)
     output_names = names.of_outputs(source.outputs)
-    builder = GraphBuilder(with_short_scopes(graph), scope)
+    builder = GraphBuilder(_laid_open(graph, scope), scope)
     try:
         with into_log():
             walked = walk(source, builder)
@@ -141,7 +142,7 @@ def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: 
     Raises:
         OptionError: The names do not fit.
     """
-    builder = GraphBuilder(with_short_scopes(graph), scope)
+    builder = GraphBuilder(_laid_open(graph, scope), scope)
     given, results = fallback_nodes.put_graph(builder)
     entering = {name: value for name, value in given.items() if value.kind == "input"}
     ends = _Ends(
@@ -157,6 +158,11 @@ def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: 
         add_without_values(model.graph, name, value)
     found = tuple(dict.fromkeys(op.op_type for op in ops_of(builder.root)))
     return View(_serialised(model), found, reason)
+
+
+def _laid_open(graph: ModelGraph, scope: str) -> ModelGraph:
+    """The graph as its top level is to be looked at: neither one closed box, nor a long list."""
+    return with_short_scopes(graph if scope else with_open_top(graph))
 
 
 def _outputs(
