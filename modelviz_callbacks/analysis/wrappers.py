@@ -118,10 +118,15 @@ class _Parts:
         return [*self._own.get(scope, ()), *calls]
 
     def holder_of_nearly_all(self, scope: str) -> str:
-        """The module or container in a scope that holds nearly all of the model; ``""``: none."""
-        for call in self._graph.children[scope]:
+        """The module or container in a scope that holds nearly all of the model; ``""``: none.
+
+        Nor is a module that calls itself a wrapper.
+        """
+        children = self._graph.children
+        for call in children[scope]:
             if not call.is_function and self._main[call.name] >= _NEARLY_ALL * self._main[""] > 0:
-                return call.name
+                calls_itself = any(c.class_name == call.class_name for c in children[call.name])
+                return "" if calls_itself else call.name
         return ""
 
     def stay_together(self, scope: str) -> bool:

@@ -35,6 +35,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     is_fake,
     storage_address,
 )
+from modelviz_callbacks.tracing.capture.wrappers import module_of_compiled
 
 # A call of compiled code: what was compiled, its arguments, and the result.
 CompiledCall = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
@@ -118,8 +119,8 @@ class CompiledParts:
 
     def _add_box(self, call: CompiledCall) -> None:
         function, args, kwargs, result = call
-        module = getattr(function, "__wrapped__", getattr(function, "__self__", None))
-        if not isinstance(module, torch.nn.Module) or id(module) in self._around:
+        module = module_of_compiled(function)
+        if module is None or id(module) in self._around:
             return
         encode, append = self._recorder.encode, self._recorder.tape.append
         taken = [encode(value) for value in args]

@@ -55,7 +55,12 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     users_modes,
 )
 from modelviz_callbacks.tracing.capture.untold_writes import told
-from modelviz_callbacks.tracing.capture.wrappers import author_path, class_of, unwrapped
+from modelviz_callbacks.tracing.capture.wrappers import (
+    author_path,
+    class_of,
+    module_of_compiled,
+    unwrapped,
+)
 
 # Where an op on the tape has the code that it was called in.
 _CODE = OpEntry._fields.index("code")
@@ -347,8 +352,8 @@ class Capture:
 
     def _name_of(self, function: Any) -> str:
         """What to call something that was compiled: the module's path, or its own name."""
-        module = getattr(function, "__wrapped__", getattr(function, "__self__", None))
-        if not isinstance(module, torch.nn.Module):
+        module = module_of_compiled(function)
+        if module is None:
             return str(getattr(function, "__qualname__", type(function).__name__))
         for path, other in paths_of(self._model):
             if other is module and author_path(path):

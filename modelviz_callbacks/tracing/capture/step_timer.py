@@ -48,7 +48,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     is_compiled,
     next_sequence_number,
 )
-from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name
+from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, module_of_compiled
 
 _SKIP, _PURE, _BACKWARD = CallKind.SKIP, CallKind.PURE, CallKind.BACKWARD
 _TORCH_FILE = FrameKind.TORCH
@@ -298,8 +298,8 @@ class StepTimer(TorchFunctionMode):
                 one, begun, before = compiled
                 one.times = (begun, perf_counter_ns(), before, self._event(()))
                 one.last, one.is_compiled = next_sequence_number(), True
-                module = getattr(call[0], "__wrapped__", getattr(call[0], "__self__", None))
-                if isinstance(module, torch.nn.Module):
+                module = module_of_compiled(call[0])
+                if module is not None:
                     one.module, one.name = module, class_name(module)
                 else:
                     one.name = str(getattr(call[0], "__qualname__", type(call[0]).__name__))

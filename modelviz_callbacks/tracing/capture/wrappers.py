@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -103,3 +105,15 @@ def class_name(module: torch.nn.Module) -> str:
     """Qualified name of the author's class."""
     cls = class_of(module)
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def module_of_compiled(function: Any) -> torch.nn.Module | None:
+    """The module whose call was compiled, ``None`` for another function.
+
+    Args:
+        function: What stands around compiled code: torch 2.14 has it around the method of a
+            module, earlier ones around the module, or the method itself.
+    """
+    inner = getattr(function, "__wrapped__", function)
+    module = inner if isinstance(inner, torch.nn.Module) else getattr(inner, "__self__", None)
+    return module if isinstance(module, torch.nn.Module) else None

@@ -129,7 +129,7 @@ class _Calls:
             return self.within(call.parent, call.label)
         if home == call.parent:
             return self.within(home, name.removeprefix(f"{home}/").replace("/", "."))
-        return name.removeprefix(f"{home}/") if home else name
+        return (name.removeprefix(f"{home}/") if home else name).replace("/", ".")
 
 
 def _allocate(allocator: NameAllocator, scope: str, label: str) -> str:
