@@ -22,6 +22,7 @@ def measure(layers: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from modelviz_callbacks import trace
+    from modelviz_callbacks.analysis import Analysis
     from modelviz_callbacks.artifacts.onnx_files import view_of
     from modelviz_callbacks.tracing.lowering.networks import Unit
 
@@ -46,7 +47,7 @@ def measure(layers: int) -> None:
     )
     graph = recorded.graph
     start = time.perf_counter()
-    view = view_of(Unit.whole(recorded._recording), graph, None, None, weights=False)
+    view = view_of(Unit.whole(recorded._recording), Analysis(graph), None, None, weights=False)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     missing = ", ".join(view.untranslated) or "none"

@@ -17,18 +17,18 @@ _MANY_ITEMS, _FEWEST_STEPS = 40, 3
 _MOST_ITEMS = 150
 
 
-def with_short_scopes(graph: ModelGraph) -> ModelGraph:
+def with_short_scopes(analysis: Analysis) -> ModelGraph:
     """A graph with a function call around each loop in its long scopes, and around each step.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
 
     Returns:
         The same nodes under the same names, some of them in scopes of class ``step``, which are in
         one of class ``loop_of_30``, with the op that puts together what all steps made. What is
         left of a scope of hundreds of items is in scopes of class ``part``.
     """
-    analysis = Analysis.of(graph)
+    graph = analysis.graph
     items = analysis.outline.items
     long = {scope for scope, inside in items.items() if len(inside) >= _MANY_ITEMS}
     folds = analysis.folds() if long else ()

@@ -37,11 +37,11 @@ def opened_wrappers(analysis: Analysis) -> frozenset[str]:
     return analysis.once(_opened)
 
 
-def with_open_top(graph: ModelGraph) -> ModelGraph:
+def with_open_top(analysis: Analysis) -> ModelGraph:
     """A graph whose opened wrappers only group modules, for a viewer without boxes of groups.
 
     Args:
-        graph: A sound graph.
+        analysis: The analysis of a sound graph.
 
     Returns:
         The same calls, wrappers marked as not called. The containers in them whose parts repeat,
@@ -49,8 +49,7 @@ def with_open_top(graph: ModelGraph) -> ModelGraph:
         container is left and entered again, so that it could not be one box, the graph is the
         same as before.
     """
-    analysis = Analysis.of(graph)
-    opened = opened_wrappers(analysis)
+    graph, opened = analysis.graph, opened_wrappers(analysis)
     if not opened:
         return graph
     parts = analysis.once(_Parts)

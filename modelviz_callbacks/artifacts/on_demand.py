@@ -80,7 +80,7 @@ def save_onnx(
         WriterError: It cannot be written so.
         SinkError: The file cannot be written.
     """
-    view = view_of(Unit.whole(recording), graph, input_names, output_names, weights)
+    view = view_of(Unit.whole(recording), Analysis.of(graph), input_names, output_names, weights)
     path = Path(path)
     if view.missing:
         warn(view.remarks(path.name)[-1])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.maker import Maker, file_name
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.gc_pause import paused_collector
-from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import class_of
 from modelviz_callbacks.tracing.lowering.networks import Unit
@@ -29,18 +29,18 @@ def write_views(maker: Maker, products: Products) -> None:
     Raises:
         ModelvizError: The networks have no names; what fails of one is a line of the report.
     """
-    assert products.graph is not None
+    assert products.analysis is not None
     assert products.networks is not None
     for unit, prefix in _named(products.networks):
         name = f"{prefix}onnx" if prefix else "graph.onnx"
         with maker.guarded(name):
-            _write_view(maker, unit, products.graph, name)
+            _write_view(maker, unit, products.analysis, name)
 
 
-def _write_view(maker: Maker, unit: Unit, graph: ModelGraph, name: str) -> None:
+def _write_view(maker: Maker, unit: Unit, analysis: Analysis, name: str) -> None:
     options = maker.options
     names = (options.input_names, options.output_names)
-    view = view_of(unit, graph, *names, weights=options.onnx_weights)
+    view = view_of(unit, analysis, *names, weights=options.onnx_weights)
     maker.write(name, view.data)
     for remark in view.remarks(name):
         maker.add_remark(remark)
@@ -70,9 +70,9 @@ def _write_trained(maker: Maker, products: Products, unit: Unit, name: str) -> N
     names = Names(options.input_names, options.output_names)
 
     def recorded() -> View:
-        assert products.graph is not None
+        assert products.analysis is not None
         outputs = options.output_names or unit.program.outputs
-        return view_of(unit, products.graph, options.input_names, outputs, weights=True)
+        return view_of(unit, products.analysis, options.input_names, outputs, weights=True)
 
     subject = Subject(onnx_source(unit), unit.module, unit.call, unit.recorded_inputs(), recorded)
     outcome = write_trained(subject, names, maker.folder / name)
@@ -109,7 +109,7 @@ def _files(name: str) -> set[str]:
 
 def view_of(
     unit: Unit,
-    graph: ModelGraph,
+    analysis: Analysis,
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     weights: bool,
@@ -118,7 +118,7 @@ def view_of(
 
     Args:
         unit: The network.
-        graph: The graph of the recording that it is a part of.
+        analysis: The analysis of the graph of the recording that it is a part of.
         input_names: The user's names for its inputs.
         output_names: The user's names for its outputs.
         weights: Whether its weights go along.
@@ -134,14 +134,14 @@ def view_of(
 
     names = Names(input_names, output_names)
     path = "" if unit.recording.model is unit.module else unit.name
-    calls = (call.name for call in graph.modules if call.called and call.path == path)
+    calls = (call.name for call in analysis.graph.modules if call.called and call.path == path)
     scope = next(calls, "") if path else ""
     with paused_collector():
         try:
             source = onnx_source(unit)
         except Exception as error:  # the program itself could not be put together
-            return graph_view(graph, names, _title(unit), str(error), scope)
-        return view_model(source, names, graph, scope, weights)
+            return graph_view(analysis, names, _title(unit), str(error), scope)
+        return view_model(source, names, analysis, scope, weights)
 
 
 def onnx_source(unit: Unit) -> OnnxSource:

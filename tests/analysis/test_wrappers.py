@@ -90,7 +90,7 @@ def test_layers_that_repeat_or_are_collected_stay_in_one_box_where_groups_have_n
     collects: bool,
 ) -> None:
     graph = graph_of(Headed(Body([6, 7, 8, 9] if collects else [6] * 4, collects=collects)))
-    called = {call.name: call.called for call in with_open_top(graph).modules}
+    called = {call.name: call.called for call in with_open_top(Analysis(graph)).modules}
 
     assert not called["body"]
     assert called["body/blocks"]
@@ -100,4 +100,4 @@ def test_layers_that_repeat_or_are_collected_stay_in_one_box_where_groups_have_n
 def test_a_model_without_a_wrapper_stays_as_it_is() -> None:
     graph = graph_of(nn.Sequential(Block(6), Block(6)))
 
-    assert with_open_top(graph) is graph
+    assert with_open_top(Analysis(graph)) is graph

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks import trace
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.short_scopes import with_short_scopes
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -66,7 +67,7 @@ def test_many_tensors_that_are_stacked_are_one_box(tmp_path: Path) -> None:
 
 def test_a_graph_without_long_loops_stays_the_same() -> None:
     graph = trace(Decoder(), torch.randn(2, 3, 4)).graph
-    assert with_short_scopes(graph) is graph
+    assert with_short_scopes(Analysis(graph)) is graph
 
 
 class Flat(nn.Module):

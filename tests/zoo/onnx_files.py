@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 
 from modelviz_callbacks import Trace, trace
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.onnx_files import onnx_source, view_of
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.writers.onnx import View
@@ -76,7 +77,7 @@ def _examined(case: Case, change: Callable[[torch.nn.Module], None]) -> Examined
     seed_everything(1)
     recorded = trace(model, *args, **kwargs)
     unit = Unit.whole(recorded._recording)
-    view = view_of(unit, recorded.graph, None, None, weights=True)
+    view = view_of(unit, Analysis(recorded.graph), None, None, weights=True)
     assert_sound(view)
     if view.untranslated:
         return Examined(view.untranslated, "")

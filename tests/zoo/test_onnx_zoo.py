@@ -62,12 +62,6 @@ DIFFERENT = {
     "numerics-half_precision_weights": "onnxruntime has no Gemm in bfloat16 on CPUs",
     "numerics-uses_distributions": "draws that have no middle value",
     "tensors-subclass_with_torch_function": "the subclass changes its class on the way",
-    "transformers-afmoe": "experts chosen among equal scores",
-    "transformers-deformable_detr": "0.05 % of the largest value, in one output",
-    "transformers-doge": "the largest among equal scores",
-    "transformers-grounding-dino": "not found yet",
-    "transformers-led": "0.011 % of the largest value, in one output",
-    "transformers-mm-grounding-dino": "not found yet",
     "transformers-switch_transformers": "sizes of the experts' shares, which depend on a draw",
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.short_scopes import with_short_scopes
 from modelviz_callbacks.analysis.wrappers import with_open_top
 from modelviz_callbacks.errors import ReplayError, WriterError
@@ -78,7 +79,7 @@ class View:
 
 
 def view_model(
-    source: Source, names: Names, graph: ModelGraph, scope: str = "", weights: bool = False
+    source: Source, names: Names, analysis: Analysis, scope: str = "", weights: bool = False
 ) -> View:
     """The content of ``graph.onnx``.
 
@@ -89,8 +90,8 @@ def view_model(
     Args:
         source: The program, in inference form; its tensors need no data unless ``weights``.
         names: For its inputs and outputs.
-        graph: The graph of the same recording.
-        scope: Which module call of ``graph`` the program is; ``""``: the model's forward.
+        analysis: The analysis of the graph of the same recording.
+        scope: Which module call of the graph the program is; ``""``: the model's forward.
         weights: Whether to put the values of parameters and buffers into the file.
 
     Returns:
@@ -102,12 +103,12 @@ def view_model(
     """
     input_names = names.of_inputs(source.inputs)
     output_names = names.of_outputs(source.outputs)
-    builder = GraphBuilder(_laid_open(graph, scope), scope)
+    builder = GraphBuilder(_laid_open(analysis, scope), scope)
     try:
         with into_log():
             walked = walk(source, builder)
     except (ReplayError, WriterError, RuntimeError, NotImplementedError) as error:
-        return graph_view(graph, names, source.title, first_line(error), scope)
+        return graph_view(analysis, names, source.title, first_line(error), scope)
     ends = _Ends(
         list(zip(input_names, walked.inputs, strict=True)),
         _outputs(builder, list(zip(output_names, walked.outputs, strict=True)), names),
@@ -126,11 +127,11 @@ def view_model(
     return View(_serialised(model), found, missing=tuple(missing))
 
 
-def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: str = "") -> View:
+def graph_view(analysis: Analysis, names: Names, title: str, reason: str, scope: str = "") -> View:
     """A file for looking at, where there is no program: every op as torch has it.
 
     Args:
-        graph: What to show.
+        analysis: The analysis of what to show.
         names: For its inputs and outputs.
         title: For the doc string.
         reason: Why there is no program.
@@ -142,7 +143,7 @@ def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: 
     Raises:
         OptionError: The names do not fit.
     """
-    builder = GraphBuilder(_laid_open(graph, scope), scope)
+    builder = GraphBuilder(_laid_open(analysis, scope), scope)
     given, results = fallback_nodes.put_graph(builder)
     entering = {name: value for name, value in given.items() if value.kind == "input"}
     ends = _Ends(
@@ -160,9 +161,10 @@ def graph_view(graph: ModelGraph, names: Names, title: str, reason: str, scope: 
     return View(_serialised(model), found, reason)
 
 
-def _laid_open(graph: ModelGraph, scope: str) -> ModelGraph:
+def _laid_open(analysis: Analysis, scope: str) -> ModelGraph:
     """The graph as its top level is to be looked at: neither one closed box, nor a long list."""
-    return with_short_scopes(graph if scope else with_open_top(graph))
+    graph = analysis.graph if scope else with_open_top(analysis)
+    return with_short_scopes(analysis if graph is analysis.graph else Analysis(graph))
 
 
 def _outputs(

@@ -144,6 +144,7 @@ def use_the_rest(model: Any, internals: Any, trace: Any) -> list[str]:
     internals.tracking_uri(SimpleNamespace(_tracking_uri="there"))
     internals.open_writer(SimpleNamespace(_get_file_writer=int))
     internals.dual_level()
+    internals.has_compiled()
     timer = StepTimer(model)
     timer.start()
     model(torch.ones(2, 4))
