@@ -10,7 +10,11 @@ import torch
 
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
-from modelviz_callbacks.tracing.capture.torch_internals import buffers_of, parameters_of
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    buffers_of,
+    no_torch_function,
+    parameters_of,
+)
 from modelviz_callbacks.tracing.capture.wrappers import author_path
 
 
@@ -53,14 +57,16 @@ def packed_elements(tensor: torch.Tensor) -> int | None:
         More than its own elements, and not more than its bits; ``None``: none are packed in it.
     """
     try:
-        least, most = tensor.numel(), 8 * tensor.numel() * tensor.element_size()
-        for value in vars(tensor).values():
-            shape = None if isinstance(value, torch.Tensor) else getattr(value, "shape", None)
-            if isinstance(shape, torch.Size) and least < math.prod(shape) <= most:
-                return math.prod(shape)
+        beside = [value for value in vars(tensor).values() if not isinstance(value, torch.Tensor)]
+        shapes = [getattr(value, "shape", None) for value in beside]
+        counts = [math.prod(shape) for shape in shapes if isinstance(shape, torch.Size)]
+        if not counts:
+            return None
+        with no_torch_function():  # a mode of the user's is not asked
+            least, most = tensor.numel(), 8 * tensor.numel() * tensor.element_size()
+        return next((count for count in counts if least < count <= most), None)
     except Exception:  # it is somebody's code
         return None
-    return None
 
 
 class StateNames:
