@@ -100,7 +100,7 @@ export class Graph {
     this.health = raw.health || null;
     /** @type {Parameter[]} */
     this.parameters = raw.parameters.map((/** @type {any[]} */ row) => ({
-      name: row[0], spec: this.specs[row[1]], trainable: !!row[2], module: row[3],
+      name: row[0], spec: this.specs[row[1]], trainable: !!row[2], module: row[3] || "",
       aliases: row[4] || [],
     }));
     /** @type {number[][]} tensors that each node reads, each once */ this.reads = [];
