@@ -62,8 +62,7 @@ def count_all(calls: Calls) -> None:
         lambda boxes, groups, edges, known, **more: (tuple(boxes), tuple(groups), str(more)),
     )
     calls.count(picture_layout, "run_graphviz", lambda dot, kind, program: (dot, program))
-    # Once more with a wrapper at the top opened, to see whether that is better.
-    calls.count(graphdef, "place", lambda nodes, _modules, no_boxes, *_: (id(nodes), no_boxes))
+    calls.count(graphdef, "place", lambda nodes, *_: id(nodes))
     calls.count(products, "to_backward_graph")
     calls.count(networks, "to_program", lambda recording, **_: id(recording))
     real = Fingerprinter.body

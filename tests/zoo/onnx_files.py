@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,30 +50,7 @@ def examined(case: Case) -> Examined:
     Raises:
         onnx.checker.ValidationError: The file is not sound.
     """
-    found = _examined(case, lambda model: None)
-    if not found.cause:
-        return found
-    # Fresh weights that are all equal (a router of zeros, a norm of one element) let a model choose
-    # among equal scores, or give noise around zero: no two programs agree there. Trained ones
-    # are not equal.
-    return _examined(case, tell_weights_apart)
-
-
-def tell_weights_apart(model: torch.nn.Module) -> None:
-    """Changes parameters whose elements are all equal, by a few hundredths each."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if type(parameter) is not torch.nn.Parameter or not parameter.is_floating_point():
-                continue
-            if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
-                noise = torch.randn(parameter.shape, generator=generator) * 0.05
-                parameter += noise.to(parameter)
-
-
-def _examined(case: Case, change: Callable[[torch.nn.Module], None]) -> Examined:
     model, args, kwargs = case.make()
-    change(model)
     seed_everything(1)
     recorded = trace(model, *args, **kwargs)
     unit = Unit.whole(recorded._recording)
