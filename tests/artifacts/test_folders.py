@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks import GraphHook, ModelGraph
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.onnx_files import write_trained_models, write_views
 from modelviz_callbacks.errors import OptionError
@@ -222,7 +223,8 @@ def test_networks_whose_names_make_one_file_name_have_files_of_their_own(
 
     monkeypatch.setattr(f"{home}.onnx_source", lambda unit: unit.name)
     monkeypatch.setattr("modelviz_callbacks.writers.onnx.write_trained", trained)
-    products: Any = SimpleNamespace(networks=networks, graph=ModelGraph("gan", "Gan"))
+    graph = ModelGraph("gan", "Gan")
+    products: Any = SimpleNamespace(networks=networks, graph=graph, analysis=Analysis(graph))
     write_views(maker, products)
     write_trained_models(maker, products)
     assert maker.report.refused == []
