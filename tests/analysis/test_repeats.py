@@ -157,10 +157,6 @@ def test_nothing_folds_across_the_one_of_twelve_that_differs(odd: int) -> None:
     assert folded_blocks(graph) == [paths for paths in expected if len(paths) > 1]
 
 
-def test_equal_blocks_side_by_side_do_not_fold() -> None:
-    assert Analysis(recorded(Parallel(), torch.zeros(2, 8))).folds() == ()
-
-
 def test_blocks_that_are_read_from_elsewhere_do_not_fold() -> None:
     assert Analysis(recorded(Dense(), torch.zeros(2, 8))).folds() == ()
 
