@@ -28,6 +28,15 @@ class Next(nn.Module):
         return torch.nextafter(x, torch.zeros_like(x) + 1)
 
 
+class OtherForms(nn.Module):
+    """The same functions, as they may be called too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([x, torch.zeros_like(input=x), torch.ones_like(x, dtype=x.dtype)], axis=1)  # type: ignore[call-overload]
+        square = torch.einsum(both, [0, 1], both, [2, 1], [0, 2])
+        return torch.stack(tensors=[square, torch.einsum("ij,kj->ik", [both, both])], dim=-1)
+
+
 class Empty(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         none = x[:0, 0]
@@ -44,8 +53,9 @@ _EDGES = [1.0, 2.0, 1.5, -1.0, 0.9999999, 3e8, -7.3e-20, 1e-30, 123.456]
         (Next(), torch.tensor(_EDGES)),
         (Next(), torch.tensor(_EDGES, dtype=torch.float64)),
         (Empty(), torch.ones(2, 2)),
+        (OtherForms(), torch.ones(2, 3)),
     ],
-    ids=["spectrum", "next float32", "next float64", "empty"],
+    ids=["spectrum", "next float32", "next float64", "empty", "forms"],
 )
 def test_onnxruntime_computes_what_torch_does(
     model: nn.Module, x: torch.Tensor, tmp_path: Path

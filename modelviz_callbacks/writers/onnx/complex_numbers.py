@@ -21,11 +21,12 @@ def _parts(tensor: torch.Tensor) -> torch.Tensor:
 
 def filled_like(value: float) -> Callable[..., torch.Tensor]:
     """What is done instead of ``zeros_like`` and its like."""
+    plain = torch.ones_like if value else torch.zeros_like
 
-    def run(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
-        if not tensor.is_complex() or options.get("dtype", tensor.dtype) != tensor.dtype:
-            return torch.full_like(tensor, value, **options)
-        real = torch.full_like(torch.view_as_real(tensor)[..., 0], value)
+    def run(input: torch.Tensor, **options: Any) -> torch.Tensor:
+        if not input.is_complex() or options.get("dtype") not in (None, input.dtype):
+            return plain(input, **options)
+        real = torch.full_like(torch.view_as_real(input)[..., 0], value)
         return torch.view_as_complex(torch.stack([real, torch.zeros_like(real)], -1))
 
     return run
@@ -35,6 +36,7 @@ def cat(tensors: Sequence[torch.Tensor], dim: int = 0, **options: Any) -> torch.
     """As ``torch.cat``; the exporter does not take it of nothing but empty vectors either."""
     if all(tuple(tensor.shape) == (0,) for tensor in tensors):
         return tensors[0].clone()
+    dim = options.pop("axis", dim)
     if options or not any(tensor.is_complex() for tensor in tensors):
         return torch.cat(list(tensors), dim, **options)
     dim = dim % tensors[0].dim()
@@ -43,16 +45,20 @@ def cat(tensors: Sequence[torch.Tensor], dim: int = 0, **options: Any) -> torch.
 
 def stack(tensors: Sequence[torch.Tensor], dim: int = 0, **options: Any) -> torch.Tensor:
     """As ``torch.stack``."""
+    dim = options.pop("axis", dim)
     if options or not any(tensor.is_complex() for tensor in tensors):
         return torch.stack(list(tensors), dim, **options)
     dim = dim % (tensors[0].dim() + 1)
     return torch.view_as_complex(torch.stack([_parts(tensor) for tensor in tensors], dim))
 
 
-def einsum(equation: str, *operands: Any) -> torch.Tensor:
+def einsum(equation: Any, *operands: Any) -> torch.Tensor:
     """As ``torch.einsum``, two complex factors by the four products of their parts."""
-    tensors = list(operands[0] if isinstance(operands[0], (list, tuple)) else operands)
-    if len(tensors) != 2 or not all(tensor.is_complex() for tensor in tensors):
+    listed = len(operands) == 1 and isinstance(operands[0], (list, tuple))
+    tensors = list(operands[0] if listed else operands)
+    if len(tensors) != 2 or not all(
+        isinstance(tensor, torch.Tensor) and tensor.is_complex() for tensor in tensors
+    ):
         return torch.einsum(equation, *operands)
     (a, b), (c, d) = [torch.view_as_real(tensor).unbind(-1) for tensor in tensors]
     real = torch.einsum(equation, a, c) - torch.einsum(equation, b, d)
