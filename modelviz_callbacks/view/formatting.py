@@ -40,19 +40,32 @@ _TELLING: dict[str, object] = {
 _CALL = re.compile(r" \(call \d+\)$")
 
 
-def calls_at_ends(graph: ModelGraph, fold: Fold) -> list[ModuleCall]:
-    """The first and the last module that copies of a pattern call; none where they call none.
+def range_of_calls(graph: ModelGraph, fold: Fold, scope: str) -> str:
+    """The modules that copies of a pattern call: ``layers.0-11``, ``query.0-5, key.0-5``.
 
     Args:
         graph: The fold's.
         fold: Copies of one pattern.
+        scope: What their names are told in.
+
+    Returns:
+        ``""`` if they call none.
     """
-    ends = []
-    for copy, at in ((fold.copies[0], 0), (fold.copies[-1], -1)):
-        calls = [graph.module_by_name[name] for name in copy if name in graph.module_by_name]
-        by_module = {call.path: call for call in reversed(calls)}  # the first call of each module
-        ends += list(reversed(by_module.values()))[at:][:1]
-    return ends
+    first, last = (_calls_of(graph, copy) for copy in (fold.copies[0], fold.copies[-1]))
+    containers = {(call.path or "").rpartition(".")[0] for call in first}
+    if len(containers) < len(first):  # what stands in one list is one range
+        first, last = first[:1], last[-1:]
+    ranges = [
+        label_range([module_label(graph, call, scope) for call in ends])
+        for ends in zip(first, last, strict=False)
+    ]
+    return shortened(ranges, 3) if ranges else ""
+
+
+def _calls_of(graph: ModelGraph, copy: Sequence[str]) -> list[ModuleCall]:
+    """The modules that one copy calls, each once."""
+    calls = [graph.module_by_name[name] for name in copy if name in graph.module_by_name]
+    return list({call.path or call.name: call for call in reversed(calls)}.values())[::-1]
 
 
 def shape_text(spec: TensorSpec) -> str:
@@ -224,12 +237,11 @@ def _plus(offset: int) -> str:
 def label_range(labels: Sequence[str]) -> str:
     """First and last of some labels: ``layer.0-11``, ``conv_a ... conv_d``.
 
-    Calls of one module have its name.
+    Several calls of one module have its name.
     """
-    first, last = labels[0], labels[-1]
-    module = _CALL.sub("", first)
-    if first != last and _CALL.sub("", last) == module:
-        return module
+    if labels[0] == labels[-1]:
+        return labels[0]
+    first, last = _CALL.sub("", labels[0]), _CALL.sub("", labels[-1])
     stem = first.rstrip("0123456789")
     if first == last:
         return first
