@@ -7,6 +7,7 @@ from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, used_up
 from modelviz_callbacks.tracing.capture.lazy_values import is_lazy
 from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.optimizer_memory import OptimizerMemory
 from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
@@ -63,6 +64,7 @@ __all__ = [
     "Measured",
     "Nonfinite",
     "NonfiniteSearch",
+    "OptimizerMemory",
     "Program",
     "RandomState",
     "Recording",
