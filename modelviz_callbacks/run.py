@@ -351,6 +351,8 @@ class Run:
         if self.is_forked_copy:
             return  # a copy that was forked meanwhile
         line = f"The loss of step {step} was not finite: {found}"
+        if found.kind == "gradient":
+            line = f"The loss of step {step} was finite, its gradients were not: {found}"
         say(f"modelviz: {line}")
         self.remark(line)
         with self.guarded("nonfinite.json"):
