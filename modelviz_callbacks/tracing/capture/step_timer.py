@@ -33,7 +33,6 @@ from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
-from modelviz_callbacks.tracing.capture.optimizer_memory import OptimizerMemory
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.timed_nodes import Numbers, StepClock, timed_nodes
 from modelviz_callbacks.tracing.capture.timed_step import (
@@ -114,7 +113,6 @@ class StepTimer(TorchFunctionMode):
         self._made: list[weakref.ref[torch.Tensor]] = []
         self._compiled: tuple[_Call, int, Any] | None = None
         self._backward = BackwardTimer(self._mark, self._give_up)
-        self._optimizers = OptimizerMemory(model)
 
     def start(self, inside_model: bool = False) -> bool:
         """Begins to time; call it right before the code that was recorded.
@@ -173,14 +171,9 @@ class StepTimer(TorchFunctionMode):
         """Whether a backward may come of what was timed, and none has begun yet."""
         return self._backward.is_watching and not self._backward.runs
 
-    def watch_optimizers(self) -> None:
-        """Reads what optimizers keep at their next step, until `end_backward`."""
-        self._optimizers.start()
-
     def end_backward(self) -> None:
         """What autograd runs from now on is no part of the step; safe to call again."""
         self._backward.remove()
-        self._optimizers.close()
 
     def finish(self) -> TimedStep:
         """What was timed.
@@ -217,7 +210,6 @@ class StepTimer(TorchFunctionMode):
             tuple(self._remarks),
             backward,
             torch.get_num_threads(),
-            self._optimizers.sizes,
         )
 
     def _timed_calls(self, names: dict[int, list[str]], clock: StepClock) -> Iterator[TimedCall]:
