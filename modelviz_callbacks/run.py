@@ -341,23 +341,25 @@ class Run:
         if self._recordings and not self.is_forked_copy:
             self._recordings[0].add_step(recording, step)
 
-    def found_nonfinite(self, step: int, found: Nonfinite) -> None:
-        """Tells what made the first number that is not finite: a line, the report, a file.
+    def found_nonfinite(self, step: int, found: Nonfinite, recording: Recording) -> None:
+        """Tells what made the first number that is not finite: a line, the report, files.
 
         Args:
             step: Number of the step; 0 was recorded.
             found: What was found.
+            recording: What it was found in.
         """
         if self.is_forked_copy:
             return  # a copy that was forked meanwhile
         line = f"The loss of step {step} was not finite: {found}"
         if found.kind == "gradient":
             line = f"The loss of step {step} was finite, its gradients were not: {found}"
-        say(f"modelviz: {line}")
-        self.remark(line)
+        place: Path | None = None
         with self.guarded("nonfinite.json"):
             self._take_folder()
-            write_nonfinite(self._maker, step, found)
+            place = write_nonfinite(self._maker, step, found, recording)
+        self.remark(line)
+        say(f"modelviz: {line}" + (f" See {place}." if place is not None else ""))
 
     def _add_measured_early(self) -> None:
         """Hands on what was measured as soon as that is all that was asked for."""

@@ -361,7 +361,7 @@ class NonfiniteWatch:
             why = str(error) if isinstance(error, ReplayError) else repr(error)
             self._run.remark(_GRADIENT.format(number=number, name=bad[0], why=why))
         else:
-            self._run.found_nonfinite(number, found)
+            self._run.found_nonfinite(number, found, recording)
         self._end()
 
     def _around_update(self, begins: bool) -> Callable[..., None]:
@@ -398,7 +398,7 @@ class NonfiniteWatch:
             self._waits_for_recording = True
             self._gradients = None  # they may hold what this step has left
             return
-        self._run.found_nonfinite(flag.number, found)
+        self._run.found_nonfinite(flag.number, found, self._recording)
         self._end()
 
 

@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 from weakref import ref
+from xml.etree import ElementTree
 
 import lightning.pytorch as pl
 import pytest
@@ -293,6 +294,45 @@ def test_gradients_that_are_not_finite_are_told_with_the_op_before_they_change_w
     assert told_of["is_certain"]
     start = f"The loss of step {bad} was finite, its gradients were not: the backward of sqrt ("
     assert any(one.startswith(start) for one in hook.report.remarks)
+
+
+@pytest.mark.parametrize("spoilt", ["op", "parameter", "data"])
+def test_a_picture_marks_what_is_to_blame_and_the_line_names_its_file(
+    spoilt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("floor", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.layer(x).square() + 0.1 - self.floor).log()
+
+    parts = [Part() for _ in range(3)]
+    model, few = nn.Sequential(*parts, nn.Flatten(0)), {**FEW, "formats": ["svg", "html"]}
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **few):
+        x = torch.rand(2, 4)
+        model(x).mean().backward()
+        parts[1].floor += 99 * (spoilt == "op")
+        with torch.no_grad():
+            parts[1].layer.weight[0] *= math.nan if spoilt == "parameter" else 1
+        model(x * math.nan if spoilt == "data" else x).mean().backward()
+    # Steps of a repeat are one box: the first one's.
+    marked, page = {
+        "op": ("0_Part/log", "index.html#s=1_Part/log"),
+        "parameter": ("0_Part/layer/linear", "index.html#s=1_Part/layer/linear"),
+        "data": ("input", "index.html#s=input"),
+    }[spoilt]
+    assert told(tmp_path)["page"] == page
+    picture = ElementTree.parse(tmp_path / "nonfinite.svg").getroot()
+    found = [
+        group.get("data-name")
+        for group in picture.iter("{http://www.w3.org/2000/svg}g")
+        if any(shape.get("class") == "suspect" for shape in group)
+    ]
+    assert found == [marked]
+    assert f" See {tmp_path / 'nonfinite.svg'}." in capsys.readouterr().out
 
 
 def test_gradients_that_come_broken_from_a_loss_outside_are_told_so(tmp_path: Path) -> None:
