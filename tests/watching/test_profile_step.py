@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +94,40 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def check_trace(trace: dict[str, Any]) -> None:
-    """Holds that a viewer can show it: slices of a row lie beside or inside of each other."""
-    rows: dict[int, list[tuple[float, float]]] = {}
+    """Holds what Perfetto demands of the format, to the nanosecond.
+
+    Slices of a row lie beside or inside of each other (others are dropped), an arrow begins and
+    ends at the beginning of a slice that stands before it in the file, each number has one
+    beginning and one end in time's order, rows are named.
+    """
+    rows: dict[int, list[tuple[int, int]]] = {}
+    arrows: dict[str, dict[int, int]] = {"s": {}, "f": {}}
     for event in trace["traceEvents"]:
         assert event["ph"] in "MXCsf"
+        assert isinstance(event["pid"], int)
+        if event["ph"] != "M":
+            assert math.isfinite(event["ts"])
+            assert event["ts"] >= 0
+        start = round(event.get("ts", 0) * 1000)
         if event["ph"] == "X":
-            rows.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+            rows.setdefault(event["tid"], []).append((start, start + round(event["dur"] * 1000)))
+        elif event["ph"] in arrows:
+            assert start in [begun for begun, _ in rows[event["tid"]]]
+            assert event["id"] not in arrows[event["ph"]]
+            arrows[event["ph"]][event["id"]] = start
+        elif event["ph"] == "C":
+            assert all(isinstance(value, int) for value in event["args"].values())
     assert len(rows) == 2  # what ran forward, and what autograd's thread ran
+    named = [one for one in trace["traceEvents"] if one["name"] == "thread_name"]
+    assert {one["tid"] for one in named} >= set(rows)
+    assert arrows["s"].keys() == arrows["f"].keys()
+    assert all(arrows["f"][number] >= start for number, start in arrows["s"].items())
     for slices in rows.values():
-        around: list[float] = []
+        around: list[int] = []
         for start, end in sorted(slices, key=lambda one: (one[0], -one[1])):
             while around and around[-1] <= start:
                 around.pop()
-            assert not around or end <= around[-1] + 0.002  # rounded
+            assert not around or end <= around[-1]
             around.append(end)
     names = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
     assert {"cnn.0", "conv2d", "ConvolutionBackward0"} <= names
