@@ -88,7 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "architecture": {"tracer", "diff", "writers", "analysis", "graph", "errors"},
     "pytest_plugin": {"architecture"},
-    "watching": {"run", "tracing", "errors"},
+    "watching": {"run", "tracing", "errors", "end_of_program"},
     "loggers": {"run", "tracing", "trackers"},
     "hook": {
         "watching",

@@ -1,28 +1,43 @@
 """Steps of one loop, which may read ever longer lists and make ever larger tensors.
 
 Steps are of one loop if each does the same calls from the same lines of source with the same
-parameters, and each reads what the step before it made, or what all steps before it made:
-``cache = torch.cat([cache, key], 1)``, attention over all states so far.
+parameters, or with those of the next layer in a container (the experts of a mixture, each on as
+many tokens as there are for it), and each reads what the step before it made, or what all steps
+before it made: ``cache = torch.cat([cache, key], 1)``, attention over all states so far. Or none
+reads anything of another one: see `modelviz_callbacks.analysis.side_by_side`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
 from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.repeat_variation import step_variation, varying_literals
+from modelviz_callbacks.analysis.repeat_starts import starts_late
+from modelviz_callbacks.analysis.repeat_variation import Variation, step_variation, varying_literals
 from modelviz_callbacks.analysis.repeat_wiring import (
     Fold,
     Run,
     names_in,
+    own_parameters,
     read_elsewhere,
     wiring,
+)
+from modelviz_callbacks.analysis.side_by_side import (
+    are_side_by_side,
+    of_one_loop,
+    told_side_by_side,
 )
 from modelviz_callbacks.graph.model import ModuleCall
 
 # Fewer steps than this say nothing about how a loop goes on.
 _FEWEST = 3
+
+# The last wire of a step that reads nothing of those before it.
+_APART: Key = ("apart",)
 
 # How many places where an item comes again are tried as the beginning of the next step, and how
 # many lengths of a step are tried in one scope.
@@ -65,6 +80,8 @@ class LoopFinder:
             if period <= 0:
                 break
             times = self._times(start, period)
+            if starts_late(self.items, partial(self._times, period=period), start, period):
+                continue
             if times >= _FEWEST and times * period > covered + period:
                 found = self._proven(Run(self.scope, start, period), times)
                 if found is not None and found.times * period > covered + period:
@@ -90,26 +107,49 @@ class LoopFinder:
             return None
         first = self.fingerprinter.run(copies[0])
         wired: list[Key] | None = None
+        subgraphs = [first]
         inside = set(names_in(self.outline, copies[0]))
-        for at in range(run.start, run.start + run.period * (times - 1), run.period):
-            copy = self.items[at + run.period : at + 2 * run.period]
+        for number in range(1, times):
+            at = run.start + number * run.period
+            copy = self.items[at : at + run.period]
             subgraph = self.fingerprinter.run(copy)
-            wires = self._wires(first, subgraph, Run(run.scope, at, run.period), inside)
+            before = Run(run.scope, at - run.period, run.period)
+            wires = self._wires((first, subgraph), before, number, inside)
             if wires is None or (wired is not None and wires != wired):
                 break
             wired = wires
             copies.append(copy)
             inside |= names_in(self.outline, copy)
-        # Who reads of a step is another matter where the last steps are left out.
-        if len(copies) < _FEWEST or not self._is_left_alone(copies, inside):
+            subgraphs.append(subgraph)
+            if number == 1 and not self._may_go_on(subgraphs, copies, wires[-1] == _APART):
+                break
+        in_parallel = wired is not None and wired[-1] == _APART
+        if len(copies) < _FEWEST or not self._is_closed(copies, inside, in_parallel):
             return None
-        names = tuple(tuple(item.name for item in copy) for copy in copies)
+        return self._fold(copies, subgraphs, in_parallel)
+
+    def _fold(
+        self,
+        copies: Sequence[Sequence[Item]],
+        subgraphs: Sequence[Subgraph],
+        in_parallel: bool,
+    ) -> Fold | None:
+        """The fold of steps that hang together, if what differs between them can be told."""
+        held = subgraphs[0].held
+        is_shared = bool(held) and subgraphs[1].held == held
         nodes = [[node for i in copy for node in self.outline.calls_in(i)] for copy in copies]
-        is_shared = bool(first.held)
         varying = varying_literals(nodes)
         if not is_shared and len({tuple(text for _, text in column) for column in varying}) > 1:
             return None  # without weights that tell that it is a loop one thing may differ
-        return Fold(run.scope, names, is_shared, step_variation(nodes, varying))
+        variation = step_variation(nodes, varying)
+        if held and not is_shared:
+            sizes = {tuple(node.outputs for node in step) for step in nodes}
+            is_told = not varying or (variation is not None and bool(variation.names))
+            if len(sizes) == 1 or not is_told or not self._take_turns(subgraphs, copies):
+                return None
+            variation = replace(variation or Variation((), ()), grows=True)
+        names = tuple(tuple(item.name for item in copy) for copy in copies)
+        return Fold(self.scope, names, is_shared, variation, in_parallel)
 
     def _holds(self, item: Item) -> bool:
         """Whether an item reads a parameter or a buffer."""
@@ -119,24 +159,57 @@ class LoopFinder:
         return any(kind in ("parameter", "buffer") for kind in kinds)
 
     def _wires(
-        self, first: Subgraph, subgraph: Subgraph, before: Run, inside: Set[str]
+        self, compared: tuple[Subgraph, Subgraph], before: Run, number: int, inside: Set[str]
     ) -> list[Key] | None:
         """Where a step's inputs come from; ``None`` if it is no further step of the first.
 
-        ``inside`` are the nodes of all steps before it.
+        ``inside`` are the nodes of all steps before it, ``number`` of them.
         """
-        if subgraph.digest != first.digest or subgraph.held != first.held:
+        first, subgraph = compared
+        if subgraph.digest != first.digest:
             return None
+        if subgraph.held != first.held and subgraph.gathered:
+            return None  # blocks with weights of their own that read all before them: dense ones
         outside = [ref for ref in subgraph.gathered if ref.node not in inside]
         if not set(outside) <= set(first.gathered):
             return None
-        wires = wiring(self.outline, first, subgraph, before)
+        wires = wiring(self.outline, first, subgraph, before, number)
         is_chain = len(outside) < len(subgraph.gathered)
-        if wires is None or not (is_chain or any(wire[0] == "chain" for wire in wires)):
+        if wires is None:
             return None
-        return wires
+        is_chain = is_chain or any(wire[0] == "chain" for wire in wires)
+        return wires if is_chain else [*wires, _APART]
 
-    def _is_left_alone(self, copies: Sequence[Sequence[Item]], inside: Set[str]) -> bool:
-        """Whether every step but the last gives the same to what comes after the loop."""
+    def _may_go_on(
+        self, subgraphs: Sequence[Subgraph], copies: Sequence[Sequence[Item]], is_apart: bool
+    ) -> bool:
+        """Whether the first two steps let expect a loop."""
+        if is_apart and not are_side_by_side(self.outline, self.scope, copies):
+            return False
+        is_shared = subgraphs[0].held == subgraphs[1].held
+        return is_shared or of_one_loop(self.outline, self.scope, copies)
+
+    def _take_turns(self, subgraphs: Sequence[Subgraph], copies: Sequence[Sequence[Item]]) -> bool:
+        """Whether steps take one layer of a list after the other, and only the next one reads them.
+
+        What is read step by step is a dense network; what is the same in each is found without.
+        """
+        if own_parameters(subgraphs) < len(subgraphs):
+            return False
+        pairs = pairwise(copies)
+        is_left_alone = not any(
+            read_elsewhere(self.outline, one, names_in(self.outline, other)) for one, other in pairs
+        )
+        return is_left_alone and of_one_loop(self.outline, self.scope, copies)
+
+    def _is_closed(
+        self, copies: Sequence[Sequence[Item]], inside: Set[str], in_parallel: bool
+    ) -> bool:
+        """Whether every step but the last gives the same to what comes after the loop.
+
+        Who reads of a step is another matter where the last steps are left out.
+        """
+        if in_parallel:
+            return told_side_by_side(self.outline, self.scope, copies)
         given = [read_elsewhere(self.outline, copy, inside) for copy in copies]
         return all(one == given[0] for one in given[:-1]) and given[0] <= given[-1]

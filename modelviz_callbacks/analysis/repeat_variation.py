@@ -10,14 +10,14 @@ from the one before it: one odd block among equal ones is no variation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeAlias
 
 from modelviz_callbacks.analysis.fingerprint import Key
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
 from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.op_facts import OpFact, facts_of
+from modelviz_callbacks.graph.op_facts import OpFact, facts_of, torch_name
 from modelviz_callbacks.graph.values import (
     Items,
     PythonText,
@@ -87,11 +87,14 @@ class Variations:
     Args:
         outline: The graph's.
         sizes: Whether sizes may vary, too.
+
+    Attributes:
+        sizes: The same.
     """
 
     def __init__(self, outline: Outline, sizes: bool) -> None:
         self._outline = outline
-        self._sizes = sizes
+        self.sizes = sizes
         self._known: dict[str, _Facts] = {}
 
     def reach(self, items: Sequence[Item], period: int, times: int) -> int:
@@ -135,7 +138,7 @@ class Variations:
             return None
         columns = zip(*rows, strict=True)
         varying = [column for column in columns if len({fact.value for fact in column}) > 1]
-        return _size_variation(varying) if self._sizes else _argument_variation(varying)
+        return _size_variation(varying) if self.sizes else _argument_variation(varying)
 
     def _row(self, copy: Sequence[Item]) -> list[_Fact]:
         return [fact for item in copy for fact in self._facts(item)]
@@ -143,11 +146,34 @@ class Variations:
     def _facts(self, item: Item) -> _Facts:
         found = self._known.get(item.name)
         if found is None:
-            facts = _sizes if self._sizes else _literals
+            facts = _sizes if self.sizes else _literals
             nodes = self._outline.calls_in(item)
             found = tuple(fact for node in nodes for fact in facts(self._outline, node))
             self._known[item.name] = found
         return found
+
+
+def free_sizes(outline: Outline, steps: Sequence[Sequence[Node]]) -> Variation | None:
+    """What varies between copies that are side by side, where sizes may be what they like.
+
+    Args:
+        outline: The graph's.
+        steps: The nodes of each copy, in execution order.
+
+    Returns:
+        The index that each reads, else the one size of parameters that differs; ``None`` if
+        something else differs, too.
+    """
+    varying = varying_literals(steps)
+    if len({tuple(text for _, text in column) for column in varying}) > 1:
+        return None
+    told = step_variation(steps, varying) or Variation((), ())
+    rows = [[fact for node in step for fact in _held_sizes(outline, node)] for step in steps]
+    columns = [column for column in zip(*rows, strict=True) if len(set(column)) > 1]
+    values = {tuple(str(fact.value) for fact in column) for column in columns}
+    if not told.names and len(values) == 1:
+        return Variation((columns[0][0].name,), values.pop(), of_sizes=True)
+    return replace(told, of_sizes=True, grows=True)
 
 
 def varying_literals(steps: Sequence[Sequence[Node]]) -> list[tuple[tuple[str, str], ...]]:
@@ -259,15 +285,21 @@ def _sizes(outline: Outline, node: Node) -> Iterator[_Fact]:
             for part in value if isinstance(value, tuple) else (value,):
                 number = part if type(part) is int else str(part)
                 yield _Fact(argument.name.replace("_", " "), number)
-    word = "channels" if OpFact.CHANNELS in facts_of(node.target) else "features"
-    for ref in node.inputs:
-        if outline.graph.by_name[ref.node].kind in HELD_KINDS:
-            for place, size in enumerate(outline.graph.spec(ref).shape or ()):
-                name = word if place < 2 else "kernel size"
-                yield _Fact(name, size, 0 if place == 0 else 2, ref.node)
+    yield from _held_sizes(outline, node)
     for number, spec in enumerate(node.outputs):
         for size in spec.shape or ():
             yield _Fact("size", size, _ACTIVATION, f"{node.name}:{number}")
+
+
+def _held_sizes(outline: Outline, node: Node) -> Iterator[_Fact]:
+    """Every size of the parameters, buffers and constants that an op reads."""
+    word = "channels" if OpFact.CHANNELS in facts_of(node.target) else "features"
+    words = ("vocabulary", "width") if torch_name(node.target) == "embedding" else (word, word)
+    for ref in node.inputs:
+        if outline.graph.by_name[ref.node].kind in HELD_KINDS:
+            for place, size in enumerate(outline.graph.spec(ref).shape or ()):
+                name = words[place] if place < 2 else "kernel size"
+                yield _Fact(name, size, 0 if place == 0 else 2, ref.node)
 
 
 def _parts(value: Value) -> Iterator[Value]:

@@ -20,12 +20,14 @@ class Fold:
         copies: The names of the items of each copy, in execution order; all equally long.
         shared: Whether the copies use the same parameters, buffers and constants.
         variation: The one thing that differs; ``None``: nothing does.
+        in_parallel: Whether no copy reads of another one.
     """
 
     scope: str
     copies: tuple[tuple[str, ...], ...]
     shared: bool = False
     variation: Variation | None = None
+    in_parallel: bool = False
 
     @property
     def times(self) -> int:
@@ -42,13 +44,23 @@ class Run:
     period: int
 
 
-def wiring(outline: Outline, first: Subgraph, subgraph: Subgraph, before: Run) -> list[Key] | None:
+def wiring(
+    outline: Outline, first: Subgraph, subgraph: Subgraph, before: Run, number: int
+) -> list[Key] | None:
     """Where a copy's inputs and parameters come from, in terms of the copy before it.
+
+    Args:
+        outline: The graph's.
+        first: The first copy.
+        subgraph: The copy.
+        before: Where the copy before it is.
+        number: How many copies are before it.
 
     Returns:
         For each input the place in the copy before it, or that it is what the first copy
-        reads too, or a constant of its own; for each parameter whether it is the first copy's.
-        ``None`` if some input is none of these.
+        reads too, or the next part of what the copies before it have a part of each
+        (``for frame in video.unbind(1)``), or a constant of its own; for each parameter whether it
+        is the first copy's. ``None`` if some input is none of these.
     """
     found: list[Key] = []
     if len(subgraph.externals) != len(first.externals) or len(subgraph.held) != len(first.held):
@@ -59,12 +71,26 @@ def wiring(outline: Outline, first: Subgraph, subgraph: Subgraph, before: Run) -
             found.append(("chain", place, ref.index))
         elif ref == of_first:
             found.append(("same",))
+        elif ref.node == of_first.node and (ref.index - of_first.index) % number == 0:
+            found.append(("part", (ref.index - of_first.index) // number))
         elif outline.graph.by_name[ref.node].kind == "constant":
             found.append(("own",))
         else:
             return None
     pairs = zip(subgraph.held, first.held, strict=True)
     return found + [("held", name == of_first) for name, of_first in pairs]
+
+
+def own_parameters(subgraphs: Sequence[Subgraph]) -> int:
+    """How many of the copies, from the first on, have no parameter of another one by chance."""
+    shared = set(subgraphs[0].held) & set(subgraphs[1].held) if len(subgraphs) > 1 else set()
+    seen: set[str] = set()
+    for number, subgraph in enumerate(subgraphs):
+        own = set(subgraph.held) - shared
+        if own & seen:
+            return number
+        seen |= own
+    return len(subgraphs)
 
 
 def names_in(outline: Outline, items: Iterable[Item]) -> frozenset[str]:

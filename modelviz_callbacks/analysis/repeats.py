@@ -1,11 +1,12 @@
-"""Repeats: consecutive steps of a scope that are the same, wired one into the next.
+"""Repeats: consecutive steps of a scope that are the same, wired one into the next or side by side.
 
 Steps fold only if it is proven on the graph that they are equal: the same keys (see
 ``modelviz_callbacks.analysis.fingerprint``), each copy fed by the copy before it where the second
 is fed by the first, everything else they read the same for all, their parameters either all
 shared or all their own, and no tensor from inside a copy, the last one apart, read by
 anything but the next copy, the outputs of the graph, and what reads the same tensor of every copy
-of a loop over the same weights (a list that is stacked in the end).
+of a loop over the same weights (a list that is stacked in the end). Copies that do not feed each
+other fold if they were written as one: see `modelviz_callbacks.analysis.side_by_side`.
 
 Copies that differ in one thing fold, too, if each differs from the one before it: see
 `modelviz_callbacks.analysis.repeat_variation`. Steps of one loop fold whatever grows from one to
@@ -15,6 +16,7 @@ the next: they are from the same lines of source and use the same weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from modelviz_callbacks.analysis.fingerprint import (
     Fingerprinter,
@@ -24,8 +26,24 @@ from modelviz_callbacks.analysis.fingerprint import (
 )
 from modelviz_callbacks.analysis.loops import LoopFinder
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
-from modelviz_callbacks.analysis.repeat_variation import Variations
-from modelviz_callbacks.analysis.repeat_wiring import Fold, Run, names_in, read_elsewhere, wiring
+from modelviz_callbacks.analysis.repeat_starts import starts_late
+from modelviz_callbacks.analysis.repeat_variation import (
+    Variation,
+    Variations,
+    free_sizes,
+)
+from modelviz_callbacks.analysis.repeat_wiring import (
+    Fold,
+    Run,
+    names_in,
+    own_parameters,
+    read_elsewhere,
+    wiring,
+)
+from modelviz_callbacks.analysis.side_by_side import (
+    are_side_by_side,
+    told_side_by_side,
+)
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import Ref
 
@@ -98,7 +116,7 @@ class _Finder:
                 self._proven(fingerprinter, items, Run(scope, start, period), times)
                 for fingerprinter, repeats in tables
                 for period, times in repeats.candidates(start)
-                if not _starts_late(items, repeats, start, period)
+                if not starts_late(items, partial(repeats.times, period=period), start, period)
             )
             fold = next((fold for fold in tries if fold is not None), None)
             if loops is not None:
@@ -117,43 +135,89 @@ class _Finder:
         if not self._may_be_alike(items, run):
             return None
         variations = self.variations.get(fingerprinter)
+        only_apart = False
         if variations is not None:
-            times = variations.reach(items[run.start : run.start + period * times], period, times)
-            if not times:
+            reach = variations.reach(items[run.start : run.start + period * times], period, times)
+            only_apart = not reach  # side by side sizes may be what they like
+            if only_apart and not (variations.sizes and self._may_be_apart(items, run)):
                 return None
+            times = reach or times
         starts = range(run.start, run.start + period * times, period)
         copies = [items[at : at + period] for at in starts]
-        subgraphs = [fingerprinter.run(copies[0])]
-        wired: list[Key] | None = None
-        collected: frozenset[Key] = frozenset()
-        for copy, at in zip(copies[1:], starts, strict=False):
-            subgraph = fingerprinter.run(copy)
-            wires = wiring(self.outline, subgraphs[0], subgraph, Run(run.scope, at, period))
-            if subgraph.digest != subgraphs[0].digest or wires is None:
-                break
-            if wired is None:
-                wired = wires
-            if wires != wired or not any(wire[0] == "chain" for wire in wires):
-                break
-            following = names_in(self.outline, copy)
-            elsewhere = read_elsewhere(self.outline, copies[len(subgraphs) - 1], following)
-            collected = elsewhere if len(subgraphs) == 1 else collected
-            if elsewhere != collected or not self._collects(
-                collected, subgraphs[0], subgraph, copy
-            ):
-                break
-            subgraphs.append(subgraph)
-        subgraphs = subgraphs[: _own_parameters(subgraphs)]
-        one_call = period == 1 and isinstance(items[run.start], ModuleCall)
-        if len(subgraphs) < (2 if one_call and fingerprinter is self.exact else 3):
-            return None
+        subgraphs = self._alike(fingerprinter, copies, run, only_apart)
+        subgraphs = subgraphs[: own_parameters(subgraphs)]
         kept = copies[: len(subgraphs)]
-        variation = variations.of(kept) if variations is not None else None
+        in_parallel = len(kept) > 1 and not self._is_chain(kept[1], run)
+        one_call = period == 1 and isinstance(items[run.start], ModuleCall)
+        if len(kept) < (2 if one_call and fingerprinter is self.exact else 3):
+            return None
+        if in_parallel and not told_side_by_side(self.outline, run.scope, kept):
+            return None
+        variation = self._variation(variations, kept, only_apart)
         if variations is not None and variation is None:
             return None
         names = tuple(tuple(item.name for item in copy) for copy in kept)
         shared = bool(subgraphs[0].held) and subgraphs[1].held == subgraphs[0].held
-        return Fold(run.scope, names, shared, variation)
+        return Fold(run.scope, names, shared, variation, in_parallel)
+
+    def _variation(
+        self, variations: Variations | None, copies: Sequence[Sequence[Item]], only_apart: bool
+    ) -> Variation | None:
+        """What differs between copies; of those whose sizes are what they like one thing more."""
+        if variations is None:
+            return None
+        if not only_apart:
+            return variations.of(copies)
+        nodes = [[node for item in copy for node in self.outline.calls_in(item)] for copy in copies]
+        return free_sizes(self.outline, nodes)
+
+    def _alike(
+        self,
+        fingerprinter: Fingerprinter,
+        copies: Sequence[Sequence[Item]],
+        run: Run,
+        only_apart: bool,
+    ) -> list[Subgraph]:
+        """The copies that are the same and wired the same, from the first on.
+
+        With ``only_apart`` those of which none reads of another one.
+        """
+        subgraphs = [fingerprinter.run(copies[0])]
+        wired: list[Key] = []
+        collected: frozenset[Key] = frozenset()
+        for number, copy in enumerate(copies[1:], 1):
+            subgraph = fingerprinter.run(copy)
+            before = Run(run.scope, run.start + (number - 1) * run.period, run.period)
+            wires = wiring(self.outline, subgraphs[0], subgraph, before, number)
+            if subgraph.digest != subgraphs[0].digest or wires is None:
+                break
+            wired = wired or wires
+            if wires != wired:
+                break
+            is_chain = any(wire[0] == "chain" for wire in wires)
+            if is_chain and only_apart:
+                break
+            if is_chain:
+                following = names_in(self.outline, copy)
+                elsewhere = read_elsewhere(self.outline, copies[number - 1], following)
+                collected = elsewhere if number == 1 else collected
+                if elsewhere != collected or not self._collects(
+                    collected, subgraphs[0], subgraph, copy
+                ):
+                    break
+            elif number == 1 and not are_side_by_side(self.outline, run.scope, copies[:2]):
+                break
+            subgraphs.append(subgraph)
+        return subgraphs
+
+    def _is_chain(self, second: Sequence[Item], run: Run) -> bool:
+        """Whether the second copy reads of the first one."""
+        made = (
+            place_in(self.outline, ref, run.scope, run.start, run.period)
+            for item in second
+            for ref in self.outline.externals(item)
+        )
+        return any(place is not None for place in made)
 
     def _may_be_alike(self, items: Sequence[Item], run: Run) -> bool:
         """Whether the second copy reads of itself, and of the first one, what that one lets expect.
@@ -170,11 +234,20 @@ class _Finder:
                 is_own = place - run.period < back <= place
                 if is_own or place - run.period < back_of_one <= place:
                     fits = back == back_of_one
-                else:  # of the copy before it, or what that one reads too
-                    fits = place < back <= place + run.period or ref in (None, ref_of_one)
+                else:  # of the copy before it, or of what that one reads too
+                    is_same = ref is None or (ref_of_one and ref.node == ref_of_one.node)
+                    fits = place < back <= place + run.period or bool(is_same)
                 if not fits:
                     return False
         return True
+
+    def _may_be_apart(self, items: Sequence[Item], run: Run) -> bool:
+        """Whether the second copy reads nothing of the first one; cheap, too."""
+        return not any(
+            place < back <= place + run.period
+            for place in range(run.period)
+            for back, _ in self._reach(items[run.start + run.period + place])
+        )
 
     def _reach(self, item: Item) -> tuple[tuple[int, Ref | None], ...]:
         """Each tensor that an item reads, and how many items before it was made.
@@ -233,25 +306,3 @@ class _Repeats:
             if lengths[start] >= period
         ]
         return sorted(found, key=lambda pair: (-pair[0] * pair[1], pair[0]))
-
-
-def _starts_late(items: Sequence[Item], repeats: _Repeats, start: int, period: int) -> bool:
-    """Whether as many repeats, begun a bit later, would begin with a module call."""
-    if isinstance(items[start], ModuleCall):
-        return False
-    for shift in range(1, period):
-        if isinstance(items[start + shift], ModuleCall):
-            return repeats.times(start + shift, period) >= repeats.times(start, period)
-    return False
-
-
-def _own_parameters(subgraphs: Sequence[Subgraph]) -> int:
-    """How many of the copies, from the first on, have no parameter of another one by chance."""
-    shared = set(subgraphs[0].held) & set(subgraphs[1].held) if len(subgraphs) > 1 else set()
-    seen: set[str] = set()
-    for number, subgraph in enumerate(subgraphs):
-        own = set(subgraph.held) - shared
-        if own & seen:
-            return number
-        seen |= own
-    return len(subgraphs)

@@ -24,11 +24,11 @@ from modelviz_callbacks.view.formatting import (
     held_label,
     index_at_step,
     key_arguments,
-    label_range,
     module_label,
+    range_of_calls,
+    repeat_text,
     shapes_text,
     shortened,
-    variation_text,
 )
 from modelviz_callbacks.view.label_facts import facts_of_module, joined
 from modelviz_callbacks.view.op_labels import op_title
@@ -364,16 +364,12 @@ class BoxBuilder:
     def _label(self, step: Step, scope: str) -> str:
         if self._is_loop(step):
             return ""  # it is that of no module: each of its calls has a number of its own
-        modules = self.graph.module_by_name
-        if step.fold is not None:
-            calls = [modules[name] for copy in step.fold.copies for name in copy if name in modules]
-            calls = [calls[0], calls[-1]] if calls else []
-        else:
-            calls = [step.call] if step.call is not None else []
-        labels = [module_label(self.graph, call, scope) for call in calls]
         if step.call is not None and step.call.is_function:
-            return "" if step.call.label.startswith(step.call.type_name) else labels[0]
-        return label_range(labels) if labels else ""
+            is_told = step.call.label.startswith(step.call.type_name)
+            return "" if is_told else module_label(self.graph, step.call, scope)
+        if step.fold is not None:
+            return range_of_calls(self.graph, step.fold, scope)
+        return module_label(self.graph, step.call, scope) if step.call is not None else ""
 
     def _details(self, step: Step) -> str:
         found = []
@@ -387,8 +383,8 @@ class BoxBuilder:
                 found.append(key_arguments(self.graph, nodes))
         if step.call is not None and self.weights.tied_to(step.call):
             found.append(f"tied to {self.weights.tied_to(step.call)}")
-        if step.fold and step.fold.variation:
-            found.append(variation_text(step.fold.variation))
+        if step.fold:
+            found.append(repeat_text(step.fold))
         if self._is_shared(step) and self._weights(step).count:
             found.append("same weights")
         if any(node.kind == "opaque" for node in _nodes(step)):

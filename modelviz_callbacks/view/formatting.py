@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from modelviz_callbacks.analysis.repeat_variation import Variation
+from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.graph.functions import home_of
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of, torch_name
@@ -33,6 +34,38 @@ _TELLING: dict[str, object] = {
     "negative_slope": None,
     "bidirectional": False,
 }
+
+
+# What the label of a module's second call and of those after it ends with.
+_CALL = re.compile(r" \(call \d+\)$")
+
+
+def range_of_calls(graph: ModelGraph, fold: Fold, scope: str) -> str:
+    """The modules that copies of a pattern call: ``layers.0-11``, ``query.0-5, key.0-5``.
+
+    Args:
+        graph: The fold's.
+        fold: Copies of one pattern.
+        scope: What their names are told in.
+
+    Returns:
+        ``""`` if they call none.
+    """
+    first, last = (_calls_of(graph, copy) for copy in (fold.copies[0], fold.copies[-1]))
+    containers = {(call.path or "").rpartition(".")[0] for call in first}
+    if len(containers) < len(first):  # what stands in one list is one range
+        first, last = first[:1], last[-1:]
+    ranges = [
+        label_range([module_label(graph, call, scope) for call in ends])
+        for ends in zip(first, last, strict=False)
+    ]
+    return shortened(ranges, 3) if ranges else ""
+
+
+def _calls_of(graph: ModelGraph, copy: Sequence[str]) -> list[ModuleCall]:
+    """The modules that one copy calls, each once."""
+    calls = [graph.module_by_name[name] for name in copy if name in graph.module_by_name]
+    return list({call.path or call.name: call for call in reversed(calls)}.values())[::-1]
 
 
 def shape_text(spec: TensorSpec) -> str:
@@ -140,10 +173,22 @@ _NUMBER = re.compile(r"-?\d+")
 _AT_STEP = re.compile(r"\bt([+-]\d+)?\b")
 
 
-def variation_text(variation: Variation) -> str:
-    """What differs between repeats: ``dilation = 1, 2, 4``, ``[:, t], t = 0..29``."""
+def repeat_text(fold: Fold) -> str:
+    """How copies are to each other: ``dilation = 1, 2, 4``, ``[:, t], t = 0..29; in parallel``."""
+    told = variation_text(fold.variation, fold.in_parallel) if fold.variation else ""
+    return "; ".join(filter(None, [told, "in parallel" if fold.in_parallel else ""]))
+
+
+def variation_text(variation: Variation, in_parallel: bool = False) -> str:
+    """What differs between repeats: ``dilation = 1, 2, 4``, ``[:, t], t = 0..29``.
+
+    Args:
+        variation: That of some repeats.
+        in_parallel: Whether these do not feed each other, so that nothing grows.
+    """
     told = [_varying_text(variation)] if variation.names else []
-    return "; ".join([*told, "sizes change"] if variation.grows else told)
+    sizes = "sizes differ" if in_parallel else "sizes change"
+    return "; ".join([*told, sizes] if variation.grows else told)
 
 
 def index_at_step(variation: Variation | None, title: str) -> str:
@@ -159,7 +204,7 @@ def index_at_step(variation: Variation | None, title: str) -> str:
     index, found, steps = _varying_text(variation).partition(", t = ") if variation else ("",) * 3
     if not found:
         return title
-    start = int(steps.partition("..")[0])
+    start = int(steps.partition("..")[0].partition(",")[0])
     first = _AT_STEP.sub(lambda step: str(start + int(step[1] or 0)), index)
     return index if title in (first, re.sub(r"\b0:", ":", first)) else title
 
@@ -172,14 +217,15 @@ def _varying_text(variation: Variation) -> str:
         columns = list(zip(*numbers, strict=True))
         varying = [column for column in columns if len(set(column)) > 1]
         steps = {two - one for column in varying for one, two in pairwise(column)}
-        if steps == {1}:
+        if len(steps) == 1 and steps != {0}:
             start = varying[0][0]
             parts = iter(
                 _plus(column[0] - start) if len(set(column)) > 1 else str(column[0])
                 for column in columns
             )
             index = _NUMBER.sub(lambda _: next(parts), values[0]).strip("()")
-            return f"[{index}], t = {varying[0][0]}..{varying[0][-1]}"
+            told = varying[0][: 1 if steps <= {1, -1} else 2]
+            return f"[{index}], t = {', '.join(map(str, told))}..{varying[0][-1]}"
     return f"{names} = {shortened(values, 8)}"
 
 
@@ -189,8 +235,13 @@ def _plus(offset: int) -> str:
 
 
 def label_range(labels: Sequence[str]) -> str:
-    """First and last of some labels: ``layer.0-11``, ``conv_a ... conv_d``."""
-    first, last = labels[0], labels[-1]
+    """First and last of some labels: ``layer.0-11``, ``conv_a ... conv_d``.
+
+    Several calls of one module have its name.
+    """
+    if labels[0] == labels[-1]:
+        return labels[0]
+    first, last = _CALL.sub("", labels[0]), _CALL.sub("", labels[-1])
     stem = first.rstrip("0123456789")
     if first == last:
         return first

@@ -27,9 +27,10 @@ from modelviz_callbacks.view.formatting import (
     key_arguments,
     label_range,
     module_label,
+    range_of_calls,
+    repeat_text,
     shapes_text,
     shortened,
-    variation_text,
 )
 from modelviz_callbacks.view.label_facts import facts_of_module, joined
 from modelviz_callbacks.view.note_lines import note_lines
@@ -201,8 +202,8 @@ class _TreeText:
         comments += self._parameters_given(step, place)
         if self._starts_alone(step):
             comments.append("no input")
-        if step.fold and step.fold.variation:
-            comments.append(variation_text(step.fold.variation))
+        if step.fold and repeat_text(step.fold):
+            comments.append(repeat_text(step.fold))
         carried = dict.fromkeys(ref for ref, _ in self.steps.carried(step)) if step.inner else ()
         if carried:
             within = _Place(place.scope, place.depth + 1, step)
@@ -289,12 +290,8 @@ class _TreeText:
         """What a line that is not a module call is called: an op or chain after its last op."""
         if step.fold is None or not step.inner:
             return step.items[-1].label
-        modules = self.graph.module_by_name
-        calls = [modules[name] for copy in step.fold.copies for name in copy if name in modules]
-        if not calls:
-            return f"{step.items[0].label} ..."
-        ends = (calls[0], calls[-1])
-        return label_range([module_label(self.graph, call, scope) for call in ends]) + " ..."
+        modules = range_of_calls(self.graph, step.fold, scope)
+        return f"{modules or step.items[0].label} ..."
 
     def _ops(self, step: Step) -> str:
         if step.inner:

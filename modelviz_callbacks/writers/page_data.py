@@ -27,7 +27,7 @@ from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import Items, Ref, SliceValue, TensorSpec, Value
 from modelviz_callbacks.view.formatting import (
     module_label,
-    variation_text,
+    repeat_text,
 )
 from modelviz_callbacks.view.layer_labels import LayerLabels
 
@@ -201,11 +201,15 @@ class _Rows:
         return self.nodes[item.name] if isinstance(item, Node) else -self.scopes[item.name]
 
     def _fold(self, fold: Fold) -> list[Any]:
-        varies = ""
-        if fold.variation:
-            varies = variation_text(fold.variation)
         start, period = self.outline.position[fold.copies[0][0]], len(fold.copies[0])
-        row = [self.scopes[fold.scope], start, period, fold.times, int(fold.shared), varies]
+        row = [
+            self.scopes[fold.scope],
+            start,
+            period,
+            fold.times,
+            int(fold.shared),
+            repeat_text(fold),
+        ]
         return _cut_off(row)
 
     # --- scopes

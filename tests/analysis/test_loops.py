@@ -213,3 +213,65 @@ def test_a_trace_takes_the_same_display_options_as_a_hook(tmp_path: Path) -> Non
         traced.save_mermaid(tmp_path / "a.mmd", label_facts=facts),
     ):
         assert "head width 4" in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize(
+    ("indices", "told"),
+    [
+        (range(STEPS - 1, -1, -1), "[:, t], t = 5..0"),
+        (range(0, STEPS, 2), "[:, t], t = 0, 2..4"),
+        (range(2, STEPS), "[:, t], t = 2..5"),
+    ],
+    ids=["backwards", "every second", "from the third on"],
+)
+def test_the_steps_are_told_in_their_order(indices: range, told: str) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = torch.zeros(len(x), 8)
+            for t in indices:
+                hidden = self.cell(x[:, t], hidden)
+            return hidden
+
+    graph = _graph(Recurrent(), torch.randn(2, STEPS, 8))
+    (fold,) = simplified(Analysis(graph)).folds()
+    assert fold.variation is not None
+    assert variation_text(fold.variation) == told
+    assert told.partition(", t =")[0] in [box.title for box in overview(graph).boxes]
+
+
+class Mixture(nn.Module):
+    """Each expert on the tokens that are sent to it, as many as these are."""
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        self.gate = nn.Linear(8, len(widths))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 8)) for width in widths
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights, chosen = torch.softmax(self.gate(x), -1).topk(2, -1)
+        made = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            tokens, rank = torch.where(chosen == number)
+            made.index_add_(0, tokens, expert(x[tokens]) * weights[tokens, rank, None])
+        return made
+
+
+def test_experts_that_each_get_other_tokens_are_one_body() -> None:
+    torch.manual_seed(0)
+    analysis = Analysis(trace(Mixture([16] * 6), torch.randn(40, 8)).graph)
+    (fold,) = analysis.folds()
+    assert (fold.times, fold.shared) == (6, False)
+    assert fold.variation is not None
+    assert variation_text(fold.variation) == "other = 0, 1, 2, 3, 4, 5; sizes change"
+
+
+def test_experts_of_unlike_sizes_are_told_one_by_one() -> None:
+    torch.manual_seed(0)
+    analysis = Analysis(trace(Mixture([16, 24, 16, 32, 8, 24]), torch.randn(40, 8)).graph)
+    assert analysis.folds() == ()

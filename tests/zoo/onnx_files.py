@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,12 @@ def _difference(
         return f"onnxruntime: {error}"
     if has_draws:
         # A model that draws numbers in eval mode, too, or one that branches on `self.training`.
-        with MiddleValues(), torch.no_grad():
-            return _compared(found, list(onnx_source(unit).program(*given)))
+        with MiddleValues():
+            return _compared(found, _results(lambda: onnx_source(unit).program(*given)))
     model = unit.module
     seed_everything(1)
     try:
-        with torch.no_grad():
-            wanted = [tensor for _, tensor in tensors(model.eval()(*args, **kwargs))]
+        wanted = _results(lambda: model.eval()(*args, **kwargs))
     except Exception as error:
         wanted = []
         cause = f"the model in eval mode: {error}"
@@ -98,10 +97,22 @@ def _difference(
         return ""
     # Python may branch on `self.training`: then the recorded program is what was drawn.
     seed_everything(1)
-    with torch.no_grad():
-        wanted = list(onnx_source(unit).program(*given))
+    wanted = _results(lambda: onnx_source(unit).program(*given))
     again = _compared(found, wanted)
     return again and f"{cause}; the program: {again}"
+
+
+def _results(run: Callable[[], Any]) -> list[torch.Tensor]:
+    """What a run gives; with gradients only where it asks for some of its own."""
+    state = torch.get_rng_state()
+    try:
+        with torch.no_grad():
+            return [tensor for _, tensor in tensors(run())]
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+    torch.set_rng_state(state)
+    return [tensor for _, tensor in tensors(run())]
 
 
 def _run(data: bytes, given: Sequence[torch.Tensor]) -> list[Any]:

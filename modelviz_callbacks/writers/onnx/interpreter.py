@@ -14,7 +14,7 @@ from torch import fx
 
 from modelviz_callbacks.graph import Node, Ref
 from modelviz_callbacks.writers.onnx.builder import GraphBuilder, Value
-from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace, tensors_in
+from modelviz_callbacks.writers.onnx.calls import Call, Target, TensorPlace, tensors_in
 from modelviz_callbacks.writers.onnx.convert import Source
 from modelviz_callbacks.writers.onnx.exporter_internals import (
     PAD_PACKED,
@@ -25,6 +25,7 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
 )
 from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
 from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
+from modelviz_callbacks.writers.onnx.gradients import gradient
 from modelviz_callbacks.writers.onnx.joined import joined_without_data
 from modelviz_callbacks.writers.onnx.op_translation import subgraph_of
 from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
@@ -240,14 +241,23 @@ class _Walk:
     def _value(self, argument: Any) -> Any:
         return fx.node.map_arg(argument, lambda node: self._env[node])
 
+    def _asked(self, node: fx.Node) -> tuple[Target, tuple[Any, ...], dict[str, Any]]:
+        """What a node calls, with what."""
+        slope = gradient(node, self._env.get, self._writes)
+        if slope is not None:
+            return slope.function, tuple([self._env[item] for item in slope.given]), {}
+        return _placed(node.target, self._value(node.args), self._value(node.kwargs))
+
+    def _writes(self, node: fx.Node) -> bool:
+        recorded = self._recorded(node)
+        return recorded is not None and bool(recorded.writes)
+
     def _call(self, node: fx.Node) -> None:
         if node.target is set_grad_enabled:
             return
         recorded = self._recorded(node)
         self._find_unseen(node, recorded)
-        target, args, kwargs = _placed(
-            node.target, self._value(node.args), self._value(node.kwargs)
-        )
+        target, args, kwargs = self._asked(node)
         moves = target is setattr and args[1] == "data"
         if moves:
             self._memory.define(args[0], self._memory.read(args[2]))

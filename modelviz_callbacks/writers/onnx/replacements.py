@@ -13,6 +13,13 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from modelviz_callbacks.writers.onnx.complex_numbers import (
+    cat,
+    einsum,
+    filled_like,
+    set_item,
+    stack,
+)
 from modelviz_callbacks.writers.onnx.ctc import ctc_loss
 from modelviz_callbacks.writers.onnx.exporter_internals import FOREACH, PACK_PADDED, grouped_mm
 from modelviz_callbacks.writers.onnx.fake_quantize import (
@@ -286,7 +293,21 @@ def _setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
         place = masks.index(True)
         listed = steps[place].nonzero()[:, 0]
         index = (*steps[:place], listed, *steps[place + 1 :])
-    tensor[index] = value
+    if not set_item(tensor, index, value):
+        tensor[index] = value
+
+
+def _nextafter(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The next number of 32 or 64 bits, in rounded arithmetic.
+
+    After S. M. Rump, P. Zimmermann, S. Boldo and G. Melquiond, "Computing predecessor and successor
+    in rounding to nearest" (BIT 49, 2009), algorithm 1.
+    """
+    kind = torch.finfo(tensor.dtype)
+    unit = kind.eps / 2
+    step = tensor.abs() * (unit * (1 + 2 * kind.eps)) + kind.smallest_normal * kind.eps
+    found = torch.where(other > tensor, tensor + step, tensor - step)
+    return torch.where(other == tensor, other, found)
 
 
 def _linear(
@@ -349,6 +370,12 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (_grouped_mm, "torch._grouped_mm functional.grouped_mm aten._grouped_mm"),
     (_is_all_true, "torch._is_all_true Tensor._is_all_true aten._is_all_true"),
     (_kthvalue, "torch.kthvalue Tensor.kthvalue aten.kthvalue aten.kthvalue.default"),
+    (_nextafter, "torch.nextafter Tensor.nextafter"),
+    (cat, "torch.cat torch.concat torch.concatenate"),
+    (einsum, "torch.einsum functional.einsum"),
+    (filled_like(0.0), "torch.zeros_like"),
+    (filled_like(1.0), "torch.ones_like"),
+    (stack, "torch.stack"),
     (_linear, "functional.linear aten.linear aten.linear.default"),
     *((recurrent(name), f"torch.{name}") for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")),
     (_masked_select, "torch.masked_select Tensor.masked_select aten.masked_select"),

@@ -9,7 +9,7 @@ torch.export.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -82,6 +82,30 @@ def translate(body: Body, examples: tuple[torch.Tensor, ...]) -> ir.Model:
         except Exception as error:
             failure = error
     raise Untranslated(str(failure)) from failure
+
+
+def in_aten_ops(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> fx.GraphModule:
+    """A function as the ATen ops that it comes down to, autograd's among them.
+
+    Args:
+        function: Takes tensors on the CPU and gives a tuple of tensors or ``None``.
+        tensors: Like those that it takes; their data is not looked at.
+
+    Raises:
+        Untranslated: It cannot be run without data; the message says why.
+    """
+    mode = fake_tensor_mode(allow_non_fake_inputs=True)
+    with mode:
+        examples = tuple(
+            torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            for tensor in tensors
+        )
+    try:
+        return _traced(function, examples, decomposition_table=_decompositions())
+    except MissingInternal:
+        raise
+    except Exception as error:
+        raise Untranslated(str(error)) from error
 
 
 def is_translated(target: Any) -> bool:

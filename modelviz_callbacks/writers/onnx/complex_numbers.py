@@ -1,0 +1,78 @@
+"""Complex numbers, which ONNX has not, in terms of their parts.
+
+The exporter takes a complex tensor for one of real numbers with one dimension more, of size two;
+these are functions that it does not translate so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+def _parts(tensor: torch.Tensor) -> torch.Tensor:
+    """Shape (..., 2)."""
+    if tensor.is_complex():
+        return torch.view_as_real(tensor)
+    return torch.stack([tensor, torch.zeros_like(tensor)], -1)
+
+
+def filled_like(value: float) -> Callable[..., torch.Tensor]:
+    """What is done instead of ``zeros_like`` and its like."""
+
+    def run(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
+        if not tensor.is_complex() or options.get("dtype", tensor.dtype) != tensor.dtype:
+            return torch.full_like(tensor, value, **options)
+        real = torch.full_like(torch.view_as_real(tensor)[..., 0], value)
+        return torch.view_as_complex(torch.stack([real, torch.zeros_like(real)], -1))
+
+    return run
+
+
+def cat(tensors: Sequence[torch.Tensor], dim: int = 0, **options: Any) -> torch.Tensor:
+    """As ``torch.cat``; the exporter does not take it of nothing but empty vectors either."""
+    if all(tuple(tensor.shape) == (0,) for tensor in tensors):
+        return tensors[0].clone()
+    if options or not any(tensor.is_complex() for tensor in tensors):
+        return torch.cat(list(tensors), dim, **options)
+    dim = dim % tensors[0].dim()
+    return torch.view_as_complex(torch.cat([_parts(tensor) for tensor in tensors], dim))
+
+
+def stack(tensors: Sequence[torch.Tensor], dim: int = 0, **options: Any) -> torch.Tensor:
+    """As ``torch.stack``."""
+    if options or not any(tensor.is_complex() for tensor in tensors):
+        return torch.stack(list(tensors), dim, **options)
+    dim = dim % (tensors[0].dim() + 1)
+    return torch.view_as_complex(torch.stack([_parts(tensor) for tensor in tensors], dim))
+
+
+def einsum(equation: str, *operands: Any) -> torch.Tensor:
+    """As ``torch.einsum``, two complex factors by the four products of their parts."""
+    tensors = list(operands[0] if isinstance(operands[0], (list, tuple)) else operands)
+    if len(tensors) != 2 or not all(tensor.is_complex() for tensor in tensors):
+        return torch.einsum(equation, *operands)
+    (a, b), (c, d) = [torch.view_as_real(tensor).unbind(-1) for tensor in tensors]
+    real = torch.einsum(equation, a, c) - torch.einsum(equation, b, d)
+    imaginary = torch.einsum(equation, a, d) + torch.einsum(equation, b, c)
+    return torch.view_as_complex(torch.stack([real, imaginary], -1))
+
+
+def set_item(tensor: torch.Tensor, index: Any, value: Any) -> bool:
+    """Writes to a part of a complex tensor; whether it did.
+
+    ``index`` must leave the last dimension whole: an ellipsis stands for all the others.
+    """
+    steps = list(index) if isinstance(index, tuple) else [index]
+    if not tensor.is_complex() or not isinstance(value, torch.Tensor):
+        return False
+    if any(isinstance(step, torch.Tensor) and step.dtype == torch.bool for step in steps):
+        return False
+    places = [place for place, step in enumerate(steps) if step is ...]
+    if places:
+        taken = sum(step is not None for step in steps) - 1
+        steps[places[0] : places[0] + 1] = [slice(None)] * (tensor.dim() - taken)
+    torch.view_as_real(tensor)[tuple(steps)] = _parts(value)
+    return True
