@@ -27,6 +27,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     TensorRecord,
     as_entry,
     flat_records,
+    record_of,
 )
 from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -107,7 +108,7 @@ class OriginFinder:
 
     def state_record(self, tensor: torch.Tensor, created_at: int) -> TensorRecord:
         """The record of a parameter or buffer seen for the first time."""
-        record = TensorRecord(tensor, created_at)
+        record = record_of(tensor, created_at)
         record.hold(tensor)
         record.origin = _STATE
         self._external[record.storage] = record

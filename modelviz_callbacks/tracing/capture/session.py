@@ -303,6 +303,7 @@ class Capture:
             remove_mode(self.recorder)
             self._modes_above = len(mode_stack() or ())
             self.recorder.is_below_others = self._modes_above > 0
+            self.recorder.functions.frame = None  # it may be one of such a mode's
             push_mode(self.recorder, self._modes_above)
 
     def _remove_mode(self) -> None:
@@ -554,7 +555,7 @@ class Capture:
         def enter(module: torch.nn.Module, args: Any) -> None:
             if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
                 return
-            if id(module) in around:
+            if around and id(module) in around:
                 return
             try:
                 if id(module) not in own and is_left():
@@ -569,7 +570,7 @@ class Capture:
         def leave(module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
             if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
                 return
-            if id(module) in around:
+            if around and id(module) in around:
                 return
             # After an exception torch leaves the keyword arguments out.
             kwargs, result = rest if len(rest) == 2 else ({}, None)
