@@ -125,7 +125,10 @@ def refs(value: Value) -> Iterator[Ref]:
         yield value
     elif isinstance(value, tuple):
         for item in value:
-            yield from refs(item)
+            if type(item) is Ref:  # told first: there are lists of thousands
+                yield item
+            else:
+                yield from refs(item)
     elif isinstance(value, SliceValue):
         for part in (value.start, value.stop, value.step):
             yield from refs(part)

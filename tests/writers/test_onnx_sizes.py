@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -95,6 +96,27 @@ def test_many_tensors_are_stacked_by_two_nodes_whatever_their_number(
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.as_tensor(found), Stacks()(x))
+
+
+@pytest.mark.parametrize("joins", [torch.stack, torch.cat])
+def test_a_loop_that_joins_all_it_has_made_adds_to_one_sequence(tmp_path: Path, joins: Any) -> None:
+    class Grows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made, seen = [x] * 50, []
+            for number in range(60):
+                made.append(x * number)
+                seen.append(joins(made, dim=1).sum(1))
+            return torch.stack(seen[:40]).cos() + joins(made[1:], dim=-1).sum()
+
+    x = torch.arange(6.0).view(2, 3) / 8  # whose sums are exact in any order
+    data = trace(Grows(), x).save_onnx(tmp_path / "graph.onnx", weights=True).read_bytes()
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    references = sum(len(node.input) for node in model.graph.node)
+    assert references < 1000  # and not 60 times 80
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.as_tensor(found), Grows()(x))
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])

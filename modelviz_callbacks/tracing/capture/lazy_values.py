@@ -36,7 +36,14 @@ _COMPUTING = (
 
 
 def is_lazy(result: Any) -> bool:
-    """Whether a result computes while values are taken out of it."""
+    """Whether a result computes while values are taken out of it; not if that cannot be told."""
+    try:
+        return _computes(result)
+    except Exception:  # a metaclass of somebody's; the forward goes on
+        return False
+
+
+def _computes(result: Any) -> bool:
     # By the class alone: asking a proxy, or a class whose own class is somebody's, may raise.
     kind = type(result)
     if any(kind is one for one in _COMPUTING):

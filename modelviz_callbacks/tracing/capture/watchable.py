@@ -36,5 +36,8 @@ def without_wrappers(model: torch.nn.Module) -> torch.nn.Module:
     """
     core = unwrapped(model)
     while model is not core and not runs_compiled(model):
-        model = unwrapped_once(model)
+        inner = unwrapped_once(model)
+        if inner is model:
+            return model
+        model = inner
     return model

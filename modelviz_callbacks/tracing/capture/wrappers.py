@@ -29,7 +29,17 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def unwrapped_once(model: torch.nn.Module) -> torch.nn.Module:
-    """What the outermost wrapper of a model holds; a model without one is given back."""
+    """What the outermost wrapper of a model holds; a model without one is given back.
+
+    So is one whose wrapper does not say: it is watched as it is.
+    """
+    try:
+        return _inside(model)
+    except Exception:
+        return model
+
+
+def _inside(model: torch.nn.Module) -> torch.nn.Module:
     if is_compiled(model):
         return original_module(model)
     inner: object = None

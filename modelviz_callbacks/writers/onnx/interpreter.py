@@ -26,7 +26,7 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
 from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
 from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
 from modelviz_callbacks.writers.onnx.gradients import gradient
-from modelviz_callbacks.writers.onnx.joined import joined_without_data
+from modelviz_callbacks.writers.onnx.joined import GrowingSequences, joined_without_data
 from modelviz_callbacks.writers.onnx.op_translation import subgraph_of
 from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
 from modelviz_callbacks.writers.onnx.replacements import functions
@@ -93,6 +93,7 @@ class _Walk:
         self._source = source
         self._builder = builder
         self._memory = Memory(builder)
+        self._sequences = GrowingSequences(builder)
         self._env: dict[fx.Node, Any] = {}
         self._state: dict[int, torch.Tensor] = {}
         self._stand_ins = StandIns()
@@ -460,6 +461,9 @@ class _Walk:
             inputs = [self._memory.read(tensor) for tensor in tensors]
             if any(map(self._stand_ins.is_carrier, (*tensors, *wanted))):
                 raise Unreadable("no array of numbers")
+            grown = self._sequences.put(call, inputs, specs)
+            if grown is not None:
+                return grown
             if not _is_of_memory(call):
                 subgraph = subgraph_of(call)
                 if subgraph is not None:

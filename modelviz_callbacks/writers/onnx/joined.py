@@ -7,13 +7,19 @@ each of them in every step of a loop would make a file of the square of its leng
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import onnx
 import torch
 
-from modelviz_callbacks.writers.onnx.builder import attributes, element_type
+from modelviz_callbacks.writers.onnx.builder import (
+    GraphBuilder,
+    Value,
+    attributes,
+    element_type,
+)
 from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace
 from modelviz_callbacks.writers.onnx.replacements import functions
 from modelviz_callbacks.writers.onnx.subgraph import Subgraph, SubgraphNode
@@ -89,6 +95,75 @@ def _stacked_along(places: list[int], call: Call, kind: int) -> Subgraph:
     )
     made = ((kind, None), (proto.data_type, (len(sizes),)), (kind, None), (kind, None))
     return Subgraph(nodes, made, (count + 3,))
+
+
+def _grew(before: list[Value], now: list[Value]) -> bool:
+    """Whether a list is another one with a few more at its end."""
+    return len(now) <= 1.5 * len(before) and now[: len(before)] == before
+
+
+@dataclass(slots=True)
+class _Chain:
+    """Tensors that were joined: ``sequence`` holds them, once that was worth while."""
+
+    members: list[Value]
+    sequence: Value | None
+
+
+class GrowingSequences:
+    """The sequences of one run: a loop that joins what it has made so far adds to the last one.
+
+    Without them the file of a loop of n steps has n² references.
+    """
+
+    def __init__(self, builder: GraphBuilder) -> None:
+        """There are none yet.
+
+        Args:
+            builder: Where ops are put.
+        """
+        self._builder = builder
+        self._chains: dict[Value, _Chain] = {}
+
+    def put(
+        self, call: Call, inputs: Sequence[Value], specs: Sequence[Value]
+    ) -> list[Value] | None:
+        """Puts a call that joins many tensors of a sequence; ``None`` for any other.
+
+        Args:
+            call: Any call.
+            inputs: Its tensors.
+            specs: What the result is like; it becomes the value of the result.
+        """
+        places = _places(call)
+        if places is None or call.results != (0,) or call.written:
+            return None
+        rank, dtype = len(call.tensors[0][0]), call.tensors[0][2]
+        if dtype.is_floating_point and dtype not in _IN_SEQUENCES:
+            return None
+        members = [inputs[place] for place in places]
+        known = self._chains.get(members[0])
+        is_longer = known is not None and _grew(known.members, members)
+        is_stack = call.function in _STACKS
+        if not is_stack and not is_longer:
+            self._chains[members[0]] = _Chain(members, None)
+            return None
+        if known is None or not is_longer or known.sequence is None:
+            sequence = self._step("SequenceConstruct", members)
+        else:
+            sequence = known.sequence
+            for member in members[len(known.members) :]:
+                sequence = self._step("SequenceInsert", (sequence, member))
+        self._chains[members[0]] = _Chain(members, sequence)
+        along = attributes(axis=_dim(call) % (rank + is_stack), new_axis=int(is_stack))
+        self._builder.add("ConcatFromSequence", (sequence,), specs, along)
+        return [*specs]
+
+    def _step(self, op_type: str, inputs: Sequence[Value]) -> Value:
+        made = self._builder.inner(op_type, inputs[-1].dtype, None)
+        made.is_sequence = True
+        self._builder.add(op_type, inputs, (made,))
+        return made
 
 
 def joined_without_data(call: Call, tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
