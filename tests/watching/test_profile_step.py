@@ -14,6 +14,7 @@ import torch
 import torch._dynamo.utils
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks.errors import OptionError
@@ -223,3 +224,19 @@ def test_a_forward_that_was_interrupted_is_not_timed_as_one_with_the_next(tmp_pa
         assert difference(before, switches()) == ""
     assert hook.report.remarks == ["Step 1 was not timed: its forward was interrupted."]
     assert "step_us" not in hook.report.figures
+
+
+def test_a_checkpoint_with_reentry_is_told_to_be_in_one_ops_time(tmp_path: Path) -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(checkpoint(self.inner, x, use_reentrant=True))
+            return found
+
+    model = Kept()
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, background=False, **FEW) as hook:
+        train(model, (torch.ones(2, 4, requires_grad=True),), 3)
+    assert any("checkpoint with reentry" in remark for remark in hook.report.remarks)

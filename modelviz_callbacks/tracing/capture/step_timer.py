@@ -54,6 +54,12 @@ _TORCH_FILE = FrameKind.TORCH
 # A framework's bookkeeping, and the gathering of sharded parameters, are no ops of a model.
 _NOT_THE_MODELS = (FrameKind.PLUMBING, FrameKind.SHARDING)
 
+# What torch's checkpoint with reentry is in autograd's graph.
+_CHECKPOINT = "CheckpointFunctionBackward"
+_REENTRANT = (
+    "A checkpoint with reentry runs its forward and its backward within one step of autograd's: "
+    "all of it is in the backward time of the last op in it."
+)
 _CUT = f"The backward has more than {MOST_NODES:,} steps: only as many were timed."
 
 
@@ -187,6 +193,8 @@ class StepTimer(TorchFunctionMode):
             return TimedStep(remarks=tuple(self._remarks))
         if self._backward.is_cut:
             self._remarks.append(_CUT)
+        if any(run.name == _CHECKPOINT for run in self._backward.runs):
+            self._remarks.append(_REENTRANT)
         clock, names = StepClock(*self._begun), self._names()
         ops = [
             TimedOp(
