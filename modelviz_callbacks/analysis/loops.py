@@ -28,6 +28,7 @@ from modelviz_callbacks.analysis.repeat_wiring import (
 )
 from modelviz_callbacks.analysis.side_by_side import (
     are_side_by_side,
+    is_a_choice,
     of_one_loop,
     told_side_by_side,
 )
@@ -142,6 +143,8 @@ class LoopFinder:
         if not is_shared and len({tuple(text for _, text in column) for column in varying}) > 1:
             return None  # without weights that tell that it is a loop one thing may differ
         variation = step_variation(nodes, varying)
+        if in_parallel and not held and is_a_choice(variation):
+            return None
         if held and not is_shared:
             sizes = {tuple(node.outputs for node in step) for step in nodes}
             is_told = not varying or (variation is not None and bool(variation.names))

@@ -42,6 +42,7 @@ from modelviz_callbacks.analysis.repeat_wiring import (
 )
 from modelviz_callbacks.analysis.side_by_side import (
     are_side_by_side,
+    is_a_choice,
     told_side_by_side,
 )
 from modelviz_callbacks.graph.model import ModuleCall, Node
@@ -155,6 +156,8 @@ class _Finder:
             return None
         variation = self._variation(variations, kept, only_apart)
         if variations is not None and variation is None:
+            return None
+        if in_parallel and not subgraphs[0].held and is_a_choice(variation):
             return None
         names = tuple(tuple(item.name for item in copy) for copy in kept)
         shared = bool(subgraphs[0].held) and subgraphs[1].held == subgraphs[0].held

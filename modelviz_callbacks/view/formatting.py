@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
-from modelviz_callbacks.analysis.repeat_variation import Variation
+from modelviz_callbacks.analysis.repeat_variation import NUMBER, Variation
 from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.graph.functions import home_of
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
@@ -169,7 +168,6 @@ def held_label(graph: ModelGraph, node: Node, scope: str) -> str:
     return ".".join(path.split(".")[-2:]) or node.label
 
 
-_NUMBER = re.compile(r"-?\d+")
 _AT_STEP = re.compile(r"\bt([+-]\d+)?\b")
 
 
@@ -210,23 +208,17 @@ def index_at_step(variation: Variation | None, title: str) -> str:
 
 
 def _varying_text(variation: Variation) -> str:
-    names, values = ", ".join(variation.names), variation.values
-    numbers = [list(map(int, _NUMBER.findall(value))) for value in values]
-    shapes = {_NUMBER.sub("#", value) for value in values}
-    if variation.names == ("index",) and len(shapes) == 1:
-        columns = list(zip(*numbers, strict=True))
-        varying = [column for column in columns if len(set(column)) > 1]
-        steps = {two - one for column in varying for one, two in pairwise(column)}
-        if len(steps) == 1 and steps != {0}:
-            start = varying[0][0]
-            parts = iter(
-                _plus(column[0] - start) if len(set(column)) > 1 else str(column[0])
-                for column in columns
-            )
-            index = _NUMBER.sub(lambda _: next(parts), values[0]).strip("()")
-            told = varying[0][: 1 if steps <= {1, -1} else 2]
-            return f"[{index}], t = {', '.join(map(str, told))}..{varying[0][-1]}"
-    return f"{names} = {shortened(values, 8)}"
+    counter, values = variation.counter, variation.values
+    if counter is None:
+        return f"{', '.join(variation.names)} = {shortened(values, 8)}"
+    columns = zip(*(map(int, NUMBER.findall(value)) for value in values), strict=True)
+    parts = iter(
+        _plus(column[0] - counter[0]) if len(set(column)) > 1 else str(column[0])
+        for column in columns
+    )
+    index = NUMBER.sub(lambda _: next(parts), values[0]).strip("()")
+    told = counter[: 1 if abs(counter[1] - counter[0]) == 1 else 2]
+    return f"[{index}], t = {', '.join(map(str, told))}..{counter[-1]}"
 
 
 def _plus(offset: int) -> str:
