@@ -1,7 +1,8 @@
-"""Makes the pictures of a step that was looked into: a network with two faults, its page.
+"""Makes the pictures of steps that were looked into, compared, and searched for NaN.
 
-One layer of the last block is dead, and the head's learning rate is thirty times too large.
-Needs Chromium.
+Of a network with two faults (one layer of the last block is dead, and the head's learning rate is
+thirty times too large) the page; of one whose layers are unfrozen the difference; of one with a
+root at zero the picture that marks it. Needs Chromium.
 
 Run it with ``python docs/make_health.py [folder]``; pictures go to the folder, ``docs/images``
 unless another is given.
@@ -79,8 +80,73 @@ def page_in(folder: Path) -> Path:
     return folder / "index.html"
 
 
+class Normed(nn.Module):
+    """Divides by a length that is written by hand."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """All of it."""
+        length = x.square().sum(-1, keepdim=True).sqrt()
+        return x / (length + 1e-6)
+
+
+class Ranker(nn.Module):
+    """Layers around a division by a length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(8, 16, bias=False), Normed()
+        layers = [nn.Sequential(nn.Linear(16, 16), nn.GELU()) for _ in range(3)]
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """The loss."""
+        scores = self.head(self.body(self.norm(self.embed(x))))
+        return nn.functional.mse_loss(scores.squeeze(-1), wanted)
+
+
+def picture_of_nan(folder: Path) -> bytes:
+    """Trains until a row of zeros comes; gives the picture."""
+    torch.manual_seed(0)
+    model = Ranker()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with GraphHook(
+        model, dirpath=folder, find_nonfinite=True, background=False, mlflow=False, onnx=False
+    ):
+        for step in range(4):
+            x = torch.randn(16, 8)
+            x[3] *= step < 3
+            optimizer.zero_grad()
+            model(x, torch.randn(16)).backward()
+            optimizer.step()
+    return (folder / "nonfinite.svg").read_bytes()
+
+
+def page_of_change(folder: Path) -> Path:
+    """Trains with a frozen body that is unfrozen later, and has an adapter then."""
+    torch.manual_seed(0)
+    model = Net()
+    model.layer1.requires_grad_(False)
+    with GraphHook(
+        model, dirpath=folder, watch_changes=2, background=False, mlflow=False, onnx=False
+    ):
+        for step in range(5):
+            if step == 3:
+                model.layer1.requires_grad_(True)
+                model.head = nn.Sequential(nn.Linear(32, 4), nn.Linear(4, 10))
+            model(torch.randn(4, 3, 16, 16)).sum().backward()
+    return folder / "graph_step_4.diff.html"
+
+
 def main(folder: Path) -> None:
-    """Takes a picture of two colours."""
+    """Takes a picture of each."""
+    with tempfile.TemporaryDirectory() as scratch:
+        (folder / "nonfinite.svg").write_bytes(picture_of_nan(Path(scratch)))
+    with tempfile.TemporaryDirectory() as scratch, open_browser() as browser:
+        page = browser.new_page(viewport=_WINDOW)
+        page.goto(page_of_change(Path(scratch)).as_uri())
+        page.wait_for_selector("html[data-ready=yes]")
+        page.wait_for_timeout(1000)
+        page.screenshot(path=folder / "changes.png")
     with tempfile.TemporaryDirectory() as scratch, open_browser() as browser:
         page = browser.new_page(viewport=_WINDOW)
         page.goto(page_in(Path(scratch)).as_uri())

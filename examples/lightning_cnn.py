@@ -11,6 +11,7 @@ Run it with ``python examples/lightning_cnn.py [folder]``; everything is written
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -104,7 +105,8 @@ def main(folder: Path) -> None:
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    store = f"sqlite:///{folder}/mlflow.db"
+    store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    is_file = store.startswith("sqlite:")  # a server has a place of its own for artifacts
     pl.seed_everything(0)
     trainer = pl.Trainer(
         max_epochs=6,
@@ -112,7 +114,11 @@ def main(folder: Path) -> None:
         default_root_dir=folder,
         logger=[
             TensorBoardLogger(folder, name="runs"),
-            MLFlowLogger("digits", tracking_uri=store, artifact_location=str(folder / "artifacts")),
+            MLFlowLogger(
+                "digits",
+                tracking_uri=store,
+                artifact_location=str(folder / "artifacts") if is_file else None,
+            ),
         ],
         callbacks=[GraphLogger(trained_onnx=True)],
         enable_progress_bar=False,

@@ -287,7 +287,7 @@ class GraphHook:
         if self._is_copy:
             _note_copy(self, model)
             return
-        if self._in_method or self._way.takes_call(self._capture):
+        if self._in_method or self._way.takes_call(self._capture, args, kwargs):
             return
         self._end_stretch()
         if self._lazy_runs():
@@ -358,7 +358,7 @@ class GraphHook:
         if capture is None or not capture.is_here():
             return None
         if self._way.is_on:
-            return None  # of a further call
+            return self._way.call_returned(capture, result)
         if self._depth:
             self._depth -= 1
             return None
@@ -470,7 +470,7 @@ class GraphHook:
         self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Runs one call of a watched method, recorded if it is better than what there is."""
-        if not self._in_method and not self._way.takes_call(self._capture):
+        if not self._in_method and not self._way.takes_call(self._capture, args, kwargs):
             self._end_stretch()
         worth = _worth_now(self._core)
         if worth in (_EVAL_MODE, _NOTHING):
@@ -480,7 +480,7 @@ class GraphHook:
         runs = self._in_method or self._lazy_runs() or self._capture is not None
         is_busy = runs or self._recorded or self._closed
         if is_dynamo_compiling() or is_busy or worth <= self._worth:
-            return inner(*args, **kwargs)
+            return self._way.call(self._capture, inner, args, kwargs)
         capture: Capture | None = None
         with self._run.guarded("the recording"):
             self._nonfinite.before_recording(self._core)

@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -45,6 +45,7 @@ from modelviz_callbacks.tracing import (
     InspectedStep,
     Measured,
     Nonfinite,
+    OptimizerMemory,
     Recording,
     StepTimer,
     record_backward,
@@ -104,6 +105,9 @@ class Run:
         self._recordings: list[InPlace | InWorker] = []
         self._recorded: set[str] = set()
         self._timer: StepTimer | None = None
+        self._optimizers: OptimizerMemory | None = None
+        self._optimizer_bytes: Mapping[str, int] = {}
+        self._is_news = False
         self._inspected: list[InspectedStep] = []
         self._early_targets: list[MlflowTarget] = []
         self._is_finished = False
@@ -224,12 +228,14 @@ class Run:
             recording.backward = record_backward(recording)
         if self.tensorboard is not False:
             maker.events = Events(maker.folder if self.tensorboard is True else self.tensorboard)
-        if self.options.background and self._hand_over(recording, maker):
-            return
-        # What is made in place is sent at the end, all of it at once.
-        place = InPlace(maker, None if stage else self._take_first_target())
-        self._keep(place, stage)
-        unseen(lambda: place.begin(recording))
+        if not self.options.background or not self._hand_over(recording, maker):
+            # What is made in place is sent at the end, all of it at once.
+            place = InPlace(maker, None if stage else self._take_first_target())
+            self._keep(place, stage)
+            unseen(lambda: place.begin(recording))
+        if not (stage or recording.fault or recording.is_partial):
+            with self.guarded("the memory of optimizers"):
+                self._optimizers = OptimizerMemory(recording.model, self._know_optimizers)
 
     def _keep(self, place: InPlace | InWorker, stage: str) -> None:
         """The run's own recording stands before those of other stages."""
@@ -305,6 +311,16 @@ class Run:
             with self.guarded("the TensorBoard graph"):
                 add_run_graph(self._maker, products.early)
 
+    def _know_optimizers(self, sizes: Mapping[str, int]) -> None:
+        """An optimizer has made its first step: what it keeps is shown with all the rest."""
+        if self.is_forked_copy or not self._recordings or not any(sizes.values()):
+            return
+        with self.guarded("the memory of optimizers"):
+            self._optimizer_bytes = sizes
+            self._is_news = not self._recordings[0].know(Measured(optimizer_bytes=sizes))
+        if self._is_news and not self._is_finished:
+            self._add_measured_early()
+
     def timed(self, timer: StepTimer) -> None:
         """Takes over a timer that has run; it is read when that disturbs no step."""
         self._timer = timer
@@ -325,21 +341,25 @@ class Run:
         if self._recordings and not self.is_forked_copy:
             self._recordings[0].add_step(recording, step)
 
-    def found_nonfinite(self, step: int, found: Nonfinite) -> None:
-        """Tells what made the first number that is not finite: a line, the report, a file.
+    def found_nonfinite(self, step: int, found: Nonfinite, recording: Recording) -> None:
+        """Tells what made the first number that is not finite: a line, the report, files.
 
         Args:
             step: Number of the step; 0 was recorded.
             found: What was found.
+            recording: What it was found in.
         """
         if self.is_forked_copy:
             return  # a copy that was forked meanwhile
         line = f"The loss of step {step} was not finite: {found}"
-        say(f"modelviz: {line}")
-        self.remark(line)
+        if found.kind == "gradient":
+            line = f"The loss of step {step} was finite, its gradients were not: {found}"
+        place: Path | None = None
         with self.guarded("nonfinite.json"):
             self._take_folder()
-            write_nonfinite(self._maker, step, found)
+            place = write_nonfinite(self._maker, step, found, recording)
+        self.remark(line)
+        say(f"modelviz: {line}" + (f" See {place}." if place is not None else ""))
 
     def _add_measured_early(self) -> None:
         """Hands on what was measured as soon as that is all that was asked for."""
@@ -391,6 +411,8 @@ class Run:
             Exception: What failed first, if ``on_error`` is ``"raise"`` and ``may_raise``.
         """
         self._is_finished = True
+        if self._optimizers is not None:
+            self._optimizers.close()
         if self.is_forked_copy:
             return  # a copy that was forked meanwhile; the original does it
         recordings, self._recordings = self._recordings, []
@@ -432,12 +454,12 @@ class Run:
             self._maker.add_remark(f"Step {number} was not timed: {self._why_not_timed}.")
         timer, self._timer = self._timer, None
         inspected, self._inspected = tuple(self._inspected), []
-        if timer is None and not inspected:
+        if timer is None and not inspected and not self._is_news:
             return
-        self._why_not_timed = ""
+        self._why_not_timed, self._is_news = "", False
         with self.guarded("what was measured"):
             timed = None if timer is None else timer.finish()
-            recording.add_measured(Measured(timed, inspected))
+            recording.add_measured(Measured(timed, inspected, self._optimizer_bytes))
 
     def _tell(self, may_raise: bool) -> None:
         if any(name != "report.json" for name in self.report.files):

@@ -21,6 +21,7 @@ from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.libraries import says_what_is_missing
 from modelviz_callbacks.options import ShownFields
 from modelviz_callbacks.tracing import (
+    BackwardSearch,
     Capture,
     LazyResult,
     Nonfinite,
@@ -30,6 +31,7 @@ from modelviz_callbacks.tracing import (
     Recording,
     ValuesRead,
     is_lazy,
+    losses_among,
     random_devices,
     record_backward,
     run,
@@ -151,10 +153,11 @@ class Trace:
         return self._recording.result_from(run(self._program, self._inputs_of(args, kwargs)))
 
     def find_nonfinite(self, *args: Any, **kwargs: Any) -> Nonfinite | None:
-        """Finds where NaN or infinite numbers in the loss, or in the outputs, come from.
+        """Finds where NaN or infinite numbers in the loss, its gradients or the outputs come from.
 
         The recorded ops run again on these inputs, as `replay` runs them, and again with what is
-        found mended. That a mask holds ``-inf`` is no finding, unless it reaches the loss.
+        found mended. That a mask holds ``-inf`` is no finding, unless it reaches the loss. Where
+        the loss is finite, its backward runs, too.
 
         Args:
             *args: As the model's forward takes them.
@@ -162,8 +165,9 @@ class Trace:
 
         Returns:
             The op that made them first, or the input or weight that held them; it is certain only
-            if the loss is finite once this is mended. ``None``: what is called a loss is finite;
-            where nothing is, each output that is a single number; else all outputs.
+            if the loss is finite once this is mended. ``None``: what is called a loss is finite,
+            and so are its gradients; where nothing is, each output that is a single number; else
+            all outputs, and no gradient is looked at.
 
         Raises:
             ReplayError: As for `replay`, or an op cannot run on these inputs.
@@ -177,7 +181,16 @@ class Trace:
         """
         tensors = self._inputs_of(args, kwargs)
         random_state = RandomState.now(random_devices(self._recording.model))
-        return NonfiniteSearch(self._program, self._recording, tensors, random_state).find().first
+        given = (self._program, self._recording, tensors, random_state)
+        found = NonfiniteSearch(*given).find()
+        if found.first is not None or not torch.is_grad_enabled():
+            return found.first
+        losses, is_loss = losses_among(self._recording.output_records())
+        gradients = [
+            torch.ones_like(one) if is_loss and place in losses else None
+            for place, one in enumerate(found.outputs)
+        ]
+        return BackwardSearch(*given).find(gradients)
 
     def _inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors among arguments, for the program to be run on."""

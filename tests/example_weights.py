@@ -2,7 +2,7 @@
 
 Usage: python example_weights.py FILE SCRIPT [ARGUMENT ...]
 
-With ``MODELVIZ_IN_WORKER`` in the environment nothing is recorded.
+The file says how many steps there were, the digest, and whether our library was loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main(file: Path, script: str) -> None:
     try:
         runpy.run_path(script, run_name="__main__")
     finally:  # without a recording the rest of a script may miss what that has written
-        file.write_text(f"{steps} {digest.hexdigest()}")
+        was_loaded = "modelviz_callbacks" in sys.modules
+        file.write_text(f"{steps} {digest.hexdigest()} {was_loaded}")
 
 
 if __name__ == "__main__":

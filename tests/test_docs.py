@@ -218,7 +218,7 @@ TRAINERS = {
     "ignite": "ignite_trainer",
     "skorch": "skorch_classifier",
     "stable-baselines3": "stable_baselines3_ppo",
-    "plain-loop": "plain_loop_iris",
+    "plain-loop": "plain_loop",
 }
 
 

@@ -10,10 +10,14 @@ reads anything of another one: see `modelviz_callbacks.analysis.side_by_side`.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
 from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.repeat_variation import step_variation, varying_literals
+from modelviz_callbacks.analysis.repeat_starts import starts_late
+from modelviz_callbacks.analysis.repeat_variation import Variation, step_variation, varying_literals
 from modelviz_callbacks.analysis.repeat_wiring import (
     Fold,
     Run,
@@ -24,6 +28,7 @@ from modelviz_callbacks.analysis.repeat_wiring import (
 )
 from modelviz_callbacks.analysis.side_by_side import (
     are_side_by_side,
+    is_a_choice,
     of_one_loop,
     told_side_by_side,
 )
@@ -76,6 +81,8 @@ class LoopFinder:
             if period <= 0:
                 break
             times = self._times(start, period)
+            if starts_late(self.items, partial(self._times, period=period), start, period):
+                continue
             if times >= _FEWEST and times * period > covered + period:
                 found = self._proven(Run(self.scope, start, period), times)
                 if found is not None and found.times * period > covered + period:
@@ -120,15 +127,32 @@ class LoopFinder:
         in_parallel = wired is not None and wired[-1] == _APART
         if len(copies) < _FEWEST or not self._is_closed(copies, inside, in_parallel):
             return None
-        is_shared = bool(first.held) and subgraphs[1].held == first.held
-        if not is_shared and not self._have_own_weights(subgraphs, copies):
-            return None
-        names = tuple(tuple(item.name for item in copy) for copy in copies)
+        return self._fold(copies, subgraphs, in_parallel)
+
+    def _fold(
+        self,
+        copies: Sequence[Sequence[Item]],
+        subgraphs: Sequence[Subgraph],
+        in_parallel: bool,
+    ) -> Fold | None:
+        """The fold of steps that hang together, if what differs between them can be told."""
+        held = subgraphs[0].held
+        is_shared = bool(held) and subgraphs[1].held == held
         nodes = [[node for i in copy for node in self.outline.calls_in(i)] for copy in copies]
         varying = varying_literals(nodes)
         if not is_shared and len({tuple(text for _, text in column) for column in varying}) > 1:
             return None  # without weights that tell that it is a loop one thing may differ
-        return Fold(run.scope, names, is_shared, step_variation(nodes, varying), in_parallel)
+        variation = step_variation(nodes, varying)
+        if in_parallel and not held and is_a_choice(variation):
+            return None
+        if held and not is_shared:
+            sizes = {tuple(node.outputs for node in step) for step in nodes}
+            is_told = not varying or (variation is not None and bool(variation.names))
+            if len(sizes) == 1 or not is_told or not self._take_turns(subgraphs, copies):
+                return None
+            variation = replace(variation or Variation((), ()), grows=True)
+        names = tuple(tuple(item.name for item in copy) for copy in copies)
+        return Fold(self.scope, names, is_shared, variation, in_parallel)
 
     def _holds(self, item: Item) -> bool:
         """Whether an item reads a parameter or a buffer."""
@@ -168,14 +192,18 @@ class LoopFinder:
         is_shared = subgraphs[0].held == subgraphs[1].held
         return is_shared or of_one_loop(self.outline, self.scope, copies)
 
-    def _have_own_weights(
-        self, subgraphs: Sequence[Subgraph], copies: Sequence[Sequence[Item]]
-    ) -> bool:
-        """Whether steps that share no weights have none, or take one layer after the other."""
-        if not subgraphs[0].held:
-            return True
-        is_own = own_parameters(subgraphs) == len(subgraphs)
-        return is_own and of_one_loop(self.outline, self.scope, copies)
+    def _take_turns(self, subgraphs: Sequence[Subgraph], copies: Sequence[Sequence[Item]]) -> bool:
+        """Whether steps take one layer of a list after the other, and only the next one reads them.
+
+        What is read step by step is a dense network; what is the same in each is found without.
+        """
+        if own_parameters(subgraphs) < len(subgraphs):
+            return False
+        pairs = pairwise(copies)
+        is_left_alone = not any(
+            read_elsewhere(self.outline, one, names_in(self.outline, other)) for one, other in pairs
+        )
+        return is_left_alone and of_one_loop(self.outline, self.scope, copies)
 
     def _is_closed(
         self, copies: Sequence[Sequence[Item]], inside: Set[str], in_parallel: bool

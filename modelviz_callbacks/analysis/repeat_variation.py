@@ -9,6 +9,7 @@ from the one before it: one odd block among equal ones is no variation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -31,6 +32,9 @@ from modelviz_callbacks.graph.values import (
 # Fewer copies than this say nothing about how something varies.
 _FEWEST = 3
 
+# A number in an index.
+NUMBER = re.compile(r"-?\d+")
+
 
 @dataclass(frozen=True, slots=True)
 class Variation:
@@ -48,6 +52,19 @@ class Variation:
     values: tuple[str, ...]
     of_sizes: bool = False
     grows: bool = False
+
+    @property
+    def counter(self) -> tuple[int, ...] | None:
+        """The loop's counter in each copy, where an index follows it; else ``None``.
+
+        ``(0, 1, 2)`` where ``[:, 0:2]``, ``[:, 1:3]`` and ``[:, 2:4]`` are read.
+        """
+        if self.names != ("index",) or len({NUMBER.sub("#", text) for text in self.values}) > 1:
+            return None
+        rows = [tuple(map(int, NUMBER.findall(text))) for text in self.values]
+        varying = [column for column in zip(*rows, strict=True) if len(set(column)) > 1]
+        steps = {two - one for column in varying for one, two in pairwise(column)}
+        return varying[0] if len(steps) == 1 and steps != {0} else None
 
 
 def any_literal(_node: Node, _position: int, _value: Value) -> Key:

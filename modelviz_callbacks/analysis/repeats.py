@@ -16,6 +16,7 @@ the next: they are from the same lines of source and use the same weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from modelviz_callbacks.analysis.fingerprint import (
     Fingerprinter,
@@ -25,6 +26,7 @@ from modelviz_callbacks.analysis.fingerprint import (
 )
 from modelviz_callbacks.analysis.loops import LoopFinder
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
+from modelviz_callbacks.analysis.repeat_starts import starts_late
 from modelviz_callbacks.analysis.repeat_variation import (
     Variation,
     Variations,
@@ -38,7 +40,11 @@ from modelviz_callbacks.analysis.repeat_wiring import (
     read_elsewhere,
     wiring,
 )
-from modelviz_callbacks.analysis.side_by_side import are_side_by_side, told_side_by_side
+from modelviz_callbacks.analysis.side_by_side import (
+    are_side_by_side,
+    is_a_choice,
+    told_side_by_side,
+)
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import Ref
 
@@ -111,7 +117,7 @@ class _Finder:
                 self._proven(fingerprinter, items, Run(scope, start, period), times)
                 for fingerprinter, repeats in tables
                 for period, times in repeats.candidates(start)
-                if not _starts_late(items, repeats, start, period)
+                if not starts_late(items, partial(repeats.times, period=period), start, period)
             )
             fold = next((fold for fold in tries if fold is not None), None)
             if loops is not None:
@@ -134,7 +140,7 @@ class _Finder:
         if variations is not None:
             reach = variations.reach(items[run.start : run.start + period * times], period, times)
             only_apart = not reach  # side by side sizes may be what they like
-            if only_apart and not variations.sizes:
+            if only_apart and not (variations.sizes and self._may_be_apart(items, run)):
                 return None
             times = reach or times
         starts = range(run.start, run.start + period * times, period)
@@ -150,6 +156,8 @@ class _Finder:
             return None
         variation = self._variation(variations, kept, only_apart)
         if variations is not None and variation is None:
+            return None
+        if in_parallel and not subgraphs[0].held and is_a_choice(variation):
             return None
         names = tuple(tuple(item.name for item in copy) for copy in kept)
         shared = bool(subgraphs[0].held) and subgraphs[1].held == subgraphs[0].held
@@ -236,6 +244,14 @@ class _Finder:
                     return False
         return True
 
+    def _may_be_apart(self, items: Sequence[Item], run: Run) -> bool:
+        """Whether the second copy reads nothing of the first one; cheap, too."""
+        return not any(
+            place < back <= place + run.period
+            for place in range(run.period)
+            for back, _ in self._reach(items[run.start + run.period + place])
+        )
+
     def _reach(self, item: Item) -> tuple[tuple[int, Ref | None], ...]:
         """Each tensor that an item reads, and how many items before it was made.
 
@@ -293,13 +309,3 @@ class _Repeats:
             if lengths[start] >= period
         ]
         return sorted(found, key=lambda pair: (-pair[0] * pair[1], pair[0]))
-
-
-def _starts_late(items: Sequence[Item], repeats: _Repeats, start: int, period: int) -> bool:
-    """Whether as many repeats, begun a bit later, would begin with a module call."""
-    if isinstance(items[start], ModuleCall):
-        return False
-    for shift in range(1, period):
-        if isinstance(items[start + shift], ModuleCall):
-            return repeats.times(start + shift, period) >= repeats.times(start, period)
-    return False

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from modelviz_callbacks.analysis.outline import Item, Outline
+from modelviz_callbacks.analysis.repeat_variation import Variation
 from modelviz_callbacks.analysis.repeat_wiring import names_in
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import Ref, refs
@@ -62,6 +63,18 @@ def told_side_by_side(outline: Outline, scope: str, copies: Sequence[Sequence[It
     is_numbered = len({_NUMBER.sub("#", " ".join(paths)) for paths in calls}) == 1
     is_enough = is_numbered or len(copies) > _MOST_NAMED
     return is_enough and are_side_by_side(outline, scope, copies)
+
+
+def is_a_choice(variation: Variation | None) -> bool:
+    """Whether copies that read by an index read what an author chose, and not one after the other.
+
+    Four slices of an image that are joined to one with more channels are told one by one, if
+    nothing else is done with each.
+
+    Args:
+        variation: What differs between the copies.
+    """
+    return variation is not None and variation.names == ("index",) and variation.counter is None
 
 
 def _one_place(outline: Outline, scope: str, items: Sequence[Item]) -> bool:

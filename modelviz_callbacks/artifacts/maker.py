@@ -187,9 +187,9 @@ class Maker:
                 self.report.figures["step_us"] = times.total_us
             if times.backward_total_us:
                 self.report.figures["backward_us"] = times.backward_total_us
-        timed = products.measured.timed
-        if timed is not None and timed.optimizer_bytes:
-            self.report.figures["optimizer_bytes"] = sum(timed.optimizer_bytes.values())
+        optimizer_bytes = products.measured.optimizer_bytes
+        if optimizer_bytes:
+            self.report.figures["optimizer_bytes"] = sum(optimizer_bytes.values())
         for step in products.inspected or ():
             for remark in step.remarks:
                 self.add_remark(f"Step {step.number}: {remark}")

@@ -175,16 +175,17 @@ class Products:
     def costs(self) -> MeasuredCosts | None:
         """What was measured of the graph's ops and parameters; ``None``: nothing was."""
         times, timed, graph = self.times, self.measured.timed, self.graph
+        optimizer_bytes = self.measured.optimizer_bytes
         if times is None or timed is None or graph is None:
-            return None
-        if not (times.times_us or times.compiled_us):
+            return MeasuredCosts(optimizer_bytes=optimizer_bytes) if optimizer_bytes else None
+        if not (times.times_us or times.compiled_us or optimizer_bytes):
             return None
         backward = times.compiled_backward_us
         found = MeasuredCosts(
             times.times_us,
             times.backward_us,
             {name: (us, backward.get(name, 0.0)) for name, us in times.compiled_us.items()},
-            optimizer_bytes=timed.optimizer_bytes,
+            optimizer_bytes=optimizer_bytes,
         )
         limits = self._attempt("the limits", lambda: limits_of(graph, found, timed.threads))
         return replace(found, limits=limits or {})

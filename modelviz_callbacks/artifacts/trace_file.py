@@ -137,14 +137,17 @@ def _slices(
 
 
 def _slice(name: str, kind: str, row: int, span: Span, facts: dict[str, Any]) -> Event:
+    # Both ends are rounded, not the length: what ends a nanosecond after what it is in is dropped.
+    begun_us = _rounded(span.begun_us)
+    ended_us = _rounded(span.begun_us + span.host_us)
     return {
         "ph": "X",
         "name": plain_text(name),
         "cat": kind,
         "pid": _PROCESS,
         "tid": row,
-        "ts": _rounded(span.begun_us),
-        "dur": _rounded(span.host_us),
+        "ts": begun_us,
+        "dur": _rounded(ended_us - begun_us),
         "args": facts,
     }
 

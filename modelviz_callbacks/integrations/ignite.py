@@ -95,6 +95,7 @@ class GraphHandler:
             return
         run = Run(self._options, class_of(self._model).__name__, polls=True)
         self._steps = TrainingSteps(run, _by_batch)
+        self._steps.end_with_program(_NEVER)
         with run.guarded("the loggers"):
             connect(run, self._loggers)
         with run.guarded("the preparations"):

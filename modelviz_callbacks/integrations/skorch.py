@@ -56,6 +56,7 @@ class GraphCallback(Callback):  # type: ignore[misc]
             return
         run = Run(self._checked, class_of(unwrapped(net.module_)).__name__, polls=True)
         self._steps = TrainingSteps(run)
+        self._steps.end_with_program(_NEVER)
         with run.guarded("the loggers"):
             others = [callback for _, callback in net.callbacks_ if callback is not self]
             connect(run, others, are_closed_first=True)

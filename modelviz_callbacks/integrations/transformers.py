@@ -69,6 +69,7 @@ class GraphCallback(TrainerCallback):
         model = unwrapped(kwargs["model"])
         run = Run(self._options, class_of(model).__name__, polls=True)
         self._steps = TrainingSteps(run, _by_key)
+        self._steps.end_with_program(_NEVER)
         with run.guarded("the trainer"):
             self._trainer = _calling_trainer(sys._getframe(1))
             loggers = [one for one in self._trainer.callback_handler.callbacks if one is not self]

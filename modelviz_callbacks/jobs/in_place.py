@@ -67,6 +67,18 @@ class InPlace:
         """
         self._measured = measured
 
+    def know(self, measured: Measured) -> bool:
+        """Takes over what is known right after the recorded step.
+
+        Args:
+            measured: All of it.
+
+        Returns:
+            Whether it will be shown; else it is to be added when all is known.
+        """
+        self._measured = measured
+        return True
+
     def add_step(self, recording: Recording, step: int) -> None:
         """Compares a later step that was recorded with the graph before, and tells a change.
 

@@ -171,6 +171,20 @@ class InWorker:
         """
         self._hand_over(self._job(), measured=pack_measured(measured))
 
+    def know(self, measured: Measured) -> bool:
+        """Takes over what is known right after the recorded step.
+
+        Args:
+            measured: All of it.
+
+        Returns:
+            Whether it is in time to be shown; else it is to be added when all is known.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        return self._handed[0].job.know(pack_measured(measured))
+
     def add_step(self, recording: Recording, step: int) -> None:
         """Hands over a later step that was recorded, to be compared with the graph before.
 

@@ -120,6 +120,25 @@ class Job:
             "parent": self.parent,
         }
 
+    def know(self, measured: bytes) -> bool:
+        """Adds what was measured to a recording that waits for its files to be made.
+
+        Args:
+            measured: From `modelviz_callbacks.tracing.pack_measured`.
+
+        Returns:
+            Whether nobody has begun, so that all that is made will show it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if not (self.place / _WAITING).exists():
+            return False
+        unfinished = f"{_MEASURED}.part"
+        self._write(unfinished, measured)
+        self._rename(unfinished, _MEASURED)
+        return (self.place / _WAITING).exists()
+
     def take_back(self) -> bool:
         """Takes the job away from the worker.
 

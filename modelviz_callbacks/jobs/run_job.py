@@ -69,8 +69,10 @@ def make(job: Job) -> tuple[Maker, Analysis | None]:
             compare_step(maker, products, job.step)
     elif recording is not None:
         with maker.guarded("the graph"), _EventsOf(job, maker):
-            products = Products(unpack(recording), job.options.name, maker.refuse)
+            known = None if measured is None else unpack_measured(measured)
+            products = Products(unpack(recording), job.options.name, maker.refuse, known)
             maker.describe(products.graph)
+            maker.describe_measured(products)
             _make_rows(rows(MadeIn.JOB), job, maker, products)
             # What a run has but once is told of its own recording.
             analysis = None if job.stage else products.analysis

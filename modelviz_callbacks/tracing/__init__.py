@@ -7,6 +7,7 @@ from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, used_up
 from modelviz_callbacks.tracing.capture.lazy_values import is_lazy
 from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.optimizer_memory import OptimizerMemory
 from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
@@ -18,6 +19,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     compiled_call,
     has_modes,
     is_compiled,
+    no_torch_function,
     open_writer,
     set_compiled_call,
     tracking_uri,
@@ -36,11 +38,14 @@ from modelviz_callbacks.tracing.capture.watched_method import (
     watch_method,
 )
 from modelviz_callbacks.tracing.capture.wrappers import class_of, told_modules, unwrapped
+from modelviz_callbacks.tracing.lowering.backward_search import BackwardSearch
+from modelviz_callbacks.tracing.lowering.finiteness import is_finite
 from modelviz_callbacks.tracing.lowering.flops import with_flops
+from modelviz_callbacks.tracing.lowering.gradient_step import examine_gradients
 from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
 from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite, TensorRange
-from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch
+from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch, losses_among
 from modelviz_callbacks.tracing.lowering.nonfinite_step import StepCall, examine, first_call
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
@@ -56,6 +61,7 @@ from modelviz_callbacks.tracing.transport.unpack import unpack
 
 __all__ = [
     "Around",
+    "BackwardSearch",
     "Capture",
     "InspectedStep",
     "LazyResult",
@@ -63,6 +69,7 @@ __all__ = [
     "Measured",
     "Nonfinite",
     "NonfiniteSearch",
+    "OptimizerMemory",
     "Program",
     "RandomState",
     "Recording",
@@ -79,14 +86,18 @@ __all__ = [
     "compiled_call",
     "compiled_parts",
     "examine",
+    "examine_gradients",
     "first_call",
     "has_modes",
     "is_compiled",
+    "is_finite",
     "is_lazy",
+    "losses_among",
     "method_names",
     "method_under_way",
     "modules_of",
     "modules_under_way",
+    "no_torch_function",
     "op_times",
     "open_writer",
     "pack",

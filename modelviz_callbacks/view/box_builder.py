@@ -21,12 +21,11 @@ from modelviz_callbacks.view.box import Box, BoxKind, Group
 from modelviz_callbacks.view.contents import contents_text
 from modelviz_callbacks.view.ends import End, end_words, parameters_given, told_ends
 from modelviz_callbacks.view.formatting import (
-    calls_at_ends,
     held_label,
     index_at_step,
     key_arguments,
-    label_range,
     module_label,
+    range_of_calls,
     repeat_text,
     shapes_text,
     shortened,
@@ -365,14 +364,12 @@ class BoxBuilder:
     def _label(self, step: Step, scope: str) -> str:
         if self._is_loop(step):
             return ""  # it is that of no module: each of its calls has a number of its own
-        if step.fold is not None:
-            calls = calls_at_ends(self.graph, step.fold)
-        else:
-            calls = [step.call] if step.call is not None else []
-        labels = [module_label(self.graph, call, scope) for call in calls]
         if step.call is not None and step.call.is_function:
-            return "" if step.call.label.startswith(step.call.type_name) else labels[0]
-        return label_range(labels) if labels else ""
+            is_told = step.call.label.startswith(step.call.type_name)
+            return "" if is_told else module_label(self.graph, step.call, scope)
+        if step.fold is not None:
+            return range_of_calls(self.graph, step.fold, scope)
+        return module_label(self.graph, step.call, scope) if step.call is not None else ""
 
     def _details(self, step: Step) -> str:
         found = []

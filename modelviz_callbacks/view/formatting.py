@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
-from modelviz_callbacks.analysis.repeat_variation import Variation
+from modelviz_callbacks.analysis.repeat_variation import NUMBER, Variation
 from modelviz_callbacks.analysis.repeat_wiring import Fold
 from modelviz_callbacks.graph.functions import home_of
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
@@ -40,19 +39,32 @@ _TELLING: dict[str, object] = {
 _CALL = re.compile(r" \(call \d+\)$")
 
 
-def calls_at_ends(graph: ModelGraph, fold: Fold) -> list[ModuleCall]:
-    """The first and the last module that copies of a pattern call; none where they call none.
+def range_of_calls(graph: ModelGraph, fold: Fold, scope: str) -> str:
+    """The modules that copies of a pattern call: ``layers.0-11``, ``query.0-5, key.0-5``.
 
     Args:
         graph: The fold's.
         fold: Copies of one pattern.
+        scope: What their names are told in.
+
+    Returns:
+        ``""`` if they call none.
     """
-    ends = []
-    for copy, at in ((fold.copies[0], 0), (fold.copies[-1], -1)):
-        calls = [graph.module_by_name[name] for name in copy if name in graph.module_by_name]
-        by_module = {call.path: call for call in reversed(calls)}  # the first call of each module
-        ends += list(reversed(by_module.values()))[at:][:1]
-    return ends
+    first, last = (_calls_of(graph, copy) for copy in (fold.copies[0], fold.copies[-1]))
+    containers = {(call.path or "").rpartition(".")[0] for call in first}
+    if len(containers) < len(first):  # what stands in one list is one range
+        first, last = first[:1], last[-1:]
+    ranges = [
+        label_range([module_label(graph, call, scope) for call in ends])
+        for ends in zip(first, last, strict=False)
+    ]
+    return shortened(ranges, 3) if ranges else ""
+
+
+def _calls_of(graph: ModelGraph, copy: Sequence[str]) -> list[ModuleCall]:
+    """The modules that one copy calls, each once."""
+    calls = [graph.module_by_name[name] for name in copy if name in graph.module_by_name]
+    return list({call.path or call.name: call for call in reversed(calls)}.values())[::-1]
 
 
 def shape_text(spec: TensorSpec) -> str:
@@ -156,7 +168,6 @@ def held_label(graph: ModelGraph, node: Node, scope: str) -> str:
     return ".".join(path.split(".")[-2:]) or node.label
 
 
-_NUMBER = re.compile(r"-?\d+")
 _AT_STEP = re.compile(r"\bt([+-]\d+)?\b")
 
 
@@ -197,23 +208,17 @@ def index_at_step(variation: Variation | None, title: str) -> str:
 
 
 def _varying_text(variation: Variation) -> str:
-    names, values = ", ".join(variation.names), variation.values
-    numbers = [list(map(int, _NUMBER.findall(value))) for value in values]
-    shapes = {_NUMBER.sub("#", value) for value in values}
-    if variation.names == ("index",) and len(shapes) == 1:
-        columns = list(zip(*numbers, strict=True))
-        varying = [column for column in columns if len(set(column)) > 1]
-        steps = {two - one for column in varying for one, two in pairwise(column)}
-        if len(steps) == 1 and steps != {0}:
-            start = varying[0][0]
-            parts = iter(
-                _plus(column[0] - start) if len(set(column)) > 1 else str(column[0])
-                for column in columns
-            )
-            index = _NUMBER.sub(lambda _: next(parts), values[0]).strip("()")
-            told = varying[0][: 1 if steps <= {1, -1} else 2]
-            return f"[{index}], t = {', '.join(map(str, told))}..{varying[0][-1]}"
-    return f"{names} = {shortened(values, 8)}"
+    counter, values = variation.counter, variation.values
+    if counter is None:
+        return f"{', '.join(variation.names)} = {shortened(values, 8)}"
+    columns = zip(*(map(int, NUMBER.findall(value)) for value in values), strict=True)
+    parts = iter(
+        _plus(column[0] - counter[0]) if len(set(column)) > 1 else str(column[0])
+        for column in columns
+    )
+    index = NUMBER.sub(lambda _: next(parts), values[0]).strip("()")
+    told = counter[: 1 if abs(counter[1] - counter[0]) == 1 else 2]
+    return f"[{index}], t = {', '.join(map(str, told))}..{counter[-1]}"
 
 
 def _plus(offset: int) -> str:
@@ -224,12 +229,11 @@ def _plus(offset: int) -> str:
 def label_range(labels: Sequence[str]) -> str:
     """First and last of some labels: ``layer.0-11``, ``conv_a ... conv_d``.
 
-    Calls of one module have its name.
+    Several calls of one module have its name.
     """
-    first, last = labels[0], labels[-1]
-    module = _CALL.sub("", first)
-    if first != last and _CALL.sub("", last) == module:
-        return module
+    if labels[0] == labels[-1]:
+        return labels[0]
+    first, last = _CALL.sub("", labels[0]), _CALL.sub("", labels[-1])
     stem = first.rstrip("0123456789")
     if first == last:
         return first

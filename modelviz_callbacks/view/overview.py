@@ -126,7 +126,7 @@ def edges_of(steps: Steps, scope: str, drawn: Drawn) -> Iterator[Edge]:
     for node in steps.outline.calls_in(call) if call else steps.graph.ops:
         if node.name in steps.stand_in:
             continue
-        target = _box(steps, scope, node.name, drawn)
+        target = box_of(steps, scope, node.name, drawn)
         for ref in node.inputs:
             if ref.shape_only:
                 continue
@@ -145,7 +145,7 @@ def carried_edges(steps: Steps, scope: str, drawn: Drawn) -> Iterator[Edge]:
         for ref, reader in steps.carried(step):
             while reader in steps.stand_in:
                 reader = steps.stand_in[reader]
-            source, target = _source(steps, scope, ref, drawn), _box(steps, scope, reader, drawn)
+            source, target = _source(steps, scope, ref, drawn), box_of(steps, scope, reader, drawn)
             if source and target:
                 yield Edge(source, target)
 
@@ -157,11 +157,18 @@ def _source(steps: Steps, scope: str, ref: Ref, drawn: Drawn) -> str | None:
     name = ref.node
     while name in steps.stand_in:
         name = steps.stand_in[name]
-    return _box(steps, scope, name, drawn)
+    return box_of(steps, scope, name, drawn)
 
 
-def _box(steps: Steps, scope: str, node: str, drawn: Drawn) -> str | None:
-    """The box that a node is drawn in, if it is drawn."""
+def box_of(steps: Steps, scope: str, node: str, drawn: Drawn) -> str | None:
+    """The box that a node is drawn in, if it is drawn.
+
+    Args:
+        steps: Of the graph.
+        scope: The module call whose inside is drawn; ``""``: the whole graph.
+        node: The node's name.
+        drawn: What is drawn.
+    """
     if node in drawn.box_of_item:
         return drawn.box_of_item[node]
     if steps.graph.by_name[node].kind in HELD_KINDS | {"input"}:

@@ -23,11 +23,11 @@ from modelviz_callbacks.view.ends import (
     told_ends,
 )
 from modelviz_callbacks.view.formatting import (
-    calls_at_ends,
     count_text,
     key_arguments,
     label_range,
     module_label,
+    range_of_calls,
     repeat_text,
     shapes_text,
     shortened,
@@ -290,10 +290,8 @@ class _TreeText:
         """What a line that is not a module call is called: an op or chain after its last op."""
         if step.fold is None or not step.inner:
             return step.items[-1].label
-        ends = calls_at_ends(self.graph, step.fold)
-        if not ends:
-            return f"{step.items[0].label} ..."
-        return label_range([module_label(self.graph, call, scope) for call in ends]) + " ..."
+        modules = range_of_calls(self.graph, step.fold, scope)
+        return f"{modules or step.items[0].label} ..."
 
     def _ops(self, step: Step) -> str:
         if step.inner:

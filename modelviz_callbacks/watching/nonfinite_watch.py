@@ -30,10 +30,12 @@ from modelviz_callbacks.tracing import (
     calls_under_way,
     compiled_call,
     examine,
+    examine_gradients,
     first_call,
     random_devices,
     watch_method,
 )
+from modelviz_callbacks.watching.gradient_watch import GradientWatch
 from modelviz_callbacks.watching.step_number import StepNumber
 
 # How many calls of the model before one backward are kept.
@@ -46,6 +48,10 @@ _AGAIN = (
     "step is recorded, to be examined if its loss is not finite either."
 )
 _NO_MORE = "The loss of step {number} was not finite, and the step could not be examined: {why}"
+_GRADIENT = (
+    "The loss of step {number} was finite, but the gradient of {name} was not, and its backward "
+    "could not be examined: {why}"
+)
 _NOT_WATCHED = (
     "find_nonfinite has no effect: what was recorded is no call of the model, or it is compiled "
     "in place."
@@ -75,6 +81,8 @@ class NonfiniteWatch:
         self._recording: Recording | None = None
         self._calls: list[StepCall] = []
         self._flag: LossFlag | None = None
+        self._gradients: GradientWatch | None = None
+        self._backward_number = 0
         self._undo: list[Callable[[], None]] = []
         self._step_hooks: list[StepHook] = []
         self._watch_calls: Callable[[Recording], bool] = lambda _: True
@@ -160,7 +168,7 @@ class NonfiniteWatch:
         if not self._watch_calls(recording):
             self._run.remark(_NOT_WATCHED)
             return
-        self._recording = recording
+        self._recording, self._gradients = recording, GradientWatch(recording.model)
         self._thread = get_ident()
         self._devices = random_devices(recording.model)
         self._in_training = recording.model.training
@@ -183,6 +191,7 @@ class NonfiniteWatch:
 
     def _end(self) -> None:
         self._recording, self._flag, self._calls, self._steps = None, None, [], None
+        self._gradients = None
         self._drop_capture()
         for undo in (self._undo, self._undo_scaler):
             while undo:
@@ -303,26 +312,57 @@ class NonfiniteWatch:
     def _around_backward(
         self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if not is_dynamo_compiling() and self._is_here():
-            with self._run.guarded("the search for NaN"):
-                self._look_at(args[0] if args else kwargs.get("tensors"))
-        return inner(*args, **kwargs)
+        if is_dynamo_compiling() or not self._is_here():
+            return inner(*args, **kwargs)
+        loss: torch.Tensor | None = None
+        with self._run.guarded("the search for NaN"):
+            loss = self._look_at(args[0] if args else kwargs.get("tensors"))
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            if loss is not None:
+                with self._run.guarded("the search for NaN"):
+                    self._look_at_gradients(loss)
 
-    def _look_at(self, roots: Any) -> None:
+    def _look_at(self, roots: Any) -> torch.Tensor | None:
+        """Looks at a loss; gives it if its gradients are to be looked at as well."""
         given = (roots,) if isinstance(roots, torch.Tensor) else tuple(roots or ())
         tensors = [one for one in given if isinstance(one, torch.Tensor)]  # else: graph edges
         losses = [one for one in tensors if one.numel() == 1 and one.is_floating_point()]
         if not losses:
-            return
+            return None
         self.before_update()  # of the backward before
         if self._recording is None or self._steps is None:
-            return
-        unscaled = self._steps.unscaled(losses[0])
-        self._flag = LossFlag(losses[0], self._calls, self._number, unscaled)
+            return None
+        unscaled, calls = self._steps.unscaled(losses[0]), self._calls
+        self._flag = flag = LossFlag(losses[0], calls, self._number, unscaled)
+        self._backward_number = self._number
         self._steps.at_backward()
         self._calls = []
-        if self._flag.is_quick or (self._in_update and not self._tells_update):
+        if flag.is_quick or (self._in_update and not self._tells_update):
             self.before_update()
+        # A scaler's factor may make gradients overflow: it sees to that.
+        is_plain = unscaled is None and flag.is_quick and flag.is_finite()
+        if self._gradients is None or not is_plain:
+            return None
+        self._gradients.before(calls)
+        return losses[0]
+
+    def _look_at_gradients(self, loss: torch.Tensor) -> None:
+        """A backward is over whose loss was finite."""
+        gradients, recording = self._gradients, self._recording
+        bad = [] if gradients is None else gradients.after()
+        if gradients is None or recording is None or not bad:
+            return
+        number = self._backward_number
+        try:
+            found = examine_gradients(recording, gradients.calls, loss, bad)
+        except Exception as error:
+            why = str(error) if isinstance(error, ReplayError) else repr(error)
+            self._run.remark(_GRADIENT.format(number=number, name=bad[0], why=why))
+        else:
+            self._run.found_nonfinite(number, found, recording)
+        self._end()
 
     def _around_update(self, begins: bool) -> Callable[..., None]:
         def call(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -356,8 +396,9 @@ class NonfiniteWatch:
                 return
             self._run.remark(_AGAIN.format(number=flag.number, why=why))
             self._waits_for_recording = True
+            self._gradients = None  # they may hold what this step has left
             return
-        self._run.found_nonfinite(flag.number, found)
+        self._run.found_nonfinite(flag.number, found, self._recording)
         self._end()
 
 

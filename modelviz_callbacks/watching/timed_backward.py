@@ -40,9 +40,7 @@ class TimedBackward:
             timer: It was stopped.
         """
         self._timer, self._forwards = timer, 0
-        if timer.is_watching_backward:
-            timer.watch_optimizers()
-        else:
+        if not timer.is_watching_backward:
             self._hand_on()
 
     def step_begins(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.end_of_program import close_at_exit
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, StepTimer
 from modelviz_callbacks.watching.inspections import Inspections
@@ -57,6 +58,7 @@ class TrainingSteps:
         self._restore: Callable[[], None] | None = None
         self._waiting = True
         self._polling = False
+        self._if_nothing = ""
         self._steps_to_timing = None if stage else run.options.profile_step
         self._timed_backward = TimedBackward(run)
         self._inspections = Inspections(run, stage)
@@ -124,6 +126,21 @@ class TrainingSteps:
         self.end()
         if not self.run.is_finished:
             self.run.finish(if_nothing, may_raise, is_patient)
+
+    def end_with_program(self, if_nothing: str) -> None:
+        """Sees to it that the run ends with the program at the latest.
+
+        Of an exception, Ctrl-C among them, most trainers tell no callback.
+
+        Args:
+            if_nothing: What to say if there is no recording then.
+        """
+        self._if_nothing = if_nothing
+        close_at_exit(self._at_exit, self.run)
+
+    def _at_exit(self, error: BaseException | None) -> None:
+        is_patient = error is None or isinstance(error, Exception)
+        self.finish(self._if_nothing, error is None, is_patient)
 
     def _wrap(self, owner: object, method: str, around: _Around) -> None:
         def once(inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from modelviz_callbacks.diff.diff import GraphDiff
 from modelviz_callbacks.diff.diff_view import DiffView, diff_view
 from modelviz_callbacks.writers.diff_text import lines
-from modelviz_callbacks.writers.picture import Arrow, Picture, Rectangle, Text, compose
+from modelviz_callbacks.writers.picture import Arrow, Picture, Rectangle, Text, compose, moved
 from modelviz_callbacks.writers.picture_layout import Place
 from modelviz_callbacks.writers.picture_text import TextLine, cut
 from modelviz_callbacks.writers.svg import svg_text
@@ -88,8 +88,8 @@ def _framed(drawn: Picture, found: GraphDiff, view: DiffView) -> Picture:
         Text(_MARGIN, _MARGIN + 14 + 17 * number, line, centred=False)
         for number, line in enumerate(title)
     ]
-    shapes += [_moved(shape, left, top) for shape in drawn.shapes]
-    shapes += [_moved(shape, _MARGIN, bottom) for shape in legend]
+    shapes += [moved(shape, left, top) for shape in drawn.shapes]
+    shapes += [moved(shape, _MARGIN, bottom) for shape in legend]
     name = f"{found.before.name} and {found.after.name}"
     return Picture(name, width, bottom + _MARGIN, tuple(shapes))
 
@@ -103,15 +103,6 @@ def _legend(outcomes: set[str]) -> Iterator[Rectangle | Text]:
             line = TextLine(meaning, 9.0, muted=True)
             yield Text(x + 20, 0.0, line, centred=False)
             x += 36 + line.width
-
-
-def _moved(shape: Rectangle | Text | Arrow, left: float, top: float) -> Rectangle | Text | Arrow:
-    if isinstance(shape, Rectangle):
-        place = replace(shape.place, x=shape.place.x + left, y=shape.place.y + top)
-        return replace(shape, place=place)
-    if isinstance(shape, Text):
-        return replace(shape, x=shape.x + left, y=shape.y + top)
-    return replace(shape, points=tuple((x + left, y + top) for x, y in shape.points))
 
 
 def _rules(scheme: int) -> str:

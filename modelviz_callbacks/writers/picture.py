@@ -181,6 +181,22 @@ def compose(view: Overview, *, framed: bool = True) -> Picture:
     return composer.framed() if framed else composer.bare()
 
 
+def moved(shape: Rectangle | Text | Arrow, left: float, top: float) -> Rectangle | Text | Arrow:
+    """A shape elsewhere.
+
+    Args:
+        shape: Any.
+        left: How far to the right.
+        top: How far down.
+    """
+    if isinstance(shape, Rectangle):
+        place = replace(shape.place, x=shape.place.x + left, y=shape.place.y + top)
+        return replace(shape, place=place)
+    if isinstance(shape, Text):
+        return replace(shape, x=shape.x + left, y=shape.y + top)
+    return replace(shape, points=tuple((x + left, y + top) for x, y in shape.points))
+
+
 def _box_lines(box: Box, shown: str) -> list[TextLine]:
     times = f" ×{box.times}" if box.times > 1 else ""
     title = shown + times

@@ -26,6 +26,7 @@ from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.box import parameters_text
 from modelviz_callbacks.view.overview import overview
+from modelviz_callbacks.writers import text
 from tests.folded import fold, unfold
 from tests.networks import NETWORKS, Dilated, Stack, graph_of, mlp, recorded
 from tests.zoo.hard_modules import CASES
@@ -504,3 +505,32 @@ def test_what_is_cheap_to_compare_first_leaves_no_repeat_out(
     found = [Analysis(graph).folds(sizes=sizes) for sizes in (False, True)]
     monkeypatch.setattr(_Finder, "_may_be_alike", lambda *_: True)
     assert found == [Analysis(graph).folds(sizes=sizes) for sizes in (False, True)]
+
+
+def test_a_body_over_several_lists_takes_entries_of_one_number() -> None:
+    class Lists(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value, self.gate, self.skip = (
+                nn.ModuleList(nn.Linear(8, 8) for _ in range(5)) for _ in range(3)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            skips: torch.Tensor | int = 0
+            for value, gate, skip in zip(self.value, self.gate, self.skip, strict=True):
+                made = torch.tanh(value(x)) * torch.sigmoid(gate(x))
+                skips = skips + skip(made)  # of another kind in the first step
+                x = x + made
+            return torch.cat([skips, x], -1)
+
+    graph = recorded(Lists(), torch.zeros(2, 8))
+    (fold,) = Analysis(graph).folds()
+    calls = [
+        [graph.module_by_name[n].path for n in copy if n in graph.module_by_name]
+        for copy in fold.copies
+    ]
+    assert calls == [
+        [f"{name}.{number}" for name in ("value", "gate", "skip")] for number in range(1, 5)
+    ]
+    label = text.render(Analysis(graph)).decode()
+    assert "value.1-4, gate.1-4" in label

@@ -186,3 +186,10 @@ def test_parts_that_are_read_in_no_order_are_not_the_steps_of_a_loop() -> None:
         return torch.stack([model.heads["0"](frames[i]) for i in (0, 3, 1, 5, 2, 4)], 1)
 
     assert folds(mixed, NUMBERS) == ()
+
+
+def test_slices_that_an_author_chose_are_told_one_by_one() -> None:
+    def merged(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)], -1)
+
+    assert folds(merged, NUMBERS) == ()

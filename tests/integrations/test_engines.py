@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,49 @@ def test_an_error_in_an_engine_goes_on_and_the_graph_up_to_there_is_kept(tmp_pat
     with pytest.raises(RuntimeError, match="of the user"):
         engine.run(batches())
     assert ModelGraph.load(tmp_path / "graph.json").partial
+
+
+_INTERRUPTED = """
+from pathlib import Path
+from ignite.engine import Events
+from modelviz_callbacks.integrations.ignite import GraphHandler
+from tests.integrations.seen import batches, net
+from tests.integrations.test_engines import ignite_trainer
+
+model = net()
+engine = ignite_trainer(model)
+handler = GraphHandler(model, dirpath="graphs", onnx=False, formats=["text"]).attach(engine)
+
+@engine.on(Events.ITERATION_COMPLETED(once=3))
+def ctrl_c(engine):
+    raise KeyboardInterrupt
+
+try:
+    engine.run(batches())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.process
+def test_of_a_training_that_ctrl_c_ended_the_files_are_made_when_the_program_ends(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _INTERRUPTED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "interrupted" in done.stdout
+    graph = ModelGraph.load(tmp_path / "graphs" / "graph.json")
+    assert [node.op for node in graph.ops][:5] == [*NET_OPS, "cross_entropy"]
+    assert not graph.partial
+    assert (tmp_path / "graphs" / "graph.txt").exists()
 
 
 def test_a_handler_for_something_else_than_a_model_is_refused() -> None:

@@ -187,6 +187,14 @@ def many_calls(model: nn.Module, critic: nn.Module) -> torch.Tensor:
     return torch.stack([model(features).sum() for features, _ in batches() * 3]).sum()
 
 
+def trains_its_critic_first(model: nn.Module, critic: nn.Module) -> torch.Tensor:
+    """A GAN's generator: the first backward is that of the other network."""
+    made = model(batches()[0][0])
+    critic(made.detach()).mean().backward()
+    sgd(critic).step()
+    return critic(made).sum()
+
+
 def of_another(model: nn.Module, critic: nn.Module) -> torch.Tensor:
     return critic(model(batches()[0][0]).detach()).sum()
 
@@ -202,7 +210,8 @@ def inside_another(model: nn.Module, critic: nn.Module) -> torch.Tensor:
     [
         (one_call, [*NET_OPS, "cross_entropy"], "loss"),
         (two_calls, [*NET_OPS, *NET_OPS, "sub", "square", "sum"], "loss"),
-        (many_calls, NET_OPS, "output"),
+        (many_calls, [*[*NET_OPS, "sum"] * 12, "stack", "sum"], "loss"),
+        (trains_its_critic_first, [*NET_OPS, "linear", "sum"], "loss"),
         (of_another, NET_OPS, "output"),
         (inside_another, NET_OPS, "output"),
     ],
@@ -228,11 +237,30 @@ def test_a_hook_that_is_asked_for_the_loss_records_on_to_a_backward_of_the_model
             assert [node.op for node in graph.ops] == ops
             assert [node.name for node in graph.of_kind("output")] == [output]
             is_said = any("The loss is not in the graph" in str(note) for note in graph.notes)
-            assert is_said is (step in (many_calls, of_another))
+            assert is_said is (step is of_another)
         assert hooks_on(model) == 0
         assert torch._C._len_torch_function_stack() == 0
         trained.append(model)
     assert same(trained[0].parameters(), trained[1].parameters())
+
+
+def test_of_an_agent_that_acts_before_it_learns_the_call_that_the_loss_comes_from_is_recorded(
+    tmp_path: Path,
+) -> None:
+    model, data = net(), batches()
+    features, labels = data[0]
+    with GraphHook(model, loss=True, dirpath=tmp_path, **IN_PLACE) as hook:
+        # With gradients enabled, and the last result is alive when it learns.
+        acted = [model(seen[:1]) for seen, _ in data]
+        cross_entropy(model(features), labels).backward()
+        sgd(model).step()
+    assert len(acted) == 4
+    graph = graph_of(hook.report)
+    assert [node.op for node in graph.ops] == [*NET_OPS, "cross_entropy"]
+    assert [node.name for node in graph.of_kind("output")] == ["loss"]
+    assert [node.outputs[0].shape for node in graph.of_kind("input")] == [(5, 4)]
+    names = [call.name for call in graph.modules]
+    assert len([name for name in names if name.endswith("head")]) == 1, names
 
 
 def test_where_no_backward_comes_the_forward_is_the_graph_whatever_is_raised(

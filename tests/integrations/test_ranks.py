@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import subprocess
@@ -16,19 +18,33 @@ from torch.distributed.pipelining import SplitPoint, pipeline
 
 from modelviz_callbacks import GraphHook, ModelGraph
 from modelviz_callbacks.cli import main
-from tests.integrations.seen import IN_PLACE, net
+from tests.integrations.seen import IN_PLACE, NET_OPS, net
+from tests.integrations.test_transformers import bert
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+# What `accelerate launch` runs. It has no flag for two processes without an accelerator; the script
+# asks for the CPU itself.
+ACCELERATE = (
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+    *("--main_process_port", "0"),
+)
 
 
-def run_two(script: str, folder: Path) -> str:
-    """Runs a script in two processes; what they print."""
-    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+def run_two(script: str, folder: Path, launcher: tuple[str, ...] | None = TORCHRUN) -> str:
+    """Runs a script in two processes, unless it starts them itself; what they print."""
     done = subprocess.run(
-        [*torchrun, "--nproc-per-node", "2", str(Path(__file__).parent / script), str(folder)],
+        [
+            *(sys.executable, "-W", "ignore"),
+            *(("-m", *launcher) if launcher is not None else ()),
+            *(str(Path(__file__).parent / script), str(folder)),
+        ],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OMP_NUM_THREADS": "1",
             "ACCELERATE_USE_CPU": "true",
+            "RAY_USAGE_STATS_ENABLED": "0",
         },
         capture_output=True,
         text=True,
@@ -116,16 +132,48 @@ def test_of_a_pipeline_that_tracing_has_split_a_connection_past_a_stage_is_known
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate launch"])
 def test_two_ranks_of_accelerate_and_transformers_train_the_same_and_rank_zero_records(
-    tmp_path: Path,
+    launcher: tuple[str, ...], tmp_path: Path
 ) -> None:
-    printed = run_two("two_ranks.py", tmp_path)
+    printed = run_two("two_ranks.py", tmp_path, launcher)
     # Not by lines: what the other rank has begun to print may stand before it.
     told = sorted(re.findall(r"RANK \d of \d: \w+ \w+", printed))
     assert told == ["RANK 0 of 2: True True", "RANK 1 of 2: True True"]
-    graph = ModelGraph.load(tmp_path / "loop" / "graph.json")
-    assert graph.parameter_count == sum(one.numel() for one in net().parameters())
     (of_trainer,) = (tmp_path / "with").glob("model_graph*")
+    assert sorted(tmp_path.rglob("graph.json")) == [
+        tmp_path / "loop" / "graph.json",
+        of_trainer / "graph.json",
+    ]
+    graph = ModelGraph.load(tmp_path / "loop" / "graph.json")
+    assert sizes(graph) == {name: one.numel() for name, one in net().named_parameters()}
     trained = ModelGraph.load(of_trainer / "graph.json")
     assert [node.name for node in trained.of_kind("output")] == ["loss"]
     assert {call.name for call in trained.modules if not call.parent} >= {"bert", "classifier"}
+    assert sizes(trained) == {name: one.numel() for name, one in bert().named_parameters()}
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Ray is in the test group on Linux only")
+def test_two_workers_of_ray_train_the_same_and_the_first_of_them_records(tmp_path: Path) -> None:
+    run_two("ray_workers.py", tmp_path, launcher=None)
+    for kind, prefix in (("loop", ""), ("lightning", "network.")):
+        first, second = (
+            json.loads((tmp_path / f"{kind}_{rank}.json").read_text()) for rank in range(2)
+        )
+        assert first["same"]
+        assert second == {"same": True, "files": []}
+        assert "graph.json" in first["files"]
+        assert not (tmp_path / f"{kind}1").exists()
+        graph = ModelGraph.load(tmp_path / f"{kind}0" / "graph.json")
+        assert sizes(graph) == {
+            prefix + name: one.numel() for name, one in net().named_parameters()
+        }
+        assert [node.op for node in graph.ops] == [*NET_OPS, "cross_entropy"]
+        assert [node.name for node in graph.of_kind("output")] == ["loss"]
+
+
+def sizes(graph: ModelGraph) -> dict[str, int]:
+    """Of each parameter how many values it has; a shared one once."""
+    return {one.name: math.prod(one.spec.shape) for one in graph.parameters}

@@ -1,20 +1,19 @@
-"""The trainers of trl, which is not in the test group: `pip install trl` runs these."""
+"""The trainers of trl, which are transformers' with losses of their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
+import trl
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from modelviz_callbacks.integrations.transformers import GraphCallback
 from tests.integrations.seen import IN_PLACE, graph_of, same
-
-trl = pytest.importorskip("trl")
-datasets = pytest.importorskip("datasets")
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|transformers|accelerate|trl|datasets)")
 

@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 from weakref import ref
+from xml.etree import ElementTree
 
 import lightning.pytorch as pl
 import pytest
@@ -237,6 +238,150 @@ def test_where_python_takes_another_branch_nothing_is_told_as_certain(tmp_path: 
     assert "The replay gives finite numbers where the step did not" in str(hook.report.remarks)
     found = told(tmp_path)
     assert (found["step"], found["op"], found["is_certain"]) == (2, "torch.Tensor.log", True)
+
+
+# --- the loss is finite, its gradients are not
+
+
+class Length(nn.Module):
+    """The root of a sum that may be zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x).square().sum(-1).sqrt()
+
+
+class Root(torch.autograd.Function):
+    """A root whose author forgot zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        root = x.sqrt()
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient / (2 * ctx.saved_tensors[0])
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_gradients_that_are_not_finite_are_told_with_the_op_before_they_change_weights(
+    bad: int, tmp_path: Path
+) -> None:
+    def losses(model: nn.Module) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        seen = []
+        for x in batches(bad)[: bad + 1]:
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            seen.append(model.layer.weight.grad.clone())
+        return [*seen, torch.get_rng_state()]
+
+    plain, model = Length(), Length()
+    model.load_state_dict(plain.state_dict())
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        found = losses(model)
+        assert torch.autograd.backward is BACKWARD
+    pairs = zip(found, losses(plain), strict=True)
+    assert all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+    told_of = told(tmp_path)
+    assert (told_of["kind"], told_of["name"], told_of["step"]) == ("gradient", "sqrt", bad)
+    assert told_of["is_certain"]
+    start = f"The loss of step {bad} was finite, its gradients were not: the backward of sqrt ("
+    assert any(one.startswith(start) for one in hook.report.remarks)
+
+
+@pytest.mark.parametrize("spoilt", ["op", "parameter", "data"])
+def test_a_picture_marks_what_is_to_blame_and_the_line_names_its_file(
+    spoilt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("floor", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.layer(x).square() + 0.1 - self.floor).log()
+
+    parts = [Part() for _ in range(3)]
+    model, few = nn.Sequential(*parts, nn.Flatten(0)), {**FEW, "formats": ["svg", "html"]}
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **few):
+        x = torch.rand(2, 4)
+        model(x).mean().backward()
+        parts[1].floor += 99 * (spoilt == "op")
+        with torch.no_grad():
+            parts[1].layer.weight[0] *= math.nan if spoilt == "parameter" else 1
+        model(x * math.nan if spoilt == "data" else x).mean().backward()
+    # Steps of a repeat are one box: the first one's.
+    marked, page = {
+        "op": ("0_Part/log", "index.html#s=1_Part/log"),
+        "parameter": ("0_Part/layer/linear", "index.html#s=1_Part/layer/linear"),
+        "data": ("input", "index.html#s=input"),
+    }[spoilt]
+    assert told(tmp_path)["page"] == page
+    picture = ElementTree.parse(tmp_path / "nonfinite.svg").getroot()
+    found = [
+        group.get("data-name")
+        for group in picture.iter("{http://www.w3.org/2000/svg}g")
+        if any(shape.get("class") == "suspect" for shape in group)
+    ]
+    assert found == [marked]
+    assert f" See {tmp_path / 'nonfinite.svg'}." in capsys.readouterr().out
+
+
+def test_gradients_that_come_broken_from_a_loss_outside_are_told_so(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4, bias=False)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        for x in batches(1):
+            model(x).square().sum(-1).sqrt().mean().backward()
+    found = told(tmp_path)
+    assert (found["kind"], found["name"], found["is_certain"]) == ("gradient", "loss", True)
+    assert found["op"].startswith("Mean ← Sqrt ← Sum")
+
+
+def test_a_backward_of_the_authors_own_is_not_blamed_on_another_op(tmp_path: Path) -> None:
+    class Own(Length):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Root.apply(self.layer(x).square().sum(-1))  # type: ignore[no-untyped-call,no-any-return]
+
+    model = Own()
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW) as hook:
+        for x in batches(1):
+            model(x).mean().backward()
+    assert not (tmp_path / "nonfinite.json").exists()
+    (remark,) = [one for one in hook.report.remarks if "could not be examined" in one]
+    assert remark.startswith("The loss of step 1 was finite, but the gradient of layer.weight")
+    assert "author's autograd functions do in it (Root)" in remark
+
+
+def test_gradients_that_overflow_by_a_scalers_factor_are_no_fault(tmp_path: Path) -> None:
+    model, scaler = nn.Linear(4, 4), torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    broken = False
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        for x in batches(1):
+            optimizer.zero_grad()
+            scaler.scale((model(x) * 1e5).square().mean()).backward()
+            broken |= not bool(model.weight.grad.isfinite().all())
+            scaler.step(optimizer)
+            scaler.update()
+    assert broken
+    assert not (tmp_path / "nonfinite.json").exists()
+
+
+def test_a_large_gradient_is_looked_at_row_by_row(tmp_path: Path) -> None:
+    model = Length()
+    model.layer = nn.Linear(4, 8192, bias=False)
+    with GraphHook(model, dirpath=tmp_path, find_nonfinite=True, **FEW):
+        for x in batches(1, 2):
+            model(x).mean().backward()
+    assert told(tmp_path)["name"] == "sqrt"
 
 
 def test_a_copy_of_the_model_is_not_watched_and_can_be_saved(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch._dynamo.utils
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks.errors import OptionError
@@ -71,26 +73,18 @@ def test_a_later_step_of_a_plain_loop_is_timed(way: dict[str, Any], tmp_path: Pa
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
 
 
-def test_what_the_optimizer_keeps_stands_beside_the_parameters(
+def test_what_the_optimizer_keeps_and_what_limits_an_op_stand_beside_the_parameters(
     way: dict[str, Any], tmp_path: Path
 ) -> None:
     model = nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 8))
-    model[2].bias.requires_grad_(False)
-    optimizer = torch.optim.Adam(one for one in model.parameters() if one.requires_grad)
-    before = switches()
-    with GraphHook(model, dirpath=tmp_path, profile_step=1, **way, **FEW) as hook:
+    optimizer = torch.optim.Adam(model.parameters())
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, **way, **FEW):
         for _ in range(3):
             optimizer.zero_grad()
             model(torch.ones(512, 64)).sum().backward()
             optimizer.step()
-        assert difference(before, switches()) == ""
     rows = {row["name"]: row for row in table(tmp_path)}
-    # Two moments and a count for each parameter that is trained.
-    first, last = 2 * 4 * (64 * 128 + 128) + 2 * 4, 2 * 4 * 128 * 8 + 4
-    assert int(rows["0_Linear"]["optimizer_bytes"]) == first
-    assert int(rows["2_Linear"]["optimizer_bytes"]) == last
-    assert hook.report.figures["optimizer_bytes"] == first + last
-    assert '"optimizer":{"scopes":' in content((tmp_path / "index.html").read_bytes())
+    assert int(rows["0_Linear"]["optimizer_bytes"]) == 2 * 4 * (64 * 128 + 128) + 2 * 4
     assert rows["0_Linear"]["bound"] in ("compute", "memory", "overhead")
     assert 0 < float(rows["0_Linear"]["peak_share"]) <= 1
 
@@ -101,19 +95,40 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def check_trace(trace: dict[str, Any]) -> None:
-    """Holds that a viewer can show it: slices of a row lie beside or inside of each other."""
-    rows: dict[int, list[tuple[float, float]]] = {}
+    """Holds what Perfetto demands of the format, to the nanosecond.
+
+    Slices of a row lie beside or inside of each other (others are dropped), an arrow begins and
+    ends at the beginning of a slice that stands before it in the file, each number has one
+    beginning and one end in time's order, rows are named.
+    """
+    rows: dict[int, list[tuple[int, int]]] = {}
+    arrows: dict[str, dict[int, int]] = {"s": {}, "f": {}}
     for event in trace["traceEvents"]:
         assert event["ph"] in "MXCsf"
+        assert isinstance(event["pid"], int)
+        if event["ph"] != "M":
+            assert math.isfinite(event["ts"])
+            assert event["ts"] >= 0
+        start = round(event.get("ts", 0) * 1000)
         if event["ph"] == "X":
-            rows.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
+            rows.setdefault(event["tid"], []).append((start, start + round(event["dur"] * 1000)))
+        elif event["ph"] in arrows:
+            assert start in [begun for begun, _ in rows[event["tid"]]]
+            assert event["id"] not in arrows[event["ph"]]
+            arrows[event["ph"]][event["id"]] = start
+        elif event["ph"] == "C":
+            assert all(isinstance(value, int) for value in event["args"].values())
     assert len(rows) == 2  # what ran forward, and what autograd's thread ran
+    named = [one for one in trace["traceEvents"] if one["name"] == "thread_name"]
+    assert {one["tid"] for one in named} >= set(rows)
+    assert arrows["s"].keys() == arrows["f"].keys()
+    assert all(arrows["f"][number] >= start for number, start in arrows["s"].items())
     for slices in rows.values():
-        around: list[float] = []
+        around: list[int] = []
         for start, end in sorted(slices, key=lambda one: (one[0], -one[1])):
             while around and around[-1] <= start:
                 around.pop()
-            assert not around or end <= around[-1] + 0.002  # rounded
+            assert not around or end <= around[-1]
             around.append(end)
     names = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
     assert {"cnn.0", "conv2d", "ConvolutionBackward0"} <= names
@@ -209,3 +224,19 @@ def test_a_forward_that_was_interrupted_is_not_timed_as_one_with_the_next(tmp_pa
         assert difference(before, switches()) == ""
     assert hook.report.remarks == ["Step 1 was not timed: its forward was interrupted."]
     assert "step_us" not in hook.report.figures
+
+
+def test_a_checkpoint_with_reentry_is_told_to_be_in_one_ops_time(tmp_path: Path) -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(checkpoint(self.inner, x, use_reentrant=True))
+            return found
+
+    model = Kept()
+    with GraphHook(model, dirpath=tmp_path, profile_step=1, background=False, **FEW) as hook:
+        train(model, (torch.ones(2, 4, requires_grad=True),), 3)
+    assert any("checkpoint with reentry" in remark for remark in hook.report.remarks)

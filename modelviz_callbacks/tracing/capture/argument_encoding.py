@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, walk
-from modelviz_callbacks.tracing.capture.tape import Origin, RawEntry, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import Origin, RawEntry, TensorRecord, record_of
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 
 # How an argument is taken over, by its exact class.
@@ -48,17 +48,17 @@ class Encoder:
 
     def encode(self, value: Any) -> Any:
         """An argument with its tensors replaced by records; containers are copied."""
+        record = self._records.get(id(value))
+        if record is not None and record.ref() is value:
+            return record
         cls = type(value)
         how = self._classes.get(cls)
         if how is None:
             how = self._classes[cls] = TENSOR if issubclass(cls, torch.Tensor) else _OTHER
-        if how is TENSOR:
-            record = self._records.get(id(value))
-            if record is not None and record.ref() is value:
-                return record
-            return self.see(value)
         if how is KEEP:
             return value
+        if how is TENSOR:
+            return self.see(value)
         if how is _TUPLE:
             return tuple([self.encode(item) for item in value])
         if how is _LIST:
@@ -99,7 +99,7 @@ class Encoder:
             derived = self.transforms.explain(tensor)
             if derived is not None:
                 return derived
-            record = TensorRecord(tensor, len(self.tape))
+            record = record_of(tensor, len(self.tape))
             record.origin = self.origins.explain(tensor, record)
         self._records[id(tensor)] = record
         self.origins.remember(record)
@@ -107,7 +107,7 @@ class Encoder:
 
     def see_alias(self, tensor: torch.Tensor, other: TensorRecord) -> None:
         """A record for a tensor that lies on the memory of another one, maybe gone by now."""
-        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
         record.origin = Origin()
         record.origin.alias_of = other
         self.origins.remember(record)
@@ -123,7 +123,7 @@ class Encoder:
         known = self.known(tensor)
         if known is not None:
             return known
-        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
         self.origins.remember(record)
         return record
 
@@ -183,7 +183,7 @@ class Encoder:
         return None
 
     def _created(self, tensor: torch.Tensor) -> TensorRecord:
-        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
         self.origins.created += 1
         if not record.storage:
             self.transforms.note_result(tensor, record)
@@ -192,7 +192,7 @@ class Encoder:
     def _new_version(self, old: TensorRecord) -> TensorRecord:
         tensor = old.ref()
         assert tensor is not None  # the call that wrote to it holds it
-        record = self._records[id(tensor)] = TensorRecord(tensor, len(self.tape))
+        record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
         record.follow(old)
         self.origins.created += 1
         if not record.storage:

@@ -46,6 +46,7 @@ class _Role(IntEnum):
 # Bound once: to look up a member of an enumeration takes longer than what is done with it.
 _FUNCTION, _CALLING, _CALL = _Role.FUNCTION, _Role.CALLING, _Role.CALL
 _START, _AROUND = _Role.START, _Role.AROUND
+_USER, _TORCH = FrameKind.USER, FrameKind.TORCH
 
 
 class _Known(NamedTuple):
@@ -55,13 +56,13 @@ class _Known(NamedTuple):
         role: Of its frames.
         package: The installed package that it is of; ``""`` for the author's own code.
         code: The code object.
-        is_users: Whether its file is neither torch's nor this library's.
+        kind: Of its file.
     """
 
     role: _Role
     package: str
     code: CodeType
-    is_users: bool
+    kind: FrameKind
 
 
 class FunctionWatcher:
@@ -71,6 +72,9 @@ class FunctionWatcher:
         frame: The innermost frame that is not torch's, as it was seen last in the module call
             that is under way; ``None``: look again.
         current: The innermost function, as the tape says.
+        called: The frame that calls the forward of the module call under way, as long as it is
+            known where an op of one of torch's modules would come from; else ``None``.
+        site: That place: code, position in it, and that it is no framework's bookkeeping.
     """
 
     def __init__(self, tape: list[RawEntry], model: torch.nn.Module | None) -> None:
@@ -82,6 +86,8 @@ class FunctionWatcher:
         """
         self.frame: FrameType | None = None
         self.current: FunctionCall | None = None
+        self.called: FrameType | None = None
+        self.site: tuple[CodeType, int, bool] | None = None
         self._tape = tape
         self._module = model
         self._frames: list[FrameType] = []
@@ -101,12 +107,12 @@ class FunctionWatcher:
             kind = classify_file(code.co_filename)
             if code is not MODULE_CALL and (kind is FrameKind.USER or is_ours(code.co_filename)):
                 role = _Role.START if is_ours(code.co_filename) else _Role.AROUND
-                self._known.setdefault(id(code), _Known(role, "", code, kind is FrameKind.USER))
+                self._known.setdefault(id(code), _Known(role, "", code, kind))
             frame = frame.f_back
 
     def end(self) -> None:
         """Lets go of every frame."""
-        self.frame = None
+        self.frame = self.called = self.site = None
         self._frames, self._calls, self._levels = [], [], []
 
     def see(self, frame: FrameType) -> None:
@@ -128,8 +134,12 @@ class FunctionWatcher:
             call = self._call(one, known, call)
             calls.append(call)
         self._frames, self._calls = [one for one, _ in found], calls
-        # Who resumes a generator may be another one each time.
-        self.frame = None if frame.f_code.co_flags & _GENERATORS else frame
+        # Who resumes a generator may be another one each time; a framework's own frame is told
+        # from the author's each time.
+        code = frame.f_code
+        is_known = self._of(code).kind is _USER and not code.co_flags & _GENERATORS
+        self.frame = frame if is_known else None
+        self.called = None  # the module's forward is none of torch's
         if call is not self.current:
             self.say(call)
 
@@ -157,33 +167,38 @@ class FunctionWatcher:
             module: The module.
             frame: Of the hook.
         """
-        if not self._is_called_by_seen(frame):
-            self._see_caller(frame)
-        self._levels.append(
-            (module, self._module, self.frame, self._frames, self._calls, self.current)
-        )
-        self._module, self.frame, self.current = module, None, None
-        self._frames, self._calls = [], []
+        caller = _caller_of(frame)
+        site = None
+        if caller is not None and self.is_in_called(caller):
+            site = self.site
+            if self.current is not None:
+                self.outside()
+        else:
+            if caller is None or caller is not self.frame:
+                self._see_caller(frame)
+            if caller is not None and caller is self.frame:
+                site = caller.f_code, caller.f_lasti, False
+        around, functions = (self.frame, self.called, self.site), (self._frames, self._calls)
+        self._levels.append((module, self._module, around, functions, self.current))
+        self._module, self.current, self._frames, self._calls = module, None, [], []
+        self.frame, self.called, self.site = None, None if site is None else frame, site
 
     def leave(self, module: torch.nn.Module) -> None:
         """Goes back out of a module call, and of all within it that were not left."""
         levels = self._levels
         for index in range(len(levels) - 1, -1, -1):
             if levels[index][0] is module:
-                _, self._module, self.frame, self._frames, self._calls, self.current = levels[index]
+                _, self._module, around, functions, self.current = levels[index]
+                self.frame, self.called, self.site = around
+                self._frames, self._calls = functions
                 del levels[index:]
                 return
 
-    def _is_called_by_seen(self, frame: FrameType | None) -> bool:
-        """Whether a module is called right from the frame seen last, as most are."""
-        is_called = False
-        while frame is not None:
-            code = frame.f_code
-            if code.co_filename is not _CALLING_FILE:
-                return is_called and frame is self.frame
-            is_called = is_called or code is MODULE_CALL
-            frame = frame.f_back
-        return False
+    def is_in_called(self, frame: FrameType) -> bool:
+        """Whether a frame is the forward of the module call under way, and torch's own code."""
+        if self.called is None or frame.f_back is not self.called:
+            return False
+        return self._of(frame.f_code).kind is _TORCH
 
     def _see_caller(self, frame: FrameType | None) -> None:
         """Looks for the function that calls a module, from within the call."""
@@ -197,7 +212,7 @@ class FunctionWatcher:
                 is_called = True
             else:
                 found = known.get(id(code)) or self._of(code)
-                if found.is_users:
+                if found.kind is _USER:
                     if is_called and frame is not self.frame:
                         self.see(frame)
                     return  # uncalled: it is only said that the module was called
@@ -244,8 +259,8 @@ class FunctionWatcher:
         if known is None:
             role = _role_of(code)
             package = _package_of(code.co_filename) if role is _Role.FUNCTION else ""
-            is_users = classify_file(code.co_filename) is FrameKind.USER
-            known = self._known[id(code)] = _Known(role, package, code, is_users)
+            kind = classify_file(code.co_filename)
+            known = self._known[id(code)] = _Known(role, package, code, kind)
         return known
 
     def _call(self, frame: FrameType, known: _Known, parent: FunctionCall | None) -> FunctionCall:
@@ -265,6 +280,22 @@ class FunctionWatcher:
         method = getattr(method, "__func__", method)
         found = inspect.unwrap(method) if callable(method) else None
         return getattr(found, "__code__", None) is code
+
+
+def _caller_of(frame: FrameType | None) -> FrameType | None:
+    """Who calls the module around whose call a hook runs; ``None``: another frame is between.
+
+    Args:
+        frame: Of who calls the hook.
+    """
+    is_called = False
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename is not _CALLING_FILE:
+            return frame if is_called else None
+        is_called = is_called or code is MODULE_CALL
+        frame = frame.f_back
+    return None
 
 
 def _role_of(code: CodeType) -> _Role:

@@ -29,6 +29,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     RawEntry,
     TensorRecord,
     as_entry,
+    record_of,
 )
 from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -206,7 +207,7 @@ class TransformWatcher:
             inner = functorch.get_unwrapped(tensor)
             inner_record = recorder.known(inner)
             if inner_record is None:
-                inner_record = TensorRecord(inner, record.created_at)
+                inner_record = record_of(inner, record.created_at)
                 func, facts = _way_out(tensor, layers)
                 self._inside[id(inner)] = inner_record
                 self._ways_out[inner_record] = _Inside(record, func, facts)
@@ -269,7 +270,7 @@ class TransformWatcher:
             func, args = add_batch_dim, (base_record, functorch.maybe_get_bdim(tensor), layer)
         else:
             func, args = wrap_for_grad, (base_record, layer)
-        record = TensorRecord(tensor, len(self._recorder.tape))
+        record = record_of(tensor, len(self._recorder.tape))
         self._layers_at[len(self._recorder.tape)] = layers
         self._recorder.append_derived(func, args, record)
         self._look_inside(tensor, record)
@@ -281,7 +282,7 @@ class TransformWatcher:
         address = _address(plain)
         if not address or not self._is_kept(address):
             return None
-        record = TensorRecord(tensor, len(self._recorder.tape))
+        record = record_of(tensor, len(self._recorder.tape))
         wanted = _shown(tensor, record, plain)
         found = [one for one in self._shown[address] if _alike(one.levels, levels)]
         for shown in reversed(found):

@@ -1,8 +1,9 @@
-"""What was measured in steps after the recorded one."""
+"""What was measured from the first change of the weights on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep
 from modelviz_callbacks.tracing.capture.timed_step import TimedStep
@@ -15,7 +16,10 @@ class Measured:
     Attributes:
         timed: The step that was timed; ``None``: none was.
         inspected: The steps that were looked into, in order.
+        optimizer_bytes: What optimizers keep for parameters, by the parameters' qualified names;
+            empty: not known.
     """
 
     timed: TimedStep | None = None
     inspected: tuple[InspectedStep, ...] = ()
+    optimizer_bytes: Mapping[str, int] = field(default_factory=dict)

@@ -1,10 +1,10 @@
-"""What optimizers keep for the parameters of a model, read right after a step of theirs."""
+"""What optimizers keep for the parameters of a model, read right after their first step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 import torch
 from torch.compiler import is_dynamo_compiling
@@ -13,60 +13,71 @@ from torch.optim import optimizer as optimizer_hooks
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.wrappers import author_path
 
+# How many steps of optimizers are waited for: a GAN's discriminator may have some before the first
+# one of its generator, and other models have optimizers, too.
+_MOST_STEPS = 16
+
 
 class OptimizerMemory:
-    """Looks at the sizes of optimizers' states, from `start` until `close`.
+    """Reads the sizes of optimizers' states after the first step of each, and is gone then.
 
-    Only sizes are asked for; nothing is held, and nothing is added to a state. Where the model is
+    It is over when all parameters that are trained had such a step, or some steps later. Only
+    sizes are asked for; nothing is held, and nothing is added to a state. Where the model is
     thrown away before, it ends with the next step of an optimizer.
-
-    Attributes:
-        sizes: Bytes by the parameters' qualified names; of those that no optimizer has stepped
-            meanwhile nothing.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        """Nothing is watched yet.
+    def __init__(self, model: torch.nn.Module, done: Callable[[Mapping[str, int]], None]) -> None:
+        """Looks from now on.
 
         Args:
             model: Whose parameters count.
+            done: Called once, with bytes by the parameters' qualified names; of those that no
+                optimizer has stepped there are none.
         """
         self._model = ref(model)
-        self._hook: StepHook | None = None
-        self.sizes: dict[str, int] = {}
-
-    def start(self) -> None:
-        """Begins to look."""
-        if self._hook is None:
-            register = optimizer_hooks.register_optimizer_step_post_hook
-            self._hook = StepHook(register, self._after_step)
+        self._done = done
+        self._sizes: dict[str, int] = {}
+        self._seen: WeakSet[torch.optim.Optimizer] = WeakSet()
+        self._steps = 0
+        register = optimizer_hooks.register_optimizer_step_post_hook
+        self._hook: StepHook | None = StepHook(register, self._after_step)
 
     def close(self) -> None:
-        """Takes the hook down; safe to call again."""
+        """Takes the hook down and tells what was read; safe to call again."""
         hook, self._hook = self._hook, None
         if hook is not None:
             hook.remove()
+            self._done(self._sizes)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if is_dynamo_compiling():
             return
         try:
-            self._read(optimizer)
+            self._steps += 1
+            is_over = self._steps >= _MOST_STEPS
+            if optimizer not in self._seen:
+                self._seen.add(optimizer)
+                is_over |= self._read(optimizer)
         except Exception:  # a state of another kind: its size is not known
+            is_over = True
+        if is_over:
             self.close()
 
-    def _read(self, optimizer: torch.optim.Optimizer) -> None:
+    def _read(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Reads a state; whether nothing more is to be expected."""
         model = self._model()
         if model is None:
-            self.close()
-            return
-        names = {id(one): author_path(name) for name, one in model.named_parameters()}
+            return True
+        named = [(author_path(name), one) for name, one in model.named_parameters()]
+        names = {id(one): name for name, one in named}
         state: Mapping[Any, Any] = optimizer.state
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = names.get(id(parameter))
-                if name is not None:
-                    self.sizes[name] = _size(state.get(parameter), set())
+                if name is not None:  # an optimizer around another has a state of its own
+                    size = _size(state.get(parameter), set())
+                    self._sizes[name] = max(size, self._sizes.get(name, 0))
+        return all(name in self._sizes for name, one in named if one.requires_grad)
 
 
 def _size(value: Any, seen: set[int]) -> int:

@@ -27,6 +27,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     TensorRecord,
     as_entry,
     flat_records,
+    record_of,
 )
 from modelviz_callbacks.tracing.capture.tape_interface import TapeOwner
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -107,7 +108,7 @@ class OriginFinder:
 
     def state_record(self, tensor: torch.Tensor, created_at: int) -> TensorRecord:
         """The record of a parameter or buffer seen for the first time."""
-        record = TensorRecord(tensor, created_at)
+        record = record_of(tensor, created_at)
         record.hold(tensor)
         record.origin = _STATE
         self._external[record.storage] = record
@@ -307,7 +308,16 @@ class OriginFinder:
         except (RuntimeError, NotImplementedError):
             return ()
         start = self._start_of_call()
-        return tuple({id(record): record for at, record in self._reads if at > start}.values())
+        read = {id(record): record for at, record in self._reads if at > start}
+        return tuple(record for record in read.values() if not self._is_fixed(record))
+
+    def _is_fixed(self, record: TensorRecord) -> bool:
+        """Whether an op made a tensor of nothing but numbers: no array comes from such values."""
+        tape = self._recorder.tape
+        entry = as_entry(tape[record.created_at]) if record.created_at < len(tape) else None
+        if not isinstance(entry, OpEntry) or record not in flat_records(entry.result):
+            return False
+        return not any(True for _ in flat_records([entry.args, entry.kwargs]))
 
     def _start_of_call(self) -> int:
         depth = 0

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, TENSOR, Encoder
+from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, Encoder
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
 from modelviz_callbacks.tracing.capture.function_calls import FunctionWatcher
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
@@ -30,7 +30,12 @@ from modelviz_callbacks.tracing.capture.op_kinds import (
 )
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.state_names import StateNames
-from modelviz_callbacks.tracing.capture.tape import TensorRecord, autocast_state, flat_records
+from modelviz_callbacks.tracing.capture.tape import (
+    TensorRecord,
+    autocast_state,
+    flat_records,
+    record_of,
+)
 from modelviz_callbacks.tracing.capture.torch_internals import (
     MODULE_CALL,
     any_autocast,
@@ -55,7 +60,7 @@ _Encoded = tuple[list[Any], dict[str, Any] | None, _Begun]
 
 # Bound once: what runs once an op looks nothing up.
 _sequence_number, _any_autocast = next_sequence_number, any_autocast
-_is_grad_enabled = torch.is_grad_enabled
+_is_grad_enabled, _getframe = torch.is_grad_enabled, sys._getframe
 _Tensor = torch.Tensor
 _TORCH_FILE, _PLUMBING_FILE = FrameKind.TORCH, FrameKind.PLUMBING
 _SHARDING_FILE = FrameKind.SHARDING
@@ -103,48 +108,48 @@ class Recorder(Encoder, TorchFunctionMode):
     ) -> Any:
         """Calls ``func`` and appends what it did; the result is the function's own."""
         kind = self._kinds.get(func)
-        if kind is None:
-            kind = self._classify(func)
+        if kind is not _PURE and kind is not _SKIP:
+            kind = self._as_called(kind, func, args)
         if kind is _SKIP or self.paused:
             return func(*args, **kwargs) if kwargs else func(*args)
         if kind is _BACKWARD:
             return self._call_backward(func, args, kwargs or {})
-        if kind is _GRADIENT:
-            if self._is_state(args):  # freezing and clipping are not the forward's
-                return func(*args, **(kwargs or {}))
-            kind = _PURE if func.__name__ == "__get__" else _WRITE
         try:
-            site = self._site(2, func)
-            records, classes, taken = self._records, self._classes, []
+            frame = _getframe(1)  # mostly the one that the op before came from
+            is_seen = frame is self.functions.frame
+            site = (frame.f_code, frame.f_lasti, False) if is_seen else self._site(frame, func)
+            tape, records, taken = self.tape, self._records, []
             for value in args:
-                how = classes.get(value.__class__)
-                if how is TENSOR:
-                    record = records.get(id(value))
-                    if record is None or record.ref() is not value:
-                        record = self.see(value)
+                record = records.get(id(value))
+                if record is not None and record.ref() is value:
                     taken.append(record)
                 else:
-                    taken.append(value if how is KEEP else self.encode(value))
+                    is_plain = self._classes.get(value.__class__) is KEEP
+                    taken.append(value if is_plain else self.encode(value))
             named = {key: self.encode(value) for key, value in kwargs.items()} if kwargs else None
-            begun = site, _sequence_number()
+            first = _sequence_number()
         except Exception as error:
             return self._call_alone(error, func, args, kwargs)
-        if kind is not _PURE or (kwargs and kwargs.get("out") is not None):
-            return self._call_with_effects(kind, func, args, kwargs or {}, (taken, named, begun))
+        if kind is not _PURE or site is None or (kwargs and kwargs.get("out") is not None):
+            encoded = taken, named, (site, first)
+            return self._call_with_effects(kind, func, args, kwargs or {}, encoded)
         result = func(*args, **kwargs) if kwargs else func(*args)
         try:
+            known = records.get(id(result))
+            if known is not None and known.ref() is result:
+                return result  # handed back unchanged: nothing was done
             if result.__class__ is _Tensor:
-                known = records.get(id(result))
-                if known is not None and known.ref() is result:
-                    return result  # handed back unchanged: nothing was done
-                made = records[id(result)] = TensorRecord(result, len(self.tape))
+                made = records[id(result)] = record_of(result, len(tape))
                 if not made.storage:
                     self.transforms.note_result(result, made)
-            else:
-                made = self._encode_result(result)
-                if made is None:
-                    return result
-            self._append(func, taken, named, made, (), begun)
+            elif (made := self._encode_result(result)) is None:
+                return result
+            code, lasti, plumbing = site
+            grad, casts = _is_grad_enabled(), autocast_state() if _any_autocast() else None
+            last = _sequence_number()  # the entry is as `_append` makes it
+            tape.append(
+                (func, taken, named, made, (), code, lasti, plumbing, grad, casts, first, last)
+            )
         except Exception as error:
             self.give_up(error)
         return result
@@ -177,6 +182,16 @@ class Recorder(Encoder, TorchFunctionMode):
         self.give_up(error)
         return func(*args, **(kwargs or {}))
 
+    def _as_called(self, kind: CallKind | None, func: Any, args: tuple[Any, ...]) -> CallKind:
+        """How this call is treated, of a function that need not be pure."""
+        if kind is None:
+            kind = self._classify(func)
+        if kind is not _GRADIENT or self.paused:
+            return kind
+        if self._is_state(args):
+            return _SKIP  # freezing and clipping are not the forward's
+        return _PURE if func.__name__ == "__get__" else _WRITE
+
     def _classify(self, func: Any) -> CallKind:
         try:
             kind = self._kinds[func] = classify(func)
@@ -196,19 +211,22 @@ class Recorder(Encoder, TorchFunctionMode):
             self.fault = error
 
     def _site(  # noqa: C901 - inlined, since it runs once an op
-        self, depth: int, func: Any, says: bool = True
+        self, frame: FrameType | None, func: Any, says: bool = True
     ) -> _Site:
         """Where a call comes from; says on the tape in which function of the author's.
 
         It is asked before the call runs: see ``function_calls``.
 
         Args:
-            depth: How many frames out the one is that made torch call ``__torch_function__``.
+            frame: The one that made torch call ``__torch_function__``.
             func: What is called.
             says: Whether to say so: an op that nothing called runs where the one after it does.
         """
-        frame: FrameType | None = sys._getframe(depth)
         kinds, functions = self._file_kinds, self.functions
+        if says and frame is not None and functions.is_in_called(frame):
+            if functions.current is not None:
+                functions.outside()
+            return functions.site
         is_torch_module = False  # whether it is in the forward of one, for whoever called it
         while frame is not None:
             code = frame.f_code
@@ -273,7 +291,7 @@ class Recorder(Encoder, TorchFunctionMode):
 
     def append_derived(self, func: Any, args: tuple[Any, ...], record: TensorRecord) -> None:
         """Appends an op that nothing called, to say how a tensor came about."""
-        site = self._site(1, func, says=False)
+        site = self._site(_getframe(0), func, says=False)
         record.created_at = len(self.tape)
         tensor = record.ref()
         if tensor is not None:

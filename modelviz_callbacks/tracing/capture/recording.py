@@ -151,7 +151,9 @@ class Recording:
         Returns:
             One flag for each entry; module calls are always needed.
         """
-        wanted = {record for _, record in self.output_records()}
+        # What made an input ran before the model: an earlier call of a step may be recorded, too.
+        handed_in = {record for _, record in paths_of_arguments(self.inputs)}
+        wanted = {record for _, record in self.output_records()} - handed_in
         only_for_creation: set[TensorRecord] = set()
         keep = [True] * len(self.tape)
         for index in range(len(self.tape) - 1, -1, -1):
@@ -167,7 +169,7 @@ class Recording:
                 only_for_creation.update(argument_records(entry))
             if keep[index]:
                 given = argument_records(entry)
-                wanted.update(given)
+                wanted.update(record for record in given if record not in handed_in)
                 for record in given:  # what brought an offloaded weight
                     if record.was_fetched and record.origin is not None:
                         only_for_creation.update(record.origin.sources)

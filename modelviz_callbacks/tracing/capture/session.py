@@ -22,7 +22,7 @@ from modelviz_callbacks.tracing.capture.autograd_record import living_inputs, re
 from modelviz_callbacks.tracing.capture.backward_record import BackwardRecord, joined
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
 from modelviz_callbacks.tracing.capture.compiled_parts import CompiledParts
-from modelviz_callbacks.tracing.capture.end_of_forward import EndOfForward
+from modelviz_callbacks.tracing.capture.end_of_forward import NO_LOSS, EndOfForward, living_tensors
 from modelviz_callbacks.tracing.capture.hidden_calls import name_unseen
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.lazy_values import lazy_parts
@@ -35,14 +35,13 @@ from modelviz_callbacks.tracing.capture.recording import (
     Recording,
     forward_signature,
     named_inputs,
-    named_leaves,
     named_losses,
     paths_of_arguments,
 )
 from modelviz_callbacks.tracing.capture.recursion import make_room
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
-from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, only_if_needed
+from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry
 from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     forget_hook,
@@ -67,11 +66,6 @@ _CODE = OpEntry._fields.index("code")
 
 # Letters of the user's error that are kept: they stand in every file.
 _LONGEST_ERROR = 1000
-
-_NO_LOSS = (
-    "The loss is not in the graph: before a backward from what this forward gave, the model was "
-    "called too often, or an optimizer stepped, or the loop ended."
-)
 
 
 class Capture:
@@ -124,7 +118,7 @@ class Capture:
         self._lazy: list[str] = []
         self._resting: list[bool] = []  # for each higher-order op under way: were we before?
         self._end = 0
-        self._forward: EndOfForward | None = None
+        self.forward: EndOfForward | None = None  # of a recording that goes on behind it
 
     def end_with_call_of(self, model: torch.nn.Module) -> None:
         """Lets the recording stop when a call is not under way any more.
@@ -140,7 +134,7 @@ class Capture:
 
     def _is_left(self) -> bool:
         """Whether the call that is recorded was left without a word, and nothing watches now."""
-        if self._forward is not None and len(self.recorder.tape) > self._forward.longest:
+        if self.forward is not None and len(self.recorder.tape) > self.forward.longest:
             self.recorder.end()  # no backward comes
             return True
         during = self._during
@@ -232,15 +226,15 @@ class Capture:
             Whether there is a backward to wait for.
         """
         walked = self._walked(listed(result))
+        outputs = living_tensors(walked)
         with no_torch_function():
-            found = [(path, record.ref()) for path, record in named_leaves(walked)]
-            outputs = [(path, tensor) for path, tensor in found if tensor is not None]
             inputs = living_inputs(paths_of_arguments(self._inputs))
             backward = self._attempt(lambda: read_backward(outputs, self._state, inputs), None)
         if backward is None or self.recorder.fault is not None:
             return False
         self._lazy = self._attempt(lambda: lazy_parts(result), [])
-        self._forward = EndOfForward(len(self.recorder.tape), walked, backward)
+        self.forward = EndOfForward(self.recorder, self._model, self._signature, backward)
+        self.forward.begin_with(self._inputs, walked)
         self._during = None
         self.go_below_other_modes()
         self.recorder.losses.clear()
@@ -309,6 +303,7 @@ class Capture:
             remove_mode(self.recorder)
             self._modes_above = len(mode_stack() or ())
             self.recorder.is_below_others = self._modes_above > 0
+            self.recorder.functions.frame = None  # it may be one of such a mode's
             push_mode(self.recorder, self._modes_above)
 
     def _remove_mode(self) -> None:
@@ -365,11 +360,11 @@ class Capture:
         return get_ident() == self._thread
 
     def _read_backward(self, losses: list[torch.Tensor]) -> None:
-        if self._forward is not None and self._end:
-            return  # the first one tells whether the loss is of the forward that went on
-        self._end = self._end or len(self.recorder.tape)
-        if self._forward is not None:
-            self.recorder.end()  # what comes behind it is not wanted
+        forward = self.forward
+        if forward is not None and self._end:
+            return
+        if forward is None:
+            self._end = self._end or len(self.recorder.tape)
         paths = {record: path for path, record in named_losses(self.recorder.losses)}
         roots = [(paths[self.recorder.record(loss)], loss) for loss in losses]
         inputs = living_inputs(paths_of_arguments(self._inputs))
@@ -378,6 +373,12 @@ class Capture:
         except Exception as error:
             self._unread.append(f"The backward from {roots[0][0]} is not shown: {error!r}.")
             return
+        if forward is not None:
+            if found is None or not forward.see(found):
+                self.recorder.losses.clear()  # of another model: a discriminator's
+                return
+            self._end = len(self.recorder.tape)
+            self.recorder.end()  # what comes behind it is not wanted
         if found is not None:
             self._backwards.append(found)
 
@@ -399,8 +400,8 @@ class Capture:
             The recording; of what ran before a fault of the recorder, if it had to give up.
         """
         self.stop()
-        if self._forward is not None:
-            return self._up_to_backward(self._forward)
+        if self.forward is not None:
+            return self._up_to_backward(self.forward)
         given = self._outputs
         if given is None:
             self._lazy += self._attempt(lambda: lazy_parts(result), [])
@@ -410,15 +411,18 @@ class Capture:
 
     def _up_to_backward(self, forward: EndOfForward) -> Recording:
         """Of a forward that went on: up to its backward, else up to its own end."""
-        if any(forward.is_passed_by(backward) for backward in self._backwards):
-            self._is_step, tape = True, self.recorder.tape
+        if forward.is_passed:
+            self._is_step, self._inputs = True, forward.inputs
             self._lazy.clear()  # what ran of it is there
-            # Metrics, the next batch: what the loss does not come from is none of the model's.
-            tape[forward.position :] = map(only_if_needed, tape[forward.position :])
-            return self.finish_at_backward()
+            forward.mark(self.recorder.tape)
+            recording = self.finish_at_backward()
+            if forward.has_others:
+                forward.drop_others(recording.raw_tape, recording.needed())
+                del recording.tape  # its entries are other ones now
+            return recording
         del self.recorder.tape[forward.position :]
         self.recorder.losses.clear()
-        self._unread.append(_NO_LOSS)
+        self._unread.append(NO_LOSS)
         recording = self._recording(forward.result, "")
         recording.backward = forward.backward
         return recording
@@ -551,7 +555,7 @@ class Capture:
         def enter(module: torch.nn.Module, args: Any) -> None:
             if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
                 return
-            if id(module) in around:
+            if around and id(module) in around:
                 return
             try:
                 if id(module) not in own and is_left():
@@ -566,7 +570,7 @@ class Capture:
         def leave(module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
             if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
                 return
-            if id(module) in around:
+            if around and id(module) in around:
                 return
             # After an exception torch leaves the keyword arguments out.
             kwargs, result = rest if len(rest) == 2 else ({}, None)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
-from modelviz_callbacks.tracing.capture.tape import TensorRecord
+from modelviz_callbacks.tracing.capture.tape import TensorRecord, record_of
 from modelviz_callbacks.tracing.capture.torch_internals import (
     buffers_of,
     no_torch_function,
@@ -150,7 +150,7 @@ class StateNames:
 
     def record(self, tensor: torch.Tensor) -> TensorRecord:
         """What is known of a parameter or buffer as it is now."""
-        return self._records.get(id(tensor)) or TensorRecord(tensor, 0)
+        return self._records.get(id(tensor)) or record_of(tensor, 0)
 
     def parameters(self) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Every parameter the model has now, once, with all its names, in its order."""

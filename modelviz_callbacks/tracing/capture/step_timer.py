@@ -33,7 +33,6 @@ from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
-from modelviz_callbacks.tracing.capture.optimizer_memory import OptimizerMemory
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.timed_nodes import Numbers, StepClock, timed_nodes
 from modelviz_callbacks.tracing.capture.timed_step import (
@@ -55,6 +54,12 @@ _TORCH_FILE = FrameKind.TORCH
 # A framework's bookkeeping, and the gathering of sharded parameters, are no ops of a model.
 _NOT_THE_MODELS = (FrameKind.PLUMBING, FrameKind.SHARDING)
 
+# What torch's checkpoint with reentry is in autograd's graph.
+_CHECKPOINT = "CheckpointFunctionBackward"
+_REENTRANT = (
+    "A checkpoint with reentry runs its forward and its backward within one step of autograd's: "
+    "all of it is in the backward time of the last op in it."
+)
 _CUT = f"The backward has more than {MOST_NODES:,} steps: only as many were timed."
 
 
@@ -114,7 +119,6 @@ class StepTimer(TorchFunctionMode):
         self._made: list[weakref.ref[torch.Tensor]] = []
         self._compiled: tuple[_Call, int, Any] | None = None
         self._backward = BackwardTimer(self._mark, self._give_up)
-        self._optimizers = OptimizerMemory(model)
 
     def start(self, inside_model: bool = False) -> bool:
         """Begins to time; call it right before the code that was recorded.
@@ -173,14 +177,9 @@ class StepTimer(TorchFunctionMode):
         """Whether a backward may come of what was timed, and none has begun yet."""
         return self._backward.is_watching and not self._backward.runs
 
-    def watch_optimizers(self) -> None:
-        """Reads what optimizers keep at their next step, until `end_backward`."""
-        self._optimizers.start()
-
     def end_backward(self) -> None:
         """What autograd runs from now on is no part of the step; safe to call again."""
         self._backward.remove()
-        self._optimizers.close()
 
     def finish(self) -> TimedStep:
         """What was timed.
@@ -194,6 +193,8 @@ class StepTimer(TorchFunctionMode):
             return TimedStep(remarks=tuple(self._remarks))
         if self._backward.is_cut:
             self._remarks.append(_CUT)
+        if any(run.name == _CHECKPOINT for run in self._backward.runs):
+            self._remarks.append(_REENTRANT)
         clock, names = StepClock(*self._begun), self._names()
         ops = [
             TimedOp(
@@ -217,7 +218,6 @@ class StepTimer(TorchFunctionMode):
             tuple(self._remarks),
             backward,
             torch.get_num_threads(),
-            self._optimizers.sizes,
         )
 
     def _timed_calls(self, names: dict[int, list[str]], clock: StepClock) -> Iterator[TimedCall]:

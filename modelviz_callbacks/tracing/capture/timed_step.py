@@ -99,7 +99,6 @@ class TimedStep:
         remarks: What happened while timing.
         backward: What autograd ran of it, in the order in which it ended.
         threads: How many threads torch computes an op with on the CPU.
-        optimizer_bytes: What optimizers keep for parameters, by the parameters' qualified names.
     """
 
     calls: tuple[TimedCall, ...] = ()
@@ -108,7 +107,6 @@ class TimedStep:
     remarks: tuple[str, ...] = ()
     backward: tuple[TimedNode, ...] = ()
     threads: int = 1
-    optimizer_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def place_of(source: Source | None) -> str:

@@ -48,6 +48,11 @@ def look(tensor: torch.Tensor) -> Seen:
         return Seen(bool(torch.isnan(values).any()), bool(torch.isinf(values).any()))
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is finite, as far as it can be looked at."""
+    return not look(tensor).is_bad
+
+
 def range_of(name: str, tensor: torch.Tensor) -> TensorRange:
     """What the elements of a tensor are like.
 

@@ -7,7 +7,8 @@ parameters and buffers are not counted, they are there anyway.
 
 What is alive is known from who reads what: a tensor lives until the last op or module call that
 reads it, to the end where it is kept for the backward or is an output. A variable of the author's
-that holds a tensor for longer is not seen. Of what an op needs only while it runs, what it makes by
+that holds a tensor for longer is not seen. What autocast makes of a parameter is kept for all ops
+until it ends. Of what an op needs only while it runs, what it makes by
 smaller ops is counted (copies in a ``matmul``, the gates of a GRU), not a kernel's own buffers.
 Where hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is
 told.
@@ -99,6 +100,9 @@ class _Forward:
         self._kept: dict[int, tuple[int, int | None]] = {}
         self._extra: dict[int, int] = {}  # kept, and no tensor of the recording
         self._temporary: dict[int, int] = {}
+        # Of parameters that autocast has cast, since where: bytes that nothing else keeps.
+        self._casts: dict[TensorRecord, tuple[int, int]] = {}
+        self._held: list[tuple[int, int, int]] = []
 
     def run(self) -> dict[int, tuple[int | None, int | None]]:
         """Bytes kept by each op and alive while it runs, by the ``id`` of its entry."""
@@ -106,6 +110,8 @@ class _Forward:
         kept = {}
         for position, entry in enumerate(tape):
             if isinstance(entry, OpEntry):
+                if not entry.autocast:
+                    self._drop_casts(position)
                 self._follow(entry, position)
                 kept[position] = self._keep(entry, position)
             elif isinstance(entry, Leave):
@@ -115,6 +121,7 @@ class _Forward:
         for _, record in self._recording.output_records():
             if record in self._regions:
                 self._regions[record].read = len(tape)
+        self._drop_casts(len(tape) + 1)
         live = self._live(len(tape))
         return {
             id(tape[position]): (size, None if size is None else live[position])
@@ -131,6 +138,9 @@ class _Forward:
                 changes[end + 1] -= region.size_bytes
         for position, size in self._extra.items():
             changes[position] += size
+        for begin, end, size in self._held:
+            changes[begin] += size
+            changes[end] -= size
         live, total = list[int](), 0
         for change in changes:
             total += change
@@ -195,9 +205,12 @@ class _Forward:
         call = self._replay.of(entry)
         if call is None:
             return None
-        saved, self._temporary[position] = call.saved, call.temporary_bytes
+        self._temporary[position] = call.temporary_bytes
         given, total = [*arguments, *flat_records(entry.result)], 0
-        for piece in saved:
+        known = self._cast(call, arguments, position) if entry.autocast else set[int]()
+        for number, piece in enumerate(call.saved):
+            if number in known:
+                continue
             if piece.place is None:
                 self._extra[position] = self._extra.get(position, 0) + piece.size_bytes
                 total += piece.size_bytes
@@ -208,6 +221,45 @@ class _Forward:
                 total += region.size_bytes
         return total
 
+    # --- what autocast keeps
+
+    def _cast(self, call: _Call, arguments: list[TensorRecord], position: int) -> set[int]:
+        """Notes which parameters a call casts that were not; which it saves that were before."""
+        known = set()
+        for cast in call.casts:
+            record = arguments[cast.place]
+            if not (self._regions[record].is_state and record.requires_grad):
+                continue
+            if cast.saved is None or record in self._casts:  # else it goes with what is kept
+                self._temporary[position] -= cast.size_bytes * (cast.saved is None)
+            if record in self._casts and cast.saved is not None:
+                known.add(cast.saved)
+            if record not in self._casts:
+                held = 0 if cast.saved is not None else cast.size_bytes
+                self._casts[record] = position, held
+        return known
+
+    def _drop_casts(self, position: int) -> None:
+        """Autocast has ended before a place on the tape."""
+        for begin, size in self._casts.values():
+            if size:
+                self._held.append((begin, position, size))
+        self._casts.clear()
+
+
+class _Cast(NamedTuple):
+    """A copy of an argument in another dtype.
+
+    Attributes:
+        place: Which argument.
+        size_bytes: Its size.
+        saved: Which of what is saved for the backward it is; ``None``: none.
+    """
+
+    place: int
+    size_bytes: int
+    saved: int | None
+
 
 class _Call(NamedTuple):
     """What is known of the memory of a call.
@@ -215,10 +267,12 @@ class _Call(NamedTuple):
     Attributes:
         saved: What it saves for the backward.
         temporary_bytes: What it needs besides only while it runs.
+        casts: Which arguments it casts.
     """
 
     saved: tuple[_Saved, ...] = ()
     temporary_bytes: int = 0
+    casts: tuple[_Cast, ...] = ()
 
 
 class _Saved(NamedTuple):
@@ -304,7 +358,13 @@ class _Replay:
                 _Saved(known.get(address), tensor.untyped_storage().nbytes())
                 for address, tensor in pieces.items()
             )
-            return _Call(found, temporaries.temporary_bytes)
+            order = {address: number for number, address in enumerate(pieces)}
+            casts = tuple(
+                _Cast(known[given_at], size, order.get(made_at))
+                for given_at, (made_at, size) in temporaries.casts.items()
+                if given_at in known
+            )
+            return _Call(found, temporaries.temporary_bytes, casts)
 
 
 def _holds_code(value: Any) -> bool:

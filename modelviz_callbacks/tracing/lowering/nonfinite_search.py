@@ -23,7 +23,7 @@ from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.lowering.nonfinite import Kind, Nonfinite, TensorRange
 from modelviz_callbacks.tracing.lowering.to_program import FACTS, Program
-from modelviz_callbacks.tracing.lowering.watched_replay import Event, Masks, WatchedReplay
+from modelviz_callbacks.tracing.lowering.watched_replay import Event, Masks, WatchedReplay, place_in
 
 # How often what is found is mended, so that what lies behind it is found; and how many of all that
 # is found are tried alone.
@@ -38,9 +38,6 @@ _NOT_ALONE = "the loss is not finite only together with others"
 _HIDDEN = "something behind it is not finite by itself, so that its own part cannot be told"
 _NO_LOSS = "no output is a loss, and infinite numbers were written into what is one on purpose"
 _NOT_SEEN = "not all that it was given could be looked at"
-
-# Where the function is told in a node's stack trace.
-_PLACE = re.compile(r", line \d+, in (.+)")
 
 _ORDER: dict[Kind, int] = {"data": 0, "op": 1, "parameter": 2, "buffer": 3, "constant": 4}
 
@@ -195,7 +192,6 @@ class NonfiniteSearch:
         replay = self._run(told=[node])
         seen = replay.events[node]
         facts = node.meta.get("custom", {}).get(FACTS, {})
-        place = _PLACE.search(node.meta.get("stack_trace", ""))
         return Nonfinite(
             self._kind(node),
             replay.name_of(node),
@@ -203,7 +199,7 @@ class NonfiniteSearch:
             op=facts.get("op", ""),
             module=facts.get("module", ""),
             source=facts.get("source", ""),
-            function=place[1] if place else "",
+            function=place_in(node),
             inputs=seen.inputs,
             is_certain=not doubt,
             why_possible=doubt,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.pytree import leaves, listed, walk
@@ -27,7 +29,7 @@ _MOST_ELEMENTS = 2**20
 # How many of autograd's functions behind the recorded code are named.
 _MOST_NAMES = 6
 
-_NOT_REPRODUCED = "the replay did not give what the step gave, as where Python takes another branch"
+NOT_REPRODUCED = "the replay did not give what the step gave, as where Python takes another branch"
 _NOT_COMPARED = "the step's results were not at hand to be compared with the replay's"
 _FINITE_AGAIN = (
     "The replay gives finite numbers where the step did not, as where Python takes another branch."
@@ -52,6 +54,7 @@ class StepCall:
         result: What it returned.
         has_returned: Whether it did.
         results: The tensors of its result, once they were taken out of it.
+        gradients: Of a loss with respect to them, by their places, if its backward was watched.
     """
 
     args: tuple[Any, ...] = ()
@@ -61,6 +64,7 @@ class StepCall:
     result: Any = None
     has_returned: bool = False
     results: list[torch.Tensor] | None = None
+    gradients: dict[int, torch.Tensor] | None = None
 
     def returned(self, result: Any) -> None:
         """Keeps a result, to compare a replay with it."""
@@ -68,10 +72,52 @@ class StepCall:
 
     def settle(self) -> None:
         """Takes the tensors out of the result, without autograd; large ones are let go."""
+        self._take_out()
+
+    def _take_out(self) -> list[torch.Tensor]:
         result, self.result = self.result, None
-        if self.has_returned and self.results is None:
-            walked = walk(listed(result), lambda one: one)
-            self._keep([tensor for _, tensor in leaves(walked, "")])
+        if not self.has_returned or result is None:
+            return []
+        walked = walk(listed(result), lambda one: one)
+        tensors = [tensor for _, tensor in leaves(walked, "")]
+        if self.results is None:
+            self._keep(tensors)
+        return tensors
+
+    def watch_gradients(self) -> list[RemovableHandle]:
+        """Keeps the gradients of what it gave, in the backward that comes.
+
+        Returns:
+            What ends it.
+        """
+        found: dict[int, torch.Tensor] = {}
+        self.gradients = found
+        with no_torch_function():
+            return [
+                tensor.register_hook(partial(found.__setitem__, place))  # type: ignore[no-untyped-call]
+                for place, tensor in enumerate(self._take_out())
+                if tensor.requires_grad
+            ]
+
+    def inputs_of(self, program: Program, recording: Recording) -> Sequence[torch.Tensor]:
+        """The tensors that a program is to run on.
+
+        Args:
+            program: Of what was recorded.
+            recording: Of the same.
+
+        Raises:
+            ReplayError: There are more or fewer of them.
+        """
+        tensors = self.tensors
+        if tensors is None:
+            tensors = recording.tensors_of(self.args, self.kwargs)
+        if len(tensors) != len(program.inputs):
+            raise ReplayError(
+                f"The recording takes {len(program.inputs)} tensor(s), this step has "
+                f"{len(tensors)}."
+            )
+        return tensors
 
     def _keep(self, tensors: list[torch.Tensor]) -> None:
         with no_torch_function():  # of another recording that is under way, or of the user's modes
@@ -86,7 +132,7 @@ def first_call(recording: Recording, random_state: RandomState | None) -> StepCa
     living = [one for one in tensors if one is not None]
     call = StepCall(random_state=random_state, tensors=living)
     if all(one is not None for one in results):
-        call._keep([one for one in results if one is not None])
+        call.returned(results)
     return call
 
 
@@ -116,7 +162,7 @@ def examine(recording: Recording, calls: Sequence[StepCall], loss: torch.Tensor)
             look(results[place]).is_bad for place in losses if place < len(results)
         ):
             continue
-        program = program or _program_of(recording)
+        program = program or program_of(recording)
         found = _search(program, recording, call, results)
         if found is not None:
             return found
@@ -126,7 +172,7 @@ def examine(recording: Recording, calls: Sequence[StepCall], loss: torch.Tensor)
         "outside",
         "loss",
         range_of("loss", loss),
-        op=" ← ".join(_functions_of(loss)),
+        op=" ← ".join(functions_of(loss)),
         is_certain=not _doubt_outside(calls),
         why_possible=_doubt_outside(calls),
     )
@@ -149,7 +195,15 @@ def _results_of(
     return [loss.detach()] if call.results is None and is_step_alone else None
 
 
-def _program_of(recording: Recording) -> Program:
+def program_of(recording: Recording) -> Program:
+    """The program of a recording, with the state of now.
+
+    Args:
+        recording: Of an earlier step.
+
+    Raises:
+        ReplayError: It cannot be run again, or might wait for other processes.
+    """
     if recording.fault:
         raise ReplayError(f"This recording cannot be run again. {recording.fault}")
     program = to_program(recording, live_state=True)
@@ -182,13 +236,7 @@ def _search(
     call: StepCall,
     results: list[torch.Tensor] | None,
 ) -> Nonfinite | None:
-    tensors = call.tensors
-    if tensors is None:
-        tensors = recording.tensors_of(call.args, call.kwargs)
-    if len(tensors) != len(program.inputs):
-        raise ReplayError(
-            f"The recording takes {len(program.inputs)} tensor(s), this step has {len(tensors)}."
-        )
+    tensors = call.inputs_of(program, recording)
     random_state = call.random_state or RandomState.now()
     found = NonfiniteSearch(program, recording, tensors, random_state).find()
     if found.first is None or not found.first.is_certain:
@@ -197,7 +245,7 @@ def _search(
         doubt = _NOT_COMPARED
     else:
         pairs = zip(results, found.outputs, strict=True)
-        doubt = "" if all(_alike(one, other) for one, other in pairs) else _NOT_REPRODUCED
+        doubt = "" if all(_alike(one, other) for one, other in pairs) else NOT_REPRODUCED
     return replace(found.first, is_certain=not doubt, why_possible=doubt)
 
 
@@ -218,7 +266,7 @@ def _largest(tensor: torch.Tensor) -> float:
     return largest if math.isfinite(largest) else 0.0
 
 
-def _functions_of(loss: torch.Tensor) -> Iterator[str]:
+def functions_of(loss: torch.Tensor) -> Iterator[str]:
     """The names of autograd's last functions before a loss, the loss' own first."""
     node: Any = loss.grad_fn
     for _ in range(_MOST_NAMES):

@@ -16,7 +16,13 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.capture.torch_internals import dispatch_mode_class, storage_address
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    dispatch_mode_class,
+    schema_name,
+    storage_address,
+)
+
+_CAST = "aten::_to_copy"
 
 
 class Temporaries:
@@ -24,6 +30,7 @@ class Temporaries:
 
     Attributes:
         most_bytes: Most bytes of new tensors that were alive at once.
+        casts: Copies in another dtype, by the addresses of what was given: address and bytes.
     """
 
     def __init__(self, given: set[int]) -> None:
@@ -38,6 +45,7 @@ class Temporaries:
         self._known: set[int] = set()
         self.alive_bytes = 0
         self.most_bytes = 0
+        self.casts: dict[int, tuple[int, int]] = {}
 
     @property
     def temporary_bytes(self) -> int:
@@ -49,7 +57,12 @@ class Temporaries:
         kind = _mode_class()
         return contextlib.nullcontext() if kind is None else kind(self._made)
 
-    def _made(self, result: Any) -> None:
+    def _made(self, func: Any, args: Any, result: Any) -> None:
+        if schema_name(func) == _CAST and isinstance(args[0], torch.Tensor):
+            address = storage_address(args[0])
+            if address in self._given:
+                size = result.untyped_storage().nbytes()
+                self.casts[address] = storage_address(result), size
         for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, torch.Tensor) and id(one) not in self._known:
                 self._add(one)
@@ -82,7 +95,7 @@ def _mode_class() -> Any:
     class SmallOps(base):  # type: ignore[misc,valid-type]
         """Tells what each small op has made."""
 
-        def __init__(self, made: Callable[[Any], None]) -> None:
+        def __init__(self, made: Callable[[Any, Any, Any], None]) -> None:
             super().__init__()
             self._tell = made
 
@@ -90,7 +103,7 @@ def _mode_class() -> Any:
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             result = func(*args, **(kwargs or {}))
-            self._tell(result)
+            self._tell(func, args, result)
             return result
 
     return SmallOps

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,9 @@ log1p log2 logit maximum minimum mul neg pow radd reciprocal relu rmul rpow rsqr
 sigmoid silu sin sinh softplus sqrt square sub tan tanh true_divide truediv xlogy
 """
 _BY_ELEMENT = frozenset(_NAMES.split())
+
+# Where the function is told in a node's stack trace.
+_PLACE = re.compile(r", line \d+, in (.+)")
 
 # Where what an op gave is to be mended: for each tensor that it gave or wrote to.
 Masks = Sequence[torch.Tensor | None]
@@ -143,7 +147,7 @@ class WatchedReplay(fx.Interpreter):
             for one in tensors
         ]
         before = torch.is_grad_enabled()
-        with layers_left(), _no_autocast():
+        with layers_left(), no_autocast():
             try:
                 set_grad_enabled(self._needs_gradients)
                 self.outputs = self.run(*copies, enable_io_processing=False)
@@ -259,6 +263,12 @@ class WatchedReplay(fx.Interpreter):
         )
 
 
+def place_in(node: fx.Node) -> str:
+    """The function that a node's op was called in; ``""``: not known."""
+    place = _PLACE.search(node.meta.get("stack_trace", ""))
+    return place[1] if place else ""
+
+
 def _needs_gradients(node: fx.Node) -> bool:
     """Whether a call of a program needs autograd, or is under a transform that does."""
     if node.op not in ("call_function", "call_method"):
@@ -343,7 +353,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 @contextlib.contextmanager
-def _no_autocast() -> Iterator[None]:
+def no_autocast() -> Iterator[None]:
     """Switches autocast off; a program switches it where it was on."""
     with contextlib.ExitStack() as stack:
         for device in AUTOCAST_DEVICES:

@@ -33,6 +33,7 @@ def pack_measured(measured: Measured) -> bytes:
     given = {
         "timed": None if measured.timed is None else _timed_as_json(measured.timed),
         "inspected": [_inspected_as_json(step) for step in measured.inspected],
+        "optimizer_bytes": dict(measured.optimizer_bytes),
     }
     return json.dumps(given).encode()
 
@@ -52,6 +53,7 @@ def unpack_measured(data: bytes) -> Measured:
         return Measured(
             None if timed is None else _timed(timed),
             tuple(_inspected(step) for step in given["inspected"]),
+            given["optimizer_bytes"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"This is nothing that was measured: {error!r}.") from error
@@ -65,7 +67,6 @@ def _timed_as_json(step: TimedStep) -> dict[str, Any]:
         "remarks": list(step.remarks),
         "backward": step.backward,
         "threads": step.threads,
-        "optimizer_bytes": dict(step.optimizer_bytes),
     }
 
 
@@ -81,7 +82,6 @@ def _timed(given: dict[str, Any]) -> TimedStep:
             run._replace(span=Span(*run.span)) for run in map(TimedNode._make, given["backward"])
         ),
         given["threads"],
-        given["optimizer_bytes"],
     )
 
 

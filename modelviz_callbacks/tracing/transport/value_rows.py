@@ -21,7 +21,7 @@ from torch import nn
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.recording import forward_signature
-from modelviz_callbacks.tracing.capture.tape import FunctionCall, Origin, TensorRecord
+from modelviz_callbacks.tracing.capture.tape import FunctionCall, Origin, TensorRecord, record_of
 from modelviz_callbacks.tracing.capture.torch_internals import (
     buffers_of,
     children_of,
@@ -315,7 +315,7 @@ class ValueRows:
         leaves_values = not self._with_values and id(tensor) in self._without_values
         if not leaves_values and _is_small(tensor):
             return [str(tensor.dtype), list(tensor.shape), self._blob(bytes_of(tensor))]
-        record = TensorRecord(tensor, 0)
+        record = record_of(tensor, 0)
         return [str(record.dtype), record.sizes, -1]
 
     def _blob(self, values: bytes | None) -> int:
@@ -382,7 +382,7 @@ class ValueRows:
         for place, tensor in enumerate(tensors):
             number, record = self._last_facts.get(place, (-1, None))
             if record is None or not _is_as_recorded(tensor, record):
-                record = TensorRecord(tensor, 0)
+                record = record_of(tensor, 0)
                 number = self._facts.of([record])[0]
             facts.append(number)
             if record.layout is not torch.strided:
@@ -441,4 +441,4 @@ def _is_wrapped(tensor: torch.Tensor) -> bool:
     """Whether it is inside a function transform, where its values cannot be read."""
     if functorch is not None:
         return bool(functorch.is_functorch_wrapped_tensor(tensor))
-    return TensorRecord(tensor, 0).stride is None
+    return record_of(tensor, 0).stride is None

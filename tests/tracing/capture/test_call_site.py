@@ -71,6 +71,34 @@ def test_an_op_of_a_layer_names_the_line_that_calls_the_layer() -> None:
         assert (source.line, source.function) == (line_of(Own.forward, "self.layer(x)"), "forward")
 
 
+class Twice(nn.Module):
+    """Layers of torch within layers of torch, with a hook of the author's, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Tanh())
+        self.block[1].register_forward_pre_hook(self.shifted)
+
+    def shifted(self, module: nn.Module, args: Any) -> torch.Tensor:
+        return args[0] + 1  # type: ignore[no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.block(x)
+        return self.block(first)  # type: ignore[no-any-return]
+
+
+def test_an_op_of_a_layer_within_layers_names_the_line_of_that_call_and_a_hooks_op_its_own() -> (
+    None
+):
+    ops = trace(Twice(), X).graph.ops
+    first = line_of(Twice.forward, "self.block(x)")
+    own = line_of(Twice.shifted, "args[0] + 1")
+    assert [(node.op, node.source.line if node.source else None) for node in ops] == [
+        *(("linear", first), ("add", own), ("tanh", first)),
+        *(("linear", first + 1), ("add", own), ("tanh", first + 1)),
+    ]
+
+
 def test_no_file_of_this_package_is_taken_for_the_users_code() -> None:
     ours = list(Path(modelviz_callbacks.__file__).parent.rglob("*.py"))
     assert len(ours) > 50

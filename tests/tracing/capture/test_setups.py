@@ -585,6 +585,26 @@ def _check_distributed_graph(graph: ModelGraph, prefix: str) -> None:
     assert all("module" not in call.name.split("/") for call in graph.modules)
 
 
+class ComparesWithAnArray(nn.Module):
+    """Reads numbers that depend on nothing, and then meets an array of before the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.target = (torch.from_numpy(numpy.ones((2, 4), dtype="float32")),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        axes = torch.arange(0, 2).tolist()
+        return (self.fc(x) * self.target[0]).sum(axes)
+
+
+def test_an_array_comes_from_no_value_that_depends_on_nothing() -> None:
+    graph = trace(ComparesWithAnArray(), torch.randn(2, 4)).graph
+    assert "python" not in {node.op for node in graph.nodes}
+    (product,) = [node for node in graph.ops if node.op == "mul"]
+    assert [graph.by_name[ref.node].kind for ref in product.inputs] == ["op", "constant"]
+
+
 class Jagged(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -204,3 +204,25 @@ def test_what_an_op_needs_only_while_it_runs_counts_at_its_peak() -> None:
     assert node.live_bytes > made + node.kept_bytes
     (relu,) = trace(nn.ReLU(), torch.ones(2, 3)).graph.ops
     assert relu.live_bytes == 24
+
+
+def test_what_autocast_makes_of_a_parameter_is_kept_until_it_ends_and_made_once() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shared = nn.Linear(64, 32), nn.Linear(32, 32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                x = self.shared(self.shared(self.first(x)))
+            return x.float() * 2
+
+    ops = trace(Half(), torch.ones(1, 64)).graph.ops
+    kept = [op.kept_bytes for op in ops]
+    live = [op.live_bytes or 0 for op in ops]
+    # The input is cast and kept; the shared weight is, once, with each input of its.
+    weights, biases, row = 2 * 32 * 64, 2 * (32 + 32), 2 * 32
+    assert kept == [2 * 64, 2 * 32 * 32 + row, row, 0, 0]
+    assert live[0] == 2 * 64 + weights + biases // 2 + row
+    assert live[2] == 2 * 64 + weights + biases + 2 * 32 * 32 + 3 * row
+    assert live[3] == 2 * 64 + 2 * 32 * 32 + 3 * row + 4 * 32

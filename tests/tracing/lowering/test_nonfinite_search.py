@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.faults import gradient_models
 from benchmarks.faults.nonfinite import found_in, is_right
 from benchmarks.faults.nonfinite_models import CASES, Case
 from modelviz_callbacks import trace
@@ -25,17 +26,53 @@ SAMPLE = (
     "running statistics take the blame",
     "a logarithm that is thrown away hides a division",
     "division in place through a view",
+    "sqrt of zero beside masks",
+    "p-norm by hand",
+    "log of zero there",
+    "attention to nothing there",
 )
 
 
 @pytest.mark.parametrize(
-    "case", [one for one in CASES if one.name in SAMPLE], ids=lambda one: one.name
+    "case",
+    [one for one in (*CASES, *gradient_models.CASES) if one.name in SAMPLE],
+    ids=lambda one: one.name,
 )
 def test_the_op_to_blame_is_named_with_certainty(case: Case) -> None:
     found = found_in(case)
     assert is_right(case, found), found
     assert found is not None
     assert found.is_certain
+
+
+def test_gradients_that_a_branch_throws_away_again_are_no_fault() -> None:
+    for case in gradient_models.HARMLESS:
+        assert found_in(case) is None, case.name
+
+
+def test_an_op_whose_backward_is_to_blame_is_told_with_gradients_and_inputs() -> None:
+    class Length(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).square().sum(-1).sqrt().mean()
+
+    model = Length()
+    traced = trace(model, torch.ones(3, 4))
+    batch, state = torch.ones(3, 4), torch.get_rng_state()
+    batch[1] = 0
+    found = traced.find_nonfinite(batch)
+    assert found is not None
+    assert (found.kind, found.name, found.is_certain) == ("gradient", "sqrt", True)
+    assert (found.made.infs, found.gradients[0].most) == (1, pytest.approx(1 / 3))
+    assert found.inputs[0].least == 0
+    assert str(found).startswith("the backward of sqrt (torch.Tensor.sqrt) at ")
+    assert model.layer.weight.grad is None
+    assert torch.equal(state, torch.get_rng_state())
+    with torch.no_grad():
+        assert traced.find_nonfinite(batch) is None
 
 
 class Attention(nn.Module):

@@ -372,16 +372,20 @@ export class Tree {
     return { title: shown.join(", "), label: "", detail: "" };
   }
 
-  /** ``layer.0–11``. @param {number[][]} copies */
+  /** ``layer.0–11``, ``query.0–5, key.0–5``. @param {number[][]} copies */
   _rangeLabel(copies) {
-    const calls = copies.flat().filter((item) => item < 0);
-    if (!calls.length) return "";
-    const first = this.graph.scopes[-calls[0]].short;
-    const last = this.graph.scopes[-calls[calls.length - 1]].short;
-    if (first === last) return first;
-    const stem = first.replace(/\d+$/, "");
-    const number = last.startsWith(stem) ? last.slice(stem.length) : "";
-    return stem !== first && /^\d+$/.test(number) ? `${first}–${number}` : `${first} … ${last}`;
+    let [first, last] = [copies[0], copies[copies.length - 1]].map((copy) => this._called(copy));
+    if (!first.length) return "";
+    const lists = new Set(first.map((name) => name.slice(0, Math.max(0, name.lastIndexOf(".")))));
+    if (lists.size < first.length) [first, last] = [first.slice(0, 1), last.slice(-1)]; // what stands in one list is one range
+    const ranges = first.map((name, at) => rangeOf(name, last[at]));
+    return [...ranges.slice(0, 3), ...(ranges.length > 3 ? ["…"] : [])].join(", ");
+  }
+
+  /** The modules that one copy calls, each once. @param {number[]} copy */
+  _called(copy) {
+    const names = copy.filter((item) => item < 0).map((item) => this.graph.scopes[-item].short.replace(/ \(call \d+\)$/, ""));
+    return [...new Set(names)];
   }
 
   /** Boxes that are too many for one picture, as parts of consecutive ones.
@@ -522,3 +526,11 @@ function commonWords(words) {
 }
 
 export { CALLED };
+
+/** @param {string} first @param {string} last */
+function rangeOf(first, last) {
+  if (first === last) return first;
+  const stem = first.replace(/\d+$/, "");
+  const number = last.startsWith(stem) ? last.slice(stem.length) : "";
+  return stem !== first && /^\d+$/.test(number) ? `${first}–${number}` : `${first} … ${last}`;
+}
