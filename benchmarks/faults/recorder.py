@@ -33,12 +33,14 @@ _ROOMS = ("/modelviz_callbacks/tracing/capture/", "/modelviz_callbacks/tracing/l
 _EVERYTHING = (*_ROOMS, "/modelviz_callbacks/analysis/")
 _PACKAGE = "/modelviz_callbacks/"
 
-# What holds the guard itself, and what only compares or asks a class: there is nothing around it
-# that could catch what is raised before its first line.
+# What holds the guard itself, and what only compares, asks a class or takes a hook off: nothing
+# is around it that could catch what is raised before its first line.
 _GUARDS = (
     "Capture.is_here",
+    "Recorder._as_called",
     "Recorder._call_with_effects",
     "Recorder._classify",
+    "StepHook.remove",
     "class_of",
     "compiled_call",
     "is_compiled",
