@@ -37,7 +37,7 @@ def hooks(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _waits_for_optimizer(hook: Any) -> bool:
     call = getattr(getattr(hook, "__self__", None), "_call", None)
-    return isinstance(getattr(call, "__self__", None), OptimizerMemory)
+    return getattr(call, "__self__", None) is OptimizerMemory
 
 
 # Threads that were there before the test; one that ends meanwhile is no difference.

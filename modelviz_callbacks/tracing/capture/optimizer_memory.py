@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, ClassVar
 from weakref import WeakSet, ref
 
 import torch
@@ -24,7 +25,13 @@ class OptimizerMemory:
     It is over when all parameters that are trained had such a step, or some steps later. Only
     sizes are asked for; nothing is held, and nothing is added to a state. Where the model is
     thrown away before, it ends with the next step of an optimizer.
+
+    All that wait share one hook: of several the first could not go while torch calls them.
     """
+
+    _waiting: ClassVar[list[OptimizerMemory]] = []
+    _hook: ClassVar[StepHook | None] = None
+    _left: ClassVar[list[StepHook]] = []  # they could not go while torch called them
 
     def __init__(self, model: torch.nn.Module, done: Callable[[Mapping[str, int]], None]) -> None:
         """Looks from now on.
@@ -39,19 +46,31 @@ class OptimizerMemory:
         self._sizes: dict[str, int] = {}
         self._seen: WeakSet[torch.optim.Optimizer] = WeakSet()
         self._steps = 0
-        register = optimizer_hooks.register_optimizer_step_post_hook
-        self._hook: StepHook | None = StepHook(register, self._after_step)
+        kind = OptimizerMemory
+        kind._waiting.append(self)
+        if kind._hook is None:
+            register = optimizer_hooks.register_optimizer_step_post_hook
+            kind._hook = StepHook(register, kind._after_any_step)
 
     def close(self) -> None:
-        """Takes the hook down and tells what was read; safe to call again."""
-        hook, self._hook = self._hook, None
-        if hook is not None:
-            hook.remove()
+        """Waits no more and tells what was read; safe to call again."""
+        kind = OptimizerMemory
+        if self in kind._waiting:
+            kind._waiting.remove(self)
             self._done(self._sizes)
+        if not kind._waiting and kind._hook is not None:
+            kind._left.append(kind._hook)
+            kind._hook = None
+        kind._left[:] = [hook for hook in kind._left if not hook.remove()]
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    @classmethod
+    def _after_any_step(cls, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if is_dynamo_compiling():
             return
+        for one in tuple(cls._waiting):
+            one._after_step(optimizer)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         try:
             self._steps += 1
             is_over = self._steps >= _MOST_STEPS
@@ -61,7 +80,8 @@ class OptimizerMemory:
         except Exception:  # a state of another kind: its size is not known
             is_over = True
         if is_over:
-            self.close()
+            with suppress(Exception):  # it is the trainer's own step that goes on here
+                self.close()
 
     def _read(self, optimizer: torch.optim.Optimizer) -> bool:
         """Reads a state; whether nothing more is to be expected."""
