@@ -412,7 +412,8 @@ class Run:
         """
         self._is_finished = True
         if self._optimizers is not None:
-            self._optimizers.close()
+            with self.guarded("the memory of optimizers"):
+                self._optimizers.close()
         if self.is_forked_copy:
             return  # a copy that was forked meanwhile; the original does it
         recordings, self._recordings = self._recordings, []

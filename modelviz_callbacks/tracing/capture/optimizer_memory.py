@@ -68,7 +68,8 @@ class OptimizerMemory:
         if is_dynamo_compiling():
             return
         for one in tuple(cls._waiting):
-            one._after_step(optimizer)
+            with suppress(Exception):  # it is the trainer's own step that goes on here
+                one._after_step(optimizer)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         try:
@@ -80,8 +81,7 @@ class OptimizerMemory:
         except Exception:  # a state of another kind: its size is not known
             is_over = True
         if is_over:
-            with suppress(Exception):  # it is the trainer's own step that goes on here
-                self.close()
+            self.close()
 
     def _read(self, optimizer: torch.optim.Optimizer) -> bool:
         """Reads a state; whether nothing more is to be expected."""
