@@ -37,6 +37,7 @@ _PACKAGE = "/modelviz_callbacks/"
 # is around it that could catch what is raised before its first line.
 _GUARDS = (
     "Capture.is_here",
+    "OptimizerMemory._after_any_step",
     "Recorder._as_called",
     "Recorder._call_with_effects",
     "Recorder._classify",
