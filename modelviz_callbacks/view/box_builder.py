@@ -59,6 +59,11 @@ class Drawn:
     exits: list[tuple[Ref, str]] = field(default_factory=list)
 
 
+# A scope inside the picture with more steps than this share of all boxes is told in parts, and how
+# many ops are worth a part there.
+_LONG, _FEWEST_IN_A_PART = 0.75, 4
+
+
 def _pattern_name(step: Step) -> str:
     """A name for a pattern, which has its first item's name as a step: no node ends so."""
     return f"{step.name}/*"
@@ -176,32 +181,36 @@ class BoxBuilder:
         for part in self._by_place(steps, most):
             if len(part) == 1:
                 self._step(part[0], "", "", drawn)
-                continue
-            names = [self._title(step) for step in part]
-            counts: Counter[str] = Counter()
-            for step in part:
-                for item in step.items:
-                    what = item.type_name if isinstance(item, ModuleCall) else item.op
-                    counts[what] += step.times
-            ops = [
-                name if count == 1 else f"{name} ×{count:,}" for name, count in counts.most_common()
-            ]
-            weights = sum((self._weights_of_all(step) for step in part), NO_WEIGHTS)
-            name = part[0].name
-            labels = (self._label(part[0], ""), self._label(part[-1], ""))
-            is_labelled = any(labels)
-            drawn.boxes.append(
-                Box(
-                    name,
-                    "part",
-                    self._place_of(part),
-                    f"{labels[0] or names[0]} ... {labels[1] or names[-1]}" if is_labelled else "",
-                    shortened(ops, 4),
-                    shapes_text(self.steps.makes(part[-1])),
-                    weights,
-                )
+            else:
+                self._part(part, ("", ""), drawn)
+
+    def _part(self, part: Sequence[Step], place: tuple[str, str], drawn: Drawn) -> None:
+        """Draws several steps as one box; see `_step`."""
+        scope, group = place
+        names = [self._title(step) for step in part]
+        counts: Counter[str] = Counter()
+        for step in part:
+            for item in step.items:
+                what = item.type_name if isinstance(item, ModuleCall) else item.op
+                counts[what] += step.times
+        ops = [name if count == 1 else f"{name} ×{count:,}" for name, count in counts.most_common()]
+        weights = sum((self._weights_of_all(step) for step in part), NO_WEIGHTS)
+        name = part[0].name
+        labels = (self._label(part[0], scope), self._label(part[-1], scope))
+        is_labelled = any(labels)
+        drawn.boxes.append(
+            Box(
+                name,
+                "part",
+                self._place_of(part),
+                f"{labels[0] or names[0]} ... {labels[1] or names[-1]}" if is_labelled else "",
+                shortened(ops, 4),
+                shapes_text(self.steps.makes(part[-1])),
+                weights,
+                group=group,
             )
-            drawn.box_of_item.update((item, name) for step in part for item in _item_names(step))
+        )
+        drawn.box_of_item.update((item, name) for step in part for item in _item_names(step))
 
     def _by_place(self, steps: Sequence[Step], most: int) -> list[Sequence[Step]]:
         """Steps in runs from one line, or one function, of the source; else of equal length."""
@@ -234,8 +243,16 @@ class BoxBuilder:
         return [item] if isinstance(item, Node) else []
 
     def _scope(self, scope: str, group: str, drawn: Drawn) -> None:
-        for step in self.steps.of(scope):
-            self._step(step, scope, group, drawn)
+        """Draws what is in a scope; of very much the ops between modules by their functions."""
+        steps = self.steps.of(scope)
+        is_long = self._count_of_held(steps) + len(steps) > self.most * _LONG
+        is_inner = scope != self.scope  # what is drawn itself is told in parts by `drawn`
+        for run in _runs_of_ops(steps) if is_long and is_inner else [steps]:
+            if is_long and is_inner and len(run) >= _FEWEST_IN_A_PART:
+                self._part(run, (scope, group), drawn)
+                continue
+            for step in run:
+                self._step(step, scope, group, drawn)
 
     def _step(self, step: Step, scope: str, group: str, drawn: Drawn) -> None:
         """Draws a step.
@@ -425,6 +442,22 @@ class BoxBuilder:
             return NO_WEIGHTS
         copies = 1 if self._is_shared(step) or self._unlike(step) else step.times
         return sum([self._weights(step)] * copies, NO_WEIGHTS)
+
+
+def _runs_of_ops(steps: Sequence[Step]) -> list[list[Step]]:
+    """Steps one by one, but ops that follow each other and are of one function together."""
+    runs: list[list[Step]] = []
+    before: tuple[str, str] | None = None
+    for step in steps:
+        item = step.items[0]
+        is_op = isinstance(item, Node) and not step.inner and item.source is not None
+        place = (item.source.file, item.source.function) if is_op else None  # type: ignore[union-attr]
+        if place is not None and place == before:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+        before = place
+    return runs
 
 
 def _place_of_step(step: Step) -> tuple[str, ...]:

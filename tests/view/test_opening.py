@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 import torch
 from torch import nn
 
-from modelviz_callbacks import trace
+from modelviz_callbacks import ModelGraph, trace
+from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.view.overview import overview
 from tests.networks import Collecting
 
@@ -153,3 +157,59 @@ class Clamps(nn.Module):
 def test_a_bound_that_every_number_keeps_is_not_told() -> None:
     titles = [box.title for box in overview(trace(Clamps(), torch.ones(2, 4)).graph).boxes]
     assert titles == ["x", "clamp", "exp", "clamp ≤ 2", "sin", "clamp 0.5–1.5", "output"]
+
+
+OPS = [torch.sin, torch.cos, torch.exp, torch.tanh, torch.sigmoid, torch.abs, torch.neg, torch.erf]
+
+
+class Detector(nn.Module):
+    """Its forward gives the loss of a batch, by a method that runs all the model in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv1d(width, width + 1, 3, padding=1) for width in range(4, 16)
+        )
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.loss(batch).sum()
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        x = batch["image"]
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.compared(x, self.prepared(batch["boxes"]))
+
+    def prepared(self, boxes: torch.Tensor) -> torch.Tensor:
+        for op in Random(0).choices(OPS, k=30):
+            boxes = op(boxes)
+        return boxes
+
+    def compared(self, x: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        for op in Random(1).choices(OPS, k=30):
+            x = op(x)
+        return (x - boxes).mean((1, 2))
+
+
+def test_a_method_that_runs_all_the_model_is_opened_and_its_many_ops_are_told_in_parts() -> None:
+    batch = {"image": torch.randn(2, 4, 16), "boxes": torch.randn(2, 1, 16)}
+    graph = trace(Detector(), batch).graph
+    # As where the steps of a loss are of one class of a library, and no functions of the author's.
+    inside = {call.name for call in graph.modules if call.label in ("prepared", "compared")}
+    drawn = overview(Analysis(_without(graph, inside)))
+    assert {"loss"} <= {group.title for group in drawn.groups}
+    assert "Conv1d" in {box.title for box in drawn.boxes}
+    parts = [box.title.partition(",")[0] for box in drawn.boxes if box.kind == "part"]
+    assert parts == ["prepared", "compared"]
+    assert {box.group for box in drawn.boxes if box.kind == "part"} == {"loss"}
+
+
+def _without(graph: ModelGraph, functions: set[str]) -> ModelGraph:
+    """The graph with the ops of some functions where these were called."""
+    around = {call.name: call.parent for call in graph.modules}
+    nodes = tuple(
+        replace(node, scope=around[node.scope]) if node.scope in functions else node
+        for node in graph.nodes
+    )
+    modules = tuple(call for call in graph.modules if call.name not in functions)
+    return replace(graph, nodes=nodes, modules=modules)
