@@ -173,6 +173,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "accelerate": (),
     "ignite": ("integrations.ignite",),
     "skorch": ("integrations.skorch",),
+    "fastai": ("integrations.fastai",),
+    "ultralytics": ("integrations.ultralytics",),
     "stable_baselines3": ("integrations.stable_baselines3",),
     "mlflow": ("trackers.mlflow",),
     "wandb": ("trackers.wandb",),
@@ -441,7 +443,7 @@ def loaded_by(statement: str) -> set[str]:
 
 SLOW = {"torch", "lightning", "mlflow", "onnx", "onnxscript", "tensorboard", "pygraphviz", "numpy"}
 SLOW |= {"transformers", "accelerate", "ignite", "skorch", "stable_baselines3", "wandb", "clearml"}
-SLOW |= {"ray", "trl", "pytorch_lightning", "tensorboardX"}
+SLOW |= {"fastai", "ray", "trl", "pytorch_lightning", "tensorboardX"}
 
 
 @pytest.mark.process

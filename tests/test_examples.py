@@ -44,6 +44,7 @@ TRAINERS = {
     "fabric_loop": ("runs/version_0", "loss", {"linear", "relu", "cross_entropy"}),
     "ignite_trainer": ("run", "train/loss", {"linear", "cross_entropy"}),
     "skorch_classifier": ("run", "Loss/train_loss", {"linear", "cross_entropy"}),
+    "fastai_learner": ("run", "train_loss", {"linear", "relu", "cross_entropy"}),
     "stable_baselines3_ppo": ("PPO_1", "rollout/ep_rew_mean", {"linear", "logsumexp", "mse_loss"}),
     "plain_loop": ("run", "loss", {"linear", "relu", "cross_entropy"}),
     "lightning_cnn": ("runs/version_0", "train_loss", {"conv2d", "linear", "cross_entropy"}),

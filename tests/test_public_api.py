@@ -20,10 +20,12 @@ from modelviz_callbacks.options import Options
 # File of modelviz_callbacks.integrations -> the class in it that users name.
 TRAINERS = {
     "fabric": "GraphCallback",
+    "fastai": "GraphCallback",
     "ignite": "GraphHandler",
     "skorch": "GraphCallback",
     "stable_baselines3": "GraphCallback",
     "transformers": "GraphCallback",
+    "ultralytics": "GraphCallback",
 }
 
 GOLDEN = Path(__file__).parent / "public_api.txt"
