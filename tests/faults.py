@@ -18,7 +18,7 @@ FAULTS = (
     "torch.optim.optimizer.register_optimizer_step_post_hook",
     "modelviz_callbacks.tracing.capture.session.push_mode",
     "modelviz_callbacks.tracing.capture.recorder.Recorder.encode",
-    "modelviz_callbacks.tracing.capture.recorder.TensorRecord",
+    "modelviz_callbacks.tracing.capture.recorder.record_of",
     "modelviz_callbacks.tracing.capture.session.walk",
     "modelviz_callbacks.artifacts.products.to_graph",
     "modelviz_callbacks.artifacts.table.dumps",

@@ -46,22 +46,31 @@ class OptimizerMemory:
         self._sizes: dict[str, int] = {}
         self._seen: WeakSet[torch.optim.Optimizer] = WeakSet()
         self._steps = 0
-        kind = OptimizerMemory
-        kind._waiting.append(self)
-        if kind._hook is None:
-            register = optimizer_hooks.register_optimizer_step_post_hook
-            kind._hook = StepHook(register, kind._after_any_step)
+        self._join(self)
 
     def close(self) -> None:
         """Waits no more and tells what was read; safe to call again."""
-        kind = OptimizerMemory
-        if self in kind._waiting:
-            kind._waiting.remove(self)
+        if self._leave(self):
             self._done(self._sizes)
-        if not kind._waiting and kind._hook is not None:
-            kind._left.append(kind._hook)
-            kind._hook = None
-        kind._left[:] = [hook for hook in kind._left if not hook.remove()]
+
+    @classmethod
+    def _join(cls, one: OptimizerMemory) -> None:
+        cls._waiting.append(one)
+        if cls._hook is None:
+            register = optimizer_hooks.register_optimizer_step_post_hook
+            cls._hook = StepHook(register, cls._after_any_step)
+
+    @classmethod
+    def _leave(cls, one: OptimizerMemory) -> bool:
+        """Whether it waited; the hook goes with the last one."""
+        is_waiting = one in cls._waiting
+        if is_waiting:
+            cls._waiting.remove(one)
+        if not cls._waiting and cls._hook is not None:
+            cls._left.append(cls._hook)
+            cls._hook = None
+        cls._left[:] = [hook for hook in cls._left if not hook.remove()]
+        return is_waiting
 
     @classmethod
     def _after_any_step(cls, optimizer: torch.optim.Optimizer, *_: Any) -> None:
