@@ -78,6 +78,7 @@ class BoxBuilder:
         scope: The module call to draw the inside of; ``""``: the whole graph.
         sizes: Whether repeats may differ in one size; see `Analysis.folds`.
         most: How many boxes there may be at the top level.
+        in_parts: Whether the ops between the modules of a long scope are told in parts.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class BoxBuilder:
         *,
         sizes: bool = True,
         most: int = MOST_BOXES,
+        in_parts: bool = False,
     ) -> None:
         self.most = most
+        self.in_parts = in_parts
         self.analysis = analysis
         self.graph = analysis.graph
         self.steps = analysis.steps(sizes=sizes)
@@ -245,14 +248,23 @@ class BoxBuilder:
     def _scope(self, scope: str, group: str, drawn: Drawn) -> None:
         """Draws what is in a scope; of very much the ops between modules by their functions."""
         steps = self.steps.of(scope)
-        is_long = self._count_of_held(steps) + len(steps) > self.most * _LONG
-        is_inner = scope != self.scope  # what is drawn itself is told in parts by `drawn`
-        for run in _runs_of_ops(steps) if is_long and is_inner else [steps]:
-            if is_long and is_inner and len(run) >= _FEWEST_IN_A_PART:
+        for run in _runs_of_ops(steps) if self._is_long(scope, steps) else [[s] for s in steps]:
+            if len(run) < _FEWEST_IN_A_PART:
+                for step in run:
+                    self._step(step, scope, group, drawn)
+            else:
                 self._part(run, (scope, group), drawn)
-                continue
-            for step in run:
-                self._step(step, scope, group, drawn)
+
+    def _is_long(self, scope: str, steps: Sequence[Step]) -> bool:
+        """Whether a scope around modules has so many ops beside them that these hide the modules.
+
+        What is drawn itself is told in parts by `drawn`; a scope of ops alone stays closed.
+        """
+        if not self.in_parts or scope == self.scope:
+            return False
+        count = self._count_of_held(steps) + len(steps)
+        has_modules = any(isinstance(item, ModuleCall) for item in _items(steps))
+        return count > self.most * _LONG and has_modules
 
     def _step(self, step: Step, scope: str, group: str, drawn: Drawn) -> None:
         """Draws a step.

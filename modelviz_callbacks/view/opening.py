@@ -47,13 +47,14 @@ def opened(
     Returns:
         Names as in ``Drawn.steps``.
     """
-    chooser = _Chooser(analysis, scope, most)
+    chooser = _Chooser(analysis, scope, most, depth is None)
     return chooser.telling() if depth is None else chooser.levels(depth)
 
 
 class _Chooser:
-    def __init__(self, analysis: Analysis, scope: str, most: int) -> None:
+    def __init__(self, analysis: Analysis, scope: str, most: int, in_parts: bool) -> None:
         self.most = most
+        self.in_parts = in_parts
         self.analysis = analysis
         self.steps = analysis.steps(sizes=True)
         self.scope = scope
@@ -105,14 +106,20 @@ class _Chooser:
         return opened
 
     def _fits(self, opened: frozenset[str], most: int) -> bool:
-        drawn = BoxBuilder(self.analysis, opened, self.scope, most=self.most).drawn()
+        drawn = self._drawn(opened)
         return len(drawn.boxes) + len(drawn.groups) <= most
+
+    def _drawn(self, opened: frozenset[str]) -> Drawn:
+        builder = BoxBuilder(
+            self.analysis, opened, self.scope, most=self.most, in_parts=self.in_parts
+        )
+        return builder.drawn()
 
     def _closed(
         self, opened: frozenset[str], refused: set[str]
     ) -> dict[str, tuple[str, frozenset[str]]]:
         """What could be opened next, with its class and those of what is in it."""
-        drawn = BoxBuilder(self.analysis, opened, self.scope, most=self.most).drawn()
+        drawn = self._drawn(opened)
         found = {}
         for name, step in drawn.steps.items():
             if name in refused or name in opened:

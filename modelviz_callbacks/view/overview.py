@@ -79,7 +79,8 @@ def overview(
 
 def _overview(exact: Analysis, scope: str, depth: int | None, most: int) -> Overview:
     analysis = simplified(exact)
-    drawn = BoxBuilder(analysis, opened(analysis, scope, depth, most), scope, most=most).drawn()
+    open_ones, in_parts = opened(analysis, scope, depth, most), depth is None
+    drawn = BoxBuilder(analysis, open_ones, scope, most=most, in_parts=in_parts).drawn()
     steps = analysis.steps(sizes=True)
     edges = tuple(dict.fromkeys(edges_of(steps, scope, drawn)))
     carried = tuple(dict.fromkeys(carried_edges(steps, scope, drawn)))

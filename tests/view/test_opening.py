@@ -213,3 +213,34 @@ def _without(graph: ModelGraph, functions: set[str]) -> ModelGraph:
     )
     modules = tuple(call for call in graph.modules if call.name not in functions)
     return replace(graph, nodes=nodes, modules=modules)
+
+
+def test_with_a_depth_asked_for_every_op_of_an_opened_scope_is_drawn() -> None:
+    batch = {"image": torch.randn(2, 4, 16), "boxes": torch.randn(2, 1, 16)}
+    graph = trace(Detector(), batch).graph
+    inside = {call.name for call in graph.modules if call.label in ("prepared", "compared")}
+    drawn = overview(Analysis(_without(graph, inside)), depth=2)
+    assert not [box for box in drawn.boxes if box.kind == "part"]
+    assert sum(box.kind == "op" for box in drawn.boxes) > 60
+
+
+def test_a_long_module_of_ops_alone_stays_closed() -> None:
+    class Long(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for op in Random(0).choices(OPS, k=90):
+                x = op(x)
+            return x
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.long = nn.Linear(4, 4), Long()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.long(self.first(x)).sum()
+
+    drawn = overview(trace(Around(), torch.ones(2, 4)).graph)
+    assert [box.title for box in drawn.boxes if box.kind in ("module", "part")] == [
+        "Linear",
+        "Long",
+    ]
