@@ -18,19 +18,8 @@ import torch
 from torch import nn
 
 from benchmarks.inspect_step import MODELS
-from benchmarks.measuring import keep_memory, seconds
+from benchmarks.measuring import keep_memory, seconds, training_step
 from modelviz_callbacks import GraphHook
-
-
-def _step_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
 
 
 def compare(
@@ -40,7 +29,7 @@ def compare(
     order = random.Random(0)
     x, y = torch.randn(shape), torch.randint(0, 10, (shape[0],))
     plain, watched = make(), make()
-    steps = [_step_of(plain, x, y), _step_of(watched, x, y)]
+    steps = [training_step(plain, x, y), training_step(watched, x, y)]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
         hook = GraphHook(
             watched,

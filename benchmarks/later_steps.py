@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from benchmarks.inspect_step import MODELS
-from benchmarks.measuring import keep_memory, seconds
+from benchmarks.measuring import keep_memory, seconds, training_step
 from modelviz_callbacks import GraphHook
 
 # The step that is looked at, and how many there are: a recording again comes every so often.
@@ -42,17 +42,6 @@ _FEW: dict[str, Any] = {
 }
 
 
-def _step_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
-
-
 def compare(
     make: Callable[[], nn.Module], shape: tuple[int, ...], options: dict[str, Any], rounds: int
 ) -> tuple[list[float], list[float]]:
@@ -69,7 +58,7 @@ def compare(
     that, others = list[float](), list[float]()
     for _ in range(rounds):
         plain, watched = make(), make()
-        steps = [_step_of(plain, x, y), _step_of(watched, x, y)]
+        steps = [training_step(plain, x, y), training_step(watched, x, y)]
         for _ in range(2):
             steps[0]()
             steps[1]()

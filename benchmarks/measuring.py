@@ -8,6 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
+import torch
+from torch import nn
+
 from modelviz_callbacks.jobs.queue import QUEUE
 
 # Of glibc's allocator: to give nothing back.
@@ -39,3 +42,21 @@ def keep_memory() -> None:
     if not _KEEPS_MEMORY.keys() <= os.environ.keys():
         command = [sys.executable, *sys.orig_argv[1:]]
         os.execve(sys.executable, command, os.environ | _KEEPS_MEMORY)
+
+
+def training_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """A step of a classifier with AdamW: forward, backward, update.
+
+    Args:
+        model: The classifier.
+        x: What it reads, a batch.
+        y: The classes, int64 of shape ``(batch,)``.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return step
