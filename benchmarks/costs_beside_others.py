@@ -21,8 +21,8 @@ from torch import nn
 from benchmarks.memory_accuracy import measure
 from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.lowering.step_times import op_times
+from modelviz_callbacks.tracing.steps.step_timer import StepTimer
+from modelviz_callbacks.tracing.steps.step_times import op_times
 
 _GIGA, _MIB = 1e9, 2**20
 

@@ -27,8 +27,8 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.lowering.step_times import OpTimes, op_times
+from modelviz_callbacks.tracing.steps.step_timer import StepTimer
+from modelviz_callbacks.tracing.steps.step_times import OpTimes, op_times
 
 _SLOWEST = 10
 

@@ -31,10 +31,31 @@ MAY_IMPORT: dict[str, set[str]] = {
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
     "writers": {"diff", "view", "analysis", "graph", "errors"},
-    "tracing": {"tracing.capture", "tracing.transport", "tracing.lowering"},
+    "tracing": {
+        "tracing.capture",
+        "tracing.steps",
+        "tracing.transport",
+        "tracing.lowering",
+        "tracing.nonfinite",
+    },
     "tracing.op_facts": {"tracing.capture", "graph"},  # of capture only what names torch's own
     "tracing.capture": {"tracing.op_facts", "graph", "gc_pause", "credentials", "errors"},
-    "tracing.transport": {"tracing.op_facts", "tracing.capture", "gc_pause", "errors"},
+    "tracing.steps": {"tracing.op_facts", "tracing.capture", "analysis", "graph", "gc_pause"},
+    "tracing.transport": {
+        "tracing.op_facts",
+        "tracing.capture",
+        "tracing.steps",
+        "gc_pause",
+        "errors",
+    },
+    "tracing.nonfinite": {
+        "tracing.op_facts",
+        "tracing.capture",
+        "tracing.steps",
+        "tracing.lowering",
+        "graph",
+        "errors",
+    },
     "tracing.lowering": {
         "tracing.op_facts",
         "tracing.capture",

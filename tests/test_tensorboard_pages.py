@@ -21,8 +21,8 @@ from modelviz_callbacks.errors import CaptureError
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import Capture, Recording, op_times, to_graph, with_flops
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
-from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
+from modelviz_callbacks.tracing.steps.step_timer import StepTimer
 from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers.graphdef import graph_def, named_graphs, timed_graph
 from tests.browser import open_browser

@@ -26,8 +26,8 @@ from modelviz_callbacks.tracing import (
     with_memory,
 )
 from modelviz_callbacks.tracing.lowering.networks import Unit, units
-from modelviz_callbacks.tracing.lowering.roofline import limits_of
-from modelviz_callbacks.tracing.lowering.step_health import health_notes, step_health
+from modelviz_callbacks.tracing.steps.roofline import limits_of
+from modelviz_callbacks.tracing.steps.step_health import health_notes, step_health
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from modelviz_callbacks.artifacts.maker import Maker
 from modelviz_callbacks.artifacts.products import Products
 from modelviz_callbacks.graph import ModelGraph, Node
 from modelviz_callbacks.graph.names import plain_text
-from modelviz_callbacks.tracing.capture.timed_step import Span, TimedCall, TimedStep
+from modelviz_callbacks.tracing.steps.timed_step import Span, TimedCall, TimedStep
 from modelviz_callbacks.view.formatting import shape_text
 
 _PROCESS = 1

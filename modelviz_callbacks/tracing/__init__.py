@@ -2,18 +2,13 @@
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
-from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
 from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, used_up
 from modelviz_callbacks.tracing.capture.lazy_values import is_lazy
-from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
-from modelviz_callbacks.tracing.capture.optimizer_memory import OptimizerMemory
 from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
-from modelviz_callbacks.tracing.capture.step_inspector import StepInspector
-from modelviz_callbacks.tracing.capture.step_timer import StepTimer
 from modelviz_callbacks.tracing.capture.torch_internals import (
     calls_under_way,
     compiled_call,
@@ -38,22 +33,27 @@ from modelviz_callbacks.tracing.capture.watched_method import (
     watch_method,
 )
 from modelviz_callbacks.tracing.capture.wrappers import class_of, told_modules, unwrapped
-from modelviz_callbacks.tracing.lowering.backward_search import BackwardSearch
-from modelviz_callbacks.tracing.lowering.finiteness import is_finite
 from modelviz_callbacks.tracing.lowering.flops import with_flops
-from modelviz_callbacks.tracing.lowering.gradient_step import examine_gradients
-from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
-from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite, TensorRange
-from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch, losses_among
-from modelviz_callbacks.tracing.lowering.nonfinite_step import StepCall, examine, first_call
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
-from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
+from modelviz_callbacks.tracing.nonfinite.backward_search import BackwardSearch
+from modelviz_callbacks.tracing.nonfinite.finiteness import is_finite
+from modelviz_callbacks.tracing.nonfinite.forward_search import NonfiniteSearch, losses_among
+from modelviz_callbacks.tracing.nonfinite.found import Nonfinite, TensorRange
+from modelviz_callbacks.tracing.nonfinite.gradient_step import examine_gradients
+from modelviz_callbacks.tracing.nonfinite.loss_flag import LossFlag
+from modelviz_callbacks.tracing.nonfinite.step import StepCall, examine, first_call
+from modelviz_callbacks.tracing.steps.inspected_step import InspectedStep, TensorHealth
+from modelviz_callbacks.tracing.steps.measured import Measured
+from modelviz_callbacks.tracing.steps.optimizer_memory import OptimizerMemory
+from modelviz_callbacks.tracing.steps.step_inspector import StepInspector
+from modelviz_callbacks.tracing.steps.step_timer import StepTimer
+from modelviz_callbacks.tracing.steps.step_times import op_times
 from modelviz_callbacks.tracing.transport.comparable import pack_comparable
 from modelviz_callbacks.tracing.transport.measurements import pack_measured, unpack_measured
 from modelviz_callbacks.tracing.transport.pack import pack

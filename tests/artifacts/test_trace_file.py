@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelviz_callbacks.artifacts import trace_file
-from modelviz_callbacks.tracing.capture.timed_step import Span
+from modelviz_callbacks.tracing.steps.timed_step import Span
 
 
 def test_what_lies_inside_of_a_slice_still_does_when_its_ends_are_rounded() -> None:

@@ -27,7 +27,7 @@ FEW: dict[str, Any] = {"formats": ["html", "text"], "onnx": False, "mlflow": Fal
 def _nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     # Another test may have compiled something, and outputs are not looked at then.
     monkeypatch.setattr(
-        "modelviz_callbacks.tracing.capture.step_inspector.has_compiled", lambda: False
+        "modelviz_callbacks.tracing.steps.step_inspector.has_compiled", lambda: False
     )
 
 

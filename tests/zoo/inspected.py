@@ -6,8 +6,8 @@ from typing import Any
 
 from torch._dynamo.utils import counters
 
-from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep
-from modelviz_callbacks.tracing.capture.step_inspector import StepInspector
+from modelviz_callbacks.tracing.steps.inspected_step import InspectedStep
+from modelviz_callbacks.tracing.steps.step_inspector import StepInspector
 from tests.zoo.cases import Case, seed_everything
 from tests.zoo.leaves import difference, frozen
 from tests.zoo.untouched import described, loss_of, optimizer_for

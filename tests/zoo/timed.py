@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from modelviz_callbacks.tracing.capture.step_timer import StepTimer
+from modelviz_callbacks.tracing.steps.step_timer import StepTimer
 from tests.zoo.cases import Case
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from modelviz_callbacks.tracing.capture.inspected_step import (
+from modelviz_callbacks.tracing.steps.inspected_step import (
     InspectedStep,
     SeenOutput,
     SeenParameter,
     TensorHealth,
 )
-from modelviz_callbacks.tracing.capture.measured import Measured
-from modelviz_callbacks.tracing.capture.timed_step import (
+from modelviz_callbacks.tracing.steps.measured import Measured
+from modelviz_callbacks.tracing.steps.timed_step import (
     Span,
     TimedCall,
     TimedNode,

@@ -16,10 +16,10 @@ from torch.optim.optimizer import (
 )
 
 from modelviz_callbacks.tracing import Measured
-from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep, TensorHealth
-from modelviz_callbacks.tracing.capture.step_inspector import StepInspector
-from modelviz_callbacks.tracing.capture.tensor_statistics import TensorStatistics
-from modelviz_callbacks.tracing.lowering.step_health import health_notes
+from modelviz_callbacks.tracing.steps.inspected_step import InspectedStep, TensorHealth
+from modelviz_callbacks.tracing.steps.step_health import health_notes
+from modelviz_callbacks.tracing.steps.step_inspector import StepInspector
+from modelviz_callbacks.tracing.steps.tensor_statistics import TensorStatistics
 from modelviz_callbacks.tracing.transport.measurements import pack_measured, unpack_measured
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
@@ -29,7 +29,7 @@ from tests.zoo.switches import switches
 def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Another test may have compiled something, and outputs are not looked at then.
     monkeypatch.setattr(
-        "modelviz_callbacks.tracing.capture.step_inspector.has_compiled", lambda: False
+        "modelviz_callbacks.tracing.steps.step_inspector.has_compiled", lambda: False
     )
     before = switches()
     yield
@@ -327,7 +327,7 @@ def test_what_is_under_a_transform_is_left_alone_and_said() -> None:
 def test_a_step_that_is_captured_as_a_cuda_graph_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    home = "modelviz_callbacks.tracing.capture.step_inspector"
+    home = "modelviz_callbacks.tracing.steps.step_inspector"
     monkeypatch.setattr(f"{home}.is_captured", lambda: True)
     before = switches()
     looking = Looking(nn.Linear(2, 2))

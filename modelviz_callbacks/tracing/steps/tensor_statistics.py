@@ -14,13 +14,13 @@ from weakref import ref
 
 import torch
 
-from modelviz_callbacks.tracing.capture.inspected_step import TensorHealth
 from modelviz_callbacks.tracing.capture.torch_internals import (
     count_dispatch_modes,
     functorch,
     no_torch_function,
     version_of,
 )
+from modelviz_callbacks.tracing.steps.inspected_step import TensorHealth
 
 # Results are of these kinds, or counts.
 _FLOATS = (torch.float32, torch.float64)

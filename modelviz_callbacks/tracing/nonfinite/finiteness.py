@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from modelviz_callbacks.tracing.capture.tensor_statistics import is_readable
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
-from modelviz_callbacks.tracing.lowering.nonfinite import TensorRange
+from modelviz_callbacks.tracing.nonfinite.found import TensorRange
+from modelviz_callbacks.tracing.steps.tensor_statistics import is_readable
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from modelviz_callbacks.tracing.capture.tensor_statistics import is_captured, is_readable
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
-from modelviz_callbacks.tracing.lowering.nonfinite_step import StepCall
+from modelviz_callbacks.tracing.nonfinite.step import StepCall
+from modelviz_callbacks.tracing.steps.tensor_statistics import is_captured, is_readable
 
 
 class LossFlag:

@@ -23,10 +23,10 @@ from torch.utils.checkpoint import checkpoint
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import Capture, to_graph
-from modelviz_callbacks.tracing.capture import backward_timer, step_timer
-from modelviz_callbacks.tracing.capture.step_timer import StepTimer
-from modelviz_callbacks.tracing.capture.timed_step import TimedStep
-from modelviz_callbacks.tracing.lowering.step_times import OpTimes, matched, op_times
+from modelviz_callbacks.tracing.steps import backward_timer, step_timer
+from modelviz_callbacks.tracing.steps.step_timer import StepTimer
+from modelviz_callbacks.tracing.steps.step_times import OpTimes, matched, op_times
+from modelviz_callbacks.tracing.steps.timed_step import TimedStep
 from modelviz_callbacks.writers.graphdef import timed_graph
 from tests.lightning_modules import data, trainer_for
 from tests.models import BUILDERS, TwoBranches, build, images

@@ -11,16 +11,16 @@ from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.random_state import RandomState
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.lowering.backward_search import BackwardSearch
-from modelviz_callbacks.tracing.lowering.finiteness import look, range_of
-from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite
-from modelviz_callbacks.tracing.lowering.nonfinite_step import (
+from modelviz_callbacks.tracing.lowering.to_program import Program
+from modelviz_callbacks.tracing.nonfinite.backward_search import BackwardSearch
+from modelviz_callbacks.tracing.nonfinite.finiteness import look, range_of
+from modelviz_callbacks.tracing.nonfinite.found import Nonfinite
+from modelviz_callbacks.tracing.nonfinite.step import (
     NOT_REPRODUCED,
     StepCall,
     functions_of,
     program_of,
 )
-from modelviz_callbacks.tracing.lowering.to_program import Program
 
 _NOT_SEEN = "the gradients that its backward began with were not seen."
 _FINITE_AGAIN = "its backward, done again, gives finite gradients."

@@ -21,15 +21,21 @@ from torch.nn.parameter import is_lazy
 from torch.optim import optimizer as optimizer_hooks
 
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
-from modelviz_callbacks.tracing.capture.inspected_step import (
+from modelviz_callbacks.tracing.capture.module_paths import paths_of
+from modelviz_callbacks.tracing.capture.pytree import leaves, walk
+from modelviz_callbacks.tracing.capture.step_hook import StepHook
+from modelviz_callbacks.tracing.capture.torch_internals import (
+    AUTOCAST_DEVICES,
+    backward_number,
+    has_compiled,
+)
+from modelviz_callbacks.tracing.capture.wrappers import author_path
+from modelviz_callbacks.tracing.steps.inspected_step import (
     InspectedStep,
     SeenOutput,
     SeenParameter,
 )
-from modelviz_callbacks.tracing.capture.module_paths import paths_of
-from modelviz_callbacks.tracing.capture.pytree import leaves, walk
-from modelviz_callbacks.tracing.capture.step_hook import StepHook
-from modelviz_callbacks.tracing.capture.tensor_statistics import (
+from modelviz_callbacks.tracing.steps.tensor_statistics import (
     Looked,
     Results,
     TensorStatistics,
@@ -37,12 +43,6 @@ from modelviz_callbacks.tracing.capture.tensor_statistics import (
     is_readable,
     is_watched,
 )
-from modelviz_callbacks.tracing.capture.torch_internals import (
-    AUTOCAST_DEVICES,
-    backward_number,
-    has_compiled,
-)
-from modelviz_callbacks.tracing.capture.wrappers import author_path
 
 # How many further forwards an optimizer's step is waited for.
 _MOST_FORWARDS = 1000

@@ -21,9 +21,14 @@ from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
-from modelviz_callbacks.tracing.lowering.nonfinite import Kind, Nonfinite, TensorRange
 from modelviz_callbacks.tracing.lowering.to_program import FACTS, Program
-from modelviz_callbacks.tracing.lowering.watched_replay import Event, Masks, WatchedReplay, place_in
+from modelviz_callbacks.tracing.nonfinite.found import Kind, Nonfinite, TensorRange
+from modelviz_callbacks.tracing.nonfinite.watched_replay import (
+    Event,
+    Masks,
+    WatchedReplay,
+    place_in,
+)
 
 # How often what is found is mended, so that what lies behind it is found; and how many of all that
 # is found are tried alone.

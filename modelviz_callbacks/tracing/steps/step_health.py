@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from modelviz_callbacks.analysis.health import StepHealth, WeightHealth
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.graph.model import Note
-from modelviz_callbacks.tracing.capture.inspected_step import (
+from modelviz_callbacks.tracing.steps.inspected_step import (
     InspectedStep,
     SeenOutput,
     SeenParameter,

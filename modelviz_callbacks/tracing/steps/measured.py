@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modelviz_callbacks.tracing.capture.inspected_step import InspectedStep
-from modelviz_callbacks.tracing.capture.timed_step import TimedStep
+from modelviz_callbacks.tracing.steps.inspected_step import InspectedStep
+from modelviz_callbacks.tracing.steps.timed_step import TimedStep
 
 
 @dataclass(frozen=True)

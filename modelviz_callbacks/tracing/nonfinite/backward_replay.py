@@ -22,10 +22,10 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     sequence_number,
     set_grad_enabled,
 )
-from modelviz_callbacks.tracing.lowering.finiteness import bad_elements, look, range_of
-from modelviz_callbacks.tracing.lowering.nonfinite import TensorRange
 from modelviz_callbacks.tracing.lowering.to_program import Program
-from modelviz_callbacks.tracing.lowering.watched_replay import no_autocast
+from modelviz_callbacks.tracing.nonfinite.finiteness import bad_elements, look, range_of
+from modelviz_callbacks.tracing.nonfinite.found import TensorRange
+from modelviz_callbacks.tracing.nonfinite.watched_replay import no_autocast
 
 # What takes the place of a gradient that is not finite.
 _FILL = 0.0

@@ -11,8 +11,8 @@ from torch import nn
 
 from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.tracing.lowering import roofline
-from modelviz_callbacks.tracing.lowering.roofline import limits_of
+from modelviz_callbacks.tracing.steps import roofline
+from modelviz_callbacks.tracing.steps.roofline import limits_of
 from tests.networks import recorded
 
 

@@ -23,15 +23,15 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     set_grad_enabled,
     version_of,
 )
-from modelviz_callbacks.tracing.lowering.finiteness import (
+from modelviz_callbacks.tracing.lowering.to_program import FACTS, Program
+from modelviz_callbacks.tracing.nonfinite.finiteness import (
     Seen,
     bad_elements,
     is_mask,
     look,
     range_of,
 )
-from modelviz_callbacks.tracing.lowering.nonfinite import TensorRange
-from modelviz_callbacks.tracing.lowering.to_program import FACTS, Program
+from modelviz_callbacks.tracing.nonfinite.found import TensorRange
 
 # Calls that need autograd: where a program has one, gradients are switched as they were.
 _NEEDS_GRADIENTS = {"grad", "backward", "requires_grad_", "vjp", "jvp", "jacobian", "hessian"}

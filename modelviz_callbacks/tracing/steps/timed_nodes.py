@@ -6,8 +6,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from modelviz_callbacks.tracing.capture.backward_timer import NodeRun, Times
-from modelviz_callbacks.tracing.capture.timed_step import Span, TimedNode
+from modelviz_callbacks.tracing.steps.backward_timer import NodeRun, Times
+from modelviz_callbacks.tracing.steps.timed_step import Span, TimedNode
 
 
 class Numbers(NamedTuple):

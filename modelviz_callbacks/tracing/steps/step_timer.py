@@ -27,20 +27,12 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.capture.autograd_record import MOST_NODES
-from modelviz_callbacks.tracing.capture.backward_timer import BackwardTimer, Times
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file, source_of
 from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, out_of_compiled_code
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
 from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
-from modelviz_callbacks.tracing.capture.timed_nodes import Numbers, StepClock, timed_nodes
-from modelviz_callbacks.tracing.capture.timed_step import (
-    TimedCall,
-    TimedOp,
-    TimedStep,
-    place_of,
-)
 from modelviz_callbacks.tracing.capture.torch_internals import (
     has_compiled,
     home_of_eval_frame_setter,
@@ -48,6 +40,14 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     next_sequence_number,
 )
 from modelviz_callbacks.tracing.capture.wrappers import author_path, class_name, module_of_compiled
+from modelviz_callbacks.tracing.steps.backward_timer import BackwardTimer, Times
+from modelviz_callbacks.tracing.steps.timed_nodes import Numbers, StepClock, timed_nodes
+from modelviz_callbacks.tracing.steps.timed_step import (
+    TimedCall,
+    TimedOp,
+    TimedStep,
+    place_of,
+)
 
 _SKIP, _PURE, _BACKWARD = CallKind.SKIP, CallKind.PURE, CallKind.BACKWARD
 _TORCH_FILE = FrameKind.TORCH

@@ -15,7 +15,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from modelviz_callbacks.graph import ModelGraph, Node
-from modelviz_callbacks.tracing.capture.timed_step import Span, TimedCall, TimedStep, place_of
+from modelviz_callbacks.tracing.steps.timed_step import Span, TimedCall, TimedStep, place_of
 
 # Above this product of lengths, what follows the first difference of two sequences is left out.
 _MOST_COMPARISONS = 4_000_000

@@ -16,10 +16,10 @@ from modelviz_callbacks.tracing.capture.pytree import leaves, listed, walk
 from modelviz_callbacks.tracing.capture.random_state import RandomState
 from modelviz_callbacks.tracing.capture.recording import Recording
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
-from modelviz_callbacks.tracing.lowering.finiteness import look, range_of
-from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite
-from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch, losses_among
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
+from modelviz_callbacks.tracing.nonfinite.finiteness import look, range_of
+from modelviz_callbacks.tracing.nonfinite.forward_search import NonfiniteSearch, losses_among
+from modelviz_callbacks.tracing.nonfinite.found import Nonfinite
 
 # How far a number of the replay may be from the step's: relative, by what the type resolves. The
 # step ran with autograd, which chooses other kernels now and then.

@@ -97,7 +97,7 @@ def test_an_op_is_told_with_its_place_and_the_ranges_of_what_it_was_given() -> N
     found = traced.find_nonfinite(torch.rand(3, 4), whole)
     assert found is not None
     assert (found.kind, found.name, found.op) == ("op", "softmax", "torch.Tensor.softmax")
-    assert found.source.startswith("tests/tracing/lowering/test_nonfinite_search.py:")
+    assert found.source.startswith("tests/tracing/nonfinite/test_forward_search.py:")
     assert (found.function, found.module) == ("forward", "")
     (scores,) = found.inputs
     assert (scores.name, scores.shape, scores.infs, scores.nans) == ("masked_fill", (3, 3), 3, 0)
