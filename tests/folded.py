@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.analysis.repeats import Fold
+from modelviz_callbacks.analysis.repeats.search import Fold
 from modelviz_callbacks.graph.model import (
     ModelGraph,
     ModuleCall,

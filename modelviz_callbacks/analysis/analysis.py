@@ -10,9 +10,9 @@ from modelviz_callbacks.analysis.costs import Costs
 from modelviz_callbacks.analysis.fingerprint import Fingerprinter, architecture_fingerprinter
 from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.analysis.outline import Outline
-from modelviz_callbacks.analysis.repeat_variation import any_literal, any_size
-from modelviz_callbacks.analysis.repeat_wiring import Fold
-from modelviz_callbacks.analysis.repeats import find_folds
+from modelviz_callbacks.analysis.repeats.search import find_folds
+from modelviz_callbacks.analysis.repeats.variation import any_literal, any_size
+from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.analysis.steps import Steps
 from modelviz_callbacks.analysis.weights import ModuleWeights
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Note

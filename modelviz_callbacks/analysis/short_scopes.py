@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from modelviz_callbacks.analysis.analysis import Analysis
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 
 # A scope with fewer items than this can be looked at as it is; a loop has at least so many steps.

@@ -1,7 +1,7 @@
 """The steps of a scope as a person would tell them: repeats once, shape juggling in one breath.
 
 Ops that only change how a tensor is laid out (`OpFact.LAYOUT`) are quiet; a chain of them is
-one step. Copies that fold (see ``modelviz_callbacks.analysis.repeats``) are one step.
+one step. Copies that fold (see ``modelviz_callbacks.analysis.repeats.search``) are one step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item, Outline
-from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of
 from modelviz_callbacks.graph.values import (

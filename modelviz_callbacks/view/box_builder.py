@@ -10,7 +10,7 @@ from typing import Literal
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
-from modelviz_callbacks.analysis.repeat_variation import Variation
+from modelviz_callbacks.analysis.repeats.variation import Variation
 from modelviz_callbacks.analysis.steps import Step
 from modelviz_callbacks.analysis.weights import NO_WEIGHTS, Weights, element_counts
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from modelviz_callbacks.analysis.repeat_variation import NUMBER, Variation
-from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.analysis.repeats.variation import NUMBER, Variation
+from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.graph.functions import home_of
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 from modelviz_callbacks.graph.op_facts import OpFact, facts_of, torch_name

@@ -19,7 +19,7 @@ from modelviz_callbacks.analysis.health import StepHealth, WeightHealth
 from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.analysis.weights import Weights
 from modelviz_callbacks.diff.merged_graph import STATUS
 from modelviz_callbacks.graph.model import NODE_KINDS, ModuleCall, Node, Port

@@ -16,10 +16,10 @@ from torch import fx, nn
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.tracing.lowering.networks import Unit
-from modelviz_callbacks.writers.onnx import op_translation
-from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace
-from modelviz_callbacks.writers.onnx.joined import joined_without_data
-from modelviz_callbacks.writers.onnx.size_templates import SizeTemplates
+from modelviz_callbacks.writers.onnx.translation import op_translation
+from modelviz_callbacks.writers.onnx.translation.calls import Call, TensorPlace
+from modelviz_callbacks.writers.onnx.translation.joined import joined_without_data
+from modelviz_callbacks.writers.onnx.translation.size_templates import SizeTemplates
 
 STEPS = 9
 

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.graph import ModuleCall, NameAllocator, Node, home_of
 from modelviz_callbacks.graph.names import clean_part
 from modelviz_callbacks.view.ends import structure_of

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from modelviz_callbacks.writers.onnx.exporter_internals import set_grad_enabled
-from modelviz_callbacks.writers.onnx.torch_exporter import Untranslated, in_aten_ops
+from modelviz_callbacks.writers.onnx.translation.torch_exporter import Untranslated, in_aten_ops
 
 # Methods that end in "_" without a write to memory.
 _HARMLESS = ("requires_grad_",)

@@ -9,9 +9,9 @@ from onnx_ir import tensor_adapters
 
 from modelviz_callbacks.writers.onnx.builder import Value
 from modelviz_callbacks.writers.onnx.empty_tensors import add_initializer
-from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN
 from modelviz_callbacks.writers.onnx.function_library import value_info
 from modelviz_callbacks.writers.onnx.stand_ins import has_own_values
+from modelviz_callbacks.writers.onnx.translation.fallback_nodes import DOMAIN
 
 
 def add_without_values(graph: onnx.GraphProto, name: str, value: Value) -> None:

@@ -14,7 +14,6 @@ from torch import fx
 
 from modelviz_callbacks.graph import Node, Ref
 from modelviz_callbacks.writers.onnx.builder import GraphBuilder, Value
-from modelviz_callbacks.writers.onnx.calls import Call, Target, TensorPlace, tensors_in
 from modelviz_callbacks.writers.onnx.convert import Source
 from modelviz_callbacks.writers.onnx.exporter_internals import (
     PAD_PACKED,
@@ -23,14 +22,19 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
     storage_key,
     version_of,
 )
-from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
 from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
 from modelviz_callbacks.writers.onnx.gradients import gradient
-from modelviz_callbacks.writers.onnx.joined import GrowingSequences, joined_without_data
-from modelviz_callbacks.writers.onnx.op_translation import subgraph_of
-from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
-from modelviz_callbacks.writers.onnx.replacements import functions
+from modelviz_callbacks.writers.onnx.replacements.packed_rnn import pad_packed
+from modelviz_callbacks.writers.onnx.replacements.table import functions
 from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
+from modelviz_callbacks.writers.onnx.translation.calls import Call, Target, TensorPlace, tensors_in
+from modelviz_callbacks.writers.onnx.translation.fallback_nodes import (
+    DOMAIN,
+    facts_of,
+    plain_attributes,
+)
+from modelviz_callbacks.writers.onnx.translation.joined import GrowingSequences, joined_without_data
+from modelviz_callbacks.writers.onnx.translation.op_translation import subgraph_of
 
 _TO_DEVICE = ("cpu", "cuda")
 _PADS = frozenset(functions(PAD_PACKED))

@@ -23,7 +23,7 @@ from modelviz_callbacks.writers.onnx.convert import Names, Source, convert, firs
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
 from modelviz_callbacks.writers.onnx.model_copy import eval_copy
 from modelviz_callbacks.writers.onnx.probe_inputs import Probes, Tensors, batch_size
-from modelviz_callbacks.writers.onnx.replacements import ReplacedForExport
+from modelviz_callbacks.writers.onnx.replacements.table import ReplacedForExport
 from modelviz_callbacks.writers.onnx.view import View
 
 # The largest difference between onnxruntime and the model that is put down to rounding,

@@ -13,7 +13,6 @@ from modelviz_callbacks.analysis.short_scopes import with_short_scopes
 from modelviz_callbacks.analysis.wrappers import with_open_top
 from modelviz_callbacks.errors import ReplayError, WriterError
 from modelviz_callbacks.graph import ModelGraph
-from modelviz_callbacks.writers.onnx import fallback_nodes
 from modelviz_callbacks.writers.onnx.builder import (
     GraphBuilder,
     Op,
@@ -37,7 +36,8 @@ from modelviz_callbacks.writers.onnx.initializers import add_with_values, add_wi
 from modelviz_callbacks.writers.onnx.interpreter import walk
 from modelviz_callbacks.writers.onnx.output_structure import output_groups
 from modelviz_callbacks.writers.onnx.stand_ins import is_array
-from modelviz_callbacks.writers.onnx.torch_exporter import opset_version
+from modelviz_callbacks.writers.onnx.translation import fallback_nodes
+from modelviz_callbacks.writers.onnx.translation.torch_exporter import opset_version
 
 # What one protobuf message can hold.
 _MAX_BYTES = 1_800_000_000

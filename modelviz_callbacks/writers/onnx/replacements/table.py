@@ -13,27 +13,31 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from modelviz_callbacks.writers.onnx.complex_numbers import (
+from modelviz_callbacks.writers.onnx.exporter_internals import FOREACH, PACK_PADDED, grouped_mm
+from modelviz_callbacks.writers.onnx.replacements.complex_numbers import (
     cat,
     einsum,
     filled_like,
     set_item,
     stack,
 )
-from modelviz_callbacks.writers.onnx.ctc import ctc_loss
-from modelviz_callbacks.writers.onnx.exporter_internals import FOREACH, PACK_PADDED, grouped_mm
-from modelviz_callbacks.writers.onnx.fake_quantize import (
+from modelviz_callbacks.writers.onnx.replacements.ctc import ctc_loss
+from modelviz_callbacks.writers.onnx.replacements.fake_quantize import (
     fake_quantize_per_channel,
     fake_quantize_per_tensor,
     fused_fake_quantize,
 )
-from modelviz_callbacks.writers.onnx.layer_replacements import (
+from modelviz_callbacks.writers.onnx.replacements.layers import (
     adaptive_avg_pool3d,
     embedding_bag,
     fractional_max_pool,
     gaussian_nll_loss,
 )
-from modelviz_callbacks.writers.onnx.packed_rnn import is_packed, pack_padded, recurrent
+from modelviz_callbacks.writers.onnx.replacements.packed_rnn import (
+    is_packed,
+    pack_padded,
+    recurrent,
+)
 
 
 def _grouped_mm(

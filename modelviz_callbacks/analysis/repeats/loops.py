@@ -4,7 +4,7 @@ Steps are of one loop if each does the same calls from the same lines of source 
 parameters, or with those of the next layer in a container (the experts of a mixture, each on as
 many tokens as there are for it), and each reads what the step before it made, or what all steps
 before it made: ``cache = torch.cat([cache, key], 1)``, attention over all states so far. Or none
-reads anything of another one: see `modelviz_callbacks.analysis.side_by_side`.
+reads anything of another one: see `modelviz_callbacks.analysis.repeats.side_by_side`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ from itertools import pairwise
 
 from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Key, Subgraph
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.repeat_starts import starts_late
-from modelviz_callbacks.analysis.repeat_variation import Variation, step_variation, varying_literals
-from modelviz_callbacks.analysis.repeat_wiring import (
+from modelviz_callbacks.analysis.repeats.side_by_side import (
+    are_side_by_side,
+    is_a_choice,
+    of_one_loop,
+    told_side_by_side,
+)
+from modelviz_callbacks.analysis.repeats.starts import starts_late
+from modelviz_callbacks.analysis.repeats.variation import (
+    Variation,
+    step_variation,
+    varying_literals,
+)
+from modelviz_callbacks.analysis.repeats.wiring import (
     Fold,
     Run,
     names_in,
     own_parameters,
     read_elsewhere,
     wiring,
-)
-from modelviz_callbacks.analysis.side_by_side import (
-    are_side_by_side,
-    is_a_choice,
-    of_one_loop,
-    told_side_by_side,
 )
 from modelviz_callbacks.graph.model import ModuleCall
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelviz_callbacks.analysis.fingerprint import Key, Subgraph, place_in
 from modelviz_callbacks.analysis.outline import Item, Outline
-from modelviz_callbacks.analysis.repeat_variation import Variation
+from modelviz_callbacks.analysis.repeats.variation import Variation
 from modelviz_callbacks.graph.values import Ref
 
 

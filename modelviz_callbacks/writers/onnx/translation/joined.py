@@ -20,9 +20,9 @@ from modelviz_callbacks.writers.onnx.builder import (
     attributes,
     element_type,
 )
-from modelviz_callbacks.writers.onnx.calls import Call, TensorPlace
-from modelviz_callbacks.writers.onnx.replacements import functions
-from modelviz_callbacks.writers.onnx.subgraph import Subgraph, SubgraphNode
+from modelviz_callbacks.writers.onnx.replacements.table import functions
+from modelviz_callbacks.writers.onnx.translation.calls import Call, TensorPlace
+from modelviz_callbacks.writers.onnx.translation.subgraph import Subgraph, SubgraphNode
 
 # From this number of tensors on.
 _MANY = 50

@@ -1,7 +1,7 @@
 """Fake quantisation as pairs of QuantizeLinear and DequantizeLinear.
 
-See `modelviz_callbacks.writers.onnx.replacements`. ONNX quantises to whole bytes: a narrower range
-is cut out of these in between.
+See `modelviz_callbacks.writers.onnx.replacements.table`. ONNX quantises to whole bytes: a narrower
+range is cut out of these in between.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.fingerprint import Fingerprinter, Subgraph
 from modelviz_callbacks.analysis.outline import Item
-from modelviz_callbacks.analysis.repeats import _Finder, find_folds
+from modelviz_callbacks.analysis.repeats.search import _Finder, find_folds
 from modelviz_callbacks.graph.json_format import dumps
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.box import parameters_text

@@ -14,13 +14,17 @@ from modelviz_callbacks.writers.onnx.builder import (
     attributes,
     element_type,
 )
-from modelviz_callbacks.writers.onnx.calls import Call
 from modelviz_callbacks.writers.onnx.exporter_internals import fake_tensor_mode
-from modelviz_callbacks.writers.onnx.joined import joined
-from modelviz_callbacks.writers.onnx.replacements import functions
-from modelviz_callbacks.writers.onnx.size_templates import SizeTemplates
-from modelviz_callbacks.writers.onnx.subgraph import Subgraph, SubgraphNode
-from modelviz_callbacks.writers.onnx.torch_exporter import Untranslated, is_translated, translate
+from modelviz_callbacks.writers.onnx.replacements.table import functions
+from modelviz_callbacks.writers.onnx.translation.calls import Call
+from modelviz_callbacks.writers.onnx.translation.joined import joined
+from modelviz_callbacks.writers.onnx.translation.size_templates import SizeTemplates
+from modelviz_callbacks.writers.onnx.translation.subgraph import Subgraph, SubgraphNode
+from modelviz_callbacks.writers.onnx.translation.torch_exporter import (
+    Untranslated,
+    is_translated,
+    translate,
+)
 
 _LOG = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
     remove_assertion_nodes,
     translate_fx_graph,
 )
-from modelviz_callbacks.writers.onnx.replacements import DECOMPOSITIONS
+from modelviz_callbacks.writers.onnx.replacements.table import DECOMPOSITIONS
 
 # The version that the exporter has translated to since torch 2.8, if it does not tell.
 _OPSET_VERSION = 18

@@ -1,7 +1,7 @@
 """Recurrent layers over packed sequences, as ONNX's own recurrent ops with sequence lengths.
 
-See `modelviz_callbacks.writers.onnx.replacements`. A packed sequence is laid out again with one
-row a sequence, padded; ONNX's ops take the length of each.
+See `modelviz_callbacks.writers.onnx.replacements.table`. A packed sequence is laid out again with
+one row a sequence, padded; ONNX's ops take the length of each.
 """
 
 from __future__ import annotations

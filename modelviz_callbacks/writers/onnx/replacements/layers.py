@@ -1,6 +1,6 @@
 """Layers and losses that the exporter's table lacks, in terms of functions that it has.
 
-See `modelviz_callbacks.writers.onnx.replacements`.
+See `modelviz_callbacks.writers.onnx.replacements.table`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.writers.onnx.exporter_internals import OpOverload, OpOverloadPacket
-from modelviz_callbacks.writers.onnx.replacements import REPLACEMENTS
+from modelviz_callbacks.writers.onnx.replacements.table import REPLACEMENTS
 
 # Functions of these packages are what they are for the life of the process.
 _LASTING = ("torch", "_operator", "builtins", "math", "modelviz_callbacks", "torch_geometric")

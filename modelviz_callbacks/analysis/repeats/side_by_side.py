@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from modelviz_callbacks.analysis.outline import Item, Outline
-from modelviz_callbacks.analysis.repeat_variation import Variation
-from modelviz_callbacks.analysis.repeat_wiring import names_in
+from modelviz_callbacks.analysis.repeats.variation import Variation
+from modelviz_callbacks.analysis.repeats.wiring import names_in
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import Ref, refs
 

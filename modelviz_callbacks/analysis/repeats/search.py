@@ -6,10 +6,10 @@ is fed by the first, everything else they read the same for all, their parameter
 shared or all their own, and no tensor from inside a copy, the last one apart, read by
 anything but the next copy, the outputs of the graph, and what reads the same tensor of every copy
 of a loop over the same weights (a list that is stacked in the end). Copies that do not feed each
-other fold if they were written as one: see `modelviz_callbacks.analysis.side_by_side`.
+other fold if they were written as one: see `modelviz_callbacks.analysis.repeats.side_by_side`.
 
 Copies that differ in one thing fold, too, if each differs from the one before it: see
-`modelviz_callbacks.analysis.repeat_variation`. Steps of one loop fold whatever grows from one to
+`modelviz_callbacks.analysis.repeats.variation`. Steps of one loop fold whatever grows from one to
 the next: they are from the same lines of source and use the same weights.
 """
 
@@ -24,26 +24,26 @@ from modelviz_callbacks.analysis.fingerprint import (
     Subgraph,
     place_in,
 )
-from modelviz_callbacks.analysis.loops import LoopFinder
 from modelviz_callbacks.analysis.outline import HELD_KINDS, Item
-from modelviz_callbacks.analysis.repeat_starts import starts_late
-from modelviz_callbacks.analysis.repeat_variation import (
+from modelviz_callbacks.analysis.repeats.loops import LoopFinder
+from modelviz_callbacks.analysis.repeats.side_by_side import (
+    are_side_by_side,
+    is_a_choice,
+    told_side_by_side,
+)
+from modelviz_callbacks.analysis.repeats.starts import starts_late
+from modelviz_callbacks.analysis.repeats.variation import (
     Variation,
     Variations,
     free_sizes,
 )
-from modelviz_callbacks.analysis.repeat_wiring import (
+from modelviz_callbacks.analysis.repeats.wiring import (
     Fold,
     Run,
     names_in,
     own_parameters,
     read_elsewhere,
     wiring,
-)
-from modelviz_callbacks.analysis.side_by_side import (
-    are_side_by_side,
-    is_a_choice,
-    told_side_by_side,
 )
 from modelviz_callbacks.graph.model import ModuleCall, Node
 from modelviz_callbacks.graph.values import Ref

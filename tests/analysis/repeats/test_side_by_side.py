@@ -10,7 +10,7 @@ from torch import nn
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.analysis.repeat_wiring import Fold
+from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.view.formatting import repeat_text
 from modelviz_callbacks.view.overview import overview
 

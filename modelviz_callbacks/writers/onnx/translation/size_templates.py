@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy
 import onnx
 
-from modelviz_callbacks.writers.onnx.subgraph import Subgraph
+from modelviz_callbacks.writers.onnx.translation.subgraph import Subgraph
 
 # Constants with more numbers than this are compared as they are.
 _MOST_NUMBERS = 64

@@ -1,0 +1,1 @@
+"""Functions that the exporter's table lacks, in terms of functions that it has."""
