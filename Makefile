@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # pip takes a CPU build of torch where it finds one for this exact version.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# For two cores: of a test that waits for a server or a process the core is free for another one.
+WORKERS ?= 3
+
 # pytest compiles the assertions of the tests: once, not at every run.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -16,15 +19,15 @@ demo: $(VENV)/.installed
 
 # All kinds of tests, over a sample of the models; ARGS chooses and adds: make test ARGS="-k svg".
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 # All tests over all models, and what takes long: what continuous integration runs.
 test-all: $(VENV)/.installed-test browser
-	$(BIN)/python -m pytest -n 2 --all $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --all $(ARGS)
 
 # What a change is tried with: no zoo, no browser, no server, no process, no other library.
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 -m "not (zoo or browser or server or process or library)" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not (zoo or browser or server or process or library)" $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
