@@ -68,7 +68,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(INSTALL) --group test --group check
-	$(INSTALL) --no-deps fastai
+	$(INSTALL) --no-deps fastai mmengine
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed-test

@@ -195,6 +195,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ignite": ("integrations.ignite",),
     "skorch": ("integrations.skorch",),
     "fastai": ("integrations.fastai",),
+    "mmengine": ("integrations.mmengine",),
     "ultralytics": ("integrations.ultralytics",),
     "stable_baselines3": ("integrations.stable_baselines3",),
     "mlflow": ("trackers.mlflow",),
@@ -464,7 +465,7 @@ def loaded_by(statement: str) -> set[str]:
 
 SLOW = {"torch", "lightning", "mlflow", "onnx", "onnxscript", "tensorboard", "pygraphviz", "numpy"}
 SLOW |= {"transformers", "accelerate", "ignite", "skorch", "stable_baselines3", "wandb", "clearml"}
-SLOW |= {"fastai", "ray", "trl", "pytorch_lightning", "tensorboardX"}
+SLOW |= {"fastai", "mmengine", "ray", "trl", "pytorch_lightning", "tensorboardX"}
 
 
 @pytest.mark.process

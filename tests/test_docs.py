@@ -224,6 +224,7 @@ TRAINERS = {
     "ignite": "ignite_trainer",
     "skorch": "skorch_classifier",
     "fastai": "fastai_learner",
+    "mmengine": "mmengine_runner",
     "stable-baselines3": "stable_baselines3_ppo",
     "plain-loop": "plain_loop",
 }

@@ -45,6 +45,7 @@ TRAINERS = {
     "ignite_trainer": ("run", "train/loss", {"linear", "cross_entropy"}),
     "skorch_classifier": ("run", "Loss/train_loss", {"linear", "cross_entropy"}),
     "fastai_learner": ("run", "train_loss", {"linear", "relu", "cross_entropy"}),
+    "mmengine_runner": ("*/vis_data", "loss", {"linear", "relu", "cross_entropy"}),
     "stable_baselines3_ppo": ("PPO_1", "rollout/ep_rew_mean", {"linear", "logsumexp", "mse_loss"}),
     "plain_loop": ("run", "loss", {"linear", "relu", "cross_entropy"}),
     "lightning_cnn": ("runs/version_0", "train_loss", {"conv2d", "linear", "cross_entropy"}),
@@ -335,7 +336,8 @@ def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
     found = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     assert found.Tags()["graph"]
     assert found.Scalars(figure)
-    (folder,) = run.glob("model_graph")
+    # MMEngine keeps its events in a folder below that of the run.
+    (folder,) = [*run.glob("model_graph"), *run.parent.glob("model_graph")]
     assert {"index.html", "graph.svg"} <= {path.name for path in folder.iterdir()}
     assert list(folder.glob("*.onnx"))
     graph = ModelGraph.load(folder / "graph.json")

@@ -22,6 +22,7 @@ TRAINERS = {
     "fabric": "GraphCallback",
     "fastai": "GraphCallback",
     "ignite": "GraphHandler",
+    "mmengine": "ModelGraphHook",
     "skorch": "GraphCallback",
     "stable_baselines3": "GraphCallback",
     "transformers": "GraphCallback",

@@ -23,12 +23,14 @@ class ModelFacts:
             own, though they have weights to train.
         of_libraries: The names of ops that stand in the code of an installed library.
         lazy: Where in what the forward returned something computes only later.
+        losses: The names of ops whose result ``backward`` was called on.
     """
 
     modules: Collection[tuple[str, bool]] = ()
     unregistered: Sequence[str] = ()
     of_libraries: Collection[str] = frozenset()
     lazy: Sequence[str] = ()
+    losses: Collection[str] = frozenset()
 
 
 # How many subjects one note names before it only counts them.
@@ -235,7 +237,9 @@ def _unused_results(graph: ModelGraph, facts: ModelFacts) -> Iterator[Note]:
     idle = [
         node.name
         for node in graph.ops
-        if _is_idle(node, graph) and not _is_a_librarys(node, graph, facts)
+        if _is_idle(node, graph)
+        and node.name not in facts.losses
+        and not _is_a_librarys(node, graph, facts)
     ]
     yield from _told(
         "unused-result",

@@ -11,12 +11,13 @@ from ignite.engine import Engine, Events
 from typing_extensions import Unpack
 
 from modelviz_callbacks.errors import CaptureError
+from modelviz_callbacks.hook import GraphHook
+from modelviz_callbacks.integrations._beginning import begin
 from modelviz_callbacks.loggers import connect
 from modelviz_callbacks.options import OptionFields, make_options
-from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.run import Run
-from modelviz_callbacks.tracing import class_of, unwrapped
+from modelviz_callbacks.tracing import unwrapped
+from modelviz_callbacks.watching.first_update import FirstUpdate
 from modelviz_callbacks.watching.training_step import Given, TrainingSteps
 
 # Where an engine keeps the function that it was made with; it has no public name.
@@ -26,6 +27,9 @@ _NEVER = "The engine ran no iteration: there was no data, or it was ended before
 
 class GraphHandler:
     """Records the first iteration of an engine: the model and the loss of its process function.
+
+    Where that calls no ``backward`` and returns no tensor (an agent that acts until its episode is
+    over), it is what comes after the first update: the model's calls up to the next ``backward``.
 
     Example:
         >>> trainer = create_supervised_trainer(model, optimizer, criterion)
@@ -60,12 +64,16 @@ class GraphHandler:
             )
         self._model = unwrapped(model)
         self._loggers = list(loggers)
-        self._options = make_options(**options)
+        self._options, self._given = make_options(**options), options
         self._steps: TrainingSteps | None = None
+        self._hook: GraphHook | None = None
+        self._update: FirstUpdate | None = None
 
     @property
     def report(self) -> Report | None:
         """What was written where; ``None`` before the engine starts, and in all ranks but zero."""
+        if self._hook is not None:
+            return self._hook.report
         return self._steps.run.report if self._steps is not None else None
 
     def attach(self, engine: Engine) -> GraphHandler:
@@ -90,26 +98,40 @@ class GraphHandler:
     # An exception has no handler here: with one, Ignite would no longer raise it.
 
     def _on_started(self, engine: Engine) -> None:
-        self._steps = None
-        if not is_recording_rank():
-            return
-        run = Run(self._options, class_of(self._model).__name__, polls=True)
-        self._steps = TrainingSteps(run, _by_batch)
-        self._steps.end_with_program(_NEVER)
-        with run.guarded("the loggers"):
-            connect(run, self._loggers)
-        with run.guarded("the preparations"):
-            run.get_ready()
+        self._on_ended(engine)  # of a run before, which an exception has ended
+        self._hook = self._update = None
+        self._steps = begin(
+            self._options,
+            self._model,
+            lambda run: connect(run, self._loggers),
+            _NEVER,
+            naming=_by_batch,
+            wants_outputs=True,
+        )
 
     def _on_iteration_started(self, engine: Engine) -> None:
-        if self._steps is not None:
+        if self._steps is None:
+            return
+        if not self._steps.lacks_outputs:
             self._steps.before(engine, _PROCESS_FUNCTION, self._model)
+        elif self._update is None:
+            # From here on it may be half an episode that is recorded, after an update it is not.
+            self._update = FirstUpdate()
+        elif self._update.has_come:
+            self._update.close()
+            self._steps.give_up()
+            self._steps = None
+            self._hook = GraphHook(self._model, loggers=self._loggers, loss=True, **self._given)
 
     def _on_iteration_completed(self, engine: Engine) -> None:
         if self._steps is not None:
             self._steps.after()
 
     def _on_ended(self, engine: Engine) -> None:
+        if self._update is not None:
+            self._update.close()
+        if self._hook is not None:
+            self._hook.close()
         if self._steps is not None:
             self._steps.finish(_NEVER)
 

@@ -8,12 +8,11 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 from typing_extensions import Unpack
 
+from modelviz_callbacks.integrations._beginning import begin
 from modelviz_callbacks.loggers import connect
 from modelviz_callbacks.options import OptionFields, make_options
-from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
-from modelviz_callbacks.run import Run
-from modelviz_callbacks.tracing import class_of, unwrapped
+from modelviz_callbacks.tracing import unwrapped
 from modelviz_callbacks.watching.training_step import TrainingSteps
 
 _NEVER = "No training batch ran: the training set was empty, or every batch was skipped."
@@ -51,17 +50,13 @@ class GraphCallback(Callback):  # type: ignore[misc]
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Finds the run's trackers."""
-        self._steps = None
-        if not is_recording_rank():
-            return
-        run = Run(self._checked, class_of(unwrapped(net.module_)).__name__, polls=True)
-        self._steps = TrainingSteps(run)
-        self._steps.end_with_program(_NEVER)
-        with run.guarded("the loggers"):
-            others = [callback for _, callback in net.callbacks_ if callback is not self]
-            connect(run, others, are_closed_first=True)
-        with run.guarded("the preparations"):
-            run.get_ready()
+        others = [callback for _, callback in net.callbacks_ if callback is not self]
+        self._steps = begin(
+            self._checked,
+            unwrapped(net.module_),
+            lambda run: connect(run, others, are_closed_first=True),
+            _NEVER,
+        )
 
     def on_batch_begin(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any

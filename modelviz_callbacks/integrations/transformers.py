@@ -13,12 +13,12 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import Unpack
 
+from modelviz_callbacks.integrations._beginning import begin
 from modelviz_callbacks.loggers import connect
 from modelviz_callbacks.options import OptionFields, make_options
-from modelviz_callbacks.ranks import is_recording_rank
 from modelviz_callbacks.report import Report
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.tracing import class_of, unwrapped
+from modelviz_callbacks.tracing import unwrapped
 from modelviz_callbacks.watching.training_step import Given, TrainingSteps
 
 _NEVER = (
@@ -64,19 +64,18 @@ class GraphCallback(TrainerCallback):
     ) -> None:
         """Finds the run's trackers; only the first process takes part."""
         self._steps = None
-        if not state.is_world_process_zero or not is_recording_rank():
+        if not state.is_world_process_zero:
             return
-        model = unwrapped(kwargs["model"])
-        run = Run(self._options, class_of(model).__name__, polls=True)
-        self._steps = TrainingSteps(run, _by_key)
-        self._steps.end_with_program(_NEVER)
-        with run.guarded("the trainer"):
-            self._trainer = _calling_trainer(sys._getframe(1))
+        frame = sys._getframe(1)
+
+        def connect_to(run: Run) -> None:
+            self._trainer = _calling_trainer(frame)
             loggers = [one for one in self._trainer.callback_handler.callbacks if one is not self]
             folder = getattr(args, "logging_dir", None) or args.output_dir
             connect(run, loggers, Path(folder or "."), are_closed_first=True)
-        with run.guarded("the preparations"):
-            run.get_ready()
+
+        model = unwrapped(kwargs["model"])
+        self._steps = begin(self._options, model, connect_to, _NEVER, naming=_by_key)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

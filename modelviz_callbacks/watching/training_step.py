@@ -15,7 +15,7 @@ import torch
 
 from modelviz_callbacks.end_of_program import close_at_exit
 from modelviz_callbacks.run import Run
-from modelviz_callbacks.tracing import Capture, StepTimer
+from modelviz_callbacks.tracing import Capture, Recording, StepTimer
 from modelviz_callbacks.watching.inspections import Inspections
 from modelviz_callbacks.watching.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.watching.timed_backward import TimedBackward
@@ -43,6 +43,7 @@ class TrainingSteps:
         naming: Naming = _as_called,
         stage: str = "",
         tells_update: bool = False,
+        wants_outputs: bool = False,
     ) -> None:
         """Nothing is armed yet.
 
@@ -51,8 +52,13 @@ class TrainingSteps:
             naming: Says what a step's inputs are called.
             stage: Which further recording of the run it is; ``""``: the run's own.
             tells_update: Whether `before_update` will be called.
+            wants_outputs: Whether a first step from which no tensor comes is kept back, for the
+                case that nothing better does.
         """
         self.run = run
+        self._wants_outputs = wants_outputs
+        self._kept_back: Recording | None = None
+        self._is_given_up = False
         self._stage = stage
         self._naming = naming
         self._restore: Callable[[], None] | None = None
@@ -64,6 +70,11 @@ class TrainingSteps:
         self._inspections = Inspections(run, stage)
         self._watched = WatchedSteps(run, stage)
         self._nonfinite = NonfiniteWatch(run, stage, tells_update)
+
+    @property
+    def lacks_outputs(self) -> bool:
+        """Whether the first step was recorded, and no tensor came from it."""
+        return self._kept_back is not None
 
     def before(self, owner: object, method: str, module: torch.nn.Module) -> None:
         """Puts the recording, or the timer, around the next call if it is the one.
@@ -124,8 +135,18 @@ class TrainingSteps:
             Exception: What failed first, if the options say so.
         """
         self.end()
-        if not self.run.is_finished:
+        kept_back, self._kept_back = self._kept_back, None
+        if kept_back is not None:
+            with self.run.guarded("the recording"):
+                self.run.captured(kept_back, self._stage)
+        if not (self.run.is_finished or self._is_given_up):
             self.run.finish(if_nothing, may_raise, is_patient)
+
+    def give_up(self) -> None:
+        """Writes nothing: somebody else records what is wanted."""
+        self._is_given_up, self._kept_back = True, None
+        self.end()
+        self.run.step_aside()
 
     def end_with_program(self, if_nothing: str) -> None:
         """Sees to it that the run ends with the program at the latest.
@@ -183,7 +204,12 @@ class TrainingSteps:
             raise
         with run.guarded("the recording"):
             capture.stop()
-            run.captured(capture.finish(result), self._stage)
+            recording = capture.finish(result)
+            is_whole = not recording.is_partial
+            if self._wants_outputs and is_whole and not recording.output_records():
+                self._kept_back = recording
+            else:
+                run.captured(recording, self._stage)
         return result
 
     def _record_again(

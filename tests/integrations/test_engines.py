@@ -21,6 +21,7 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import TensorBoard
 from stable_baselines3 import A2C, DQN, PPO
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 from torch.utils.tensorboard import SummaryWriter
 
 from modelviz_callbacks import ModelGraph
@@ -87,6 +88,118 @@ def test_after_the_first_iteration_the_engine_has_its_own_function(tmp_path: Pat
     )
     engine.run(batches(), max_epochs=1)
     assert seen == [False, True, True, True]
+
+
+def test_the_loss_is_an_output_where_the_engine_returns_predictions_only(tmp_path: Path) -> None:
+    model = net()
+    engine = create_supervised_trainer(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        nn.CrossEntropyLoss(),
+        output_transform=lambda x, y, y_pred, loss: (y_pred, y),
+    )
+    handler = GraphHandler(model, dirpath=tmp_path, **IN_PLACE).attach(engine)
+    engine.run(batches(1))
+    graph = graph_of(handler.report)
+    outputs = {node.name: node for node in graph.of_kind("output")}
+    assert len(outputs) == 3
+    assert graph.by_name[outputs["loss"].inputs[0].node].op == "cross_entropy"
+
+
+def test_what_backward_was_called_on_is_not_told_as_used_by_nobody(tmp_path: Path) -> None:
+    model = net()
+
+    def step(engine: Engine, batch: Any) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+        batch[0].exp()
+        (loss / 4).backward()
+        return loss
+
+    engine = Engine(step)
+    handler = GraphHandler(model, dirpath=tmp_path, **IN_PLACE).attach(engine)
+    engine.run(batches(1))
+    unused = [note.message for note in graph_of(handler.report).notes if "Nobody" in note.message]
+    assert unused == ["Nobody uses the result of exp."]
+
+
+class Actor(nn.Module):
+    """Two actions of four numbers; what they were worth is known when the episode is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.choice, self.value = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 1)
+        self.steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.relu(self.body(state))
+        return torch.log_softmax(self.choice(hidden), -1), self.value(hidden)
+
+
+EPISODE = 3
+
+
+def agent(per_episode: bool) -> tuple[Actor, Engine]:
+    """An actor-critic: an iteration is a step, or an episode, and its end makes the update."""
+    torch.manual_seed(0)
+    actor = Actor()
+    optimizer = torch.optim.Adam(actor.parameters(), 0.01)
+
+    def act(state: torch.Tensor) -> None:
+        chances, value = actor(state)
+        action = torch.multinomial(chances.detach().exp(), 1)
+        actor.steps.append((chances.gather(-1, action), value))
+
+    def step(engine: Engine, number: int) -> float:
+        for _ in range(EPISODE if per_episode else 1):
+            act(torch.randn(4))
+        return 1.0
+
+    def update(engine: Engine) -> None:
+        losses = [
+            nn.functional.smooth_l1_loss(value, torch.ones(1))
+            - chance.squeeze() * (1 - value.item())
+            for chance, value in actor.steps
+        ]
+        actor.steps.clear()
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+
+    engine = Engine(step)
+    is_over = Events.ITERATION_COMPLETED if per_episode else Events.EPOCH_COMPLETED
+    engine.add_event_handler(is_over, update)
+    return actor, engine
+
+
+@pytest.mark.parametrize("per_episode", [False, True])
+def test_of_an_agent_a_whole_episode_is_recorded_with_the_loss_at_its_end(
+    per_episode: bool, tmp_path: Path
+) -> None:
+    actor, engine = agent(per_episode)
+    handler = GraphHandler(actor, dirpath=tmp_path, **IN_PLACE).attach(engine)
+    engine.run(range(EPISODE), max_epochs=3)
+
+    graph = graph_of(handler.report)
+    ops = [node.op for node in graph.ops]
+    assert ops.count("log_softmax") == ops.count("smooth_l1_loss") == EPISODE
+    assert [node.path for node in graph.of_kind("output")] == ["loss"]
+    assert "state" in {node.path for node in graph.of_kind("input")}
+    assert not [note for note in graph.notes if "out of sight" in note.message]
+    other, without = agent(per_episode)
+    without.run(range(EPISODE), max_epochs=3)
+    assert same(actor.parameters(), other.parameters())
+    assert not _global_optimizer_post_hooks
+
+
+def test_where_nothing_better_comes_a_step_without_a_result_is_kept(tmp_path: Path) -> None:
+    actor, engine = agent(per_episode=False)
+    handler = GraphHandler(actor, dirpath=tmp_path, **IN_PLACE).attach(engine)
+    engine.run(range(EPISODE), max_epochs=1)
+    assert handler.report is not None
+    graph = ModelGraph.load(tmp_path / "graph.json")
+    assert [node.op for node in graph.ops].count("log_softmax") == 1
+    engine.run(range(EPISODE), max_epochs=4)
+    assert [node.path for node in graph_of(handler.report).of_kind("output")] == ["loss"]
 
 
 def test_an_error_in_an_engine_goes_on_and_the_graph_up_to_there_is_kept(tmp_path: Path) -> None:

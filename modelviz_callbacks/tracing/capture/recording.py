@@ -97,13 +97,13 @@ class Recording:
     def output_records(self) -> list[tuple[str, TensorRecord]]:
         """The tensors returned, each with its path (``output``, ``out.logits``).
 
-        A training step of manual optimisation returns nothing: what it called ``backward`` on
-        are its outputs then, ``loss``, ``loss_1``, ...
+        A training step that calls ``backward`` itself may return nothing, or predictions only: what
+        it called that on are its outputs then, too, ``loss``, ``loss_1``, ...
         """
-        found = _with_unique_paths(named_leaves(self.result))
-        if found or not self.is_step:
-            return found
-        return named_losses(self.losses)
+        found = named_leaves(self.result)
+        if self.is_step and not any(_may_be_loss(record) for _, record in found):
+            found = [*found, *named_losses(self.losses)]
+        return _with_unique_paths(found)
 
     def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors among other arguments, in the order of `input_records`.
@@ -301,6 +301,11 @@ def named_losses(losses: list[TensorRecord]) -> list[tuple[str, TensorRecord]]:
     """What ``backward`` was called on, each once: ``loss``, ``loss_1``, ..."""
     records = dict.fromkeys(losses)
     return [(f"loss_{n}" if n else "loss", record) for n, record in enumerate(records)]
+
+
+def _may_be_loss(record: TensorRecord) -> bool:
+    """Whether a tensor is a single number, as a loss is."""
+    return record.dtype.is_floating_point and record.shape in ((), (1,))
 
 
 def forward_signature(module: torch.nn.Module) -> inspect.Signature:

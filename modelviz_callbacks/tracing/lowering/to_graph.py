@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -253,7 +253,13 @@ class _Lowering:
             self._unregistered(),
             frozenset(of_libraries),
             self._recording.lazy,
+            self._names_of_losses(entries),
         )
+
+    def _names_of_losses(self, entries: Sequence[OpEntry]) -> frozenset[str]:
+        losses = {*self._recording.losses}
+        made = [entry for entry in entries if not losses.isdisjoint(flat_records(entry.result))]
+        return frozenset(self.node_names.get(id(entry), "") for entry in made)
 
     def _note_trained(self, entry: OpEntry) -> None:
         """Keeps in mind in whose calls the model's own code ran what is to be trained.
