@@ -9,7 +9,7 @@ from modelviz_callbacks.tracing.capture.measured import Measured
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.optimizer_memory import OptimizerMemory
 from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
-from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.recording import Recording, forward_signature
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.step_inspector import StepInspector
@@ -53,7 +53,7 @@ from modelviz_callbacks.tracing.lowering.step_times import op_times
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
-from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
+from modelviz_callbacks.tracing.lowering.values_read import ValuesBefore, ValuesRead
 from modelviz_callbacks.tracing.transport.comparable import pack_comparable
 from modelviz_callbacks.tracing.transport.measurements import pack_measured, unpack_measured
 from modelviz_callbacks.tracing.transport.pack import pack
@@ -80,6 +80,7 @@ __all__ = [
     "StepTimer",
     "TensorHealth",
     "TensorRange",
+    "ValuesBefore",
     "ValuesRead",
     "calls_under_way",
     "class_of",
@@ -88,6 +89,7 @@ __all__ = [
     "examine",
     "examine_gradients",
     "first_call",
+    "forward_signature",
     "has_modes",
     "is_compiled",
     "is_finite",

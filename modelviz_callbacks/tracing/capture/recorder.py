@@ -29,6 +29,7 @@ from modelviz_callbacks.tracing.capture.op_kinds import (
     written_state,
 )
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
+from modelviz_callbacks.tracing.capture.shared_memory import SharedMemory
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
     TensorRecord,
@@ -81,6 +82,7 @@ class Recorder(Encoder, TorchFunctionMode):
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
         functions: Follows the author's functions.
+        shared: Watches the memory that arrays of numpy show.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Recorder(Encoder, TorchFunctionMode):
             model: The model that is recorded.
         """
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
+        self.shared = self.origins.shared = SharedMemory(self, self.origins.made_by_python)
         self.functions = FunctionWatcher(self.tape, model)
         self.paused = self.is_over = False
         self.fault: Exception | None = None
@@ -167,12 +170,38 @@ class Recorder(Encoder, TorchFunctionMode):
             return next(origins.open_modules(), None)
 
         origins.offloaded = OffloadedWeights(model, state, self.record, innermost)
-        self._kinds = AskingFirst(self._settle)
+        self._ask_first()
+
+    def watch(self, is_wanted: bool) -> None:
+        """Looks, or looks no more, before each op whether somebody wrote to memory unseen."""
+        if is_wanted:
+            self._ask_first()
+        elif self.origins.offloaded is None:
+            self._kinds = dict(self._kinds)
+
+    def _ask_first(self) -> None:
+        if not isinstance(self._kinds, AskingFirst):
+            kinds, self._kinds = self._kinds, AskingFirst(self._settle)
+            self._kinds.update(kinds)
 
     def _settle(self) -> None:
         try:
+            self.shared.settle()
             if not self.paused and self.origins.offloaded is not None:
                 self.origins.offloaded.settle()
+        except Exception as error:
+            self.give_up(error)
+
+    def settled(self) -> Recorder:
+        """Itself, once it has looked whether somebody wrote to memory unseen."""
+        self._settle()
+        return self
+
+    def let_go(self) -> None:
+        """Lets go of every frame, and of all memory that is watched."""
+        self.functions.end()
+        try:
+            self.shared.let_go()
         except Exception as error:
             self.give_up(error)
 
@@ -349,8 +378,12 @@ class Recorder(Encoder, TorchFunctionMode):
             self.transforms.note_dual()
         if made is not None or writes or kind is _READ:
             self._append(func, args, kwargs, made, writes, begun)
+        if writes:
+            self.shared.skip(writes)
         if kind is _READ:
             self.origins.note_reads(len(self.tape), args)
+            if isinstance(args[0] if args else None, TensorRecord):
+                self.shared.hand_out(args[0].ref(), result)
 
     def _is_state(self, args: tuple[Any, ...]) -> bool:
         try:
