@@ -25,7 +25,7 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
 )
 from modelviz_callbacks.writers.onnx.fallback_nodes import DOMAIN, facts_of, plain_attributes
 from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
-from modelviz_callbacks.writers.onnx.gradients import gradient
+from modelviz_callbacks.writers.onnx.gradients import HOOK, gradient
 from modelviz_callbacks.writers.onnx.joined import GrowingSequences, joined_without_data
 from modelviz_callbacks.writers.onnx.op_translation import subgraph_of
 from modelviz_callbacks.writers.onnx.packed_rnn import pad_packed
@@ -254,7 +254,7 @@ class _Walk:
         return recorded is not None and bool(recorded.writes)
 
     def _call(self, node: fx.Node) -> None:
-        if node.target is set_grad_enabled:
+        if node.target is set_grad_enabled or node.target == HOOK:
             return
         recorded = self._recorded(node)
         self._find_unseen(node, recorded)
