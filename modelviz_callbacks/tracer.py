@@ -29,7 +29,9 @@ from modelviz_callbacks.tracing import (
     Program,
     RandomState,
     Recording,
+    ValuesBefore,
     ValuesRead,
+    forward_signature,
     is_lazy,
     losses_among,
     random_devices,
@@ -402,6 +404,7 @@ def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any
             f"trace() records a torch.nn.Module, it was given a {type(model).__name__}. "
             "Wrap a function in a module whose forward calls it."
         )
+    before = _values_before(signature or forward_signature(owner), args, kwargs)
     capture = Capture(owner)
     capture.start(args, kwargs, signature, is_step=False)
     try:
@@ -412,14 +415,22 @@ def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any
         capture.stop()
     recording = capture.finish(outputs)
     on_demand.warn_if_partial(recording)
-    return Trace(recording, outputs, _values_read(recording, args, kwargs))
+    return Trace(recording, outputs, _values_read(recording, before))
 
 
-def _values_read(
-    recording: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> ValuesRead | None:
+def _values_before(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ValuesBefore | None:
+    """What goes into a model; ``None`` where that cannot be told."""
+    try:
+        return ValuesBefore(signature, args, kwargs)
+    except Exception:  # nothing of ours may end what is traced
+        return None
+
+
+def _values_read(recording: Recording, before: ValuesBefore | None) -> ValuesRead | None:
     """What Python read of the inputs; ``None`` where that cannot be told."""
     try:
-        return ValuesRead(recording, recording.tensors_of(args, kwargs))
+        return None if before is None else ValuesRead(recording, before)
     except Exception:  # nothing of ours may end what was traced
         return None

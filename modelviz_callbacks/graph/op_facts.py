@@ -48,6 +48,7 @@ class OpFact(Flag):
     GRADIENT = auto()  # reads ``.grad`` or switches ``requires_grad``
     DUAL = auto()  # makes a dual number of forward-mode differentiation, or takes one apart
     BACKWARD = auto()  # runs the autograd engine
+    HOOKS = auto()  # lets autograd call a function with the gradient of its first argument
 
     # What else runs in training than in evaluation.
     TRAINING = auto()  # an argument says whether this is training
@@ -172,7 +173,7 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
         dense_dim dim element_size get_default_dtype get_device has_names
         is_coalesced is_complex is_conj is_contiguous is_distributed is_floating_point
         is_inference is_neg is_pinned is_same_size is_set_to is_shared is_signed is_storage
-        is_tensor ndimension nelement numel promote_types register_hook
+        is_tensor ndimension nelement numel promote_types
         register_post_accumulate_grad_hook result_type retain_grad size sparse_dim storage
         storage_offset stride sym_size untyped_storage
         """,
@@ -197,6 +198,7 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
     (_F.GRADIENT, "grad.__get__ requires_grad.__set__"),
     (_F.DUAL, "_make_dual _unpack_dual"),
     (_F.BACKWARD, "backward"),
+    (_F.HOOKS, "register_hook"),
 )
 
 OP_FACTS: dict[str, OpFact] = {name: facts for facts, names in _ROWS for name in names.split()}

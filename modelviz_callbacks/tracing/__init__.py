@@ -6,7 +6,7 @@ from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, used_up
 from modelviz_callbacks.tracing.capture.lazy_values import is_lazy
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
 from modelviz_callbacks.tracing.capture.random_state import RandomState, random_devices
-from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.recording import Recording, forward_signature
 from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.step_hook import StepHook
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -40,7 +40,7 @@ from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
 from modelviz_callbacks.tracing.lowering.to_graph import to_graph
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
-from modelviz_callbacks.tracing.lowering.values_read import ValuesRead
+from modelviz_callbacks.tracing.lowering.values_read import ValuesBefore, ValuesRead
 from modelviz_callbacks.tracing.nonfinite.backward_search import BackwardSearch
 from modelviz_callbacks.tracing.nonfinite.finiteness import is_finite
 from modelviz_callbacks.tracing.nonfinite.forward_search import NonfiniteSearch, losses_among
@@ -80,6 +80,7 @@ __all__ = [
     "StepTimer",
     "TensorHealth",
     "TensorRange",
+    "ValuesBefore",
     "ValuesRead",
     "calls_under_way",
     "class_of",
@@ -88,6 +89,7 @@ __all__ = [
     "examine",
     "examine_gradients",
     "first_call",
+    "forward_signature",
     "has_modes",
     "is_compiled",
     "is_finite",

@@ -124,3 +124,68 @@ def test_a_count_that_no_parameter_has_is_refused_on_load(traced: Trace, tmp_pat
     path.write_text(after)
     with pytest.raises(Exception, match="impossible size"):
         ModelGraph.load(path)
+
+
+class HalfQuadratic(nn.Module):
+    """As HQQ keeps them: a plain parameter, and its shape in a dictionary of the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W_q = nn.Parameter(torch.randint(0, 255, (8, 8), dtype=torch.uint8), False)
+        self.meta = {"nbits": 4, "shape": torch.Size([16, 8]), "scale": torch.ones(16, 1)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        codes = torch.stack([self.W_q >> 4, self.W_q & 15], 1).reshape(16, 8).to(x.dtype)
+        return x @ (codes * self.meta["scale"]).T
+
+
+class ByHand(nn.Module):
+    """As GPTQ lays them out, in parameters: eight in a number, the zeros packed likewise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features, self.out_features = 16, 8
+        self.register_buffer("shifts", torch.arange(0, 32, 4))
+        numbers = torch.randint(-(2**31), 2**31 - 1, (2, 8), dtype=torch.int32)
+        self.qweight = nn.Parameter(numbers, False)
+        self.qzeros = nn.Parameter(torch.zeros(2, 1, dtype=torch.int32), False)
+        self.g_idx = nn.Parameter(torch.arange(16, dtype=torch.int16) // 8, False)
+        self.scales = nn.Parameter(torch.ones(2, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        codes = (self.qweight[:, None] >> self.shifts[None, :, None]) & 15
+        groups = self.g_idx.long()
+        zeros = ((self.qzeros[:, :, None] >> self.shifts) & 15).reshape(2, 8)[groups]
+        return x @ ((codes.reshape(16, 8) - zeros) * self.scales[groups])
+
+
+class Codes(nn.Module):
+    """Whole numbers that are what they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(torch.zeros(4, 4, dtype=torch.long), False)
+        self.in_features, self.out_features = 4, 4
+        self.shape = torch.Size([4, 4])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.codes
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "elements"),
+    [
+        (HalfQuadratic(), 8, {"W_q": 128}),
+        (ByHand(), 16, {"qweight": 128, "qzeros": 2, "g_idx": 16, "scales": 16}),
+        (Codes(), 4, {"codes": 16}),
+    ],
+    ids=["hqq", "gptq", "none"],
+)
+def test_what_the_layer_keeps_beside_plain_tensors_tells_how_many_they_hold(
+    model: nn.Module, width: int, elements: dict[str, int]
+) -> None:
+    traced = trace(nn.Sequential(model), torch.randn(4, width))
+    wanted = {f"0.{name}": count for name, count in elements.items()}
+    for graph in (traced.graph, to_graph(unpack(pack(traced._recording)))):
+        assert {one.name: one.elements for one in graph.parameters} == wanted
+        assert graph.parameter_count == sum(wanted.values())

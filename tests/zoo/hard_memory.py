@@ -263,10 +263,7 @@ class UsesBooleanMasks(nn.Module):
         return y.masked_scatter(mask, x)
 
 
-@shelf.model(
-    f"{_HERE}: resize_ and set_ of a temporary",
-    replay="torch does not tell a mode about Tensor.set_",
-)
+@shelf.model(f"{_HERE}: resize_ and set_ of a temporary")
 class ResizesStorage(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.zeros(2)

@@ -63,10 +63,7 @@ class NumpyInBetween(nn.Module):
         return self.fc(x) * weights
 
 
-@shelf.model(
-    f"{_HERE}: numpy writes into a tensor's memory",
-    replay="numpy writes to the memory, outside torch",
-)
+@shelf.model(f"{_HERE}: numpy writes into a tensor's memory")
 class NumpyWritesThrough(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         table = torch.zeros(3, 4)

@@ -105,6 +105,11 @@ class Encoder:
         self.origins.remember(record)
         return record
 
+    def introduce(self, tensor: torch.Tensor, record: TensorRecord) -> None:
+        """Takes over the record of a tensor, which says where that is from."""
+        self._records[id(tensor)] = record
+        self.origins.remember(record)
+
     def see_alias(self, tensor: torch.Tensor, other: TensorRecord) -> None:
         """A record for a tensor that lies on the memory of another one, maybe gone by now."""
         record = self._records[id(tensor)] = record_of(tensor, len(self.tape))

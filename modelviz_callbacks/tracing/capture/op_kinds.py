@@ -28,6 +28,7 @@ class CallKind(IntEnum):
     READ = 4  # hands a tensor's values to Python
     GRADIENT = 6  # reads .grad or switches requires_grad
     DUAL = 7  # makes a dual number of forward-mode differentiation, or takes one apart
+    HOOK = 8  # lets autograd call a function: of the forward where that takes gradients itself
     BACKWARD = 5  # runs the autograd engine: nothing in it belongs to the forward
 
 
@@ -35,6 +36,7 @@ _KINDS = (
     (OpFact.BACKWARD, CallKind.BACKWARD),
     (OpFact.GRADIENT, CallKind.GRADIENT),
     (OpFact.READS_VALUE, CallKind.READ),
+    (OpFact.HOOKS, CallKind.HOOK),
     (OpFact.DUAL, CallKind.DUAL),
     (OpFact.ASKS, CallKind.SKIP),
     (OpFact.WRITES, CallKind.WRITE),

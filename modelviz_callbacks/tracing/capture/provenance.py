@@ -18,6 +18,11 @@ from torch.nn.parameter import is_lazy
 
 from modelviz_callbacks.tracing.capture.known_storages import KnownStorages
 from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights, take_place
+from modelviz_callbacks.tracing.capture.shared_memory import (
+    SharedMemory,
+    is_foreign,
+    on_same_memory,
+)
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
     Enter,
@@ -60,7 +65,10 @@ class OriginFinder:
         is_state: Whether a tensor is a parameter or buffer of the model.
         offloaded: Finds weights that are on the meta device between calls, if there are any.
         storages: The storages that somebody asked for.
+        shared: Watches memory that is not torch's own.
     """
+
+    shared: SharedMemory
 
     def __init__(self, recorder: TapeOwner, state: StateNames, keeps_state: bool) -> None:
         self.created = 0
@@ -131,6 +139,10 @@ class OriginFinder:
             return origin
         self.unexplained += 1
         origin.alias_of = self._sharing(tensor, record)
+        is_array = origin.alias_of is None and is_foreign(tensor)
+        if is_array:
+            shown = on_same_memory(tensor, record, self._recorder.living())
+            origin.alias_of = None if shown is None else self._recorder.known(shown)
         if origin.alias_of is None:
             origin.made_by, origin.sources = self._wrapping(tensor)
         if origin.alias_of is None and not origin.sources and tensor.grad_fn is not None:
@@ -141,11 +153,21 @@ class OriginFinder:
         if origin.alias_of is not None and tensor.grad_fn is not None:
             origin.passes = tensor.grad_fn.name() in PASS_THROUGH_NODES
         if origin.alias_of is None and not origin.sources:
-            origin.sources = self._python_sources(tensor)
+            origin.sources = self._read_here() if is_array else ()
             origin.made_by = "python" if origin.sources else ""
             self._external.setdefault(record.storage, record)
             if not is_lazy(tensor):
-                self._keep_constant(tensor, record, origin)
+                kept = self.shared.take_in(tensor) if is_array else None
+                self._keep_constant(tensor if kept is None else kept, record, origin)
+        return origin
+
+    def made_by_python(self, value: torch.Tensor) -> Origin:
+        """The origin of what Python wrote somewhere just now, as a tensor of its own."""
+        origin = Origin()
+        origin.sources = self._read_here()
+        origin.made_by = "python"
+        if value.nbytes < MAX_CONSTANT_BYTES:
+            origin.value = value
         return origin
 
     def _keep_constant(self, tensor: torch.Tensor, record: TensorRecord, origin: Origin) -> None:
@@ -300,13 +322,8 @@ class OriginFinder:
                 return entry
         return None
 
-    def _python_sources(self, tensor: torch.Tensor) -> tuple[TensorRecord, ...]:
-        """What Python read in this module call, if the tensor wraps memory of Python's."""
-        try:
-            if tensor.device.type != "cpu" or tensor.untyped_storage().resizable():
-                return ()  # torch's own memory: not made from an array
-        except (RuntimeError, NotImplementedError):
-            return ()
+    def _read_here(self) -> tuple[TensorRecord, ...]:
+        """What Python read in this module call."""
         start = self._start_of_call()
         read = {id(record): record for at, record in self._reads if at > start}
         return tuple(record for record in read.values() if not self._is_fixed(record))

@@ -20,6 +20,7 @@ from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, Encoder
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
 from modelviz_callbacks.tracing.capture.function_calls import FunctionWatcher
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
+from modelviz_callbacks.tracing.capture.gradient_hooks import GRAD, GradientHooks, replayable
 from modelviz_callbacks.tracing.capture.mutation import Version, tensors_in, versions_in
 from modelviz_callbacks.tracing.capture.offloaded import AskingFirst, OffloadedWeights
 from modelviz_callbacks.tracing.capture.op_kinds import (
@@ -29,6 +30,7 @@ from modelviz_callbacks.tracing.capture.op_kinds import (
     written_state,
 )
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
+from modelviz_callbacks.tracing.capture.shared_memory import SharedMemory
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
     TensorRecord,
@@ -45,7 +47,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
 
 _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
 _READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT
-_DUAL = CallKind.DUAL
+_DUAL, _HOOK = CallKind.DUAL, CallKind.HOOK
 
 _Named = dict[str, Any] | None
 
@@ -81,6 +83,8 @@ class Recorder(Encoder, TorchFunctionMode):
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
         functions: Follows the author's functions.
+        gradient_hooks: Those that the forward has put up for autograd to call.
+        shared: Watches the memory that arrays of numpy show.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class Recorder(Encoder, TorchFunctionMode):
             model: The model that is recorded.
         """
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
+        self.gradient_hooks = GradientHooks()
+        self.shared = self.origins.shared = SharedMemory(self, self.origins.made_by_python)
         self.functions = FunctionWatcher(self.tape, model)
         self.paused = self.is_over = False
         self.fault: Exception | None = None
@@ -167,12 +173,38 @@ class Recorder(Encoder, TorchFunctionMode):
             return next(origins.open_modules(), None)
 
         origins.offloaded = OffloadedWeights(model, state, self.record, innermost)
-        self._kinds = AskingFirst(self._settle)
+        self._ask_first()
+
+    def watch(self, is_wanted: bool) -> None:
+        """Looks, or looks no more, before each op whether somebody wrote to memory unseen."""
+        if is_wanted:
+            self._ask_first()
+        elif self.origins.offloaded is None:
+            self._kinds = dict(self._kinds)
+
+    def _ask_first(self) -> None:
+        if not isinstance(self._kinds, AskingFirst):
+            kinds, self._kinds = self._kinds, AskingFirst(self._settle)
+            self._kinds.update(kinds)
 
     def _settle(self) -> None:
         try:
+            self.shared.settle()
             if not self.paused and self.origins.offloaded is not None:
                 self.origins.offloaded.settle()
+        except Exception as error:
+            self.give_up(error)
+
+    def settled(self) -> Recorder:
+        """Itself, once it has looked whether somebody wrote to memory unseen."""
+        self._settle()
+        return self
+
+    def let_go(self) -> None:
+        """Lets go of every frame, and of all memory that is watched."""
+        self.functions.end()
+        try:
+            self.shared.let_go()
         except Exception as error:
             self.give_up(error)
 
@@ -349,8 +381,26 @@ class Recorder(Encoder, TorchFunctionMode):
             self.transforms.note_dual()
         if made is not None or writes or kind is _READ:
             self._append(func, args, kwargs, made, writes, begun)
+        if writes:
+            self.shared.skip(writes)
+        if kind is _HOOK:
+            self._note_hook(func, args, kwargs, result, begun)
+        elif func is GRAD:
+            self.gradient_hooks.settle(self.tape)
         if kind is _READ:
             self.origins.note_reads(len(self.tape), args)
+            if isinstance(args[0] if args else None, TensorRecord):
+                self.shared.hand_out(args[0].ref(), result)
+
+    def _note_hook(
+        self, func: Any, args: list[Any], kwargs: dict[str, Any] | None, handle: Any, begun: _Begun
+    ) -> None:
+        """A hook is not the forward's, as long as that takes no gradient itself."""
+        tensor, hook = [*args, *(kwargs or {}).values()]
+        (code, lasti, _), first = begun[0] or (None, 0, True), begun[1]
+        hook = replayable(hook, self.is_state)
+        self.gradient_hooks.note(len(self.tape), handle)
+        self._append(func, [tensor, hook], None, None, (), ((code, lasti, True), first))
 
     def _is_state(self, args: tuple[Any, ...]) -> bool:
         try:

@@ -249,7 +249,7 @@ class Capture:
 
     def _walked(self, value: Any) -> Any:
         with no_torch_function():
-            return self._attempt(lambda: walk(value, self.recorder.record), Leaf(None))
+            return self._attempt(lambda: walk(value, self.recorder.settled().record), Leaf(None))
 
     def _arm(self, handles: ExitStack) -> None:
         handles.callback(make_room())
@@ -259,7 +259,7 @@ class Capture:
         handles.enter_context(slowed_collector())
         handles.enter_context(out_of_compiled_code(self.recorder, self))
         handles.callback(self._unwatch)
-        handles.callback(self.recorder.functions.end)
+        handles.callback(self.recorder.let_go)
         self._watch()
 
     def _watch(self) -> None:

@@ -44,22 +44,24 @@ class StateTensor(NamedTuple):
         return self.name.rpartition(".")[2]
 
 
-def packed_elements(tensor: torch.Tensor) -> int | None:
+def packed_elements(tensor: torch.Tensor, owner: torch.nn.Module | None = None) -> int | None:
     """How many elements a tensor holds where several are packed in one of its own.
 
-    Libraries that quantise to a few bits (bitsandbytes) leave a plain tensor of bytes, and what
-    it stands for on an object beside, which has the shape. A tensor subclass tells by itself.
+    Libraries that quantise to a few bits leave a plain tensor of whole numbers, and have what it
+    stands for beside it: on an object at the tensor (bitsandbytes), or in its module, as a shape
+    (HQQ) or as the layer's two widths (GPTQ, AWQ). A tensor subclass tells by itself.
 
     Args:
         tensor: A parameter or buffer.
+        owner: The module that has it.
 
     Returns:
         More than its own elements, and not more than its bits; ``None``: none are packed in it.
     """
     try:
-        beside = [value for value in vars(tensor).values() if not isinstance(value, torch.Tensor)]
-        shapes = [getattr(value, "shape", None) for value in beside]
-        counts = [math.prod(shape) for shape in shapes if isinstance(shape, torch.Size)]
+        counts = _counts_beside(vars(tensor).values())
+        if not counts and owner is not None and _is_largest_of_bits(tensor, owner):
+            counts = [*_counts_beside(vars(owner).values()), *_widths_of(owner)]
         if not counts:
             return None
         with no_torch_function():  # a mode of the user's is not asked
@@ -67,6 +69,46 @@ def packed_elements(tensor: torch.Tensor) -> int | None:
         return next((count for count in counts if least < count <= most), None)
     except Exception:  # it is somebody's code
         return None
+
+
+# What layers call their two widths.
+_WIDTHS = (
+    ("in_features", "out_features"),
+    ("infeatures", "outfeatures"),
+    ("input_size", "output_size"),
+    ("num_embeddings", "embedding_dim"),
+)
+
+
+def _counts_beside(values: Iterable[object]) -> list[int]:
+    """The numbers of elements of all shapes that are kept somewhere beside a tensor."""
+    shapes: list[object] = []
+    for value in values:
+        if isinstance(value, (torch.Tensor, torch.nn.Module)):
+            continue
+        inside = value.values() if isinstance(value, dict) else [getattr(value, "shape", None)]
+        shapes += [value, *inside]
+    return [math.prod(shape) for shape in shapes if isinstance(shape, torch.Size)]
+
+
+def _widths_of(owner: torch.nn.Module) -> list[int]:
+    known = vars(owner)
+    widths = [(known.get(first), known.get(last)) for first, last in _WIDTHS]
+    return [
+        first * last for first, last in widths if isinstance(first, int) and isinstance(last, int)
+    ]
+
+
+def _is_largest_of_bits(tensor: torch.Tensor, owner: torch.nn.Module) -> bool:
+    """Whether no other parameter of a module holds as many whole numbers: zeros are smaller."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or _is_no_number(tensor):
+        return False
+    others = [one for one in parameters_of(owner).values() if one is not None]
+    return tensor.nbytes == max(one.nbytes for one in others if not _is_no_number(one))
+
+
+def _is_no_number(tensor: torch.Tensor) -> bool:
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype is torch.bool
 
 
 class StateNames:
@@ -105,10 +147,13 @@ class StateNames:
     def update(self) -> None:
         """Adds the tensors that have come since (lazy modules, buffers made in a forward)."""
         places = paths_of(self._model)
+        owners = {author_path(path): module for path, module in places}
         for kind in ("buffer", "parameter"):
             named = _named(self._model, places, kind, self._found)
             for names, tensor in _grouped(named):
-                found = StateTensor(kind, names[0], tuple(names[1:]), packed_elements(tensor))
+                owner = owners.get(names[0].rpartition(".")[0]) if kind == "parameter" else None
+                packed = packed_elements(tensor, owner)
+                found = StateTensor(kind, names[0], tuple(names[1:]), packed)
                 self._found[id(tensor)] = (tensor, found)
 
     def learn(self, tensor: torch.Tensor, module: torch.nn.Module, label: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,9 @@ class TapeOwner(Protocol):
 
     def known(self, tensor: torch.Tensor) -> TensorRecord | None:
         """The present version of a tensor that was seen before."""
+
+    def living(self) -> Iterator[torch.Tensor]:
+        """The tensors that are known and still there, the latest first."""
 
     def is_state(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the model."""

@@ -47,6 +47,10 @@ class Aliasing(Generic[_W]):
                 shared = argument if argument in self._regions else None
         self._join(record, self._regions[shared] if shared is not None else _Region())
 
+    def add_view(self, record: TensorRecord, base: TensorRecord) -> None:
+        """A tensor that shows another one's memory, be it on a storage of its own."""
+        self._join(record, self._regions.get(base) or _Region())
+
     def add_write(self, record: TensorRecord, writer: _W) -> None:
         """``record`` is the new version of a tensor that ``writer`` wrote to."""
         region = self._regions[record]
@@ -85,6 +89,8 @@ def overlap(first: TensorRecord, second: TensorRecord) -> bool:
     """
     if first.stride is None or second.stride is None:
         return True
+    if first.storage != second.storage:
+        return True  # an array's, which begins where it does
     if first.shape is None or second.shape is None:
         return True
     if 0 in first.shape or 0 in second.shape:

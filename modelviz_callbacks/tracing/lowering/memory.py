@@ -31,6 +31,7 @@ from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
 from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import fake_tensor_mode, storage_address
+from modelviz_callbacks.tracing.lowering.call_patterns import CallPatterns, Outcome, Pattern
 from modelviz_callbacks.tracing.lowering.flops import call_key, filled
 from modelviz_callbacks.tracing.lowering.temporaries import Temporaries
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
@@ -274,6 +275,23 @@ class _Call(NamedTuple):
     temporary_bytes: int = 0
     casts: tuple[_Cast, ...] = ()
 
+    def outcome(self) -> Outcome | None:
+        """What holds for such a call on other sizes, too; ``None`` where that cannot be said.
+
+        What is alive at most depends on which of several tensors is the largest.
+        """
+        if self.temporary_bytes or self.casts:
+            return None
+        sizes = tuple([one.size_bytes for one in self.saved if one.place is None])
+        return Outcome(tuple([one.place for one in self.saved]), sizes)
+
+    @classmethod
+    def of_outcome(cls, outcome: Outcome) -> _Call:
+        """The call that came out so."""
+        sizes = iter(outcome.sizes)
+        saved = [_Saved(place, next(sizes) if place is None else 0) for place in outcome.kind]
+        return cls(tuple(saved))
+
 
 class _Saved(NamedTuple):
     """Memory that a call saves.
@@ -293,6 +311,7 @@ class _Replay:
     def __init__(self, mode: Any) -> None:
         self._mode = mode
         self._known: dict[Hashable, _Call | None] = {}
+        self._patterns = CallPatterns()
 
     def of(self, entry: OpEntry) -> _Call | None:
         """What a call saves and needs; ``None`` where it cannot be made again so."""
@@ -312,8 +331,29 @@ class _Replay:
         kwargs = {name: _kind_of(value) for name, value in (entry.kwargs or {}).items()}
         key = (entry.func, call_key(args, describe), call_key(kwargs, describe), entry.autocast)
         if key not in self._known:
-            self._known[key] = self._attempt(entry)
+            self._known[key] = self._of_pattern(entry, args, kwargs)
         return self._known[key]
+
+    def _of_pattern(self, entry: OpEntry, args: Any, kwargs: Any) -> _Call | None:
+        """Makes a call again, if none that differs from it in sizes only tells what it is."""
+        places: dict[TensorRecord, int] = {}
+        opened = Pattern()
+
+        def describe(record: TensorRecord) -> Hashable:
+            shape, stride = record.sizes, record.stride
+            lies = record.facts if shape is None or stride is None else opened.tensor(shape, stride)
+            place = places.setdefault(record, len(places))
+            return (place, lies, *record.facts[1:4], record.layout)
+
+        given = (call_key(args, describe), call_key(kwargs, describe))
+        pattern = (entry.func, opened.of(given), entry.autocast)
+        found = self._patterns.find(pattern, opened.numbers)
+        if found is not None:
+            return _Call.of_outcome(found)
+        call = self._attempt(entry)
+        outcome = None if call is None else call.outcome()
+        self._patterns.learn(pattern, opened.numbers, outcome)
+        return call
 
     def _attempt(self, entry: OpEntry) -> _Call | None:
         for is_watched in (True, False):  # some ops do otherwise where a mode watches

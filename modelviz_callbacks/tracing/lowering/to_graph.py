@@ -395,7 +395,7 @@ class _Lowering:
             ref = self._read(origin.alias_of)
         elif ref is None and origin is not None and origin.alias_of is not None:
             ref = self._opaque(UNSEEN_VIEW, [origin.alias_of], record)
-            self._memory.add_result(record, [origin.alias_of])
+            self._memory.add_view(record, origin.alias_of)
         elif ref is None and origin is not None and origin.sources:
             ref = self._opaque(origin.made_by, list(origin.sources), record)
         if ref is None:

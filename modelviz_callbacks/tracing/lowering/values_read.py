@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
-from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
+from modelviz_callbacks.tracing.capture.recording import (
+    Recording,
+    argument_records,
+    named_inputs,
+    paths_of_arguments,
+)
 from modelviz_callbacks.tracing.capture.tape import OpEntry, TensorRecord, flat_records
+from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
+
+# What is larger is not looked at.
+_MOST_BYTES = 256 * 2**20
+
+
+class ValuesBefore:
+    """What goes into a model, before the forward, which may write to it.
+
+    Attributes:
+        digests: A number for each input, in the order of `Recording.input_records`.
+    """
+
+    def __init__(
+        self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Looks at the values.
+
+        Args:
+            signature: Of the code that will be recorded.
+            args: What it will be given.
+            kwargs: Likewise, by name.
+        """
+        named = named_inputs(signature, args, kwargs, lambda tensor: tensor)
+        tensors = {id(tensor): tensor for _, tensor in paths_of_arguments(named)}
+        self.digests = [_digest(tensor) for tensor in tensors.values()]
 
 
 class ValuesRead:
@@ -19,72 +52,97 @@ class ValuesRead:
     A test of a condition (``if x.sum() > 0``) is left out: a replay follows the recorded path.
     """
 
-    def __init__(self, recording: Recording, tensors: Sequence[torch.Tensor]) -> None:
-        """Reads the tape, and those of the inputs that it leads to.
+    def __init__(self, recording: Recording, before: ValuesBefore) -> None:
+        """Reads the tape.
 
         Args:
             recording: A whole one.
-            tensors: Its inputs, in the order of `Recording.input_records`, as they were before
-                the forward. One that it has written to is not compared.
+            before: Of its inputs.
         """
         inputs = [record for _, record in recording.input_records()]
         behind = {record: frozenset([place]) for place, record in enumerate(inputs)}
-        written: set[int] = set()
         readers: dict[int, OpEntry] = {}
+        memory = _Memory(behind)
         for entry in recording.tape:
             if not isinstance(entry, OpEntry):
                 continue
-            places = frozenset[int]().union(*(_of(r, behind) for r in argument_records(entry)))
+            given = argument_records(entry)
+            places = frozenset[int]().union(*(memory.places_of(record) for record in given))
             if classify(entry.func) is CallKind.READ:
                 if not entry.plumbing and getattr(entry.func, "__name__", "") != "__bool__":
                     for place in places:
                         readers.setdefault(place, entry)
                 continue
-            for record in (*flat_records(entry.result), *entry.writes):
-                behind[record] = places | _of(record, behind)
-                if record.first in inputs:
-                    written.add(inputs.index(record.first))
+            memory.add(entry, given, places)
         names = node_names(recording) if readers else {}
         self._readers = {place: names.get(id(entry), "an op") for place, entry in readers.items()}
-        self._digests = {
-            place: _digest(tensors[place])
-            for place in readers
-            if place not in written and place < len(tensors)
-        }
+        self._digests = dict(enumerate(before.digests))
 
     def changed(self, tensors: Sequence[torch.Tensor]) -> str:
         """The op through which Python saw an input that is another one now; ``""``: none."""
-        for place, digest in self._digests.items():
+        for place, reader in self._readers.items():
+            digest = self._digests.get(place, b"")
             if digest and digest != _digest(tensors[place]):
-                return self._readers[place]
+                return reader
         return ""
 
 
-def _of(record: TensorRecord, behind: dict[TensorRecord, frozenset[int]]) -> frozenset[int]:
-    found: frozenset[int] = frozenset()
-    waiting, seen = [record], set[TensorRecord]()
-    while waiting:
-        here = waiting.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        if here in behind:
-            found |= behind[here]
-            continue
-        origin = here.origin
-        if here.previous is not None:
-            waiting.append(here.previous)
-        if origin is not None:
-            waiting += origin.sources
-            waiting += [origin.alias_of] if origin.alias_of is not None else []
-    return found
+class _Memory:
+    """Which inputs are behind what the tensors of a tape show."""
+
+    def __init__(self, behind: dict[TensorRecord, frozenset[int]]) -> None:
+        self._behind = behind
+        self._written: dict[int, frozenset[int]] = {}  # by storage, what was written to it
+        self._homes: dict[int, int] = {}  # of storages that show another one's memory
+
+    def add(self, entry: OpEntry, given: list[TensorRecord], places: frozenset[int]) -> None:
+        """Takes note of an op, given what its arguments come from."""
+        storages = {record.storage for record in given}
+        for record in flat_records(entry.result):
+            if record.storage not in storages:  # new memory, maybe where other was before
+                self._written.pop(record.storage, None)
+                self._homes.pop(record.storage, None)
+            self._behind[record] = places
+        for record in entry.writes:
+            self._behind[record] = places | self.places_of(record)
+            home = self._home(record)
+            self._written[home] = self._written.get(home, frozenset()) | places
+
+    def places_of(self, record: TensorRecord) -> frozenset[int]:
+        """The inputs behind a tensor, and behind what was written to its memory."""
+        found: frozenset[int] = frozenset()
+        waiting, seen = [record], set[TensorRecord]()
+        while waiting:
+            here = waiting.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            origin = here.origin
+            if origin is not None and origin.alias_of is not None:
+                waiting.append(origin.alias_of)
+                if here.storage != origin.alias_of.storage:
+                    self._homes[here.storage] = self._home(origin.alias_of)
+            found |= self._written.get(self._home(here), frozenset())
+            if here in self._behind:
+                found |= self._behind[here]
+                continue
+            if here.previous is not None:
+                waiting.append(here.previous)
+            if origin is not None:
+                waiting += origin.sources
+        return found
+
+    def _home(self, record: TensorRecord) -> int:
+        return self._homes.get(record.storage, record.storage) if record.storage else -id(record)
 
 
 def _digest(tensor: torch.Tensor) -> bytes:
     """A number for the values; empty for a tensor that has none to be read."""
     try:
-        with torch.no_grad():
+        if tensor.numel() * tensor.element_size() > _MOST_BYTES:
+            return b""
+        with torch.no_grad(), no_torch_function():
             plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             return hashlib.blake2b(plain.numpy().tobytes()).digest()
-    except (RuntimeError, TypeError, NotImplementedError):
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
         return b""

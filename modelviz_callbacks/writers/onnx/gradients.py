@@ -20,6 +20,9 @@ from torch import fx
 from modelviz_callbacks.writers.onnx.exporter_internals import set_grad_enabled
 from modelviz_callbacks.writers.onnx.translation.torch_exporter import Untranslated, in_aten_ops
 
+# Lets autograd call a function of the user's.
+HOOK = "register_hook"
+
 # Methods that end in "_" without a write to memory.
 _HARMLESS = ("requires_grad_",)
 _WRITERS = (operator.setitem, setattr, operator.iadd, operator.isub, operator.imul)
@@ -133,7 +136,7 @@ def _before(node: fx.Node) -> list[fx.Node]:
 
 def _is_plain(path: Sequence[fx.Node], node: fx.Node, writes: Callable[[fx.Node], bool]) -> bool:
     """Whether making the calls once more gives what they gave, and the gradient that they have."""
-    on_the_way, first = set(path), path[0]
+    on_the_way, first = {*path, *_ends(node)[0], *_ends(node)[1]}, path[0]
     is_on, has_begun = True, False
     for item in _before(node):
         has_begun = has_begun or item is first
@@ -141,6 +144,8 @@ def _is_plain(path: Sequence[fx.Node], node: fx.Node, writes: Callable[[fx.Node]
             is_on = bool(item.args[0])
         elif item in on_the_way and (not is_on or item.op == "call_module"):
             return False
+        if item.target == HOOK and not on_the_way.isdisjoint(item.all_input_nodes):
+            return False  # what it makes of the gradient is the user's own code
         if has_begun and item.target not in _HARMLESS and (writes(item) or _writes(item)):
             return False
     return True

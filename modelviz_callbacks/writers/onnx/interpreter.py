@@ -23,7 +23,7 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
     version_of,
 )
 from modelviz_callbacks.writers.onnx.functionalize import Memory, Unreadable
-from modelviz_callbacks.writers.onnx.gradients import gradient
+from modelviz_callbacks.writers.onnx.gradients import HOOK, gradient
 from modelviz_callbacks.writers.onnx.replacements.packed_rnn import pad_packed
 from modelviz_callbacks.writers.onnx.replacements.table import functions
 from modelviz_callbacks.writers.onnx.stand_ins import META, StandIns, is_array
@@ -258,7 +258,7 @@ class _Walk:
         return recorded is not None and bool(recorded.writes)
 
     def _call(self, node: fx.Node) -> None:
-        if node.target is set_grad_enabled:
+        if node.target is set_grad_enabled or node.target == HOOK:
             return
         recorded = self._recorded(node)
         self._find_unseen(node, recorded)

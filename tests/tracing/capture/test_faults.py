@@ -31,6 +31,7 @@ from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatche
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.session import Capture
+from modelviz_callbacks.tracing.capture.shared_memory import SharedMemory
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
 from modelviz_callbacks.writers import graphdef
@@ -108,8 +109,12 @@ RECORDING = [
     Step(OriginFinder, "note_reads"),
     Step(OriginFinder, "_sharing"),
     Step(OriginFinder, "_autograd_sources"),
-    Step(OriginFinder, "_python_sources"),
+    Step(OriginFinder, "_read_here"),
     Step(OriginFinder, "_learn_gathered"),
+    Step(SharedMemory, "hand_out"),
+    Step(SharedMemory, "take_in"),
+    Step(SharedMemory, "skip"),
+    Step(SharedMemory, "_tell"),
     Step(StateNames, "holds"),
     Step(TransformWatcher, "is_on"),
     Step(TransformWatcher, "note_result"),
@@ -191,6 +196,11 @@ class Everything(nn.Module):
             hidden = self.gate(hidden).float()
         hidden = _Squared.apply(hidden) + self.table  # type: ignore[no-untyped-call]
         hidden = hidden + torch.from_numpy(x.detach().numpy() * 2)
+        shared = hidden.new_zeros(4)
+        array = shared.numpy()
+        array[1] = 0.5
+        shared += 1
+        hidden = hidden * shared
         hidden[0] = 1.0
         biggest, _ = torch.max(hidden, dim=1)
         halves = torch.stack(torch.split(hidden, 2, dim=1))

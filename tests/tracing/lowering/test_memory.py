@@ -19,6 +19,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import record_backward
+from modelviz_callbacks.tracing.lowering import memory
 from modelviz_callbacks.tracing.transport.pack import pack
 from modelviz_callbacks.tracing.transport.unpack import unpack
 from modelviz_callbacks.writers import markdown, table
@@ -226,3 +227,40 @@ def test_what_autocast_makes_of_a_parameter_is_kept_until_it_ends_and_made_once(
     assert live[0] == 2 * 64 + weights + biases // 2 + row
     assert live[2] == 2 * 64 + weights + biases + 2 * 32 * 32 + 3 * row
     assert live[3] == 2 * 64 + 2 * 32 * 32 + 3 * row + 4 * 32
+
+
+def test_a_loop_that_grows_is_told_from_its_first_steps_as_if_each_were_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Grows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.norm, self.drop = nn.Linear(4, 4), nn.LayerNorm(4), nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            steps = [x]
+            for _ in range(16):
+                seen = torch.stack(steps, 1)
+                weights = torch.softmax(self.query(seen) @ seen.transpose(1, 2), -1)
+                mixed = self.norm(self.drop(weights) @ seen)
+                steps.append(torch.cdist(mixed, seen)[:, -1, :1] + mixed.logsumexp(1))
+            return torch.stack(steps, 1)
+
+    looked = []
+    original = memory._Replay._made_again
+
+    def counted(self: Any, entry: Any, is_watched: bool) -> Any:
+        looked.append(entry.func.__name__)
+        return original(self, entry, is_watched)
+
+    monkeypatch.setattr(memory._Replay, "_made_again", counted)
+    model, x = Grows(), torch.randn(2, 4)
+    told = trace(model, x).graph
+    assert max(map(looked.count, ("linear", "softmax", "layer_norm", "logsumexp"))) <= 8
+    assert any(node.kept_bytes for node in told.of_kind("op"))
+    monkeypatch.setattr(memory.CallPatterns, "find", lambda *_: None)
+    each = trace(model, x).graph
+    assert looked.count("softmax") >= 16
+    assert [(node.kept_bytes, node.live_bytes) for node in told.nodes] == [
+        (node.kept_bytes, node.live_bytes) for node in each.nodes
+    ]
