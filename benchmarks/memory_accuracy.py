@@ -135,9 +135,7 @@ def main() -> int:
         )
     print(f"peak within 5 % on {close} of {count} models")
     print(f"largest difference of what is kept: {worst[0]:.2%}; of the peak from what lies between")
-    print(
-        f"the measured ones with and without what kernels allocate for themselves: {worst[1]:.2%}"
-    )
+    print(f"the measured ones with and without what kernels make for themselves: {worst[1]:.2%}")
     return int(max(worst) > _MOST_OFF)
 
 
