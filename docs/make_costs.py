@@ -61,13 +61,16 @@ def page_in(folder: Path) -> Path:
 
 
 def main(folder: Path) -> None:
-    """Takes a picture of three colours, with the panel of a box."""
+    """Takes a picture of three colours and of the curve, with the panel of a box."""
     with tempfile.TemporaryDirectory() as scratch, open_browser() as browser:
         page = browser.new_page(viewport=_WINDOW)
         page.goto(page_in(Path(scratch)).as_uri())
         page.wait_for_selector("html[data-ready=yes]")
         page.click("[data-level='2']")
         page.locator("[data-name='encoder/linear1']").click(position={"x": 20, "y": 8})
+        page.locator(".curve").scroll_into_view_if_needed()
+        page.wait_for_timeout(1000)
+        page.screenshot(path=folder / "costs_curve.png")
         for colour in ("backward", "kept", "time"):
             page.select_option("#colour", colour)
             page.wait_for_timeout(1000)  # until what has moved is at its place

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.health import StepHealth, WeightHealth
 from modelviz_callbacks.analysis.measured import Limit, MeasuredCosts
@@ -446,3 +447,26 @@ def test_what_a_step_of_a_loop_hands_to_the_next_one_is_an_edge_back(steps: Visi
     assert sorted(ends) == [["add", "add"], ["add", "inner"]]
     assert steps.page.locator(".wire.carried").count() == 2
     assert steps.page.locator(".loop").count() == 0  # told inside
+
+
+def test_the_memory_along_the_forward_is_a_curve_that_leads_to_its_ops(
+    browser: Browser, tmp_path: Path
+) -> None:
+    graph = trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 500), nn.Tanh()), torch.ones(2, 4))
+    visit = Visit(browser, graph.graph, tmp_path)
+    page = visit.page
+    curve = page.locator(".curve svg")
+    label = curve.get_attribute("aria-label") or ""
+    assert label.endswith("at most 7.88 KiB at 2_Tanh/tanh")  # 16 and twice 1000 floats
+    # A step for each op: two low ones would be wrong, and so would be one of another height.
+    path = page.locator(".curve .top").get_attribute("d") or ""
+    assert [round(float(part.split("H")[0])) for part in path.split("V")[1:]] == [64, 33, 2]
+    assert page.locator(".curve .chosen").count() == 0
+    place = curve.bounding_box()
+    assert place is not None
+    curve.click(position={"x": place["width"] / 2, "y": 5})
+    until(page, "document.querySelector('.curve .chosen') !== null")  # of the op in the middle
+    assert (page.locator(".curve .chosen").get_attribute("x") or "")[:4] == "93.3"
+    assert "at most 3.97 KiB of 7.88 KiB" in page.locator(".curve p").inner_text()
+    assert page.locator(".curve .link").inner_text() == "1_Linear/linear"
+    assert visit.errors == []

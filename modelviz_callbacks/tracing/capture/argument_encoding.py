@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
+from modelviz_callbacks.tracing.capture.deaths import Deaths
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, walk
@@ -24,6 +25,7 @@ class Encoder:
 
     Attributes:
         tape: What was recorded so far.
+        events: When tensors died, see ``deaths``; `note` appends to it.
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
         is_state: Whether a tensor is a parameter or buffer of the model.
@@ -32,6 +34,8 @@ class Encoder:
     def __init__(self, origins: OriginFinder, transforms: TransformWatcher) -> None:
         """Knows no tensor yet."""
         self.tape: list[RawEntry] = []
+        self.events: list[Any] = []
+        self.note = self.events.append
         self.origins = origins
         self.transforms = transforms
         self._records: dict[int, TensorRecord] = {}
@@ -99,7 +103,7 @@ class Encoder:
             derived = self.transforms.explain(tensor)
             if derived is not None:
                 return derived
-            record = record_of(tensor, len(self.tape))
+            record = record_of(tensor, len(self.tape), self.note)
             record.origin = self.origins.explain(tensor, record)
         self._records[id(tensor)] = record
         self.origins.remember(record)
@@ -112,10 +116,14 @@ class Encoder:
 
     def see_alias(self, tensor: torch.Tensor, other: TensorRecord) -> None:
         """A record for a tensor that lies on the memory of another one, maybe gone by now."""
-        record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
+        record = self._records[id(tensor)] = record_of(tensor, len(self.tape), self.note)
         record.origin = Origin()
         record.origin.alias_of = other
         self.origins.remember(record)
+
+    def deaths(self) -> Deaths:
+        """Which tensors have died until now; the list of it goes on alone, and is small."""
+        return Deaths(self.events)
 
     def see_state(self, tensors: Iterable[torch.Tensor]) -> None:
         """Makes the records of the model's state before the forward, which is spared that."""
@@ -128,7 +136,7 @@ class Encoder:
         known = self.known(tensor)
         if known is not None:
             return known
-        record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
+        record = self._records[id(tensor)] = record_of(tensor, len(self.tape), self.note)
         self.origins.remember(record)
         return record
 
@@ -144,7 +152,7 @@ class Encoder:
     def stand_in(self, fake: torch.Tensor, real: torch.Tensor) -> None:
         """Takes a tensor for another one from now on."""
         record = self.record(real)
-        record.ref = weakref.ref(fake)
+        record.ref = weakref.ref(fake, self.note)
         self._records[id(fake)] = record
 
     def give_place(self, fake: torch.Tensor, real: torch.Tensor) -> None:
@@ -154,7 +162,7 @@ class Encoder:
             return
         record: TensorRecord | None = latest
         while record is not None:
-            record.ref = weakref.ref(real)
+            record.ref = weakref.ref(real, self.note)
             record = record.previous
         self._records[id(real)] = latest
 
@@ -188,7 +196,7 @@ class Encoder:
         return None
 
     def _created(self, tensor: torch.Tensor) -> TensorRecord:
-        record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
+        record = self._records[id(tensor)] = record_of(tensor, len(self.tape), self.note)
         self.origins.created += 1
         if not record.storage:
             self.transforms.note_result(tensor, record)
@@ -199,6 +207,7 @@ class Encoder:
         assert tensor is not None  # the call that wrote to it holds it
         record = self._records[id(tensor)] = record_of(tensor, len(self.tape))
         record.follow(old)
+        self.note(record.created_at)  # it dies by the reference of the first version
         self.origins.created += 1
         if not record.storage:
             self.transforms.note_result(tensor, record)

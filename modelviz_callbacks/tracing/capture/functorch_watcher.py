@@ -207,7 +207,7 @@ class TransformWatcher:
             inner = functorch.get_unwrapped(tensor)
             inner_record = recorder.known(inner)
             if inner_record is None:
-                inner_record = record_of(inner, record.created_at)
+                inner_record = record_of(inner, record.created_at, recorder.note)
                 func, facts = _way_out(tensor, layers)
                 self._inside[id(inner)] = inner_record
                 self._ways_out[inner_record] = _Inside(record, func, facts)
@@ -270,7 +270,7 @@ class TransformWatcher:
             func, args = add_batch_dim, (base_record, functorch.maybe_get_bdim(tensor), layer)
         else:
             func, args = wrap_for_grad, (base_record, layer)
-        record = record_of(tensor, len(self._recorder.tape))
+        record = record_of(tensor, len(self._recorder.tape), self._recorder.note)
         self._layers_at[len(self._recorder.tape)] = layers
         self._recorder.append_derived(func, args, record)
         self._look_inside(tensor, record)
@@ -282,7 +282,7 @@ class TransformWatcher:
         address = _address(plain)
         if not address or not self._is_kept(address):
             return None
-        record = record_of(tensor, len(self._recorder.tape))
+        record = record_of(tensor, len(self._recorder.tape), self._recorder.note)
         wanted = _shown(tensor, record, plain)
         found = [one for one in self._shown[address] if _alike(one.levels, levels)]
         for shown in reversed(found):

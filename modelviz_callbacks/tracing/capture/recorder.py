@@ -145,7 +145,7 @@ class Recorder(Encoder, TorchFunctionMode):
             if known is not None and known.ref() is result:
                 return result  # handed back unchanged: nothing was done
             if result.__class__ is _Tensor:
-                made = records[id(result)] = record_of(result, len(tape))
+                made = records[id(result)] = record_of(result, len(tape), self.note)
                 if not made.storage:
                     self.transforms.note_result(result, made)
             elif (made := self._encode_result(result)) is None:

@@ -55,6 +55,8 @@ class Recording:
         seconds: How long the code recorded ran.
         input_values: Copies of input tensors on the CPU by their first slots, if they were kept;
             they stay in this process.
+        died: Tells of a record after which entry of the tape its tensor was gone, ``None`` of what
+            outlived the recording. ``None`` in its place: nobody has looked.
         lazy: Where in the result something computes later, which is not recorded.
         fault: What kept the recorder from seeing all of it, as a sentence; ``""``: nothing.
     """
@@ -76,6 +78,7 @@ class Recording:
     input_values: dict[TensorRecord, torch.Tensor] = field(default_factory=dict)
     fault: str = ""
     lazy: list[str] = field(default_factory=list)
+    died: Callable[[TensorRecord], int | None] | None = None
 
     @property
     def is_partial(self) -> bool:

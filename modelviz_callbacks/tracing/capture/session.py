@@ -455,8 +455,7 @@ class Capture:
         self._step_hooks = [hook for hook in self._step_hooks if not hook.remove()]
 
     def _remarks(self) -> list[str]:
-        remarks = [*self._unread, *missing_parts()]
-        remarks += self._compiled.remarks
+        remarks = [*self._unread, *missing_parts(), *self._compiled.remarks]
         compiled = compiled_parts(self._called)
         if compiled and home_of_eval_frame_setter() is None:
             remarks.append(
@@ -513,6 +512,7 @@ class Capture:
             input_values={} if self._kept is None else self._kept.values,
             fault=self._why_partial(),
             lazy=self._lazy,
+            died=self.recorder.deaths().of,
         )
         if recording.backward is None:
             recording.backward = self._compiled_backward(recording)

@@ -166,7 +166,9 @@ class TensorRecord:
         return self.facts[5] if self.facts[4] is None and self.facts[5] >= 0 else None
 
 
-def record_of(tensor: torch.Tensor, created_at: int) -> TensorRecord:
+def record_of(
+    tensor: torch.Tensor, created_at: int, note: Callable[[Any], None] | None = None
+) -> TensorRecord:
     """The first version of a tensor.
 
     A function, which Python calls in half the time of an ``__init__``: this runs once an op.
@@ -174,9 +176,12 @@ def record_of(tensor: torch.Tensor, created_at: int) -> TensorRecord:
     Args:
         tensor: Any.
         created_at: Length of the tape.
+        note: Takes down when the tensor dies, see ``deaths``.
     """
     record = TensorRecord()
-    record.ref, record.created_at, record.layout = _weak(tensor), created_at, _STRIDED
+    record.ref, record.created_at, record.layout = _weak(tensor, note), created_at, _STRIDED
+    if note is not None:
+        note(created_at)
     record.previous = record.first = record.origin = None
     try:
         # One tuple rather than six attributes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -15,9 +15,11 @@ class TapeOwner(Protocol):
 
     Attributes:
         tape: What was recorded so far.
+        note: Takes down when tensors die, see ``deaths``.
     """
 
     tape: list[RawEntry]
+    note: Callable[[Any], None]
 
     def record(self, tensor: torch.Tensor) -> TensorRecord:
         """The present version of a tensor, known or not."""

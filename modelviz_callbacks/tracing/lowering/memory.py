@@ -5,11 +5,11 @@ while torch tells what it saves: no memory, no arithmetic, and outside the train
 is counted once, by the op that is the first to keep it, whatever views of it are kept later;
 parameters and buffers are not counted, they are there anyway.
 
-What is alive is known from who reads what: a tensor lives until the last op or module call that
-reads it, to the end where it is kept for the backward or is an output. A variable of the author's
-that holds a tensor for longer is not seen. What autocast makes of a parameter is kept for all ops
-until it ends. Of what an op needs only while it runs, what it makes by
-smaller ops is counted (copies in a ``matmul``, the gates of a GRU), not a kernel's own buffers.
+What is alive is known from when tensors died while they were recorded: memory lives as long as one
+of the tensors on it, or an op that keeps it for the backward and leads to something that lives.
+What autocast makes of a parameter is kept for all ops until it ends. Of what an op needs only while
+it runs, what it makes by smaller ops is counted (copies in a ``matmul``, the gates of a GRU), not a
+kernel's own buffers.
 Where hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is
 told.
 """
@@ -29,7 +29,13 @@ from modelviz_callbacks.graph.op_facts import OpFact
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
 from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
-from modelviz_callbacks.tracing.capture.tape import Leave, OpEntry, TensorRecord, flat_records
+from modelviz_callbacks.tracing.capture.tape import (
+    Leave,
+    OpEntry,
+    Origin,
+    TensorRecord,
+    flat_records,
+)
 from modelviz_callbacks.tracing.capture.torch_internals import fake_tensor_mode, storage_address
 from modelviz_callbacks.tracing.lowering.call_patterns import CallPatterns, Outcome, Pattern
 from modelviz_callbacks.tracing.lowering.flops import call_key, filled
@@ -73,9 +79,9 @@ class _Region:
     Attributes:
         size_bytes: Its size, as far as the tensors on it tell.
         born: Where on the tape an op made it; ``None``: it was there before.
-        read: Where on the tape it is read last.
+        read: Where on the tape it is read last, or a variable holds it last.
         is_state: Whether it is a parameter's or a buffer's.
-        kept: Whether something keeps it for the backward.
+        kept: To where on the tape something keeps it for the backward.
     """
 
     __slots__ = ("born", "is_state", "kept", "read", "size_bytes")
@@ -83,7 +89,7 @@ class _Region:
     def __init__(self, born: int | None, is_state: bool = False) -> None:
         self.size_bytes, self.born, self.is_state = 0, born, is_state
         self.read = -1 if born is None else born
-        self.kept = False
+        self.kept = -1
 
     def hold(self, record: TensorRecord) -> None:
         """Makes it as large as a tensor on it needs."""
@@ -99,10 +105,10 @@ class _Forward:
         self._regions: dict[TensorRecord, _Region] = {}
         self._by_storage: dict[int, _Region] = {}
         self._kept: dict[int, tuple[int, int | None]] = {}
-        self._extra: dict[int, int] = {}  # kept, and no tensor of the recording
         self._temporary: dict[int, int] = {}
         # Of parameters that autocast has cast, since where: bytes that nothing else keeps.
         self._casts: dict[TensorRecord, tuple[int, int]] = {}
+        # From where to where on the tape, and bytes: kept, and no tensor of the recording.
         self._held: list[tuple[int, int, int]] = []
 
     def run(self) -> dict[int, tuple[int | None, int | None]]:
@@ -111,10 +117,7 @@ class _Forward:
         kept = {}
         for position, entry in enumerate(tape):
             if isinstance(entry, OpEntry):
-                if not entry.autocast:
-                    self._drop_casts(position)
                 self._follow(entry, position)
-                kept[position] = self._keep(entry, position)
             elif isinstance(entry, Leave):
                 for record in flat_records((entry.args, entry.kwargs)):
                     if record in self._regions:
@@ -122,6 +125,13 @@ class _Forward:
         for _, record in self._recording.output_records():
             if record in self._regions:
                 self._regions[record].read = len(tape)
+        self._outlive(len(tape))
+        ends = self._ends_of_nodes()
+        for position, entry in enumerate(tape):
+            if isinstance(entry, OpEntry):
+                if not entry.autocast:
+                    self._drop_casts(position)
+                kept[position] = self._keep(entry, position, ends[position])
         self._drop_casts(len(tape) + 1)
         live = self._live(len(tape))
         return {
@@ -129,16 +139,56 @@ class _Forward:
             for position, size in kept.items()
         }
 
+    def _outlive(self, length: int) -> None:
+        """Lets memory live as long as a tensor on it did, where that was recorded."""
+        died = self._recording.died
+        if died is None:
+            return
+        for record, region in self._regions.items():
+            position = died(record)
+            last = length if position is None else min(position, length)
+            region.read = max(region.read, last)
+
+    def _ends_of_nodes(self) -> list[int]:
+        """To where on the tape what autograd noted of each op lives: to the end, mostly.
+
+        What nothing leads on from (a last pooling whose result nobody reads) goes with its result.
+        """
+        tape, regions = self._recording.tape, self._regions
+        ends = [len(tape)] * len(tape)
+        if self._recording.died is None:
+            return ends
+        lives = {region: region.read for region in regions.values()}
+        for origin in self._origins():  # what ran out of sight may keep what it was given
+            for source in (*origin.sources, origin.alias_of):
+                if source in regions:
+                    lives[regions[source]] = len(tape)
+        for position in range(len(tape) - 1, -1, -1):
+            entry = tape[position]
+            if isinstance(entry, OpEntry):
+                made = [*flat_records(entry.result), *entry.writes]
+                ends[position] = max([lives[regions[one]] for one in made], default=position)
+                # Gradients may pass what says that it needs none: it ran inside of a function.
+                kinds = {record.dtype for record in made}
+                if any(kind.is_floating_point or kind.is_complex for kind in kinds):
+                    for record in (*made, *argument_records(entry)):
+                        region = regions[record]
+                        lives[region] = max(lives[region], ends[position])
+        return ends
+
+    def _origins(self) -> Iterator[Origin]:
+        outputs = [record for _, record in self._recording.output_records()]
+        for record in (*self._regions, *outputs):
+            if record.origin is not None:
+                yield record.origin
+
     def _live(self, length: int) -> list[int]:
         """Bytes that the forward made and that are alive, at the most while each entry runs."""
         changes = [0] * (length + 2)
         for region in set(self._regions.values()):
             if region.born is not None:
-                end = length if region.kept else region.read
                 changes[region.born] += region.size_bytes
-                changes[end + 1] -= region.size_bytes
-        for position, size in self._extra.items():
-            changes[position] += size
+                changes[max(region.read, region.kept) + 1] -= region.size_bytes
         for begin, end, size in self._held:
             changes[begin] += size
             changes[end] -= size
@@ -193,8 +243,9 @@ class _Forward:
 
     # --- what is kept
 
-    def _keep(self, entry: OpEntry, position: int) -> int | None:
-        """Bytes that this op is the first to keep; ``None``: torch does not tell."""
+    def _keep(self, entry: OpEntry, position: int, end: int) -> int | None:
+        """Bytes that this op is the first to keep to the end; ``None``: torch does not tell."""
+        is_for_good = end == len(self._recording.tape)
         made = [*flat_records(entry.result), *entry.writes]
         if not entry.grad or not any(record.requires_grad for record in made):
             return 0
@@ -213,13 +264,13 @@ class _Forward:
             if number in known:
                 continue
             if piece.place is None:
-                self._extra[position] = self._extra.get(position, 0) + piece.size_bytes
-                total += piece.size_bytes
+                self._held.append((position, end + 1, piece.size_bytes))
+                total += piece.size_bytes if is_for_good else 0
                 continue
             region = self._regions[given[piece.place]]
-            if not region.kept and not region.is_state:
-                region.kept = True
-                total += region.size_bytes
+            if region.kept < end and not region.is_state:
+                region.kept = end
+                total += region.size_bytes if is_for_good else 0
         return total
 
     # --- what autocast keeps

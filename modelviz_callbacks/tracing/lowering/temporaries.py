@@ -24,6 +24,18 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
 
 _CAST = "aten::_to_copy"
 
+# What is reduced after all elements of it were made, by small ops that torch calls inside of one:
+# how many tensors as large as the first argument there are then.
+_WHOLE_FIRST = {
+    "aten::mse_loss": 2,
+    "aten::smooth_l1_loss": 2,
+    "aten::huber_loss": 1,
+    "aten::soft_margin_loss": 1,
+    "aten::binary_cross_entropy": 1,
+    "aten::binary_cross_entropy_with_logits": 2,
+    "aten::logsumexp": 1,
+}
+
 
 class Temporaries:
     """Counts what is made while it watches.
@@ -66,7 +78,7 @@ class Temporaries:
         for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, torch.Tensor) and id(one) not in self._known:
                 self._add(one)
-        self.most_bytes = max(self.most_bytes, self.alive_bytes)
+        self.most_bytes = max(self.most_bytes, self.alive_bytes + _on_the_way(func, args, result))
 
     def _add(self, tensor: torch.Tensor) -> None:
         address, number = storage_address(tensor), id(tensor)
@@ -84,6 +96,14 @@ class Temporaries:
         self._tensors[address] -= 1
         if not self._tensors[address]:
             self.alive_bytes -= self._sizes.pop(address)
+
+
+def _on_the_way(func: Any, args: Any, result: Any) -> int:
+    """Bytes of what a small op makes of all elements before it reduces them."""
+    whole = _WHOLE_FIRST.get(schema_name(func))
+    if whole is None or result.numel() >= args[0].numel():
+        return 0
+    return whole * int(args[0].numel()) * int(args[0].element_size())
 
 
 @cache

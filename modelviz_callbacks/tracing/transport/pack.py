@@ -46,7 +46,7 @@ COLUMNS = (
     *("functions", "counts", "arguments", "results", "codes", "lasti", "plumbing", "grad"),
     *("first_node", "last_node"),
     *RECORD_COLUMNS,
-    *("modules", "state_facts", "state_parameters", "state_values", "backward"),
+    *("died", "modules", "state_facts", "state_parameters", "state_values", "backward"),
 )
 
 
@@ -104,6 +104,7 @@ def _packed(recording: Recording, with_values: bool) -> bytes:
         *_leave_columns(leaves, rows, stubs),
         *_op_columns(ops, rows),
         *_record_columns(rows, recording.backward is not None),
+        _deaths(recording, rows),
         rows.module_numbers(),
         *rows.state_columns(),
         backward,
@@ -153,6 +154,14 @@ def _record_columns(rows: ValueRows, with_addresses: bool) -> Iterator[list[int]
             yield [known.setdefault(address, len(known)) for address in column]
         else:
             yield column
+
+
+def _deaths(recording: Recording, rows: ValueRows) -> list[int]:
+    """Where the tensor of each record died, -1: nowhere; empty where nobody has looked."""
+    if recording.died is None:
+        return []
+    found = map(recording.died, rows.records.rows)
+    return [-1 if position is None else position for position in found]
 
 
 def _transposed(entries: list[RawEntry], fields: int) -> tuple[tuple[Any, ...], ...]:

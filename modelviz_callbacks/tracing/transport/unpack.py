@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -96,7 +96,17 @@ def _recording(rows: Tables, blobs: list[memoryview]) -> Recording:
         seconds=float(rows["seconds"]),
         fault=text(rows["fault"]),
         lazy=[text(place) for place in rows["lazy"]],
+        died=_deaths(columns["died"], reader.records),
     )
+
+
+def _deaths(
+    column: list[int], records: list[TensorRecord]
+) -> Callable[[TensorRecord], int | None] | None:
+    if not column:
+        return None
+    found = zip(records, column, strict=True)
+    return {record: position for record, position in found if position >= 0}.get
 
 
 def _tape(

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.memory_accuracy import models
+from benchmarks.memory_accuracy import measure, told
+from benchmarks.memory_models import models
 from modelviz_callbacks import trace
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import record_backward
+from modelviz_callbacks.tracing.capture.tape import OpEntry, flat_records
 from modelviz_callbacks.tracing.lowering import memory
 from modelviz_callbacks.tracing.transport.pack import pack
 from modelviz_callbacks.tracing.transport.unpack import unpack
@@ -83,6 +85,71 @@ def test_nothing_is_kept_without_gradients_and_tensors_die_with_their_last_reade
     graph = trace(Chain(), torch.ones(10)).graph
     assert _kept(graph) == [0] * 4
     assert [node.live_bytes for node in graph.ops] == [40, 80, 80, 80]
+
+
+class _Held(nn.Module):
+    """A view of one tensor, and another tensor, that variables hold until it returns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        row = (x + 1)[0]
+        held = row * 2
+        return ((held + 1) + 1) + 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_memory_lives_as_long_as_a_variable_holds_a_tensor_on_it(elsewhere: bool) -> None:
+    recording = trace(_Held(), torch.ones(4, 10))._recording
+    if elsewhere:
+        recording = unpack(pack(recording))
+    assert [node.live_bytes for node in graph_of(recording).ops] == [160, 160, 200, 240, 280, 280]
+
+
+def test_what_dies_after_the_recording_is_told_as_what_outlived_it() -> None:
+    recorded = trace(_Held(), torch.ones(4, 10))
+    recording = recorded._recording
+    ((_, output),) = recording.output_records()
+    assert recording.died is not None
+    deaths = [recording.died(record) for entry in recording.tape if isinstance(entry, OpEntry)
+              for record in flat_records(entry.result)]  # fmt: skip
+    ends = [place for place, entry in enumerate(recording.tape) if isinstance(entry, OpEntry)]
+    # The first sum goes with the view of it; what variables held when all is done.
+    assert deaths == [ends[-1], ends[-1], ends[-1], ends[4], ends[5], None]
+    assert output.ref() is not None
+    del recorded
+    assert output.ref() is None
+    assert recording.died(output) is None
+
+
+@pytest.mark.parametrize("name", ["attention by hand", "skip connections", "decoder with loss"])
+def test_the_peak_is_what_the_allocator_counts_without_what_kernels_work_in(name: str) -> None:
+    _, make, make_inputs = next(model for model in models() if model.name == name)
+    model = make().train()
+    kept, peak = told(trace(model, *make_inputs()).graph)
+    real = measure(model, make_inputs)
+    assert real.made * 0.99 < peak < real.peak * 1.01
+    assert kept == pytest.approx(real.kept, rel=0.001)
+
+
+def test_a_loss_is_made_of_all_elements_before_it_is_reduced() -> None:
+    _, make, make_inputs = next(one for one in models() if one.name == "autoencoder with loss")
+    model = make().train()
+    _, peak = told(trace(model, *make_inputs()).graph)
+    assert peak == pytest.approx(measure(model, make_inputs).peak, rel=0.01)
+
+
+def test_what_leads_to_nothing_that_lives_keeps_nothing() -> None:
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = self.layer(x)
+            made.exp().sin()
+            return made.tanh()
+
+    kept = {node.op: node.kept_bytes for node in trace(Ends(), torch.ones(2, 4)).graph.ops}
+    assert kept == {"linear": 8 * FLOAT, "exp": 0, "sin": 0, "tanh": 8 * FLOAT}
 
 
 def test_what_torch_does_not_tell_makes_the_sum_a_lower_bound() -> None:

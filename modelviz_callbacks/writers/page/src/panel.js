@@ -2,6 +2,7 @@
 
 import { IN_PLACE, READS_VALUE, TRAINING, shapeText } from "./graph.js";
 import { gradientNorm, updateRatio, zeroShare } from "./colours.js";
+import { memoryCurve } from "./curve.js";
 import { copyText, h } from "./dom.js";
 import { bytesText, counted, percent, short, small, timeText, whole } from "./text.js";
 import { scopeOf, typeName } from "./tree.js";
@@ -47,7 +48,7 @@ export class Panel {
     const { graph } = this;
     const sums = this.metrics.of(this.tree.root);
     this._show(h("h2", {}, graph.name), table([["class", graph.cls], ...this._sumRows(sums)]),
-      this._differences(),
+      this._curve([]), this._differences(),
       graph.notes.length ? section("Notes", h("ul", { class: "notes" },
         ...alikeNotes(graph.notes).slice(0, 40).map(({ subject, message, more }) => h("li", {}, this._subject(subject, message),
           more ? h("small", {}, `and ${more} alike`) : null)))) : null,
@@ -135,7 +136,13 @@ export class Panel {
       this._ports("Inputs", scope.inputs, true), this._ports("Outputs", scope.outputs, false),
       this._code(own, ops.length === 1 ? AROUND_OP : AROUND_STEP),
       this._parameters(scope.path), section(box.times > 1 ? `Holds (all ${box.times})` : "Holds", table(this._sumRows(this.metrics.of(box)))),
-      this._copies(box));
+      this._curve(ops), this._copies(box));
+  }
+
+  /** @param {number[]} ops */
+  _curve(ops) {
+    const curve = memoryCurve(this.graph, ops, this.actions.go);
+    return curve && section("Memory along the forward", curve);
   }
 
   /** @param {Box} box */
@@ -175,7 +182,8 @@ export class Panel {
       isCall ? this._code([number], AROUND_OP) : null,
       made.length ? this._ports(isCall ? "Makes" : "Tensor", made, false) : null,
       read.length ? this._ports("Tensor", read, true) : null,
-      isCall ? section("Costs", table(this._sumRows(this.metrics.of(box)))) : null);
+      isCall ? section("Costs", table(this._sumRows(this.metrics.of(box)))) : null,
+      isCall ? this._curve([number]) : null);
   }
 
   /** Arguments, source and what is special about an op. @param {number} number @param {boolean} [isCall]
