@@ -18,8 +18,8 @@ from modelviz_callbacks.tracing.capture.tape import Origin, TensorRecord, record
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function, storage_address
 
 # So much memory is watched at a time, and so much compared in all.
-_MOST_WATCHED_BYTES = 2**30
-_MOST_COMPARED_BYTES = 8 * 2**30
+_MOST_WATCHED_BYTES = 2**28
+_MOST_COMPARED_BYTES = 2**31
 
 _data = vars(torch.Tensor.__base__)["data"].__get__
 _WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
