@@ -20,6 +20,8 @@ from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import unwrapped
 from modelviz_callbacks.watching.training_step import Given, TrainingSteps
 
+# Where a visualizer keeps its backends; in public it tells them by name only.
+_BACKENDS = "_vis_backends"
 _NEVER = "No training iteration ran: there was no data, or all iterations were done before."
 
 
@@ -61,8 +63,7 @@ class ModelGraphHook(Hook):  # type: ignore[misc]
         """Finds the run's trackers; only the first process takes part."""
 
         def connect_to(run: Run) -> None:
-            # The visualizer tells its backends by name only.
-            connect(run, getattr(runner.visualizer, "_vis_backends", {}).values())
+            connect(run, getattr(runner.visualizer, _BACKENDS, {}).values())
             run.write_to(Path(runner.log_dir) / "model_graph")
             run.is_continued = run.folder == self._folder
             self._folder = run.folder
