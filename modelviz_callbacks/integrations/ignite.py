@@ -105,6 +105,7 @@ class GraphHandler:
             self._model,
             lambda run: connect(run, self._loggers),
             _NEVER,
+            self._steps,
             naming=_by_batch,
             wants_outputs=True,
         )

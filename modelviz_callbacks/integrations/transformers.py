@@ -63,7 +63,6 @@ class GraphCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Finds the run's trackers; only the first process takes part."""
-        self._steps = None
         if not state.is_world_process_zero:
             return
         frame = sys._getframe(1)
@@ -73,9 +72,10 @@ class GraphCallback(TrainerCallback):
             loggers = [one for one in self._trainer.callback_handler.callbacks if one is not self]
             folder = getattr(args, "logging_dir", None) or args.output_dir
             connect(run, loggers, Path(folder or "."), are_closed_first=True)
+            run.is_continued = state.global_step > 0  # from a checkpoint
 
         model = unwrapped(kwargs["model"])
-        self._steps = begin(self._options, model, connect_to, _NEVER, naming=_by_key)
+        self._steps = begin(self._options, model, connect_to, _NEVER, self._steps, naming=_by_key)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
