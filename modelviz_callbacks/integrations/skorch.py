@@ -22,8 +22,8 @@ class GraphCallback(Callback):  # type: ignore[misc]
     """Records the first training batch of a net: the module, the criterion, the loss.
 
     A second ``fit`` keeps the graph that is there, unless it has changed; skorch's own TensorBoard,
-    MLflow and W&B callbacks are found. Where a net is cloned (cross-validation, a grid search), each
-    clone has its own.
+    MLflow and W&B callbacks are found. Where a net is cloned (cross-validation, a grid search),
+    each clone has its own.
 
     Example:
         >>> net = NeuralNetClassifier(Classifier, callbacks=[GraphCallback()])

@@ -72,10 +72,17 @@ class GraphCallback(TrainerCallback):
             loggers = [one for one in self._trainer.callback_handler.callbacks if one is not self]
             folder = getattr(args, "logging_dir", None) or args.output_dir
             connect(run, loggers, Path(folder or "."), are_closed_first=True)
-            run.is_continued = state.global_step > 0  # from a checkpoint
 
         model = unwrapped(kwargs["model"])
-        self._steps = begin(self._options, model, connect_to, _NEVER, self._steps, naming=_by_key)
+        self._steps = begin(
+            self._options,
+            model,
+            connect_to,
+            _NEVER,
+            self._steps,
+            is_continued=state.global_step > 0,
+            naming=_by_key,
+        )
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -99,6 +99,22 @@ def test_a_second_run_of_an_engine_keeps_the_first_graph_unless_it_has_changed(
     assert handler.report.folder.endswith("model_graph_2")
 
 
+def test_an_engine_that_goes_on_from_a_checkpoint_keeps_the_graph_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = net()
+    first = ignite_trainer(model)
+    GraphHandler(model, **IN_PLACE).attach(first)
+    first.run(batches(), max_epochs=1)
+    second = ignite_trainer(model)
+    second.load_state_dict({"epoch": 1, "max_epochs": 2, "epoch_length": 4})
+    handler = GraphHandler(model, **IN_PLACE).attach(second)
+    second.run(batches())
+    assert handler.report is not None
+    assert "The graph is the one that was there already" in " ".join(handler.report.remarks)
+
+
 def test_after_the_first_iteration_the_engine_has_its_own_function(tmp_path: Path) -> None:
     model = net()
     engine = ignite_trainer(model)
