@@ -291,7 +291,7 @@ class Run:
             return
         self._has_folder = True
         with self.guarded("the folder"):
-            wanted = self._maker.folder
+            wanted = self._wanted_folder
             is_given = self._has_given_folder
             self._maker.folder = take_given(wanted, self) if is_given else take_new(wanted)
             self.report.folder = str(self._maker.folder)
