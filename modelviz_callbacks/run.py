@@ -92,6 +92,7 @@ class Run:
         else:
             folder = _default_folder(name)
         self._has_folder = False
+        self._wanted_folder = folder
         self.report = Report(name, str(folder))
         self.tensorboard = _absolute(options.tensorboard)
         self.is_continued = False
@@ -121,8 +122,19 @@ class Run:
     def write_to(self, folder: Path) -> None:
         """Sets the folder for the files; an option ``dirpath`` goes before."""
         if not self._has_given_folder:
-            self._maker.folder = folder.absolute()
+            self._maker.folder = self._wanted_folder = folder.absolute()
         self.report.folder = str(self._maker.folder)
+
+    def follow(self, earlier: Run | None) -> None:
+        """Goes on with an earlier run of a callback, if that was to write to the same folder.
+
+        Args:
+            earlier: It; ``None``: there is none.
+        """
+        if earlier is not None and earlier._wanted_folder == self._wanted_folder:
+            self.is_continued = True
+            self._maker.folder = earlier.folder
+            self.report.folder = str(earlier.folder)
 
     @property
     def folder(self) -> Path:
@@ -279,7 +291,7 @@ class Run:
             return
         self._has_folder = True
         with self.guarded("the folder"):
-            wanted = self._maker.folder
+            wanted = self._wanted_folder
             is_given = self._has_given_folder
             self._maker.folder = take_given(wanted, self) if is_given else take_new(wanted)
             self.report.folder = str(self._maker.folder)

@@ -19,6 +19,8 @@ def begin(
     model: torch.nn.Module,
     connect_to: Callable[[Run], None],
     if_nothing: str,
+    earlier: TrainingSteps | None,
+    is_continued: bool = False,
     **how: Any,
 ) -> TrainingSteps | None:
     """Makes the run of a training that begins, and sees to it that it ends with the program.
@@ -29,6 +31,9 @@ def begin(
         connect_to: Points the run at what the trainer's loggers write to; what fails in it is a
             line of the report.
         if_nothing: What to say if nothing was recorded.
+        earlier: What this gave to the same callback for the training before, if there was one: the
+            same graph is not written again beside the first.
+        is_continued: Whether training goes on from a checkpoint: likewise.
         **how: See `TrainingSteps`.
 
     Returns:
@@ -41,6 +46,8 @@ def begin(
     steps.end_with_program(if_nothing)
     with run.guarded("the loggers"):
         connect_to(run)
+        run.is_continued = is_continued
+        run.follow(None if earlier is None else earlier.run)
     with run.guarded("the preparations"):
         run.get_ready()
     return steps

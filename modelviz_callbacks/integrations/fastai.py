@@ -43,6 +43,7 @@ class GraphCallback(Callback):  # type: ignore[misc]
         make_options(**options)
         self._options = options
         self._hook: GraphHook | None = None
+        self._is_armed = False
 
     @property
     def report(self) -> Report | None:
@@ -50,10 +51,15 @@ class GraphCallback(Callback):  # type: ignore[misc]
         return self._hook.report if self._hook is not None else None
 
     def before_fit(self) -> None:
-        """Arms the recording, unless it is no training that begins."""
+        """Waits for the first epoch: a validation and predictions begin with this event, too."""
+        self._is_armed = False
+
+    def before_train(self) -> None:
+        """Arms the recording in the first epoch, unless it is the search of a learning rate."""
         learner = self.learn
-        if hasattr(learner, "lr_finder") or hasattr(learner, "gather_preds"):
+        if self._is_armed or hasattr(learner, "lr_finder"):
             return
+        self._is_armed = True
         others = [one for one in learner.cbs if one is not self]
         self._hook = GraphHook(learner.model, loggers=others, loss=True, **self._options)
 

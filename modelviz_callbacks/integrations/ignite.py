@@ -105,6 +105,8 @@ class GraphHandler:
             self._model,
             lambda run: connect(run, self._loggers),
             _NEVER,
+            self._steps,
+            is_continued=engine.state.iteration > 0,
             naming=_by_batch,
             wants_outputs=True,
         )

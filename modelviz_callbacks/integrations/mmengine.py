@@ -20,6 +20,8 @@ from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import unwrapped
 from modelviz_callbacks.watching.training_step import Given, TrainingSteps
 
+# Where a visualizer keeps its backends; in public it tells them by name only.
+_BACKENDS = "_vis_backends"
 _NEVER = "No training iteration ran: there was no data, or all iterations were done before."
 
 
@@ -50,7 +52,6 @@ class ModelGraphHook(Hook):  # type: ignore[misc]
         """
         self._options = make_options(**options)
         self._steps: TrainingSteps | None = None
-        self._folder: Path | None = None
 
     @property
     def report(self) -> Report | None:
@@ -61,14 +62,11 @@ class ModelGraphHook(Hook):  # type: ignore[misc]
         """Finds the run's trackers; only the first process takes part."""
 
         def connect_to(run: Run) -> None:
-            # The visualizer tells its backends by name only.
-            connect(run, getattr(runner.visualizer, "_vis_backends", {}).values())
+            connect(run, getattr(runner.visualizer, _BACKENDS, {}).values())
             run.write_to(Path(runner.log_dir) / "model_graph")
-            run.is_continued = run.folder == self._folder
-            self._folder = run.folder
 
         model = unwrapped(runner.model)
-        self._steps = begin(self._options, model, connect_to, _NEVER, naming=_by_batch)
+        self._steps = begin(self._options, model, connect_to, _NEVER, self._steps, naming=_by_batch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Puts the recording around the first iteration, the timer around another."""
@@ -89,7 +87,7 @@ class ModelGraphHook(Hook):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is for another run: what belongs to this one stays behind.
-        return {**vars(self), "_steps": None, "_folder": None}
+        return {**vars(self), "_steps": None}
 
 
 def _by_batch(step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:

@@ -21,8 +21,9 @@ _NEVER = "No training batch ran: the training set was empty, or every batch was 
 class GraphCallback(Callback):  # type: ignore[misc]
     """Records the first training batch of a net: the module, the criterion, the loss.
 
-    Each ``fit`` is recorded; skorch's own TensorBoard, MLflow and W&B callbacks are found. Where a
-    net is cloned (cross-validation, a grid search), each clone has its own.
+    A second ``fit`` keeps the graph that is there, unless it has changed; skorch's own TensorBoard,
+    MLflow and W&B callbacks are found. Where a net is cloned (cross-validation, a grid search),
+    each clone has its own.
 
     Example:
         >>> net = NeuralNetClassifier(Classifier, callbacks=[GraphCallback()])
@@ -56,6 +57,7 @@ class GraphCallback(Callback):  # type: ignore[misc]
             unwrapped(net.module_),
             lambda run: connect(run, others, are_closed_first=True),
             _NEVER,
+            self._steps,
         )
 
     def on_batch_begin(

@@ -63,7 +63,6 @@ class GraphCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Finds the run's trackers; only the first process takes part."""
-        self._steps = None
         if not state.is_world_process_zero:
             return
         frame = sys._getframe(1)
@@ -75,7 +74,15 @@ class GraphCallback(TrainerCallback):
             connect(run, loggers, Path(folder or "."), are_closed_first=True)
 
         model = unwrapped(kwargs["model"])
-        self._steps = begin(self._options, model, connect_to, _NEVER, naming=_by_key)
+        self._steps = begin(
+            self._options,
+            model,
+            connect_to,
+            _NEVER,
+            self._steps,
+            is_continued=state.global_step > 0,
+            naming=_by_key,
+        )
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

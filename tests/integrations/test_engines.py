@@ -78,6 +78,45 @@ def test_an_engines_first_iteration_is_recorded_with_its_loss_into_its_loggers_r
     assert same(model.parameters(), without.parameters())
 
 
+def test_a_second_run_of_an_engine_keeps_the_first_graph_unless_it_has_changed(
+    tmp_path: Path,
+) -> None:
+    model = net()
+    engine = ignite_trainer(model)
+    logger = TensorboardLogger(log_dir=str(tmp_path / "run"))
+    handler = GraphHandler(model, loggers=[logger], **IN_PLACE).attach(engine)
+    (tmp_path / "run/model_graph").mkdir()  # of another program
+    engine.run(batches(), max_epochs=1)
+    engine.run(batches(), max_epochs=2)
+    assert handler.report is not None
+    assert "The graph is the one that was there already" in " ".join(handler.report.remarks)
+    assert handler.report.folder.endswith("model_graph_2")
+    assert not (tmp_path / "run/model_graph_3").exists()
+
+    model.body[1] = nn.Tanh()
+    engine.run(batches(), max_epochs=3)
+    logger.close()
+    assert "already" not in " ".join(handler.report.remarks)
+    assert "tanh" in [node.op for node in graph_of(handler.report).ops]
+    assert handler.report.folder.endswith("model_graph_3")
+
+
+def test_an_engine_that_goes_on_from_a_checkpoint_keeps_the_graph_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = net()
+    first = ignite_trainer(model)
+    GraphHandler(model, **IN_PLACE).attach(first)
+    first.run(batches(), max_epochs=1)
+    second = ignite_trainer(model)
+    second.load_state_dict({"epoch": 1, "max_epochs": 2, "epoch_length": 4})
+    handler = GraphHandler(model, **IN_PLACE).attach(second)
+    second.run(batches())
+    assert handler.report is not None
+    assert "The graph is the one that was there already" in " ".join(handler.report.remarks)
+
+
 def test_after_the_first_iteration_the_engine_has_its_own_function(tmp_path: Path) -> None:
     model = net()
     engine = ignite_trainer(model)
@@ -300,6 +339,16 @@ def test_a_nets_first_training_batch_is_recorded_with_its_loss_into_its_tensorbo
     assert (tmp_path / "run" / "model_graph" / "graph.txt").exists()
     assert same(made.module_.parameters(), fitted(tmp_path).module_.parameters())
     assert "train_step_single" not in vars(made)
+
+
+def test_training_that_goes_on_keeps_the_graph_that_is_there(tmp_path: Path) -> None:
+    callback = SkorchCallback(**IN_PLACE)
+    board = TensorBoard(SummaryWriter(str(tmp_path / "run")), close_after_train=False)
+    made = fitted(tmp_path, board, callback)
+    made.partial_fit(torch.randn(40, 4).numpy(), numpy.arange(40) % 3)
+    assert callback.report is not None
+    assert "The graph is the one that was there already" in " ".join(callback.report.remarks)
+    assert [path.name for path in (tmp_path / "run").glob("model_graph*")] == ["model_graph"]
 
 
 def test_a_net_with_the_callback_can_be_cloned_copied_and_pickled(tmp_path: Path) -> None:

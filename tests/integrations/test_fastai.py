@@ -18,6 +18,7 @@ from torch import nn
 from modelviz_callbacks import ModelGraph
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.integrations.fastai import GraphCallback
+from modelviz_callbacks.report import ModelvizWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|fastai|fastcore)")
 
@@ -61,6 +62,22 @@ def test_neither_the_search_of_a_learning_rate_nor_a_prediction_is_recorded(tmp_
     assert not (tmp_path / "graph").exists()
     fitted(made)
     assert (tmp_path / "graph" / "graph.json").exists()
+
+
+def test_a_validation_is_no_training(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    callback = GraphCallback(dirpath=tmp_path / "graph", **IN_PLACE)
+    made = learner(callback)
+    with made.no_bar(), made.no_logging():
+        made.validate()
+        assert callback.report is None
+        made.fit(1)
+        report = callback.report
+        made.validate()
+        made.get_preds()
+    assert report is not None
+    assert callback.report is report
+    assert [node.path for node in ModelGraph.load(tmp_path / "graph/graph.json").of_kind("output")]
+    assert [said for said in recwarn if said.category is ModelvizWarning] == []
 
 
 def test_a_learner_with_the_callback_can_be_pickled_after_training(tmp_path: Path) -> None:

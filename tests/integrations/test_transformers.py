@@ -211,6 +211,22 @@ class Looks(TrainerCallback):
             self.seen.append("compute_loss" in vars(self.trainer))
 
 
+def test_training_that_goes_on_from_a_checkpoint_keeps_the_graph_that_is_there(
+    tmp_path: Path,
+) -> None:
+    saved = {"save_strategy": "steps", "save_steps": 2}
+    first, second, third = (GraphCallback(**IN_PLACE) for _ in range(3))
+    goes_on = fit(tmp_path, first, **saved)
+    goes_on.remove_callback(first)
+    goes_on.add_callback(second)
+    goes_on.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert second.report is not None
+    assert "The graph is the one that was there already" in " ".join(second.report.remarks)
+    fit(tmp_path, third, **saved)
+    assert third.report is not None
+    assert third.report.folder == str(tmp_path / "model_graph_2")
+
+
 def test_after_the_first_step_nothing_is_left_on_the_trainer(tmp_path: Path) -> None:
     looks = Looks()
     callback = GraphCallback(**IN_PLACE)
