@@ -157,6 +157,7 @@ def onnx_source(unit: Unit) -> OnnxSource:
         FACTS,
         program.state,
         _title(unit),
+        {names.name: tensor for tensor, names in unit.recording.state.all()},
     )
 
 

@@ -120,7 +120,7 @@ def structure_of(words: str) -> str:
 
 
 def _made_up(parts: Sequence[End], stem: str) -> str:
-    """``12 × (key, value)``, or how many there are."""
+    """``12 × (key, value)``, or how many there are; of a plain list the shapes say that."""
     paths = [steps_of(part.words) for part in parts]
     paths = [path[path.index(stem) + 1 :] for path in paths]
     keys: dict[tuple[str | int, ...], list[str | int]] = {}
@@ -133,7 +133,7 @@ def _made_up(parts: Sequence[End], stem: str) -> str:
         return f"{len(parts)} tensors"
     names = kinds.pop()
     if len(names) == 1:
-        return f"{len(keys)} ×"
+        return f"{len(keys)} × {names[0]}" if isinstance(names[0], str) and names[0] else ""
     if all(isinstance(name, int) for name in names):
         return f"{len(keys)} × {len(names)} tensors"
     return f"{len(keys)} × ({', '.join(map(str, names))})"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from modelviz_callbacks import trace
 from modelviz_callbacks.graph.model import ModelGraph, Note
 from modelviz_callbacks.view.text_tree import tree_text
 from tests.networks import NETWORKS, Stack, graph_of, mlp, recorded
@@ -175,3 +177,17 @@ def test_a_structure_beside_another_output_of_its_module_has_a_line_of_its_own()
     text = tree_text(recorded(Model(), torch.ones(2, 4)))
     assert "outputs" not in text
     assert [line.split()[0] for line in text.splitlines()[-2:]] == ["last", "states"]
+
+
+def test_a_list_of_tensors_is_told_by_their_shapes() -> None:
+    class Lists(nn.Module):
+        def forward(
+            self, same: list[torch.Tensor], others: list[torch.Tensor], boxes: list[dict[str, Any]]
+        ) -> dict[str, Any]:
+            total = sum(one["xyxy"].sum() for one in boxes)
+            return {"twice": [one * 2 for one in same], "all": others[0].sum() + total}
+
+    x, box = torch.randn(3, 4), {"xyxy": torch.randn(5, 4)}
+    said = str(trace(Lists(), [x, x + 1], [x[0], x[:, :2]], [box, {"xyxy": box["xyxy"] * 1}]).graph)
+    assert "same 2 of 3×4, others 4, 3×2, boxes 2 × xyxy" in " ".join(said.split())
+    assert "twice 2 of 3×4" in " ".join(said.split())

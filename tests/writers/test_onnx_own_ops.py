@@ -305,3 +305,15 @@ def test_outputs_that_the_user_names_stay_apart(tmp_path: Path) -> None:
     recorded = trace(Cached("tuple"), torch.randn(2, 4))
     path = recorded.save_onnx(tmp_path / "graph.onnx", output_names=names)
     assert [value.name for value in onnx.load(path).graph.output] == names
+
+
+def test_the_weights_of_a_scripted_part_are_in_the_file_and_no_inputs_of_it(tmp_path: Path) -> None:
+    model = Scripted()
+    traced = trace(model, torch.randn(3, 4))
+    proto = onnx.load(traced.save_onnx(tmp_path / "graph.onnx", weights=True))
+    onnx.checker.check_model(proto)
+    assert [value.name for value in proto.graph.input] == ["x"]
+    found = {one.name: onnx.numpy_helper.to_array(one) for one in proto.graph.initializer}
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    for name, weight in model.named_parameters():
+        assert numpy.array_equal(found[name], weight.detach().numpy())

@@ -26,7 +26,7 @@ from modelviz_callbacks.graph import (
 from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
 from modelviz_callbacks.tracing.capture.call_site import is_library_file, source_of
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
-from modelviz_callbacks.tracing.capture.pytree import as_walked
+from modelviz_callbacks.tracing.capture.pytree import Leaf, as_walked
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.recording import (
     Recording,
@@ -120,6 +120,8 @@ class _Lowering:
         self._state_refs: dict[str, Ref] = {}
         self._open_calls: dict[str, tuple[int, int]] = {}
         self._op_total = 0
+        self._reads: list[tuple[int, TensorRecord]] = []  # which op read what for Python
+        self._fixed: set[TensorRecord] = set()  # made of nothing but numbers
         self._trained: set[int] = set()  # the ids of scopes
         self.node_names: dict[int, str] = {}
 
@@ -348,6 +350,11 @@ class _Lowering:
         self.node_names[id(entry)] = builder.name
         self._emit(builder)
         given = argument_records(entry)
+        if kind is CallKind.READ:
+            self._reads += [(self._op_total, record) for record in given]
+        elif not given:
+            builder.arguments += self._behind_arrays(entry)
+            self._fixed.update(flat_records(entry.result))
         written = set(entry.writes)
         results = dict.fromkeys((*flat_records(entry.result), *entry.writes))
         for record in results:
@@ -360,6 +367,14 @@ class _Lowering:
                 self._memory.add_write(record, builder)
         for record in results:
             self._memory.sync(record)  # it was made together with the write
+
+    def _behind_arrays(self, entry: OpEntry) -> list[Argument]:
+        """What Python read in this module call, where an op is given an array of numpy's."""
+        if not any(map(_is_array, (*entry.args, *(entry.kwargs or {}).values()))):
+            return []
+        _, start = self._open_calls.get(self._scopes.current.name, (0, 0))
+        read = [one for at, one in self._reads if at > start and one not in self._fixed]
+        return [Argument("python", self._read(record)) for record in dict.fromkeys(read)]
 
     def _source(self, entry: OpEntry) -> Source | None:
         key = (entry.code, entry.lasti)
@@ -454,3 +469,8 @@ class _Lowering:
 
     def _emit(self, builder: NodeBuilder) -> None:
         self._builders.append(builder)
+
+
+def _is_array(value: Any) -> bool:
+    inside = value.value if isinstance(value, Leaf) else value
+    return type(inside).__module__ == "numpy" and hasattr(inside, "__array_interface__")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
@@ -32,6 +32,8 @@ class Source:
         state: Qualified names of the model's parameters and buffers, by their names in
             ``program``.
         title: What it is, for the file's doc string.
+        tensors: The model's parameters and buffers by their qualified names, for what the program
+            does not reach (those of a scripted part).
     """
 
     program: torch.nn.Module
@@ -41,6 +43,7 @@ class Source:
     facts_key: str
     state: Mapping[str, str]
     title: str
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

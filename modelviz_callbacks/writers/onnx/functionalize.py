@@ -23,18 +23,34 @@ _SMALL = 256
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a tensor's elements lie in its storage, counted in elements."""
+    """Where a tensor's elements lie in its storage, counted in elements.
+
+    Complex numbers are pairs, there as in the file.
+
+    Attributes:
+        shape: Of the tensor.
+        stride: Likewise.
+        offset: Of its first element.
+        dtype: Of its elements.
+        is_turned: Whether the tensor shows the conjugates, or the negatives, of what lies there.
+    """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
     dtype: torch.dtype
+    is_turned: bool = False
 
     @staticmethod
     def of(tensor: torch.Tensor) -> Layout:
         """The layout of a strided tensor."""
-        shape = tuple(tensor.shape)
-        return Layout(shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
+        shape, stride, offset = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+        is_turned = tensor.is_conj() or tensor.is_neg()
+        if not tensor.is_complex():
+            return Layout(shape, stride, offset, tensor.dtype, is_turned)
+        steps = tuple([2 * step for step in stride])
+        real = tensor.dtype.to_real()
+        return Layout((*shape, 2), (*steps, 1), 2 * offset, real, is_turned)
 
     @property
     def end(self) -> int:
@@ -107,7 +123,7 @@ class Memory:
         storage = tensor.untyped_storage()
         key = storage_key(storage)
         if key not in self._regions:
-            size = storage.nbytes() // max(1, tensor.element_size())
+            size = storage.nbytes() // layout.dtype.itemsize
             self._regions[key] = _Region(size, (layout, value))
         region = self._regions[key]
         if not region.writes and not region.origin[0].covers(region.size):
@@ -121,12 +137,13 @@ class Memory:
             tensor: As it is now, contiguous.
             before: How many elements it had.
         """
-        builder, size = self._builder, tensor.numel()
+        builder, parts = self._builder, 2 if tensor.is_complex() else 1
+        size, before = parts * tensor.numel(), parts * before
         old = self._known[id(tensor)].value
         flat = self._reshaped(old, before)
         if size > before:
             zero = onnx.TensorProto(data_type=old.dtype, dims=[1])
-            zero.raw_data = bytes(tensor.element_size())
+            zero.raw_data = bytes(tensor.element_size() // parts)
             more = builder.inner("ConstantOfShape", old.dtype, (size - before,))
             sizes = self._numbers([size - before])
             builder.add("ConstantOfShape", (sizes,), (more,), attributes(value=zero))
@@ -138,7 +155,7 @@ class Memory:
             shorter = builder.inner("Gather", old.dtype, (size,))
             builder.add("Gather", (flat, places), (shorter,), attributes(axis=0))
             flat = shorter
-        shape = tuple(tensor.shape)
+        shape = Layout.of(tensor).shape
         made = Value(old.dtype, shape, builder.name)
         builder.add("Reshape", (flat, self._numbers(shape)), (made,))
         self._regions.pop(storage_key(tensor.untyped_storage()), None)
@@ -190,15 +207,15 @@ class Memory:
     # --- memory laid flat
 
     def _gather(self, region: _Region, layout: Layout) -> Value:
-        flat = self._flat(region, layout.dtype)
+        flat = self._flat(region, layout)
         builder = self._builder
         made = builder.inner("Gather", flat.dtype, layout.shape)
         builder.add("Gather", (flat, self._places(layout)), (made,), attributes(axis=0))
         return made
 
-    def _flat(self, region: _Region, dtype: torch.dtype) -> Value:
-        kinds = {layout.dtype for layout, _ in (region.origin, *region.writes)}
-        if dtype.is_complex or kinds != {dtype}:
+    def _flat(self, region: _Region, wanted: Layout) -> Value:
+        kinds = {(layout.dtype, layout.is_turned) for layout, _ in (region.origin, *region.writes)}
+        if kinds != {(wanted.dtype, False)} or wanted.is_turned:
             raise Unreadable("memory was written to, or is read, as another type")
         if region.flat is None:
             region.flat = 0, self._laid_flat(region, *region.origin)

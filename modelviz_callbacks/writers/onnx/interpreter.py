@@ -238,7 +238,10 @@ class _Walk:
         if name in self._walked.state:
             self._memory.define(made, self._walked.state[name][0])
         else:
-            self._walked.state[name] = self._new(made, name, "state"), None
+            self._walked.state[name] = (
+                self._new(made, name, "state"),
+                self._source.tensors.get(name),
+            )
         return made
 
     # --- calls

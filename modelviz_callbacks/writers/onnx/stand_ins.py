@@ -52,7 +52,8 @@ class StandIns:
         storage = tensor.untyped_storage()
         key = storage_key(storage), tensor.dtype
         if key not in self._storages:
-            size = max(Layout.of(tensor).end, storage.nbytes() // max(1, tensor.element_size()))
+            end = Layout.of(tensor).end // (2 if tensor.is_complex() else 1)
+            size = max(end, storage.nbytes() // max(1, tensor.element_size()))
             self._storages[key] = torch.empty(size, dtype=tensor.dtype, device=META)
         place = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
         return self._storages[key].as_strided(*place)

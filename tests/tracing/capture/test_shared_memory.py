@@ -11,6 +11,7 @@ from torch import nn
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.tracing import pack, to_graph, unpack
 
 _Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -251,3 +252,28 @@ def test_autograd_hears_no_more_of_the_write_than_without_a_recording() -> None:
         assert x.grad is not None
         gradients.append(x.grad)
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("make", [torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy])
+def test_what_numpy_made_is_joined_to_what_it_read(
+    make: Callable[[numpy.ndarray], torch.Tensor],
+) -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        table = torch.ones(3, 4)
+        read = numpy.tanh(x.detach().numpy()) * table.numpy()
+        return x * make(read)
+
+    traced = trace(Runs(forward), torch.ones(3, 4))
+    for graph in (traced.graph, to_graph(unpack(pack(traced._recording)))):
+        (product,) = [node for node in graph.ops if node.op == "mul"]
+        (made,) = {ref.node for ref in product.inputs} - {"x"}
+        assert [ref.node for ref in graph.by_name[made].inputs] == ["detach"]
+
+
+def test_an_array_that_was_there_before_is_joined_to_nothing() -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y = x * torch.as_tensor(numpy.ones(4, numpy.float32))
+        return y * float(x.sum())
+
+    graph = trace(Runs(forward), torch.ones(3, 4)).graph
+    assert not graph.by_name["as_tensor"].inputs

@@ -32,6 +32,57 @@ def filled_like(value: float) -> Callable[..., torch.Tensor]:
     return run
 
 
+def filled(name: str) -> Callable[..., Any]:
+    """What is done instead of ``zeros``, ``ones``, ``empty`` and ``full``.
+
+    Args:
+        name: Of the function, or of the method that makes a tensor like another one.
+    """
+
+    def run(*given: Any, **options: Any) -> Any:
+        like = given[0] if name.startswith("new_") else None
+        maker = getattr(torch if like is None else torch.Tensor, name)
+        size, value = _size_and_value(name, given[like is not None :], options)
+        dtype = options.get("dtype") or getattr(like, "dtype", None)
+        if dtype is None and isinstance(value, complex):
+            dtype = torch.get_default_dtype().to_complex()
+        if dtype is None or not dtype.is_complex:
+            return maker(*given, **options)
+        parts = (value.real, value.imag)
+        made = [torch.full(size, part, dtype=dtype.to_real()) for part in parts]
+        return torch.view_as_complex(torch.stack(made, -1))
+
+    return run
+
+
+def _size_and_value(
+    name: str, given: Sequence[Any], options: dict[str, Any]
+) -> tuple[Sequence[int], Any]:
+    if name.endswith("full"):
+        both = [*given, *(options[key] for key in ("size", "fill_value") if key in options)]
+        return both[0], both[1]
+    sizes = given or (options.get("size", ()),)
+    return sizes[0] if isinstance(sizes[0], Sequence) else sizes, 1.0 if name.endswith(
+        "ones"
+    ) else 0.0
+
+
+def promoted(name: str) -> Callable[..., Any]:
+    """What is done instead of ``mul`` and its like, of which a complex number makes a real one so.
+
+    Args:
+        name: Of torch's function.
+    """
+
+    def run(input: Any, other: Any, **options: Any) -> Any:
+        is_real = isinstance(input, torch.Tensor) and input.is_floating_point()
+        if is_real and isinstance(other, complex):
+            input = torch.complex(input, torch.zeros_like(input))
+        return getattr(torch, name)(input, other, **options)
+
+    return run
+
+
 def cat(tensors: Sequence[torch.Tensor], dim: int = 0, **options: Any) -> torch.Tensor:
     """As ``torch.cat``; the exporter does not take it of nothing but empty vectors either."""
     if all(tuple(tensor.shape) == (0,) for tensor in tensors):
@@ -72,7 +123,7 @@ def set_item(tensor: torch.Tensor, index: Any, value: Any) -> bool:
     ``index`` must leave the last dimension whole: an ellipsis stands for all the others.
     """
     steps = list(index) if isinstance(index, tuple) else [index]
-    if not tensor.is_complex() or not isinstance(value, torch.Tensor):
+    if not tensor.is_complex() or not isinstance(value, (torch.Tensor, int, float, complex)):
         return False
     if any(isinstance(step, torch.Tensor) and step.dtype == torch.bool for step in steps):
         return False
@@ -80,5 +131,11 @@ def set_item(tensor: torch.Tensor, index: Any, value: Any) -> bool:
     if places:
         taken = sum(step is not None for step in steps) - 1
         steps[places[0] : places[0] + 1] = [slice(None)] * (tensor.dim() - taken)
-    torch.view_as_real(tensor)[tuple(steps)] = _parts(value)
+    if isinstance(value, torch.Tensor):
+        pair = _parts(value)
+    else:  # made by ops: a tensor of given numbers has no translation
+        kind = tensor.dtype.to_real()
+        numbers = (value.real, value.imag)
+        pair = torch.stack([torch.full((), float(number), dtype=kind) for number in numbers])
+    torch.view_as_real(tensor)[tuple(steps)] = pair
     return True

@@ -17,7 +17,9 @@ from modelviz_callbacks.writers.onnx.exporter_internals import FOREACH, PACK_PAD
 from modelviz_callbacks.writers.onnx.replacements.complex_numbers import (
     cat,
     einsum,
+    filled,
     filled_like,
+    promoted,
     set_item,
     stack,
 )
@@ -404,6 +406,9 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (fractional_max_pool, "functional.fractional_max_pool2d functional.fractional_max_pool3d"),
     (gaussian_nll_loss, "functional.gaussian_nll_loss"),
     (pack_padded, PACK_PADDED),
+    *((promoted(n), f"torch.{n} Tensor.{n}") for n in ("add", "div", "mul", "sub")),
+    *((filled(n), f"torch.{n}") for n in ("empty", "full", "ones", "zeros")),
+    *((filled(f"new_{n}"), f"Tensor.new_{n}") for n in ("empty", "full", "ones", "zeros")),
     *((_each(n), f"{FOREACH}{n}") for op in _FOREACH for n in (op, f"{op}_")),
 )
 _HOMES = {

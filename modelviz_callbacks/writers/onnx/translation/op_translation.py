@@ -84,6 +84,7 @@ def _literal(call: Call) -> Subgraph | None:
     if call.tensors or call.function not in _LITERALS or call.results != (0,):
         return None
     tensor = call.run((), torch.device("cpu"))
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     proto = ir.to_proto(ir.tensor(tensor.numpy(force=True)))
     kind = proto.data_type, tuple(proto.dims)
     node = SubgraphNode("Constant", "", (), (0,), attributes(value=proto))
