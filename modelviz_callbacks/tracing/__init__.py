@@ -46,7 +46,13 @@ from modelviz_callbacks.tracing.lowering.loss_flag import LossFlag
 from modelviz_callbacks.tracing.lowering.memory import with_memory
 from modelviz_callbacks.tracing.lowering.nonfinite import Nonfinite, TensorRange
 from modelviz_callbacks.tracing.lowering.nonfinite_search import NonfiniteSearch, losses_among
-from modelviz_callbacks.tracing.lowering.nonfinite_step import StepCall, examine, first_call
+from modelviz_callbacks.tracing.lowering.nonfinite_step import (
+    StepCall,
+    copies_of,
+    examine,
+    first_call,
+    written_state,
+)
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
 from modelviz_callbacks.tracing.lowering.step_times import op_times
@@ -85,6 +91,7 @@ __all__ = [
     "class_of",
     "compiled_call",
     "compiled_parts",
+    "copies_of",
     "examine",
     "examine_gradients",
     "first_call",
@@ -124,4 +131,5 @@ __all__ = [
     "with_flops",
     "with_memory",
     "without_wrappers",
+    "written_state",
 ]
