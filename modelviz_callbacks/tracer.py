@@ -37,6 +37,7 @@ from modelviz_callbacks.tracing import (
     run,
     to_backward_graph,
     to_program,
+    unwrapped,
     used_up,
 )
 from modelviz_callbacks.writers.formats import Direction
@@ -402,7 +403,7 @@ def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any
             f"trace() records a torch.nn.Module, it was given a {type(model).__name__}. "
             "Wrap a function in a module whose forward calls it."
         )
-    capture = Capture(owner)
+    capture = Capture(unwrapped(owner), owner)
     capture.start(args, kwargs, signature, is_step=False)
     try:
         outputs = model(*args, **kwargs)
