@@ -22,6 +22,7 @@ sys.path.insert(0, str(HOME))
 
 from modelviz_callbacks import GraphHook  # noqa: E402
 from tests.browser import open_browser  # noqa: E402
+from tests.tensorboard_browser import GraphPage, running_tensorboard  # noqa: E402
 
 _WINDOW = {"width": 1200, "height": 760}
 
@@ -137,8 +138,24 @@ def page_of_change(folder: Path) -> Path:
     return folder / "graph_step_4.diff.html"
 
 
+def draw_in_tensorboard(scratch: Path, picture: Path) -> None:
+    """Takes a picture of the gradients in TensorBoard's graph."""
+    page_in(scratch / "run")
+    log = scratch / "log"
+    with running_tensorboard(scratch / "run", log) as address, open_browser() as browser:
+        dashboard = GraphPage(browser, address)
+        dashboard.choose_tag("squared gradients")
+        dashboard.show_profile()
+        dashboard.expand("layer2")
+        dashboard.color_by("Compute time")
+        dashboard.fit()
+        dashboard.page.screenshot(path=picture)
+
+
 def main(folder: Path) -> None:
     """Takes a picture of each."""
+    with tempfile.TemporaryDirectory() as scratch:
+        draw_in_tensorboard(Path(scratch), folder / "health_tensorboard.png")
     with tempfile.TemporaryDirectory() as scratch:
         (folder / "nonfinite.svg").write_bytes(picture_of_nan(Path(scratch)))
     with tempfile.TemporaryDirectory() as scratch, open_browser() as browser:

@@ -39,6 +39,7 @@ from modelviz_callbacks.tracing import (
     run,
     to_backward_graph,
     to_program,
+    unwrapped,
     used_up,
 )
 from modelviz_callbacks.writers.formats import Direction
@@ -405,7 +406,7 @@ def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any
             "Wrap a function in a module whose forward calls it."
         )
     before = _values_before(signature or forward_signature(owner), args, kwargs)
-    capture = Capture(owner)
+    capture = Capture(unwrapped(owner), owner)
     capture.start(args, kwargs, signature, is_step=False)
     try:
         outputs = model(*args, **kwargs)

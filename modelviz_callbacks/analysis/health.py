@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -45,6 +46,35 @@ class StepHealth:
     number: int
     zeros: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     weights: Mapping[str, WeightHealth] = field(default_factory=dict)
+
+    def shares(self, graph: ModelGraph) -> dict[str, dict[str, float]]:
+        """What part of the squared norm over all parameters each op has, by the op's name.
+
+        Squares add up, so an op, a module and the model can be compared; ratios cannot.
+
+        Args:
+            graph: The graph; a parameter counts at the first op that reads it.
+
+        Returns:
+            One mapping for ``gradients`` and one for ``updates``; none of what is zero, or not
+            finite, over the whole.
+        """
+        unread = {node.name: node.path for node in graph.of_kind("parameter")}
+        read_at: dict[str, WeightHealth] = {}
+        for node in graph.nodes:
+            for ref in node.inputs:
+                own = self.weights.get(unread.pop(ref.node, ""))
+                if own is not None:
+                    read_at[node.name] = read_at.get(node.name, WeightHealth()) + own
+        found = {
+            "gradients": {name: own.gradient for name, own in read_at.items()},
+            "updates": {name: own.update for name, own in read_at.items()},
+        }
+        return {
+            what: {name: square / total for name, square in squares.items()}
+            for what, squares in found.items()
+            if 0 < (total := sum(squares.values())) < math.inf
+        }
 
     def of_calls(self, graph: ModelGraph) -> dict[str, WeightHealth]:
         """The sums over the parameters below each module call, by its name.

@@ -107,7 +107,7 @@ def add_times(maker: Maker, products: Products) -> None:
 
 
 def add_health(maker: Maker, products: Products) -> None:
-    """Writes what was seen in a step that was looked into, as a table, into the same run.
+    """Writes what was seen in a step that was looked into into the same run: a table, and colours.
 
     Args:
         maker: Knows where the events go.
@@ -115,16 +115,22 @@ def add_health(maker: Maker, products: Products) -> None:
 
     Raises:
         TrackerError: It cannot be written there.
+        WriterError: Nothing in the graph can be drawn.
     """
+    from modelviz_callbacks.writers.graphdef import shares_profile
     from modelviz_callbacks.writers.health_table import health_table
 
     assert maker.events is not None
     assert products.told_analysis is not None
     assert products.health is not None
-    name = products.told_analysis.graph.name
+    analysis, health = products.told_analysis, products.health
+    shares = {} if maker.stage else health.shares(analysis.graph)  # as other profiles
     with TensorBoardTracker(maker.events.target) as tracker:
-        table = health_table(products.told_analysis, products.health)
-        tracker.add_text(f"{name}/health of step {products.health.number}", table)
+        table = health_table(analysis, health)
+        tracker.add_text(f"{analysis.graph.name}/health of step {health.number}", table)
+        for what, parts in shares.items():
+            tag = f"squared {what} of step {health.number}, 10 s = all"
+            tracker.add_profile(tag, shares_profile(analysis, parts, tag).metadata)
         tracker.flush()
 
 

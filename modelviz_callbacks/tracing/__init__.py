@@ -47,7 +47,13 @@ from modelviz_callbacks.tracing.nonfinite.forward_search import NonfiniteSearch,
 from modelviz_callbacks.tracing.nonfinite.found import Nonfinite, TensorRange
 from modelviz_callbacks.tracing.nonfinite.gradient_step import examine_gradients
 from modelviz_callbacks.tracing.nonfinite.loss_flag import LossFlag
-from modelviz_callbacks.tracing.nonfinite.step import StepCall, examine, first_call
+from modelviz_callbacks.tracing.nonfinite.step import (
+    StepCall,
+    copies_of,
+    examine,
+    first_call,
+    written_state,
+)
 from modelviz_callbacks.tracing.steps.inspected_step import InspectedStep, TensorHealth
 from modelviz_callbacks.tracing.steps.measured import Measured
 from modelviz_callbacks.tracing.steps.optimizer_memory import OptimizerMemory
@@ -86,6 +92,7 @@ __all__ = [
     "class_of",
     "compiled_call",
     "compiled_parts",
+    "copies_of",
     "examine",
     "examine_gradients",
     "first_call",
@@ -126,4 +133,5 @@ __all__ = [
     "with_flops",
     "with_memory",
     "without_wrappers",
+    "written_state",
 ]

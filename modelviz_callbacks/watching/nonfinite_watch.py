@@ -29,11 +29,13 @@ from modelviz_callbacks.tracing import (
     StepHook,
     calls_under_way,
     compiled_call,
+    copies_of,
     examine,
     examine_gradients,
     first_call,
     random_devices,
     watch_method,
+    written_state,
 )
 from modelviz_callbacks.watching.gradient_watch import GradientWatch
 from modelviz_callbacks.watching.step_number import StepNumber
@@ -80,6 +82,7 @@ class NonfiniteWatch:
         self._tells_update = tells_update
         self._recording: Recording | None = None
         self._calls: list[StepCall] = []
+        self._written: list[torch.Tensor] = []
         self._flag: LossFlag | None = None
         self._gradients: GradientWatch | None = None
         self._backward_number = 0
@@ -169,6 +172,7 @@ class NonfiniteWatch:
             self._run.remark(_NOT_WATCHED)
             return
         self._recording, self._gradients = recording, GradientWatch(recording.model)
+        self._written = written_state(recording)
         self._thread = get_ident()
         self._devices = random_devices(recording.model)
         self._in_training = recording.model.training
@@ -191,7 +195,7 @@ class NonfiniteWatch:
 
     def _end(self) -> None:
         self._recording, self._flag, self._calls, self._steps = None, None, [], None
-        self._gradients = None
+        self._gradients, self._written = None, []
         self._drop_capture()
         for undo in (self._undo, self._undo_scaler):
             while undo:
@@ -290,7 +294,8 @@ class NonfiniteWatch:
             self._calls.pop(0)
         if self._calls:  # maybe no backward comes: at most one result has its graph kept alive
             self._calls[-1].settle()
-        self._calls.append(StepCall(args, kwargs, RandomState.now(self._devices)))
+        state = copies_of(self._written)
+        self._calls.append(StepCall(args, kwargs, RandomState.now(self._devices), state=state))
 
     def _note_result(self, result: Any) -> None:
         with self._run.guarded("the search for NaN"):
@@ -300,6 +305,7 @@ class NonfiniteWatch:
             if capture is not None:
                 capture.stop()
                 self._recording = capture.finish(result)
+                self._written = written_state(self._recording)
                 self._waits_for_recording = False
 
     def _new_capture(self, model: torch.nn.Module | None = None) -> Capture:

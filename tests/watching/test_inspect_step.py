@@ -15,6 +15,7 @@ from torch import nn
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.writers.graphdef import RunMetadata
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.writers.page_visit import content
 from tests.zoo.leaves import difference
@@ -95,6 +96,16 @@ def test_steps_of_a_plain_loop_are_told_and_nothing_else_changes(
     assert "No gradient reached pos in step 1" in text
     assert "| act | ReLU | 100% |  |  |" in text
     of_step = [row for row in told if row["step"] == "3"]
+    squares = {row["name"]: float(row["norm"] or 0) ** 2 for row in of_step[5:]}
+    ten_s_are = sum(squares.values())
+    metadata = events.RunMetadata("squared gradients of step 3, 10 s = all")
+    stats = RunMetadata.FromString(metadata.SerializeToString()).step_stats.dev_stats[0]
+    lengths = {one.node_name: one.all_end_rel_micros for one in stats.node_stats}
+    of_body = squares["body.weight"] + squares["body.bias"]
+    assert sum(lengths.values()) == pytest.approx(10_000_000, rel=1e-4)
+    found_at = [length for name, length in lengths.items() if name.startswith("body/")]
+    assert sum(found_at) == pytest.approx(1e7 * of_body / ten_s_are, rel=1e-3, abs=3)
+    assert "squared updates of step 3, 10 s = all" in events.Tags()["run_metadata"]
     assert [(row["kind"], row["name"]) for row in of_step] == [
         ("output", "body"),
         ("output", "act"),

@@ -10,6 +10,7 @@ running it gives the same result again and leaves the model alone.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,12 @@ class Program:
     state: dict[str, str]
 
 
-def to_program(recording: Recording, live_state: bool = False, is_draft: bool = False) -> Program:
+def to_program(
+    recording: Recording,
+    live_state: bool = False,
+    is_draft: bool = False,
+    before: Mapping[int, torch.Tensor] | None = None,
+) -> Program:
     """The program of a recording.
 
     Args:
@@ -90,19 +96,23 @@ def to_program(recording: Recording, live_state: bool = False, is_draft: bool = 
         live_state: Let state that the forward wrote to start from the model's present value
             instead of the recorded one, as that does anyway whose old value was not kept.
         is_draft: Whether it is only to be read, by whoever makes another program of it.
+        before: What such state is to start from, by the ``id`` of the parameter or buffer.
 
     Returns:
         The program; one with opaque parts raises `ReplayError` when it comes to them.
     """
-    return _Lowering(recording, live_state).run(is_draft)
+    return _Lowering(recording, live_state, before or {}).run(is_draft)
 
 
 class _Lowering:
     """One pass over one tape."""
 
-    def __init__(self, recording: Recording, live_state: bool) -> None:
+    def __init__(
+        self, recording: Recording, live_state: bool, before: Mapping[int, torch.Tensor]
+    ) -> None:
         self._recording = recording
         self._live_state = live_state
+        self._before = before
         self._names = node_names(recording)
         self._graph = fx.Graph()
         self._layers = LayerSwitch(self._graph)
@@ -377,6 +387,7 @@ class _Lowering:
             if origin is None or not origin.written or lives:
                 return self._attribute(tensor, found.name)
             start = tensor if self._live_state or origin.value is None else origin.value
+            start = self._before.get(id(tensor), start)
             return self._copy_of(start, found.name, tensor.requires_grad)
         if origin is None:
             # Made before this part of the tape began, and not handed to it as an argument.

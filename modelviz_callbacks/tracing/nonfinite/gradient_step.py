@@ -59,7 +59,7 @@ def examine_gradients(
         if arrived:
             outside = outside or arrived[0]
             continue
-        program = program or program_of(recording)
+        program = program_of(recording, call) if call.state or program is None else program
         found = _search(program, recording, call, bad)
         if found is not None:
             return found

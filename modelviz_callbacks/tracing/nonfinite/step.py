@@ -15,17 +15,21 @@ from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.pytree import leaves, listed, walk
 from modelviz_callbacks.tracing.capture.random_state import RandomState
 from modelviz_callbacks.tracing.capture.recording import Recording
-from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
+from modelviz_callbacks.tracing.capture.tape import OpEntry, flat_records
+from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function, storage_address
 from modelviz_callbacks.tracing.lowering.to_program import Program, to_program
 from modelviz_callbacks.tracing.nonfinite.finiteness import look, range_of
 from modelviz_callbacks.tracing.nonfinite.forward_search import NonfiniteSearch, losses_among
 from modelviz_callbacks.tracing.nonfinite.found import Nonfinite
+from modelviz_callbacks.tracing.op_facts import torch_name
 
 # How far a number of the replay may be from the step's: relative, by what the type resolves. The
 # step ran with autograd, which chooses other kernels now and then.
 _TOLERANCE = 100.0
 # Larger results of a step are not kept for the comparison.
 _MOST_ELEMENTS = 2**20
+# What changes running statistics in training without reading them.
+_ONLY_TAKE_IN = ("batch_norm", "instance_norm")
 # How many of autograd's functions behind the recorded code are named.
 _MOST_NAMES = 6
 
@@ -34,6 +38,7 @@ _NOT_COMPARED = "the step's results were not at hand to be compared with the rep
 _FINITE_AGAIN = (
     "The replay gives finite numbers where the step did not, as where Python takes another branch."
 )
+_CHANGED = "the step itself writes to it, and what it was before was not kept"
 _NO_FORWARD = "no forward was seen before this backward"
 _NO_NUMBERS = "No tensor of floating-point numbers was found in what was returned."
 _TALKS = (
@@ -55,6 +60,7 @@ class StepCall:
         has_returned: Whether it did.
         results: The tensors of its result, once they were taken out of it.
         gradients: Of a loss with respect to them, by their places, if its backward was watched.
+        state: What the state that the code writes to was before, by the ``id`` of each tensor.
     """
 
     args: tuple[Any, ...] = ()
@@ -65,6 +71,7 @@ class StepCall:
     has_returned: bool = False
     results: list[torch.Tensor] | None = None
     gradients: dict[int, torch.Tensor] | None = None
+    state: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def returned(self, result: Any) -> None:
         """Keeps a result, to compare a replay with it."""
@@ -162,7 +169,7 @@ def examine(recording: Recording, calls: Sequence[StepCall], loss: torch.Tensor)
             look(results[place]).is_bad for place in losses if place < len(results)
         ):
             continue
-        program = program or program_of(recording)
+        program = program_of(recording, call) if call.state or program is None else program
         found = _search(program, recording, call, results)
         if found is not None:
             return found
@@ -195,18 +202,48 @@ def _results_of(
     return [loss.detach()] if call.results is None and is_step_alone else None
 
 
-def program_of(recording: Recording) -> Program:
-    """The program of a recording, with the state of now.
+def written_state(recording: Recording) -> list[torch.Tensor]:
+    """The parameters and buffers that a step changes while it runs, and may read after that.
+
+    Args:
+        recording: Of a step.
+
+    Returns:
+        Those of floating-point numbers, without the statistics that a norm only takes in; nothing
+        if all together are too large to be copied in every step.
+    """
+    state = {storage_address(tensor): tensor for tensor, _ in recording.state.all()}
+    found: dict[int, torch.Tensor] = {}
+    for entry in recording.tape:
+        if not isinstance(entry, OpEntry) or torch_name(entry.func) in _ONLY_TAKE_IN:
+            continue
+        for record in (*flat_records(entry.result), *entry.writes):
+            tensor = state.get(record.storage) if record.previous is not None else None
+            if tensor is not None and tensor.is_floating_point():
+                found[id(tensor)] = tensor
+    total = sum(tensor.numel() for tensor in found.values())
+    return list(found.values()) if total <= _MOST_ELEMENTS else []
+
+
+def copies_of(tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+    """What some tensors are now, by the ``id`` of each."""
+    with no_torch_function(), torch.no_grad():
+        return {id(tensor): tensor.detach().clone() for tensor in tensors}
+
+
+def program_of(recording: Recording, call: StepCall) -> Program:
+    """The program of a recording, with the state of now, or of before a call where that is known.
 
     Args:
         recording: Of an earlier step.
+        call: A call of what was recorded.
 
     Raises:
         ReplayError: It cannot be run again, or might wait for other processes.
     """
     if recording.fault:
         raise ReplayError(f"This recording cannot be run again. {recording.fault}")
-    program = to_program(recording, live_state=True)
+    program = to_program(recording, live_state=True, before=call.state)
     if _may_talk(program, recording):
         raise ReplayError(_TALKS)
     return program
@@ -239,6 +276,8 @@ def _search(
     tensors = call.inputs_of(program, recording)
     random_state = call.random_state or RandomState.now()
     found = NonfiniteSearch(program, recording, tensors, random_state).find()
+    if found.first is not None and found.first.name in _changed(recording, call):
+        return replace(found.first, is_certain=False, why_possible=_CHANGED)
     if found.first is None or not found.first.is_certain:
         return found.first
     if results is None:
@@ -247,6 +286,18 @@ def _search(
         pairs = zip(results, found.outputs, strict=True)
         doubt = "" if all(_alike(one, other) for one, other in pairs) else NOT_REPRODUCED
     return replace(found.first, is_certain=not doubt, why_possible=doubt)
+
+
+def _changed(recording: Recording, call: StepCall) -> set[str]:
+    """Names of state that a call has changed, and of which nobody knows what it was before."""
+    names = set[str]()
+    for entry in recording.tape:
+        for record in entry.writes if isinstance(entry, OpEntry) else ():
+            tensor = (record.first or record).ref()
+            found = None if tensor is None else recording.state.find(tensor)
+            if found is not None and id(tensor) not in call.state:
+                names.add(found.name)
+    return names
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -45,6 +45,9 @@ sigmoid silu sin sinh softplus sqrt square sub tan tanh true_divide truediv xlog
 """
 _BY_ELEMENT = frozenset(_NAMES.split())
 
+# The parameters of the norms that keep running statistics.
+_OF_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training")
+
 # Where the function is told in a node's stack trace.
 _PLACE = re.compile(r", line \d+, in (.+)")
 
@@ -127,7 +130,9 @@ class WatchedReplay(fx.Interpreter):
         self.outputs: tuple[torch.Tensor, ...] = ()
         self.ends: list[tuple[Seen, Event]] = []
         self._writers: dict[int, Event] = {}
-        self._looked: dict[fx.Node, dict[int, tuple[int, Seen]]] = {}
+        # What was seen of a tensor, with its version then and who had written to its memory last:
+        # what writes through ``.data`` counts no version.
+        self._looked: dict[fx.Node, dict[int, tuple[int, Event | None, Seen]]] = {}
         self._paths: dict[fx.Node, str] = dict(
             zip(program.module.graph.find_nodes(op="placeholder"), program.inputs, strict=True)
         )
@@ -165,11 +170,14 @@ class WatchedReplay(fx.Interpreter):
             return super().run_node(n)
         event = self.events[n] = Event(n)
         given = [(node, one) for node in n.all_input_nodes for one in _tensors(self.env[node])]
+        unread = _unread(n)
         for node, tensor in given:
-            source = self._source(node, tensor)
-            event.given.append((self._look(node, tensor), source))
+            if node not in unread:
+                event.given.append((self._look(node, tensor), self._source(node, tensor)))
         if n in self._told:  # before it may write to what it is given
-            event.inputs = tuple(range_of(self.name_of(node), one) for node, one in given)
+            event.inputs = tuple(
+                range_of(self.name_of(node), one) for node, one in given if node not in unread
+            )
         before = [_version(tensor) for _, tensor in given]
         result = super().run_node(n)
         written = [one for (_, one), old in zip(given, before, strict=True) if _version(one) != old]
@@ -212,12 +220,12 @@ class WatchedReplay(fx.Interpreter):
         return self.events[node] if writer is None else writer
 
     def _look(self, node: fx.Node, tensor: torch.Tensor) -> Seen:
-        version = _version(tensor)
-        known = self._looked.setdefault(node, {})
-        if id(tensor) in known and known[id(tensor)][0] == version:
-            return known[id(tensor)][1]
+        version, writer = _version(tensor), self._writers.get(_memory(tensor))
+        known = self._looked.setdefault(node, {}).get(id(tensor))
+        if known is not None and known[0] == version and known[1] is writer:
+            return known[2]
         found = look(tensor)
-        known[id(tensor)] = (version, found)
+        self._looked[node][id(tensor)] = version, writer, found
         return found
 
     def name_of(self, node: fx.Node) -> str:
@@ -267,6 +275,15 @@ def place_in(node: fx.Node) -> str:
     """The function that a node's op was called in; ``""``: not known."""
     place = _PLACE.search(node.meta.get("stack_trace", ""))
     return place[1] if place else ""
+
+
+def _unread(node: fx.Node) -> list[Any]:
+    """What a norm of the batch's own statistics is given only to be changed."""
+    if getattr(node.target, "__name__", "") not in ("batch_norm", "instance_norm"):
+        return []
+    named = dict(zip(_OF_NORM, node.args, strict=False)) | node.kwargs
+    uses_batch = named.get("training", named.get("use_input_stats"))
+    return [named.get("running_mean"), named.get("running_var")] if uses_batch is True else []
 
 
 def _needs_gradients(node: fx.Node) -> bool:

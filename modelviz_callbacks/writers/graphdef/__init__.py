@@ -18,6 +18,7 @@ from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS, place
 from modelviz_callbacks.writers.graphdef.modules import MOST_NODES_TWICE, ModulesDrawing
 from modelviz_callbacks.writers.graphdef.nodedefs import NodeDefs
 from modelviz_callbacks.writers.graphdef.profile import (
+    WHOLE_US,
     cost_loads,
     memory_loads,
     scale_text,
@@ -30,6 +31,7 @@ __all__ = [
     "NamedGraph",
     "graph_def",
     "named_graphs",
+    "shares_profile",
     "timed_graph",
 ]
 
@@ -112,6 +114,22 @@ def timed_graph(analysis: Analysis, times_us: Mapping[str, float], tag: str) -> 
     """
     drawing = analysis.once(_op_drawing)
     return drawing.named(tag, drawing.times(times_us))
+
+
+def shares_profile(analysis: Analysis, shares: Mapping[str, float], tag: str) -> NamedGraph:
+    """A profile of the run's graph whose compute time is a part of a whole: ten seconds are all.
+
+    Args:
+        analysis: The analysis of any graph that keeps its rules.
+        shares: From 0 to 1, by the names of its ops; ops that are missing have none.
+        tag: What the dashboard calls it.
+
+    Raises:
+        WriterError: A share belongs to no op, is negative or not finite; or nothing can be drawn.
+    """
+    parts = {name: share * WHOLE_US for name, share in shares.items()}
+    profile = analysis.once(_op_drawing).times(parts)
+    return NamedGraph(tag, _serialize(profile), has_graph=False)
 
 
 def _op_drawing(analysis: Analysis) -> _OpDrawing:

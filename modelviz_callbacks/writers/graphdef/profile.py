@@ -137,6 +137,11 @@ def memory_loads(
     ]
 
 
+# What a whole is where parts of it stand in the place of times: well below a minute, where the
+# dashboard's units stop being decimal, and large enough that a millionth has a colour.
+WHOLE_US = 10 * 10**6
+
+
 def parameter_bytes(graph: ModelGraph) -> dict[str, int]:
     """Bytes of the parameters that each node is the first to read."""
     found: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelviz_callbacks import GraphHook, ModelGraph
+from modelviz_callbacks import GraphHook, ModelGraph, trace
 from tests.samples import one_and_the_rest_slow
 from tests.tracing.capture.test_setups import IN_PLACE, Network
 from tests.zoo.leaves import difference, frozen
@@ -172,3 +173,12 @@ def test_the_backward_is_that_of_the_original_code(tmp_path: Path) -> None:
     assert not any("Compiled" in name for name in names)
     leaves = {node.leaf for node in recording.backward.nodes if node.leaf}
     assert ("parameter", "head.weight") in leaves
+
+
+def test_a_trace_of_a_compiled_model_is_that_of_the_model() -> None:
+    torch._dynamo.reset()
+    model, batch = Network(), torch.randn(6, 4)
+    compiled: Any = torch.compile(model, backend="eager")
+    found = trace(compiled, batch).graph
+    assert [note.kind for note in found.notes] == ["remark"]  # that it was left alone
+    assert replace(found, notes=()) == replace(trace(model, batch).graph, notes=())
