@@ -7,7 +7,7 @@ the CPU allocator. Beside each other:
    over the ops of what they keep for the backward;
 2. peak: the most that was alive while it ran, beside the highest of the graph's curve;
 3. of the same peak without what a kernel allocates and frees before it returns (a convolution's
-   unfolded input, what oneDNN's products work in), which is as the machine has it.
+   copies, what oneDNN's products work in), of which a graph tells what follows a rule.
 
 Exit status 1 if the first differs by more than five per cent anywhere, or the peak lies by more
 outside of what is between the last two.

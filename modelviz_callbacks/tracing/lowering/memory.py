@@ -8,8 +8,8 @@ parameters and buffers are not counted, they are there anyway.
 What is alive is known from when tensors died while they were recorded: memory lives as long as one
 of the tensors on it, or an op that keeps it for the backward and leads to something that lives.
 What autocast makes of a parameter is kept for all ops until it ends. Of what an op needs only while
-it runs, what it makes by smaller ops is counted (copies in a ``matmul``, the gates of a GRU), not a
-kernel's own buffers.
+it runs, what it makes by smaller ops is counted (copies in a ``matmul``, the gates of a GRU), and
+what kernels allocate by a rule (``kernel_buffers``).
 Where hooks replace what is saved (activation checkpoints without reentry, offloading), nothing is
 told.
 """

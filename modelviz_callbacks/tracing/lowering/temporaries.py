@@ -1,8 +1,8 @@
 """Memory that an op of torch's needs only while it runs, as far as it is made of smaller ops.
 
 While a call is made again on tensors without data, each of the smaller ops that it is made of is
-seen, and so is what they make and what is gone before the call ends. What a kernel allocates for
-itself (the unfolded input of some convolutions) is not.
+seen, and so is what they make and what is gone before the call ends. Of what a kernel allocates for
+itself some is known, see ``kernel_buffers``.
 """
 
 from __future__ import annotations
@@ -21,20 +21,9 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     schema_name,
     storage_address,
 )
+from modelviz_callbacks.tracing.lowering.kernel_buffers import buffer_bytes
 
 _CAST = "aten::_to_copy"
-
-# What is reduced after all elements of it were made, by small ops that torch calls inside of one:
-# how many tensors as large as the first argument there are then.
-_WHOLE_FIRST = {
-    "aten::mse_loss": 2,
-    "aten::smooth_l1_loss": 2,
-    "aten::huber_loss": 1,
-    "aten::soft_margin_loss": 1,
-    "aten::binary_cross_entropy": 1,
-    "aten::binary_cross_entropy_with_logits": 2,
-    "aten::logsumexp": 1,
-}
 
 
 class Temporaries:
@@ -78,7 +67,8 @@ class Temporaries:
         for one in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(one, torch.Tensor) and id(one) not in self._known:
                 self._add(one)
-        self.most_bytes = max(self.most_bytes, self.alive_bytes + _on_the_way(func, args, result))
+        buffers = buffer_bytes(schema_name(func), args, result)
+        self.most_bytes = max(self.most_bytes, self.alive_bytes + buffers)
 
     def _add(self, tensor: torch.Tensor) -> None:
         address, number = storage_address(tensor), id(tensor)
@@ -96,14 +86,6 @@ class Temporaries:
         self._tensors[address] -= 1
         if not self._tensors[address]:
             self.alive_bytes -= self._sizes.pop(address)
-
-
-def _on_the_way(func: Any, args: Any, result: Any) -> int:
-    """Bytes of what a small op makes of all elements before it reduces them."""
-    whole = _WHOLE_FIRST.get(schema_name(func))
-    if whole is None or result.numel() >= args[0].numel():
-        return 0
-    return whole * int(args[0].numel()) * int(args[0].element_size())
 
 
 @cache

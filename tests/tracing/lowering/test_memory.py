@@ -21,7 +21,7 @@ from modelviz_callbacks.artifacts.products import graph_of
 from modelviz_callbacks.graph import ModelGraph
 from modelviz_callbacks.tracing import record_backward
 from modelviz_callbacks.tracing.capture.tape import OpEntry, flat_records
-from modelviz_callbacks.tracing.lowering import memory
+from modelviz_callbacks.tracing.lowering import kernel_buffers, memory
 from modelviz_callbacks.tracing.transport.pack import pack
 from modelviz_callbacks.tracing.transport.unpack import unpack
 from modelviz_callbacks.writers import markdown, table
@@ -331,3 +331,27 @@ def test_a_loop_that_grows_is_told_from_its_first_steps_as_if_each_were_looked_a
     assert [(node.kept_bytes, node.live_bytes) for node in told.nodes] == [
         (node.kept_bytes, node.live_bytes) for node in each.nodes
     ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "measured"),
+    [
+        (nn.Conv2d(64, 64, 3, padding=1), (2, 64, 56, 56), 3_358_720),
+        (nn.Conv2d(64, 256, 1), (2, 64, 56, 56), 12_845_056),  # its result twice at the end
+        (nn.Conv2d(3, 192, 16, 16), (2, 3, 224, 224), 890_880),  # reads the image as it is
+        (nn.Conv2d(64, 64, 3, padding=1, groups=64), (2, 64, 56, 56), 3_213_568),
+        (nn.Conv2d(20, 50, 5), (8, 20, 12, 12), 483_712),  # blocks of 16 that are not full
+        (nn.Conv1d(64, 128, 3, padding=1), (4, 64, 100), 409_600),
+        (nn.Conv3d(16, 32, 3, padding=1), (2, 16, 8, 16, 16), 1_048_576),
+        (nn.ConvTranspose2d(64, 32, 4, 2, 1), (2, 64, 16, 16), 786_432),
+    ],
+)
+def test_a_convolution_copies_into_blocks_of_channels(
+    layer: nn.Module, shape: tuple[int, ...], measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_buffers, "_block", lambda: 16)  # as where it was measured
+    (op,) = trace(layer, torch.empty(shape)).graph.ops
+    assert op.live_bytes == pytest.approx(measured, rel=0.002)
+    monkeypatch.setattr(kernel_buffers, "_block", lambda: 0)
+    (op,) = trace(layer, torch.empty(shape)).graph.ops
+    assert op.live_bytes == sum(spec.size_bytes for spec in op.outputs)
