@@ -59,12 +59,12 @@ def packed_elements(tensor: torch.Tensor, owner: torch.nn.Module | None = None) 
         More than its own elements, and not more than its bits; ``None``: none are packed in it.
     """
     try:
-        counts = _counts_beside(vars(tensor).values())
-        if not counts and owner is not None and _is_largest_of_bits(tensor, owner):
-            counts = [*_counts_beside(vars(owner).values()), *_widths_of(owner)]
-        if not counts:
-            return None
         with no_torch_function():  # a mode of the user's is not asked
+            counts = _counts_beside(vars(tensor).values())
+            if not counts and owner is not None and _is_largest_of_bits(tensor, owner):
+                counts = [*_counts_beside(vars(owner).values()), *_widths_of(owner)]
+            if not counts:
+                return None
             least, most = tensor.numel(), 8 * tensor.numel() * tensor.element_size()
         return next((count for count in counts if least < count <= most), None)
     except Exception:  # it is somebody's code
