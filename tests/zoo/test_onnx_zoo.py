@@ -29,7 +29,6 @@ NOT_STANDARD = {
     "code-traced_submodule": "TorchScript",
     "code-uses_cond": "torch.cond",
     "code-uses_higher_order_ops": "torch.map",
-    "memory-writes_complex_parts": "writes through a real view of complex numbers",
     "numerics-linear_algebra": "cholesky, solve, eigh, qr, svdvals, inv",
     "reads-numpy_in_between": "numpy in between",
     "reads-many_dtypes": "8-bit floats",

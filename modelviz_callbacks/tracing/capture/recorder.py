@@ -202,8 +202,8 @@ class Recorder(Encoder, TorchFunctionMode):
 
     def let_go(self) -> None:
         """Lets go of every frame, and of all memory that is watched."""
-        self.functions.end()
         try:
+            self.functions.end()
             self.shared.let_go()
         except Exception as error:
             self.give_up(error)

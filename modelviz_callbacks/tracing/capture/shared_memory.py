@@ -74,10 +74,12 @@ class SharedMemory:
 
         Args:
             tensor: The tensor.
-            taken: The array; anything else that holds the memory may be there until the end.
+            taken: The array; a capsule for another library, which may be there until the end; or
+                something that only tells values.
         """
         shown = getattr(taken, "__array_interface__", None)
-        if tensor is None or not _is_watchable(tensor):
+        is_capsule = type(taken).__name__ == "PyCapsule"
+        if tensor is None or not (shown or is_capsule) or not _is_watchable(tensor):
             return
         if shown is None:
             self._watch(tensor, lambda: True)

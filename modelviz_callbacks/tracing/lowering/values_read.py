@@ -139,9 +139,9 @@ class _Memory:
 def _digest(tensor: torch.Tensor) -> bytes:
     """A number for the values; empty for a tensor that has none to be read."""
     try:
-        if tensor.numel() * tensor.element_size() > _MOST_BYTES:
-            return b""
         with torch.no_grad(), no_torch_function():
+            if tensor.numel() * tensor.element_size() > _MOST_BYTES:
+                return b""
             plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             return hashlib.blake2b(plain.numpy().tobytes()).digest()
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):

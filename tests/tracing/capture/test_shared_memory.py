@@ -219,7 +219,7 @@ def test_nothing_is_compared_once_the_array_is_gone_and_nothing_is_held() -> Non
     seen: list[int] = []
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        total = float(x.detach().numpy().sum())
+        total = float(x.detach().numpy().sum()) + x.sum().item() * 0 + len(x.tolist()) * 0
         for _ in range(5):
             x = x * total
         return x
