@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
 
@@ -27,6 +26,7 @@ from modelviz_callbacks.tracing.capture.hidden_calls import name_unseen
 from modelviz_callbacks.tracing.capture.kept_inputs import KeptInputs
 from modelviz_callbacks.tracing.capture.lazy_values import lazy_parts
 from modelviz_callbacks.tracing.capture.mode_stack import push_mode, remove_mode
+from modelviz_callbacks.tracing.capture.module_call_hooks import module_call_hooks
 from modelviz_callbacks.tracing.capture.module_paths import modules_of, paths_of
 from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights
 from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec, listed, walk
@@ -253,7 +253,9 @@ class Capture:
 
     def _arm(self, handles: ExitStack) -> None:
         handles.callback(make_room())
-        self._enter, self._leave = self._make_hooks()
+        self._enter, self._leave = module_call_hooks(
+            self.recorder, self._thread, self._around, self._own_modules(), self._is_left
+        )
         if self._kept is not None:
             self._enter, self._leave = self._kept.around(self._enter, self._leave, self.recorder)
         handles.enter_context(slowed_collector())
@@ -462,6 +464,11 @@ class Capture:
                 f"{', '.join(compiled)}: compiled code ran eagerly for the recorded batch, and is "
                 "compiled from the next on."
             )
+        if self.recorder.shared.is_too_much:
+            remarks.append(
+                "More memory was shown to numpy than is compared for writes: what was written "
+                "through a large array is not in the graph, and a replay does not know of it."
+            )
         fault = self.recorder.transforms.fault
         if fault is not None:
             remarks.append(
@@ -539,51 +546,12 @@ class Capture:
 
     # --- hooks: they see every module call of every thread, and run once a call
 
-    def _make_hooks(self) -> tuple[Callable[..., None], Callable[..., None]]:
-        """The hooks around a module call; what they need is bound here, not looked up there."""
-        recorder, thread, around = self.recorder, self._thread, self._around
-        encode, origins, append = recorder.encode, recorder.origins, recorder.tape.append
-        transforms, functions = recorder.transforms, recorder.functions
+    def _own_modules(self) -> set[int]:
+        """The modules of what is recorded, by their ``id``."""
         own = set(map(id, modules_of(self._called)))
         if self._called is not self._model:
             own.update(map(id, modules_of(self._model)))
-        is_left = self._is_left
-
-        # Both begin alike, and share no function: a call takes longer than what it would spare.
-        # While a higher-order op is being compiled nothing of ours may be seen.
-
-        def enter(module: torch.nn.Module, args: Any) -> None:
-            if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
-                return
-            if around and id(module) in around:
-                return
-            try:
-                if id(module) not in own and is_left():
-                    return
-                if transforms.is_on():
-                    recorder.see_arguments(args)
-                functions.enter(module, sys._getframe(1))
-                append((module, module.training))
-            except Exception as error:
-                recorder.give_up(error)
-
-        def leave(module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-            if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
-                return
-            if around and id(module) in around:
-                return
-            # After an exception torch leaves the keyword arguments out.
-            kwargs, result = rest if len(rest) == 2 else ({}, None)
-            try:
-                functions.leave(module)
-                taken = [encode(args[0])] if len(args) == 1 else [encode(value) for value in args]
-                named = {key: encode(value) for key, value in kwargs.items()} if kwargs else kwargs
-                before = origins.unexplained
-                append((module, taken, named, encode(result), origins.unexplained != before))
-            except Exception as error:
-                recorder.give_up(error)
-
-        return enter, leave
+        return own
 
     def _modules_around(self) -> set[int]:
         """The modules that only wrap what is to be seen, by their ``id``."""

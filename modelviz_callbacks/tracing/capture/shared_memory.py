@@ -55,7 +55,11 @@ class _Area(NamedTuple):
 
 
 class SharedMemory:
-    """Watches what was handed out while one recorder is at work."""
+    """Watches what was handed out while one recorder is at work.
+
+    Attributes:
+        is_too_much: Whether something that could still be written to is watched no longer.
+    """
 
     def __init__(self, recorder: _Owner, made_from: Callable[[torch.Tensor], Origin]) -> None:
         """Nothing was handed out.
@@ -67,7 +71,7 @@ class SharedMemory:
         self._recorder, self._made_from = recorder, made_from
         self._areas: list[_Area] = []
         self._bytes = self._compared = 0
-        self._is_busy = self._is_missed = False
+        self._is_busy = self._is_missed = self.is_too_much = False
 
     def hand_out(self, tensor: torch.Tensor | None, taken: Any) -> None:
         """Watches the memory of a tensor that an array shows.
@@ -140,6 +144,7 @@ class SharedMemory:
     def _watch(self, tensor: torch.Tensor, is_held: Callable[[], bool]) -> torch.Tensor | None:
         self._bytes += tensor.nbytes
         if self._bytes > _MOST_WATCHED_BYTES:
+            self.is_too_much = True
             return None
         with no_torch_function():
             before = _copied(tensor)
@@ -158,6 +163,8 @@ class SharedMemory:
                 area = area._replace(before=_copied(area.tensor))
             if is_held and self._compared < _MOST_COMPARED_BYTES:
                 kept.append(area)
+            elif is_held:
+                self.is_too_much = True
         self._areas = kept
         if not kept:
             self._recorder.watch(False)

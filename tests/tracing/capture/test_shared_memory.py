@@ -12,6 +12,7 @@ from torch import nn
 from modelviz_callbacks import trace
 from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing import pack, to_graph, unpack
+from modelviz_callbacks.tracing.capture import shared_memory
 
 _Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -277,3 +278,16 @@ def test_an_array_that_was_there_before_is_joined_to_nothing() -> None:
 
     graph = trace(Runs(forward), torch.ones(3, 4)).graph
     assert not graph.by_name["as_tensor"].inputs
+
+
+@pytest.mark.parametrize("limit", ["_MOST_WATCHED_BYTES", "_MOST_COMPARED_BYTES"])
+def test_memory_that_is_watched_no_longer_is_said(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> list[str]:
+        graph = trace(Runs(twice), torch.ones(3, 4)).graph
+        return [note.message for note in graph.notes if "shown to numpy" in note.message]
+
+    assert not said()
+    monkeypatch.setattr(shared_memory, limit, 40)
+    assert len(said()) == 1
