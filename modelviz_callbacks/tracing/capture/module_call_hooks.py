@@ -37,11 +37,22 @@ def module_call_hooks(
     Returns:
         The one before a call and the one after it.
     """
-    encode, append = recorder.encode, recorder.tape.append
-    origins, transforms, functions = recorder.origins, recorder.transforms, recorder.functions
+    before = _before(recorder, thread, around, own, is_left)
+    return before, _after(recorder, thread, around)
 
-    # Both begin alike, and share no function: a call takes longer than what it would spare.
-    # While a higher-order op is being compiled nothing of ours may be seen.
+
+# Both begin alike, and share no function: a call takes longer than what it would spare. While a
+# higher-order op is being compiled nothing of ours may be seen.
+
+
+def _before(
+    recorder: Recorder,
+    thread: int,
+    around: Collection[int],
+    own: Collection[int],
+    is_left: Callable[[], bool],
+) -> Callable[..., None]:
+    transforms, functions, append = recorder.transforms, recorder.functions, recorder.tape.append
 
     def enter(module: torch.nn.Module, args: Any) -> None:
         if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
@@ -57,6 +68,13 @@ def module_call_hooks(
             append((module, module.training))
         except Exception as error:
             recorder.give_up(error)
+
+    return enter
+
+
+def _after(recorder: Recorder, thread: int, around: Collection[int]) -> Callable[..., None]:
+    encode, append = recorder.encode, recorder.tape.append
+    origins, functions = recorder.origins, recorder.functions
 
     def leave(module: torch.nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         if is_dynamo_compiling() or recorder.paused or get_ident() != thread:
@@ -74,4 +92,4 @@ def module_call_hooks(
         except Exception as error:
             recorder.give_up(error)
 
-    return enter, leave
+    return leave
