@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 # pip takes a CPU build of torch where it finds one for this exact version.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# For two cores: of a test that waits for a server or a process the core is free for another one.
-WORKERS ?= 3
+# Of a third on two cores the servers that tests start come up too late.
+WORKERS ?= 2
 
 # pytest compiles the assertions of the tests: once, not at every run.
 unexport PYTHONDONTWRITEBYTECODE

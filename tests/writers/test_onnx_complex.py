@@ -55,9 +55,14 @@ def _numbers_put_in(x: torch.Tensor) -> torch.Tensor:
     return z * z
 
 
+def _numbers_before_a_tensor(x: torch.Tensor) -> torch.Tensor:
+    return torch.complex(torch.add(0.25, x > 0, alpha=0.5), torch.add(2, x)) + torch.add(2j, x)
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        _numbers_before_a_tensor,
         _real_part,
         _part_of_a_part,
         _through_pairs,

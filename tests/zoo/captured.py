@@ -134,9 +134,11 @@ def _needs_of_run(
     outputs = [tensor for _, tensor in tensors(model(*args, **kwargs))]
     # A parameter that is handed in as an argument, too, is drawn as an input.
     handed_in = {id(leaf) for leaf in leaves.values()}
+    # A wrapper that is handed in is not part of the author's names.
+    author = model.module if isinstance(model, torch.nn.DataParallel) else model
     names = {
         id(parameter): name
-        for name, parameter in model.named_parameters()
+        for name, parameter in author.named_parameters()
         if id(parameter) not in handed_in
     }
     found: dict[int, Needs] = {}

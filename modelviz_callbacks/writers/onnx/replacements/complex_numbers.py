@@ -75,12 +75,17 @@ def promoted(name: str) -> Callable[..., Any]:
     """
 
     def run(input: Any, other: Any, **options: Any) -> Any:
-        is_real = isinstance(input, torch.Tensor) and input.is_floating_point()
-        if is_real and isinstance(other, complex):
-            input = torch.complex(input, torch.zeros_like(input))
-        return getattr(torch, name)(input, other, **options)
+        return getattr(torch, name)(with_an_imaginary_part(input, other), other, **options)
 
     return run
+
+
+def with_an_imaginary_part(input: Any, other: Any) -> Any:
+    """What goes into such a function: a real tensor beside a complex number becomes complex."""
+    is_real = isinstance(input, torch.Tensor) and input.is_floating_point()
+    if is_real and isinstance(other, complex):
+        return torch.complex(input, torch.zeros_like(input))
+    return input
 
 
 def cat(tensors: Sequence[torch.Tensor], dim: int = 0, **options: Any) -> torch.Tensor:

@@ -20,6 +20,7 @@ from modelviz_callbacks.writers.onnx.replacements.complex_numbers import (
     filled,
     filled_like,
     promoted,
+    with_an_imaginary_part,
     set_item,
     stack,
 )
@@ -218,12 +219,12 @@ def _aminmax(tensor: torch.Tensor, *, dim: int | None = None, keepdim: bool = Fa
 
 
 def _add(first: Any, second: Any, **options: Any) -> torch.Tensor:
-    """A number before a tensor."""
+    """A number before a tensor, and a complex number with a real one."""
     if not isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
         alpha = options.get("alpha", 1)
         scaled = second if alpha == 1 else second * alpha
-        return torch.add(scaled, first)
-    return torch.add(first, second, **options)
+        return torch.add(with_an_imaginary_part(scaled, first), first)
+    return torch.add(with_an_imaginary_part(first, second), second, **options)
 
 
 def _rsub(tensor: torch.Tensor, other: Any) -> torch.Tensor:
@@ -406,7 +407,7 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (fractional_max_pool, "functional.fractional_max_pool2d functional.fractional_max_pool3d"),
     (gaussian_nll_loss, "functional.gaussian_nll_loss"),
     (pack_padded, PACK_PADDED),
-    *((promoted(n), f"torch.{n} Tensor.{n}") for n in ("add", "div", "mul", "sub")),
+    *((promoted(n), f"torch.{n} Tensor.{n}") for n in ("div", "mul", "sub")),
     *((filled(n), f"torch.{n}") for n in ("empty", "full", "ones", "zeros")),
     *((filled(f"new_{n}"), f"Tensor.new_{n}") for n in ("empty", "full", "ones", "zeros")),
     *((_each(n), f"{FOREACH}{n}") for op in _FOREACH for n in (op, f"{op}_")),
