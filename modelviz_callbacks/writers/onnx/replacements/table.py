@@ -20,9 +20,9 @@ from modelviz_callbacks.writers.onnx.replacements.complex_numbers import (
     filled,
     filled_like,
     promoted,
-    with_an_imaginary_part,
     set_item,
     stack,
+    with_an_imaginary_part,
 )
 from modelviz_callbacks.writers.onnx.replacements.ctc import ctc_loss
 from modelviz_callbacks.writers.onnx.replacements.fake_quantize import (
