@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 
+from modelviz_callbacks import trace
 from modelviz_callbacks.graph.model import ModelGraph
 from tests.browser import open_browser
 from tests.networks import graph_of, recorded
@@ -349,3 +351,43 @@ def test_every_op_of_a_long_flat_graph_can_be_reached(
     )
     assert ops == len(long_graph.ops) + 2  # and the input and the output
     assert visit.errors == []
+
+
+class Encoder(nn.Module):
+    """Modules whose op has parameters beside what goes in, one of them with two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.ReLU())
+        self.layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.head = nn.Bilinear(16, 16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.layer(self.stem(x))
+        return self.head(hidden, hidden.relu())
+
+
+def test_no_edge_runs_behind_a_box_when_modules_are_opened(
+    browser: Browser, tmp_path: Path
+) -> None:
+    visit = Visit(browser, trace(Encoder(), torch.randn(2, 5, 8)).graph, tmp_path)
+    visit.page.evaluate("modelviz.level(Infinity)")
+    visit.at_rest()
+    for name in ("stem/0_Linear", "stem/1_LayerNorm", "head"):
+        visit.double_click(*visit.middle(name))
+        visit.at_rest()
+    assert visit.box("head/bilinear").count() == 1
+    behind = visit.page.evaluate(
+        """() => {
+          const boxes = modelviz.scene.shapes.filter(one => !one.open);
+          const lines = [...document.querySelectorAll('.wire .line')];
+          return lines.flatMap(line => {
+            const points = Array.from({length: Math.floor(line.getTotalLength() / 3)},
+              (_, at) => line.getPointAtLength(3 * at));
+            const isIn = (box, {x, y}) => box.x + 3 < x && x < box.x + box.w - 3 &&
+              box.y + 3 < y && y < box.y + box.h - 3;
+            return boxes.filter(box => points.some(one => isIn(box, one))).map(box => box.id);
+          });
+        }"""
+    )
+    assert behind == []

@@ -272,16 +272,32 @@ function portsOf(raw, gates, routes, drawn, side) {
   for (const { id, tensors } of gates) {
     if (drawn.has(id)) continue;
     const mine = routes.filter((route) => route[side] === id);
-    let [x] = raw.at.get(id) || [0];
-    if (mine.length === 1) {
-      const [leg] = mine[0].legs;
-      const other = side === "from" ? leg[leg.length - 1] : leg[0];
-      if (leg.length === 2) [x] = other;
+    let [x, y] = raw.at.get(id) || [0, 0];
+    for (const { legs: [leg] } of mine) {
+      if (leg.length !== 2) continue;
+      const other = side === "from" ? leg[1] : leg[0];
+      if (mine.length === 1 && isFree(drawn, other, side)) [x] = other;
+      else leg.splice(1, 0, ...pastRow(drawn, [x, y], side));
     }
     for (const { legs: [leg] } of mine) leg[side === "from" ? 0 : leg.length - 1][0] = x;
     for (const tensor of tensors) found.set(tensor, x);
   }
   return found;
+}
+
+/** Whether nothing stands between the end of an edge and the border.
+ * @param {Map<string, Placed>} drawn @param {Point} end @param {"from"|"to"} side */
+function isFree(drawn, [x, y], side) {
+  return ![...drawn.values()].some((one) => one.x < x && x < one.x + one.w &&
+    (side === "from" ? one.y + one.h < y : one.y > y));
+}
+
+/** The point at which an edge has passed the boxes beside a port. @param {Map<string, Placed>} drawn
+ * @param {Point} port @param {"from"|"to"} side @returns {Point[]} none where there are no boxes */
+function pastRow(drawn, [x, y], side) {
+  const beside = [...drawn.values()].filter((one) => one.y <= y && y <= one.y + one.h);
+  if (!beside.length) return [];
+  return [[x, side === "from" ? Math.max(...beside.map((one) => one.y + one.h)) + GAP / 4 : Math.min(...beside.map((one) => one.y)) - GAP / 4]];
 }
 
 /** The points of an edge, from the lower border of a box to the upper border of another.
