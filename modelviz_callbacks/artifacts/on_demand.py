@@ -10,6 +10,7 @@ from modelviz_callbacks.artifacts.directory import Directory
 from modelviz_callbacks.artifacts.onnx_files import view_of
 from modelviz_callbacks.artifacts.source_code import lines_around
 from modelviz_callbacks.graph import ModelGraph
+from modelviz_callbacks.libraries import says_what_is_missing
 from modelviz_callbacks.options import ShownFields, make_options
 from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import Recording, source_files
@@ -41,6 +42,7 @@ def save(
         The path.
 
     Raises:
+        MissingLibraryError: What makes the file is not installed.
         OptionError: A value of ``shown`` is impossible.
         WriterError: The graph cannot be written so.
         SinkError: The file cannot be written.
@@ -50,9 +52,9 @@ def save(
     analysis, code = Analysis.of(graph), None
     if recording is not None:
         code = lines_around([analysis.graph], source_files(recording))
-    return Directory(path.parent).write(
-        path.name, render(analysis, kind, depth, rules, direction=direction, code=code)
-    )
+    with says_what_is_missing():
+        data = render(analysis, kind, depth, rules, direction=direction, code=code)
+    return Directory(path.parent).write(path.name, data)
 
 
 def save_onnx(

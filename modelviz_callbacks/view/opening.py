@@ -17,7 +17,7 @@ from modelviz_callbacks.view.box import Box, Group
 from modelviz_callbacks.view.box_builder import MOST_BOXES, BoxBuilder, Drawn
 from modelviz_callbacks.view.label_facts import joined
 
-# With a depth asked for: more than this nobody can look at, nor Graphviz lay out.
+# With a depth asked for: more than this nobody can look at, nor a program lay out.
 _MOST_AT_A_DEPTH = 1500
 
 # Classes of libraries that people know by their names: their inside is documented there.

@@ -8,8 +8,8 @@ from dataclasses import replace
 from modelviz_callbacks.diff.diff import GraphDiff
 from modelviz_callbacks.diff.diff_view import DiffView, diff_view
 from modelviz_callbacks.writers.diff_text import lines
+from modelviz_callbacks.writers.layout import Place
 from modelviz_callbacks.writers.picture import Arrow, Picture, Rectangle, Text, compose, moved
-from modelviz_callbacks.writers.picture_layout import Place
 from modelviz_callbacks.writers.picture_text import TextLine, cut
 from modelviz_callbacks.writers.svg import svg_text
 
@@ -42,7 +42,8 @@ def render(found: GraphDiff) -> bytes:
         SVG, UTF-8; the same bytes for the same graphs.
 
     Raises:
-        WriterError: Graphviz is not there or could not lay it out.
+        ImportError: There is nothing that lays it out.
+        WriterError: It could not be laid out.
     """
     view = diff_view(found)
     drawn = compose(view.overview, framed=False)

@@ -34,8 +34,8 @@ def render(analysis: Analysis, name: str, title: str, said: Sequence[str] = ()) 
         SVG, UTF-8; the same bytes for the same graph.
 
     Raises:
-        WriterError: The node is not in the picture, or Graphviz is not there or could not lay it
-            out.
+        ImportError: There is nothing that lays it out.
+        WriterError: The node is not in the picture, or it could not be laid out.
     """
     view, box = way_to_node(analysis, name)
     if not box:

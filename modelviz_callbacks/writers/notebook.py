@@ -33,7 +33,8 @@ def render(
         A piece of HTML for ``_repr_html_``; it loads nothing and sends nothing.
 
     Raises:
-        WriterError: Graphviz is not there or could not lay it out.
+        ImportError: There is nothing that lays it out.
+        WriterError: It could not be laid out.
     """
     analysis = Analysis.of(graph)
     image = b64encode(svg.render(analysis, depth=depth)).decode()

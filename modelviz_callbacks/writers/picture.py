@@ -14,7 +14,7 @@ from modelviz_callbacks.view.box import Box, Group, parameters_text
 from modelviz_callbacks.view.formatting import count_text
 from modelviz_callbacks.view.overview import Edge, Overview, overview
 from modelviz_callbacks.writers.formats import Direction
-from modelviz_callbacks.writers.picture_layout import Place, Size
+from modelviz_callbacks.writers.layout import Place, Size
 from modelviz_callbacks.writers.picture_shape import shaped
 from modelviz_callbacks.writers.picture_text import TextLine, cut, cut_apart
 
@@ -134,7 +134,7 @@ def picture(
 ) -> Picture:
     """What to draw of a graph, or of the inside of one of its module calls, and where.
 
-    Graphviz lays out each scope and depth once for all pictures of them.
+    Each scope and depth is laid out once for all pictures of them.
 
     Args:
         analysis: The analysis of a sound graph.
@@ -148,7 +148,8 @@ def picture(
         The shapes.
 
     Raises:
-        WriterError: Graphviz is not there or could not lay it out.
+        ImportError: There is nothing that lays it out.
+        WriterError: It could not be laid out.
     """
     composer = analysis.once(_composed, scope, depth, direction)
     return composer.framed() if framed else composer.bare()
@@ -160,7 +161,7 @@ def _composed(analysis: Analysis, scope: str, depth: int | None, direction: Dire
 
 
 def _layouts(_analysis: Analysis) -> dict[str, Any]:
-    """What Graphviz answered for pictures of this graph; see `lay_out`."""
+    """What was laid out for pictures of this graph; see `lay_out`."""
     return {}
 
 
@@ -175,7 +176,8 @@ def compose(view: Overview, *, framed: bool = True) -> Picture:
         The shapes.
 
     Raises:
-        WriterError: Graphviz is not there or could not lay it out.
+        ImportError: There is nothing that lays it out.
+        WriterError: It could not be laid out.
     """
     composer = _Composer(view, {})
     return composer.framed() if framed else composer.bare()

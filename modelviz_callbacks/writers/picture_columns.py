@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from modelviz_callbacks.writers.picture_layout import PictureLayout, Place, Size
+from modelviz_callbacks.writers.layout import PictureLayout, Place, Size
 
 Point = tuple[float, float]
 Curve = tuple[Point, ...]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelviz_callbacks.writers.formats import Direction
+from modelviz_callbacks.writers.layout import PictureLayout, Size, lay_out, mirrored
 from modelviz_callbacks.writers.picture_columns import in_columns
-from modelviz_callbacks.writers.picture_layout import PictureLayout, Size, lay_out, mirrored
 
 # Width to height: below the first a picture is cut into columns until it has the second; above
 # the third it is tried from left to right.
-_HIGH, _ENOUGH, _WIDE = 0.42, 0.5, 2.4
+_HIGH, _ENOUGH, _WIDE = 0.37, 0.5, 2.4
 
 
 def shaped(
@@ -28,7 +28,7 @@ def shaped(
 
     Args:
         drawn: Boxes, groups, edges, and those that place nothing; see `lay_out`.
-        known: What Graphviz answered before.
+        known: What was laid out before.
         direction: ``down`` and ``right`` run that way however long it gets; ``auto`` keeps the
             width between a third of the height and three times the height, where that can be.
 
@@ -36,7 +36,8 @@ def shaped(
         Where they are.
 
     Raises:
-        WriterError: Graphviz is not there or could not lay it out.
+        ImportError: There is nothing that lays it out.
+        WriterError: It could not be laid out.
     """
     boxes, groups, edges, loose = drawn
     layout = lay_out(boxes, groups, edges, known, to_the_right=direction == "right", loose=loose)
@@ -51,7 +52,7 @@ def shaped(
 def _first_on_the_left(layout: PictureLayout) -> PictureLayout:
     """A layout, or its mirror image where what comes later is rather on the left.
 
-    Graphviz does not care which of two branches is on which side; a reader begins on the left.
+    A layout does not care which of two branches is on which side; a reader begins on the left.
     """
     middles = [place.x + place.width / 2 for place in layout.boxes.values()]
     if len(middles) < 2 or _slope(middles) >= 0:

@@ -1,29 +1,31 @@
-"""A graph as a PNG picture on white ground, drawn by the Graphviz that pygraphviz carries."""
+"""A graph as a PNG picture on white ground: the SVG picture drawn by resvg.
+
+A font comes with this package, since machines that train often have none. Characters that it has
+not are taken from the system's fonts. Its subset of Arimo 1.33 was made with fonttools::
+
+    pyftsubset Arimo-Regular.ttf --no-hinting --layout-features=kern --unicodes=<CHARACTERS below>
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from html import escape
+from importlib.resources import as_file, files
 
 from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.writers.formats import Direction
-from modelviz_callbacks.writers.picture import (
-    LOOKS,
-    MUTED,
-    PAGE,
-    TEXT,
-    Arrow,
-    Picture,
-    Rectangle,
-    Text,
-    picture,
-)
-from modelviz_callbacks.writers.picture_layout import run_graphviz
+from modelviz_callbacks.writers.picture import Picture, Text, picture
+from modelviz_callbacks.writers.svg import svg_text
 
 _DOTS_PER_INCH = 144
 # Above this many dots to a side, image viewers refuse: the picture is made coarser then.
 _MOST_DOTS = 16_000
-_FONT = "sans-serif"
+_FONTS = ("Arimo-Regular.ttf", "Arimo-Bold.ttf")
+# First and last of each range of characters that the fonts were made with.
+CHARACTERS = (
+    *((0x20, 0x7E), (0xA0, 0x24F), (0x370, 0x3FF), (0x400, 0x45F), (0x1E00, 0x1EFF)),
+    *((0x2010, 0x2027), (0x2030, 0x203A), (0x2070, 0x209C), (0x20AC, 0x20AC), (0x2190, 0x2195)),
+    *((0x2200, 0x226F), (0x25A0, 0x25FF), (0xFFFD, 0xFFFD)),
+)
 
 
 def render(analysis: Analysis, *, depth: int | None = None, direction: Direction = "auto") -> bytes:
@@ -38,98 +40,46 @@ def render(analysis: Analysis, *, depth: int | None = None, direction: Direction
         PNG, 144 dots an inch, less for pictures that would be over 16,000 dots long.
 
     Raises:
-        WriterError: Graphviz is not there or could not draw it.
+        ImportError: There is no resvg.
+        WriterError: The picture could not be laid out or drawn.
     """
-    drawn = picture(analysis, depth=depth, direction=direction)
-    # Everything has its place already: nop2 only draws.
-    return run_graphviz("\n".join(_dot(drawn)), "png", "nop2")
+    return drawn_as_png(picture(analysis, depth=depth, direction=direction))
 
 
-def _dot(drawn: Picture) -> Iterator[str]:
+def drawn_as_png(drawn: Picture) -> bytes:
+    """A picture as PNG.
+
+    Args:
+        drawn: Any.
+
+    Returns:
+        PNG.
+
+    Raises:
+        ImportError: There is no resvg.
+        WriterError: It could not be drawn.
+    """
+    from resvg_py import svg_to_bytes
+
     longest = max(drawn.width, drawn.height)
-    dots = min(_DOTS_PER_INCH, int(_MOST_DOTS * 72 / longest))
-    yield "digraph {"
-    yield f'dpi={dots}; bgcolor="{PAGE[0]}"; pad=0; margin=0; outputorder=edgesfirst;'
-    yield f'node [label="", fontname="{_FONT}"]; edge [arrowsize=0.6];'
-    middle = f"{drawn.width / 2:.2f},{drawn.height / 2:.2f}"
-    size = f"width={drawn.width / 72:.4f}, height={drawn.height / 72:.4f}"
-    yield f"page [shape=box, style=invis, {_fixed(middle, size)}];"
-    for number, shape in enumerate(drawn.shapes):
-        if isinstance(shape, Rectangle) and shape.role.startswith("group"):
-            yield from _frame(number, shape, drawn.height)
-        elif isinstance(shape, Rectangle):
-            yield f"s{number} [{_rectangle(shape, drawn.height)}];"
-        elif isinstance(shape, Text):
-            yield f"s{number} [{_text(shape, drawn.height)}];"
-        else:
-            yield from _arrow(number, shape, drawn.height)
-    yield "}"
+    with as_file(files("modelviz_callbacks.writers") / "assets") as home:
+        try:
+            made = svg_to_bytes(
+                svg_string=svg_text(drawn),
+                zoom=min(_DOTS_PER_INCH / 72, _MOST_DOTS / longest),
+                skip_system_fonts=_has_all(drawn),
+                sans_serif_family="Arimo",
+                font_files=[str(home / name) for name in _FONTS],
+            )
+        except ValueError as error:
+            raise WriterError(
+                f"A picture of {drawn.width:.0f} by {drawn.height:.0f} points could not be drawn "
+                f"as PNG: {error}"
+            ) from error
+    return bytes(made)
 
 
-def _frame(number: int, shape: Rectangle, height: float) -> Iterator[str]:
-    """A group as a cluster: Graphviz draws those first, then edges, then nodes."""
-    place, look = shape.place, LOOKS[shape.role]
-    bottom, top = height - place.y - place.height, height - place.y
-    box = f"{place.x:.2f},{bottom:.2f},{place.x + place.width:.2f},{top:.2f}"
-    corner = f"{place.x + place.width / 2:.2f},{(bottom + top) / 2:.2f}"
-    yield (
-        f'subgraph cluster{number} {{ bb="{box}"; style="filled,rounded"; '
-        f'fillcolor="{look.fill[0]}"; color="{look.stroke[0]}"; '
-        f"s{number} [shape=point, style=invis, {_fixed(corner, 'width=0.01, height=0.01')}]; }}"
-    )
-
-
-def _fixed(position: str, size: str) -> str:
-    return f'pos="{position}!", fixedsize=true, {size}'
-
-
-def _rectangle(shape: Rectangle, height: float) -> str:
-    place, look = shape.place, LOOKS[shape.role]
-    middle = f"{place.x + place.width / 2:.2f},{height - place.y - place.height / 2:.2f}"
-    size = f"width={place.width / 72:.4f}, height={place.height / 72:.4f}"
-    if look.fill[0] == "none":
-        return f"shape=box, style=invis, {_fixed(middle, size)}"
-    style = "filled,rounded,dashed" if look.dashed else "filled,rounded"
-    stroke = look.fill[0] if look.stroke[0] == "none" else look.stroke[0]
-    colours = f'fillcolor="{look.fill[0]}", color="{stroke}"'
-    return f'shape=box, style="{style}", {colours}, {_fixed(middle, size)}'
-
-
-def _text(shape: Text, height: float) -> str:
-    line, look = shape.line, LOOKS.get(shape.role)
-    colour = look.text[0] if look is not None and look.text[0] else ""
-    colour = colour or (MUTED if line.muted else TEXT)[0]
-    # Graphviz centres text; text that starts at x is put into a table cell that starts there.
-    middle = shape.x if shape.centred else shape.x + line.width / 2
-    content = escape(_plain(line.text))
-    content = f"<b>{content}</b>" if line.bold else content
-    if not shape.centred:
-        content = (
-            f'<table border="0" cellborder="0" cellspacing="0" cellpadding="0"><tr>'
-            f'<td fixedsize="false" width="{line.width:.0f}" align="left">{content}</td>'
-            f"</tr></table>"
-        )
-    position = f"{middle:.2f},{height - shape.y + line.size * 0.33:.2f}"
-    font = f'fontsize={line.size}, fontcolor="{colour}"'
-    return f'shape=none, label=<{content}>, {font}, pos="{position}!", width=0, height=0, margin=0'
-
-
-def _plain(text: str) -> str:
-    """Text without the control characters that Graphviz would stop at."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
-
-
-def _arrow(number: int, arrow: Arrow, height: float) -> Iterator[str]:
-    *curve, tip = arrow.points
-    points = " ".join(f"{x:.2f},{height - y:.2f}" for x, y in curve)
-    pos = f"e,{tip[0]:.2f},{height - tip[1]:.2f} {points}"
-    ends = (curve[0], tip)
-    for end, (x, y) in enumerate(ends):
-        yield (
-            f"s{number}e{end} [shape=point, style=invis, width=0.001, height=0.001, "
-            f'pos="{x:.2f},{height - y:.2f}!"];'
-        )
-    width = 1.7 if arrow.role == "skip" else 1.2
-    look = LOOKS[arrow.role]
-    style = f"style={'dashed' if look.dashed else 'solid'}, penwidth={width}"
-    yield f's{number}e0 -> s{number}e1 [pos="{pos}", color="{look.stroke[0]}", {style}];'
+def _has_all(drawn: Picture) -> bool:
+    """Whether the font that comes along has all characters of a picture."""
+    needed = {ord(char) for one in drawn.shapes if isinstance(one, Text) for char in one.line.text}
+    return all(any(low <= char <= high for low, high in CHARACTERS) for char in needed)

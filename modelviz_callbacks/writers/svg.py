@@ -42,7 +42,8 @@ def render(analysis: Analysis, *, depth: int | None = None, direction: Direction
         SVG, UTF-8; the same bytes for the same graph.
 
     Raises:
-        WriterError: Graphviz is not there or could not lay it out.
+        ImportError: There is nothing that lays it out.
+        WriterError: It could not be laid out.
     """
     return svg_text(picture(analysis, depth=depth, direction=direction)).encode()
 

@@ -20,8 +20,9 @@ from modelviz_callbacks.artifacts import products
 from modelviz_callbacks.options import FORMATS
 from modelviz_callbacks.tracing.lowering import networks
 from modelviz_callbacks.view import overview
-from modelviz_callbacks.writers import graphdef, picture_layout, picture_shape
+from modelviz_callbacks.writers import graphdef, picture_shape
 from modelviz_callbacks.writers.formats import FORMATS as ROWS
+from modelviz_callbacks.writers.layout.dagre import Dagre
 from tests.networks import Stack, mlp
 
 
@@ -61,7 +62,7 @@ def count_all(calls: Calls) -> None:
         "lay_out",
         lambda boxes, groups, edges, known, **more: (tuple(boxes), tuple(groups), str(more)),
     )
-    calls.count(picture_layout, "run_graphviz", lambda dot, kind, program: (dot, program))
+    calls.count(Dagre, "_answer", lambda dagre, asked, _nodes: (id(dagre._known), asked))
     calls.count(graphdef, "place", lambda nodes, *_: id(nodes))
     calls.count(products, "to_backward_graph")
     calls.count(networks, "to_program", lambda recording, **_: id(recording))
@@ -108,7 +109,7 @@ def test_a_run_with_everything_computes_each_thing_about_a_graph_once(
     assert calls.of("__init__") == [1] * 3
     # With sizes and without, each of the forward and of the backward graph.
     assert calls.of("find_folds") == [2, 2]
-    for name in ("_overview", "lay_out", "run_graphviz", "body"):
+    for name in ("_overview", "lay_out", "_answer", "body"):
         assert set(calls.of(name)) == {1}, name
     assert calls.of("to_backward_graph") == [1]
     assert calls.of("to_program") == [1]

@@ -513,7 +513,7 @@ def test_export_and_diff_and_show_load_neither_torch_nor_mlflow(tmp_path: Path) 
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     loaded = set(eval(done.stderr.splitlines()[-1]))
-    assert "pygraphviz" in loaded
+    assert "quickjs" in loaded
     assert (
         loaded & {"torch", "lightning", "mlflow", "onnx", "tensorboard", "numpy", "rich"} == set()
     )

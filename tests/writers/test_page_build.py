@@ -16,7 +16,8 @@ from tests.waiting import PATIENCE_S
 
 WRITERS = Path(modelviz_callbacks.writers.__file__).parent
 HOME = WRITERS / "page"
-BUILT = WRITERS / "assets" / "page.js"
+ASSETS = WRITERS / "assets"
+BUILT = ("page.js", "rows.js")
 
 
 def hash_of_sources(home: Path) -> str:
@@ -30,8 +31,9 @@ def hash_of_sources(home: Path) -> str:
     return found.hexdigest()
 
 
-def test_the_script_was_built_from_the_sources_that_are_here() -> None:
-    first = BUILT.read_text("utf-8").partition("\n")[0]
+@pytest.mark.parametrize("name", BUILT)
+def test_the_script_was_built_from_the_sources_that_are_here(name: str) -> None:
+    first = (ASSETS / name).read_text("utf-8").partition("\n")[0]
     noted = re.search(r"sha256 ([0-9a-f]{64})", first)
     assert noted, "run: npm ci && npm run build, in modelviz_callbacks/writers/page"
     assert noted[1] == hash_of_sources(HOME), "the sources changed: npm run build"
@@ -59,14 +61,18 @@ def test_building_again_makes_the_same_script_and_its_types_fit(tmp_path: Path) 
         steps.insert(0, ["ci", "--no-audit", "--no-fund"])
     for step in steps:
         subprocess.run(["npm", *step], cwd=page, check=True, timeout=PATIENCE_S)
-    assert (tmp_path / "assets" / "page.js").read_bytes() == BUILT.read_bytes()
+    for name in BUILT:
+        assert (tmp_path / "assets" / name).read_bytes() == (ASSETS / name).read_bytes()
 
 
 def test_the_licences_of_the_bundled_libraries_are_in_the_script() -> None:
-    text = BUILT.read_text("utf-8")
+    for name in BUILT:
+        text = (ASSETS / name).read_text("utf-8")
+        assert "Permission is hereby granted" in text
+        assert "\n@dagrejs/dagre " in text
+    text = (ASSETS / "page.js").read_text("utf-8")
     for library in ("@dagrejs/dagre", "@dagrejs/graphlib", "d3-zoom", "d3-selection"):
         assert f"\n{library} " in text
-    assert "Permission is hereby granted" in text
     assert "Mike Bostock" in text
 
 

@@ -71,7 +71,7 @@ def test_columns_begin_between_frames_where_they_can() -> None:
 
 
 class TwoTowers(nn.Module):
-    """A long tower, then a short one that reads it, which Graphviz may put on any side."""
+    """A long tower, then a short one that reads it, which a layout may put on any side."""
 
     def __init__(self, parts: int) -> None:
         super().__init__()

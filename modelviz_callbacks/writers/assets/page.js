@@ -1,4 +1,4 @@
-/* The build of writers/page, sources sha256 016bb450fca308dd77ad34ea0864495acd7cdea3d9ac123c8ed66ac899c32d1f */
+/* The build of writers/page, sources sha256 643b429d84eb15331fecbc8bfc180cef79769a9a0c1c65b223dabc507bc371f0 */
 /* Bundled libraries and their licences:
 
 @dagrejs/dagre 3.1.3

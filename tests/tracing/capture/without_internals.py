@@ -76,7 +76,8 @@ def prepare() -> None:
         "torch.onnx._internal.exporter._registration",
         "torch.utils.tensorboard",
         "onnxscript",
-        "pygraphviz",
+        "quickjs",
+        "resvg_py",
     ):
         importlib.import_module(name)
 
