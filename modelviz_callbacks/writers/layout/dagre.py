@@ -15,10 +15,9 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.writers.layout.places import Point
 
 _T = TypeVar("_T")
-
-Point = tuple[float, float]
 
 # dagre walks along edges by recursion: a chain of a thousand boxes needs more than a thread has.
 _STACK_BYTES = 256 << 20

@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-Point = tuple[float, float]
+from modelviz_callbacks.writers.layout.places import Point
 
 # A box or group by its name, or a gate by the box whose edges go through it.
 LineEnd = tuple[str, str]
@@ -208,7 +208,7 @@ class Inside:
         before = [(end, own[1][0])] if own[1] and own[1][0] < last - 1 else []
         return ((start, first), *past, *between, *before, (end, last))
 
-    def _bands(self) -> list[tuple[float, float]]:
+    def _bands(self) -> list[Point]:
         """The rows of members, each from where it begins to where it ends."""
         rows: dict[float, list[Slot]] = {}
         for place in self.places.values():

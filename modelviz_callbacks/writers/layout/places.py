@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# Across and down, in points.
+Point = tuple[float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -42,7 +45,7 @@ class PictureLayout:
     height: float
     boxes: Mapping[str, Place]
     groups: Mapping[str, tuple[Place, ...]]
-    edges: tuple[tuple[tuple[float, float], ...], ...]
+    edges: tuple[tuple[Point, ...], ...]
 
 
 def mirrored(layout: PictureLayout) -> PictureLayout:
