@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"graph", "credentials", "libraries", "errors"},
     "artifacts": {
         "credentials",
+        "libraries",
         "options",
         "report",
         "tracing",

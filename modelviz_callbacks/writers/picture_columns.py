@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from modelviz_callbacks.writers.layout import PictureLayout, Place, Size
+from modelviz_callbacks.writers.layout import PictureLayout, Place, Point, Size
 
-Point = tuple[float, float]
 Curve = tuple[Point, ...]
 
 _LANE = 7.0  # between edges beside each other

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from modelviz_callbacks.writers.layout.nested import lay_out
-from modelviz_callbacks.writers.layout.places import PictureLayout, Place, Size, mirrored
+from modelviz_callbacks.writers.layout.places import PictureLayout, Place, Point, Size, mirrored
 
-__all__ = ["PictureLayout", "Place", "Size", "lay_out", "mirrored"]
+__all__ = ["PictureLayout", "Place", "Point", "Size", "lay_out", "mirrored"]

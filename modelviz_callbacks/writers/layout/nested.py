@@ -24,7 +24,7 @@ from modelviz_callbacks.writers.layout.lines import (
     curve_through,
     leading_back,
 )
-from modelviz_callbacks.writers.layout.places import PictureLayout, Place, Size
+from modelviz_callbacks.writers.layout.places import PictureLayout, Place, Point, Size
 from modelviz_callbacks.writers.layout.thinning import thinned
 
 _EDGE = 11.0  # between a frame and what is in it
