@@ -1,7 +1,7 @@
 """Makes the pictures and texts of docs/comparison.md: one model in each viewer, and in ours.
 
 The model is the digits CNN of ``examples/lightning_cnn.py``. Needs Chromium and, beside what
-the tests need, ``pip install torchview torchviz``. pygraphvizs wheels bring Graphviz.
+the tests need, ``pip install torchview torchviz pygraphviz``, whose wheels bring Graphviz.
 
 Run it with ``python docs/make_comparison.py [folder]``; pictures go to the folder,
 ``docs/images`` unless another is given, texts to standard output.

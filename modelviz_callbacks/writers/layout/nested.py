@@ -19,7 +19,6 @@ from modelviz_callbacks.writers.layout.lines import (
     EdgePiece,
     Inside,
     LineEnd,
-    Point,
     Slot,
     curve_through,
     leading_back,
