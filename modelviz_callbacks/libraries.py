@@ -18,7 +18,8 @@ _BROUGHT_BY = {
     "onnx_ir": "onnxscript",
     "onnxscript": "onnxscript",
     "pygraphviz": "pygraphviz",
-    "tensorboard": "tensorboard",
+    "protobuf": "protobuf",
+    "tensorboard": "modelviz-callbacks[tensorboard]",
     "netron": "netron",
     "fsspec": "fsspec",
 }
@@ -36,6 +37,8 @@ def missing_library(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         name = seen.name or "" if isinstance(seen, ModuleNotFoundError) else ""
+        # Many packages lie in "google", which is nobody's own.
+        name = "protobuf" if name in ("google", "google.protobuf") else name
         library = name.partition(".")[0]
         if library in _BROUGHT_BY and library != name and library in sys.modules:
             return (

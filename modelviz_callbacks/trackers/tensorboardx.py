@@ -1,13 +1,14 @@
 """A SummaryWriter of tensorboardX, which Ray, Ignite and others take, as one of torch.
 
-Both write the same files; but tensorboardX takes only messages of its own classes, and its thread
-ends with the first of another.
+Both write the same files; but tensorboardX names a few things otherwise, and its thread ends with
+the first message that is not of its own classes.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from modelviz_callbacks.trackers.event_classes import as_taken_by
 
 
 class TensorboardXWriter:
@@ -35,10 +36,9 @@ class TensorboardXWriter:
         return str(self._writer.logdir)
 
     def add_event(self, event: Any) -> None:
-        """Writes an ``Event`` of TensorBoard."""
-        own = importlib.import_module("tensorboardX.proto.event_pb2").Event
-        copy = own.FromString(event.SerializeToString())
-        self._writer.file_writer.add_event(copy, walltime=event.wall_time)
+        """Writes an ``Event`` of any library."""
+        file = self._writer.file_writer
+        file.add_event(as_taken_by(file, event), walltime=event.wall_time)
 
     def flush(self) -> None:
         """Makes what was written visible."""

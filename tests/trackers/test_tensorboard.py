@@ -219,6 +219,32 @@ def test_a_folder_that_only_a_remote_file_system_knows_works() -> None:
     assert GraphDef.FromString(events[-1].graph_def) == GRAPH
 
 
+def test_a_remote_folder_s_file_gets_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = f"memory://{uuid.uuid4().hex}"
+    store = fsspec.filesystem("memory")
+    with TensorBoardTracker(folder) as tracker:
+        tracker.add_graph(GRAPH.SerializeToString())
+        tracker.flush()
+        tracker.add_text("first", "text")
+    with TensorBoardTracker(folder) as tracker, monkeypatch.context() as patched:
+        tracker.add_text("lost", "text")
+        patched.setattr(store, "pipe_file", _refuse)
+        with pytest.raises(TrackerError, match="the store is full"):
+            tracker.flush()
+    with TensorBoardTracker(folder) as tracker:
+        tracker.add_text("second", "text")
+    (file,) = store.ls(folder, detail=False)
+
+    version, graph, *texts = LegacyEventFileLoader(f"memory:/{file}").Load()
+    assert version.file_version == "brain.Event:2"
+    assert GraphDef.FromString(graph.graph_def) == GRAPH
+    assert [event.summary.value[0].tag for event in texts] == ["first", "second"]
+
+
+def _refuse(*given: object) -> None:
+    raise OSError("the store is full")
+
+
 def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
     tracker = TensorBoardTracker(tmp_path)
     tracker.close()

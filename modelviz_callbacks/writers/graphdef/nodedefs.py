@@ -33,7 +33,7 @@ from modelviz_callbacks.graph import (
 from modelviz_callbacks.graph.values import (
     Value,
 )
-from modelviz_callbacks.writers.graphdef.protos import (
+from modelviz_callbacks.tensorboard_messages import (
     AttrValue,
     GraphDef,
     NodeDef,
