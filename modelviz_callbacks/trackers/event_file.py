@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import secrets
 import socket
 import time
@@ -149,8 +150,11 @@ def closed_events(folder: str) -> EventFile | None:
         What appends to it; ``None`` if there is none, or one of several.
     """
     place = Path(folder).absolute()
-    of_this_process = f".{socket.gethostname()}.{os.getpid()}."
-    there = [path for path in place.glob("events.out.tfevents.*") if of_this_process in path.name]
+    # Behind the host are the process and a number; with tensorboardX, which names neither, nothing
+    # or a suffix of the user's.
+    host = rf"events\.out\.tfevents\.\d+\.{re.escape(socket.gethostname())}"
+    ours = re.compile(rf"{host}(\.{os.getpid()}\.\d|(?![\w-]|.*\.\d+\.\d))")
+    there = [path for path in place.glob("events.out.tfevents.*") if ours.match(path.name)]
     if len(there) != 1:
         return None
     _BEGUN[(os.getpid(), str(place))] = there[0]
