@@ -111,8 +111,7 @@ def connect(
             if is_summary_writer(inner) and run.tensorboard is True:
                 # After an earlier fit the writer is closed, and is opened again by the next
                 # scalar. Opening it now puts the graph into that same file.
-                if not isinstance(inner, TensorboardXWriter):
-                    open_writer(inner)
+                open_writer(inner.users if isinstance(inner, TensorboardXWriter) else inner)
                 writers.append(inner)
             elif is_named(logger, "MLFlowLogger", "lightning", "pytorch_lightning"):
                 # The run is made now, as the trainer would a moment later.

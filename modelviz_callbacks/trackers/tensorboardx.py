@@ -14,35 +14,35 @@ from modelviz_callbacks.trackers.event_classes import as_taken_by
 class TensorboardXWriter:
     """Takes TensorBoard's events for a writer of tensorboardX, which stays the user's.
 
-    Args:
-        writer: The ``tensorboardX.SummaryWriter``.
+    Attributes:
+        users: The ``tensorboardX.SummaryWriter``.
     """
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
+    def __init__(self, users: Any) -> None:
+        self.users = users
 
     @property
     def all_writers(self) -> Any:
         """``None``: it was closed."""
-        return self._writer.all_writers
+        return self.users.all_writers
 
     @property
     def file_writer(self) -> TensorboardXWriter | None:
         """What takes events."""
-        return None if self._writer.file_writer is None else self
+        return None if self.users.file_writer is None else self
 
     def get_logdir(self) -> str:
         """The run's folder."""
-        return str(self._writer.logdir)
+        return str(self.users.logdir)
 
     def add_event(self, event: Any) -> None:
         """Writes an ``Event`` of any library."""
-        file = self._writer.file_writer
+        file = self.users.file_writer
         file.add_event(as_taken_by(file, event), walltime=event.wall_time)
 
     def flush(self) -> None:
         """Makes what was written visible."""
-        self._writer.file_writer.flush()
+        self.users.file_writer.flush()
 
 
 def as_torchs(target: Any) -> Any:
