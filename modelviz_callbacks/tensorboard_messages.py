@@ -141,7 +141,10 @@ def _set_type(field: FieldDescriptorProto, name: str) -> None:
 
 
 def _classes() -> dict[str, Any]:
-    """The classes of all messages that are inside of no other."""
+    """The classes of all messages that are inside of no other.
+
+    Of others there is none with protobuf's pure Python: they are made by adding to a field.
+    """
     file = FileDescriptorProto(name="messages.proto", package=_PACKAGE, syntax="proto3")
     made: dict[str, DescriptorProto] = {}
     for name, fields in _DECLARED.items():
@@ -166,10 +169,7 @@ if TYPE_CHECKING:
     GraphDef: TypeAlias = Any
     NodeDef: TypeAlias = Any
     RunMetadata: TypeAlias = Any
-    Summary: TypeAlias = Any
-    SummaryMetadata: TypeAlias = Any
     TaggedRunMetadata: TypeAlias = Any
-    TensorProto: TypeAlias = Any
     TensorShapeProto: TypeAlias = Any
 else:
     _made = _classes()
@@ -179,8 +179,5 @@ else:
     GraphDef = _made["GraphDef"]
     NodeDef = _made["NodeDef"]
     RunMetadata = _made["RunMetadata"]
-    Summary = _made["Summary"]
-    SummaryMetadata = _made["SummaryMetadata"]
     TaggedRunMetadata = _made["TaggedRunMetadata"]
-    TensorProto = _made["TensorProto"]
     TensorShapeProto = _made["TensorShapeProto"]

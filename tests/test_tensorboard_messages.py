@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto
 
 from modelviz_callbacks import tensorboard_messages
+from modelviz_callbacks.trackers.tensorboard import staged
 
 # Class -> the module of TensorBoard that has it.
 HOMES = {
@@ -18,10 +23,7 @@ HOMES = {
     "GraphDef": "graph",
     "NodeDef": "node_def",
     "RunMetadata": "config",
-    "Summary": "summary",
-    "SummaryMetadata": "summary",
     "TaggedRunMetadata": "event",
-    "TensorProto": "tensor",
     "TensorShapeProto": "tensor_shape",
 }
 # What is made by adding to a field of another message alone.
@@ -30,6 +32,9 @@ INNER = {
     "NodeExecStats": "step_stats",
     "NodeOutput": "step_stats",
     "StepStats": "step_stats",
+    "Summary": "summary",
+    "SummaryMetadata": "summary",
+    "TensorProto": "tensor",
     "TensorDescription": "tensor_description",
 }
 
@@ -63,12 +68,13 @@ def declared(cls: Any) -> dict[str, tuple[Any, ...]]:
 def ours(name: str) -> Any:
     if name in HOMES:
         return getattr(tensorboard_messages, name)
-    stats = tensorboard_messages.DeviceStepStats().node_stats.add()
-    output = stats.output.add()
-    made = [tensorboard_messages.RunMetadata().step_stats, stats, stats.memory.add(), output]
-    return next(
-        type(one) for one in [*made, output.tensor_description] if one.DESCRIPTOR.name == name
-    )
+    row = tensorboard_messages.DeviceStepStats().node_stats.add()
+    output, summary = row.output.add(), tensorboard_messages.Event().summary
+    value = summary.value.add()
+    stats = tensorboard_messages.RunMetadata().step_stats
+    made = [row, row.memory.add(), output, output.tensor_description, stats]
+    made += [summary, value.metadata, value.tensor]
+    return next(type(one) for one in made if one.DESCRIPTOR.name == name)
 
 
 @pytest.mark.parametrize("name", [*HOMES, *INNER])
@@ -103,3 +109,42 @@ def test_what_is_not_declared_is_kept() -> None:
     data = event.SerializeToString()
     ours = tensorboard_messages.Event.FromString(data)
     assert tensorboards("Event").FromString(ours.SerializeToString()) == event
+
+
+_WRITES = """
+import sys
+from google.protobuf.internal import api_implementation
+from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.trackers.tensorboard import TensorBoardTracker
+from modelviz_callbacks.writers.graphdef import graph_def, named_graphs
+from tests.writers.graphs_by_hand import two_branches
+
+analysis = Analysis(two_branches())
+with TensorBoardTracker(sys.argv[1]) as tracker:
+    tracker.add_graph(graph_def(analysis).SerializeToString(deterministic=True))
+    for named in named_graphs(analysis):
+        tracker.add_named_graph(named.tag, named.metadata)
+    tracker.add_text("text", "a text")
+    tracker.add_image("picture", bytes.fromhex("89504e470d0a1a0a0000000d49484452") + bytes(13))
+print(api_implementation.Type())
+"""
+
+
+@pytest.mark.process
+def test_protobuf_in_pure_python_writes_the_same(tmp_path: Path) -> None:
+    written = []
+    for kind in ("upb", "python"):
+        done = subprocess.run(
+            [sys.executable, "-c", _WRITES, str(tmp_path / kind)],
+            env=os.environ | {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": kind},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"{kind}\n"
+        events = list(staged(tmp_path / kind))
+        for event in events:
+            event.ClearField("wall_time")
+        written.append([event.SerializeToString() for event in events])
+    assert len(written[0]) == 5
+    assert written[0] == written[1]

@@ -186,15 +186,15 @@ class TensorBoardTracker(Tracker):
                 f"{len(png)} bytes that start with {png[:8]!r}."
             )
         width, height, _, colour = struct.unpack(">IIBB", png[16:26])
-        messages = _messages()
-        image = messages.Summary.Image(
-            width=width,
-            height=height,
-            colorspace=_PNG_CHANNELS.get(colour, 4),
-            encoded_image_string=png,
-        )
-        summary = messages.Summary(value=[messages.Summary.Value(tag=tag, image=image)])
-        self._write(f"the image {tag!r}", messages.Event(summary=summary, step=step))
+        image = {
+            "width": width,
+            "height": height,
+            "colorspace": _PNG_CHANNELS.get(colour, 4),
+            "encoded_image_string": png,
+        }
+        event = _messages().Event(step=step)
+        event.summary.value.add(tag=tag, image=image)
+        self._write(f"the image {tag!r}", event)
 
     def flush(self) -> None:
         """Makes everything written visible to a TensorBoard that is already running.
@@ -286,13 +286,13 @@ def staged(folder: os.PathLike[str]) -> Iterator[Any]:
 def _tensor_event(tag: str, content: bytes, plugin: str, plugin_content: bytes) -> Any:
     """A summary of one string, for the plugin named."""
     messages = _messages()
-    plugin_data = messages.SummaryMetadata.PluginData(plugin_name=plugin, content=plugin_content)
-    value = messages.Summary.Value(
-        tag=tag,
-        metadata=messages.SummaryMetadata(plugin_data=plugin_data),
-        tensor=messages.TensorProto(dtype=messages.DT_STRING, string_val=[content]),
-    )
-    return messages.Event(summary=messages.Summary(value=[value]))
+    event = messages.Event()
+    value = event.summary.value.add(tag=tag)
+    value.metadata.plugin_data.plugin_name = plugin
+    value.metadata.plugin_data.content = plugin_content
+    value.tensor.dtype = messages.DT_STRING
+    value.tensor.string_val.append(content)
+    return event
 
 
 def _messages() -> ModuleType:

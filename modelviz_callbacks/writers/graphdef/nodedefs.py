@@ -108,7 +108,7 @@ def set_training_state(node_def: NodeDef, state: str) -> None:
 @lru_cache(maxsize=1024)
 def shape_proto(shape: tuple[int, ...]) -> TensorShapeProto:
     """A shape, sizes in elements; to be copied, never changed."""
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
+    return TensorShapeProto(dim=[{"size": size} for size in shape])
 
 
 @lru_cache(maxsize=64)
