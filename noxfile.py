@@ -40,7 +40,7 @@ TOOLS = [
     "transformers>=5",
     "wandb",
 ]
-EXTRAS = ["", "lightning", "mlflow", "onnx", "rich", "all"]
+EXTRAS = ["", "lightning", "mlflow", "onnx", "tensorboard", "rich", "all"]
 
 
 def bounds() -> dict[str, str]:

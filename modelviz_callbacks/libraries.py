@@ -19,7 +19,8 @@ _BROUGHT_BY = {
     "onnxscript": "onnxscript",
     "quickjs": "quickjs-ng",
     "resvg_py": "resvg-py",
-    "tensorboard": "tensorboard",
+    "protobuf": "protobuf",
+    "tensorboard": "modelviz-callbacks[tensorboard]",
     "netron": "netron",
     "fsspec": "fsspec",
 }
@@ -37,6 +38,8 @@ def missing_library(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         name = seen.name or "" if isinstance(seen, ModuleNotFoundError) else ""
+        # Many packages lie in "google", which is nobody's own.
+        name = "protobuf" if name in ("google", "google.protobuf") else name
         library = name.partition(".")[0]
         if library in _BROUGHT_BY and library != name and library in sys.modules:
             return (

@@ -13,6 +13,7 @@ from typing import Any
 
 from modelviz_callbacks.run import Run
 from modelviz_callbacks.tracing import open_writer, tracking_uri
+from modelviz_callbacks.trackers.event_classes import as_taken_by
 from modelviz_callbacks.trackers.event_file import open_events
 from modelviz_callbacks.trackers.registry import is_live_run
 from modelviz_callbacks.trackers.tensorboardx import TensorboardXWriter, as_torchs
@@ -45,7 +46,7 @@ class Writers:
 
     def add_event(self, event: Any) -> None:
         """Writes an event."""
-        self._each(lambda file: file.add_event(event))
+        self._each(lambda file: file.add_event(as_taken_by(file, event)))
 
     def flush(self) -> None:
         """Makes what was written visible."""
@@ -110,8 +111,7 @@ def connect(
             if is_summary_writer(inner) and run.tensorboard is True:
                 # After an earlier fit the writer is closed, and is opened again by the next
                 # scalar. Opening it now puts the graph into that same file.
-                if not isinstance(inner, TensorboardXWriter):
-                    open_writer(inner)
+                open_writer(inner.users if isinstance(inner, TensorboardXWriter) else inner)
                 writers.append(inner)
             elif is_named(logger, "MLFlowLogger", "lightning", "pytorch_lightning"):
                 # The run is made now, as the trainer would a moment later.

@@ -55,10 +55,7 @@ from modelviz_callbacks.trackers.mlflow.target import MlflowTarget, find_target
 from modelviz_callbacks.trackers.registry import kind_of, live_runs
 
 # What TensorBoard's event files are written with; slow to import.
-_EVENT_RECORDS = (
-    "modelviz_callbacks.writers.graphdef",
-    "tensorboard.summary.writer.record_writer",
-)
+_EVENT_WRITER = "modelviz_callbacks.writers.graphdef"
 
 
 class Run:
@@ -180,7 +177,7 @@ class Run:
         writes_here = self._has_own_writer or not in_worker
         if self.tensorboard is not False and writes_here and not (in_worker and self._polls):
             with contextlib.suppress(ImportError):  # said when the events are to be written
-                unseen(lambda: [importlib.import_module(name) for name in _EVENT_RECORDS])
+                unseen(lambda: importlib.import_module(_EVENT_WRITER))
 
     @property
     def keeps_state(self) -> bool:

@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": {"graph", "errors"},
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
-    "writers": {"diff", "view", "analysis", "graph", "errors"},
+    "tensorboard_messages": set(),
+    "writers": {"diff", "view", "analysis", "graph", "tensorboard_messages", "errors"},
     "tracing": {
         "tracing.capture",
         "tracing.steps",
@@ -65,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
     },
     "foreign": {"tracing.op_facts", "graph", "errors"},
-    "trackers": {"credentials", "errors"},
+    "trackers": {"tensorboard_messages", "credentials", "errors"},
     "options": {"writers", "view", "errors"},
     "report": {"graph", "credentials", "libraries", "errors"},
     "artifacts": {
@@ -202,7 +203,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "mlflow": ("trackers.mlflow",),
     "wandb": ("trackers.wandb",),
     "clearml": (),
-    "tensorboard": ("trackers.tensorboard", "trackers.event_file", "writers.graphdef"),
+    "google": ("tensorboard_messages",),  # protobuf
+    "tensorboard": (),  # what looks at a run; who writes one needs none of it
+    "tensorboardX": (),
     "onnx": ("writers.onnx", "trackers.mlflow.model", "foreign.onnx_file"),
     "onnx_ir": ("writers.onnx",),
     "onnxscript": ("writers.onnx",),

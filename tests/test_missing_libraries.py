@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from modelviz_callbacks.libraries import missing_library, says_what_is_missing
 
@@ -31,7 +32,7 @@ class WithoutSome:
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = WithoutSome()
 """
 PROGRAM = """
-import json, sys, warnings
+import json, pathlib, sys, warnings
 import torch
 from torch import nn
 from modelviz_callbacks import GraphHook, trace
@@ -53,10 +54,13 @@ hook = GraphHook(model, dirpath=sys.argv[1], trained_onnx=True, background=sys.a
 model(x).sum().backward()
 hook.close()
 refused = {refusal.what: refusal.why for refusal in hook.report.refused}
-print("RESULT" + json.dumps({"told": told, "files": hook.report.files, "refused": refused}))
+events = [str(path) for path in pathlib.Path(sys.argv[1]).rglob("events.out.tfevents.*")]
+result = {"told": told, "files": hook.report.files, "refused": refused, "events": events}
+print("RESULT" + json.dumps(result))
 """
-EXTRAS = ("lightning", "pytorch_lightning", "mlflow", "onnxruntime", "rich")
-CORE = ("onnx", "onnxscript", "onnx_ir", "tensorboard", "quickjs", "resvg_py")
+EXTRAS = ("lightning", "pytorch_lightning", "mlflow", "onnxruntime", "tensorboard", "tensorboardX")
+EXTRAS += ("rich",)
+CORE = ("onnx", "onnxscript", "onnx_ir", "google", "quickjs", "resvg_py")
 
 
 def without(libraries: tuple[str, ...], folder: Path, way: str) -> dict[str, Any]:
@@ -96,6 +100,11 @@ def test_the_core_makes_everything_but_the_model_that_is_run(tmp_path: Path, way
         "model.onnx": 'onnxruntime is not installed: pip install "modelviz-callbacks[onnx]" '
         "brings it."
     }
+    (run,) = found["events"]
+    tags = EventAccumulator(run).Reload().Tags()
+    assert tags["graph"]
+    assert {"Sequential/layers", "Sequential/modules", "backward"} <= set(tags["tensors"])
+    assert tags["images"] == ["Sequential/picture"]
 
 
 def test_without_any_of_them_the_graph_is_there_and_each_is_named(tmp_path: Path) -> None:
@@ -109,7 +118,7 @@ def test_without_any_of_them_the_graph_is_there_and_each_is_named(tmp_path: Path
         "graph.onnx": "onnx",
         "model.onnx": "onnx",
         "graph.svg": "quickjs",
-        "the TensorBoard graph": "tensorboard",
+        "the TensorBoard graph": "protobuf",
     }.items():
         assert found["refused"][what].startswith(library), what
         assert " is not installed: pip install" in found["refused"][what], what
@@ -124,6 +133,10 @@ def test_an_error_that_was_raised_from_a_missing_library_names_it(
     outer.__cause__ = error
     assert missing_library(outer) == 'onnx_ir is not installed: pip install "onnxscript" brings it.'
     assert missing_library(ModuleNotFoundError("no", name="users_own")) == ""
+    # What of it is found missing first depends on what else lies in "google".
+    for name in ("google", "google.protobuf"):
+        said = missing_library(ModuleNotFoundError("no", name=name))
+        assert said == 'protobuf is not installed: pip install "protobuf" brings it.'
 
 
 def test_a_missing_library_of_the_users_stays_pythons_error() -> None:

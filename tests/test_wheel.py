@@ -44,7 +44,7 @@ def test_the_wheel_says_its_version_its_extras_and_its_commands(wheel: zipfile.Z
     said = wheel.read(name).decode()
     assert f"Version: {modelviz_callbacks.__version__}\n" in said
     assert set(re.findall(r"Provides-Extra: (\w+)", said)) == {
-        *("lightning", "mlflow", "onnx", "rich", "all"),
+        *("lightning", "mlflow", "onnx", "tensorboard", "rich", "all"),
     }
     points = wheel.read(name.replace("METADATA", "entry_points.txt")).decode()
     assert "modelviz = modelviz_callbacks.cli:main" in points

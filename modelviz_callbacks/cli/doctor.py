@@ -31,17 +31,10 @@ Nothing is sent anywhere, and nothing secret is printed. The exit status is 0 if
 if a part did not.
 """
 _PACKAGES = (
-    *("torch", "lightning", "pytorch-lightning", "tensorboard", "onnx", "onnxscript", "onnx-ir"),
-    *("onnxruntime", "mlflow", "mlflow-skinny", "quickjs-ng", "resvg-py", "rich"),
-    *(
-        "typing_extensions",
-        "numpy",
-        "protobuf",
-        "transformers",
-        "accelerate",
-        "torch_geometric",
-        "netron",
-    ),
+    *("torch", "lightning", "pytorch-lightning", "onnx", "onnxscript", "onnx-ir", "onnxruntime"),
+    *("mlflow", "mlflow-skinny", "quickjs-ng", "resvg-py", "rich", "typing_extensions", "numpy"),
+    *("protobuf", "tensorboard", "tensorboardX", "transformers", "accelerate", "torch_geometric"),
+    "netron",
 )
 _VARIABLES = tuple(
     f"MLFLOW_{name}" for name in ("TRACKING_URI", "RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME")

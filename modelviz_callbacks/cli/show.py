@@ -23,6 +23,7 @@ from modelviz_callbacks.cli.foreign_files import is_foreign, read_foreign
 from modelviz_callbacks.cli.terminal import print_tree, width
 from modelviz_callbacks.errors import ModelvizError, OptionError
 from modelviz_callbacks.graph.model import ModelGraph
+from modelviz_callbacks.libraries import says_what_is_missing
 from modelviz_callbacks.writers.text import full_text
 
 _MORE = """\
@@ -166,6 +167,8 @@ def _run_of(folder: Path) -> Path:
 
 
 def _tensorboard(log_dir: Path, port: int | None, browser: bool) -> int:
+    with says_what_is_missing():
+        importlib.import_module("tensorboard")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)]
     command += ["--port", str(port)] if port else []
     address = f"http://localhost:{port or 6006}/#graphs"

@@ -1,9 +1,8 @@
 """An event file of our own: written by no thread, one a folder and process, whole or not at all.
 
-The records are TensorBoard's (the ``TFRecord`` format). They are collected
-in memory and appended at each flush; what could not be appended whole is taken away again, so a
-full disk or a limit on the size of files leaves no cut record behind. A URL goes through
-TensorBoard's own writer, whose file system layer knows remote stores.
+The records are collected in memory and appended at each flush; what could not be appended whole is
+taken away again, so a full disk or a limit on the size of files leaves no cut record behind. Behind
+a URL, where hardly any store can append, the file is replaced by a longer one.
 """
 
 from __future__ import annotations
@@ -11,18 +10,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import secrets
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import Any
 
-from modelviz_callbacks.trackers.checksum import crc32c
+from modelviz_callbacks.trackers.event_records import records
 
 # The file that a process began in a folder: a run that gets more later gets it there, since
 # TensorBoard without its data server follows one file a run. A forked process begins its own.
 _BEGUN: dict[tuple[int, str], Path] = {}
+# Likewise behind a URL.
+_BEGUN_REMOTE: dict[tuple[int, str], str] = {}
 
 
 class EventFile:
@@ -38,8 +39,7 @@ class EventFile:
     def __init__(self, folder: str) -> None:
         place = Path(folder).absolute()
         place.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._path = _BEGUN.setdefault((os.getpid(), str(place)), place / name)
+        self._path = _BEGUN.setdefault((os.getpid(), str(place)), place / _new_name())
         self._waiting: list[Any] = []
         self._made = time.time()
 
@@ -55,28 +55,28 @@ class EventFile:
         """
         events, self._waiting = self._waiting, []
         if not self._path.exists():
-            self._begin(_records([_version(self._made), *events]))
+            self._begin(records([_version(self._made), *events]))
         elif events:
-            self._append(_records(events))
+            self._append(records(events))
 
-    def _begin(self, records: memoryview) -> None:
+    def _begin(self, content: memoryview) -> None:
         """Makes the file: beside its name first, so that whoever is killed here leaves none."""
         beside = self._path.with_name(f".part-{secrets.token_hex(8)}")
         try:
             with beside.open("xb", buffering=0) as file:
-                _write(file, records)
+                _write(file, content)
             beside.replace(self._path)
         except BaseException:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise
 
-    def _append(self, records: memoryview) -> None:
+    def _append(self, content: memoryview) -> None:
         """Adds to the file in its place: TensorBoard may be following it."""
         with self._path.open("ab", buffering=0) as file:
             length = file.seek(0, os.SEEK_END)
             try:
-                _write(file, records)
+                _write(file, content)
             except BaseException:
                 with contextlib.suppress(OSError):
                     file.truncate(length)
@@ -91,6 +91,55 @@ class EventFile:
         self.flush()
 
 
+class RemoteEventFile:
+    """Takes events for a folder behind a URL; everything is made with the first flush.
+
+    Args:
+        url: The folder; its file system and the settings of that are fsspec's.
+
+    Raises:
+        Exception: Whatever fsspec raises: there is no such file system, or it refuses the address.
+    """
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self._system, root = url_to_fs(url)
+        self._folder = str(root).rstrip("/")
+        place = f"{self._folder}/{_new_name()}"
+        self._path = _BEGUN_REMOTE.setdefault((os.getpid(), url), place)
+        self._waiting: list[Any] = []
+        self._made = time.time()
+
+    def add_event(self, event: Any) -> None:
+        """Keeps an ``Event`` for the next flush."""
+        self._waiting.append(event)
+
+    def flush(self) -> None:
+        """Replaces the file by itself and what was added since the last time.
+
+        Raises:
+            Exception: The file system's own; what was added is not tried again.
+        """
+        events, self._waiting = self._waiting, []
+        before = b""
+        with contextlib.suppress(FileNotFoundError):
+            before = self._system.cat_file(self._path)
+        if not before:
+            self._system.makedirs(self._folder, exist_ok=True)
+            events = [_version(self._made), *events]
+        if events:
+            self._system.pipe_file(self._path, before + records(events))
+
+    def close(self) -> None:
+        """Flushes; a later `RemoteEventFile` of the folder goes on with the file.
+
+        Raises:
+            Exception: As `flush`.
+        """
+        self.flush()
+
+
 def closed_events(folder: str) -> EventFile | None:
     """The event file that a writer of this process has left in a folder, to go on with.
 
@@ -101,16 +150,19 @@ def closed_events(folder: str) -> EventFile | None:
         What appends to it; ``None`` if there is none, or one of several.
     """
     place = Path(folder).absolute()
-    of_this_process = f".{socket.gethostname()}.{os.getpid()}."
-    there = [path for path in place.glob("events.out.tfevents.*") if of_this_process in path.name]
+    # Behind the host are the process and a number; with tensorboardX, which names neither, nothing
+    # or a suffix of the user's.
+    host = rf"events\.out\.tfevents\.\d+\.{re.escape(socket.gethostname())}"
+    ours = re.compile(rf"{host}(\.{os.getpid()}\.\d|(?![\w-]|.*\.\d+\.\d))")
+    there = [path for path in place.glob("events.out.tfevents.*") if ours.match(path.name)]
     if len(there) != 1:
         return None
     _BEGUN[(os.getpid(), str(place))] = there[0]
     return EventFile(folder)
 
 
-def open_events(folder: str) -> Any:
-    """Something with ``add_event``, ``flush`` and ``close`` for a folder or a URL.
+def open_events(folder: str) -> EventFile | RemoteEventFile:
+    """What takes events for a folder or a URL.
 
     Args:
         folder: A local path, or a URL that fsspec knows.
@@ -120,37 +172,21 @@ def open_events(folder: str) -> Any:
 
     Raises:
         OSError: The folder cannot be made.
+        Exception: The URL's file system refuses it.
     """
-    if "://" not in folder:
-        return EventFile(folder)
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-    return EventFileWriter(folder)
+    return RemoteEventFile(folder) if "://" in folder else EventFile(folder)
 
 
-def _records(events: list[Any]) -> memoryview:
-    """Events as they stand in a file: length, its checksum, the event, its checksum."""
-    content = io.BytesIO()
-    for event in events:
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        for part in (length, data):
-            content.write(part + struct.pack("<I", _masked(crc32c(part))))
-    return content.getbuffer()
+def _new_name() -> str:
+    return f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
 
 
-def _masked(checksum: int) -> int:
-    """As the format has it, since a checksum of what holds checksums says little."""
-    turned = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
-    return (turned + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _write(file: io.FileIO, records: memoryview) -> None:
-    while records:
-        records = records[file.write(records) or 0 :]
+def _write(file: io.FileIO, content: memoryview) -> None:
+    while content:
+        content = content[file.write(content) or 0 :]
 
 
 def _version(made: float) -> Any:
-    from tensorboard.compat.proto import event_pb2
+    from modelviz_callbacks.tensorboard_messages import Event
 
-    return event_pb2.Event(wall_time=made, file_version="brain.Event:2")
+    return Event(wall_time=made, file_version="brain.Event:2")

@@ -145,7 +145,7 @@ class Tracker(Protocol):
         """Writes events of TensorBoard: graphs, texts, images.
 
         Args:
-            events: ``Event`` messages (``tensorboard.compat.proto.event_pb2``).
+            events: ``Event`` messages, of TensorBoard's classes or alike to them.
 
         Raises:
             TrackerError: They could not be written.

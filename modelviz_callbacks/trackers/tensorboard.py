@@ -1,6 +1,6 @@
 """A TensorBoard run: graphs, texts and images as events in its event file.
 
-The formats are TensorBoard's own (``tensorboard.compat.proto``): ``Event.graph_def`` for the
+The formats are TensorBoard's own: ``Event.graph_def`` for the
 run's one graph, summaries of the plugin ``graph_run_metadata`` for any number of named ones,
 of the plugin ``text`` for Markdown, and ``Summary.Image`` for pictures.
 """
@@ -12,12 +12,14 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 from modelviz_callbacks.credentials import without_credentials
 from modelviz_callbacks.errors import TrackerError
+from modelviz_callbacks.trackers.event_classes import as_taken_by
 from modelviz_callbacks.trackers.event_file import closed_events, open_events
+from modelviz_callbacks.trackers.event_records import read_records
 from modelviz_callbacks.trackers.interface import Tracker
 from modelviz_callbacks.trackers.tensorboardx import as_torchs
 
@@ -92,7 +94,7 @@ class TensorBoardTracker(Tracker):
         """Writes events and makes them visible to a TensorBoard that is already running.
 
         Args:
-            events: ``Event`` messages, for example those of `staged`.
+            events: ``Event`` messages of any library, for example those of `staged`.
 
         Raises:
             TrackerError: They cannot be written.
@@ -110,7 +112,7 @@ class TensorBoardTracker(Tracker):
         Raises:
             TrackerError: It cannot be written.
         """
-        self._write("the graph", _protos().Event(graph_def=graph_def))
+        self._write("the graph", _messages().Event(graph_def=graph_def))
 
     def add_event(self, event: Any) -> None:
         """Writes an event that `staged` gave.
@@ -148,9 +150,9 @@ class TensorBoardTracker(Tracker):
         Raises:
             TrackerError: It cannot be written.
         """
-        protos = _protos()
-        tagged = protos.TaggedRunMetadata(tag=tag, run_metadata=run_metadata)
-        self._write(f"the profile {tag!r}", protos.Event(tagged_run_metadata=tagged))
+        messages = _messages()
+        tagged = messages.TaggedRunMetadata(tag=tag, run_metadata=run_metadata)
+        self._write(f"the profile {tag!r}", messages.Event(tagged_run_metadata=tagged))
 
     def add_text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Writes a text for the Text tab.
@@ -184,15 +186,15 @@ class TensorBoardTracker(Tracker):
                 f"{len(png)} bytes that start with {png[:8]!r}."
             )
         width, height, _, colour = struct.unpack(">IIBB", png[16:26])
-        protos = _protos()
-        image = protos.Summary.Image(
-            width=width,
-            height=height,
-            colorspace=_PNG_CHANNELS.get(colour, 4),
-            encoded_image_string=png,
-        )
-        summary = protos.Summary(value=[protos.Summary.Value(tag=tag, image=image)])
-        self._write(f"the image {tag!r}", protos.Event(summary=summary, step=step))
+        image = {
+            "width": width,
+            "height": height,
+            "colorspace": _PNG_CHANNELS.get(colour, 4),
+            "encoded_image_string": png,
+        }
+        event = _messages().Event(step=step)
+        event.summary.value.add(tag=tag, image=image)
+        self._write(f"the image {tag!r}", event)
 
     def flush(self) -> None:
         """Makes everything written visible to a TensorBoard that is already running.
@@ -226,7 +228,11 @@ class TensorBoardTracker(Tracker):
                 "Write before closing it."
             )
         event.wall_time = time.time()
-        self._try(f"write {what}", lambda: self._file_writer().add_event(event))
+        self._try(f"write {what}", lambda: self._add(event))
+
+    def _add(self, event: Any) -> None:
+        writer = self._file_writer()
+        writer.add_event(as_taken_by(writer, event))
 
     def _file_writer(self) -> Any:
         """What events go to, looked up each time: a SummaryWriter may have been closed."""
@@ -265,43 +271,35 @@ def staged(folder: os.PathLike[str]) -> Iterator[Any]:
 
     Yields:
         ``Event`` messages, without those that begin a file.
-    """
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 
+    Raises:
+        OSError: A file cannot be read.
+        TrackerError: A file is damaged.
+    """
     for path in sorted(Path(folder).glob("events.*")):
-        for data in RawEventFileLoader(str(path)).Load():
-            event = _protos().Event.FromString(data)
+        for data in read_records(path):
+            event = _messages().Event.FromString(data)
             if not event.HasField("file_version"):
                 yield event
 
 
 def _tensor_event(tag: str, content: bytes, plugin: str, plugin_content: bytes) -> Any:
     """A summary of one string, for the plugin named."""
-    protos = _protos()
-    plugin_data = protos.SummaryMetadata.PluginData(plugin_name=plugin, content=plugin_content)
-    value = protos.Summary.Value(
-        tag=tag,
-        metadata=protos.SummaryMetadata(plugin_data=plugin_data),
-        tensor=protos.TensorProto(dtype="DT_STRING", string_val=[content]),
-    )
-    return protos.Event(summary=protos.Summary(value=[value]))
+    messages = _messages()
+    event = messages.Event()
+    value = event.summary.value.add(tag=tag)
+    value.metadata.plugin_data.plugin_name = plugin
+    value.metadata.plugin_data.content = plugin_content
+    value.tensor.dtype = messages.DT_STRING
+    value.tensor.string_val.append(content)
+    return event
 
 
-def _protos() -> Any:
+def _messages() -> ModuleType:
     """TensorBoard's messages; imported when first needed, as few processes write any."""
-    from tensorboard.compat.proto import (
-        event_pb2,
-        summary_pb2,
-        tensor_pb2,
-    )
+    from modelviz_callbacks import tensorboard_messages
 
-    return SimpleNamespace(
-        Event=event_pb2.Event,
-        TaggedRunMetadata=event_pb2.TaggedRunMetadata,
-        Summary=summary_pb2.Summary,
-        SummaryMetadata=summary_pb2.SummaryMetadata,
-        TensorProto=tensor_pb2.TensorProto,
-    )
+    return tensorboard_messages
 
 
 def _new_writer(path: str) -> Any:

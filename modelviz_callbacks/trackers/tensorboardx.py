@@ -1,48 +1,48 @@
 """A SummaryWriter of tensorboardX, which Ray, Ignite and others take, as one of torch.
 
-Both write the same files; but tensorboardX takes only messages of its own classes, and its thread
-ends with the first of another.
+Both write the same files; but tensorboardX names a few things otherwise, and its thread ends with
+the first message that is not of its own classes.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from modelviz_callbacks.trackers.event_classes import as_taken_by
 
 
 class TensorboardXWriter:
     """Takes TensorBoard's events for a writer of tensorboardX, which stays the user's.
 
-    Args:
-        writer: The ``tensorboardX.SummaryWriter``.
+    Attributes:
+        users: The ``tensorboardX.SummaryWriter``.
     """
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
+    def __init__(self, users: Any) -> None:
+        self.users = users
 
     @property
     def all_writers(self) -> Any:
         """``None``: it was closed."""
-        return self._writer.all_writers
+        return self.users.all_writers
 
     @property
     def file_writer(self) -> TensorboardXWriter | None:
         """What takes events."""
-        return None if self._writer.file_writer is None else self
+        return None if self.users.file_writer is None else self
 
     def get_logdir(self) -> str:
         """The run's folder."""
-        return str(self._writer.logdir)
+        return str(self.users.logdir)
 
     def add_event(self, event: Any) -> None:
-        """Writes an ``Event`` of TensorBoard."""
-        own = importlib.import_module("tensorboardX.proto.event_pb2").Event
-        copy = own.FromString(event.SerializeToString())
-        self._writer.file_writer.add_event(copy, walltime=event.wall_time)
+        """Writes an ``Event`` of any library."""
+        file = self.users.file_writer
+        file.add_event(as_taken_by(file, event), walltime=event.wall_time)
 
     def flush(self) -> None:
         """Makes what was written visible."""
-        self._writer.file_writer.flush()
+        self.users.file_writer.flush()
 
 
 def as_torchs(target: Any) -> Any:

@@ -398,6 +398,15 @@ def test_show_says_how_to_get_netron_where_it_is_not(
     assert "pip install netron" in capsys.readouterr().err
 
 
+def test_show_says_how_to_get_tensorboard_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    (tmp_path / "events.out.tfevents.1").touch()
+    assert main(["show", str(tmp_path), "--tensorboard"]) == 2
+    assert 'pip install "modelviz-callbacks[tensorboard]"' in capsys.readouterr().err
+
+
 @pytest.mark.server
 def test_show_serves_the_run_in_a_real_tensorboard_until_it_is_interrupted(folder: Path) -> None:
     port = free_port()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 import uuid
 import zlib
@@ -140,8 +142,18 @@ def test_a_graph_of_the_users_own_is_no_obstacle(tmp_path: Path) -> None:
     assert len(run.Tensors("forward")) == 1
 
 
-def test_what_comes_after_the_writer_was_closed_is_in_its_file(tmp_path: Path) -> None:
-    writer = SummaryWriter(str(tmp_path))
+@pytest.mark.parametrize("suffix", ["", ".mine"])
+@pytest.mark.parametrize("library", ["torch.utils.tensorboard", "tensorboardX"])
+def test_what_comes_after_the_writer_was_closed_is_in_its_file(
+    tmp_path: Path, library: str, suffix: str
+) -> None:
+    # Files that other processes, and other hosts, have left there are none of ours.
+    host = socket.gethostname()
+    left = [f"{host}.{os.getpid() + 1}.0", f"{host}2.{os.getpid()}.0", f"{host}.home.77.0"]
+    others = [tmp_path / f"events.out.tfevents.1700000000.{end}" for end in left]
+    for path in others:
+        path.touch()
+    writer = pytest.importorskip(library).SummaryWriter(str(tmp_path), filename_suffix=suffix)
     tracker = TensorBoardTracker(writer)
     tracker.add_graph(GRAPH.SerializeToString())
     writer.add_scalar("loss", 1.0, 7)
@@ -149,6 +161,9 @@ def test_what_comes_after_the_writer_was_closed_is_in_its_file(tmp_path: Path) -
     tracker.add_text("summary", "text")
     tracker.close()
 
+    for path in others:
+        assert path.stat().st_size == 0
+        path.unlink()
     assert len(_event_files(tmp_path)) == 1
     run = _read(tmp_path)
     assert run.Graph() is not None
@@ -156,10 +171,12 @@ def test_what_comes_after_the_writer_was_closed_is_in_its_file(tmp_path: Path) -
     assert len(run.Tensors("summary")) == 1
 
 
+@pytest.mark.parametrize("library", ["torch.utils.tensorboard", "tensorboardX"])
 def test_a_closed_writer_that_has_one_of_several_files_is_refused_and_no_further_begins(
-    tmp_path: Path,
+    tmp_path: Path, library: str
 ) -> None:
-    writer, other = SummaryWriter(str(tmp_path)), SummaryWriter(str(tmp_path))
+    writer = pytest.importorskip(library).SummaryWriter(str(tmp_path))
+    other = SummaryWriter(str(tmp_path))
     tracker = TensorBoardTracker(writer)
     writer.close()
     other.close()
@@ -217,6 +234,32 @@ def test_a_folder_that_only_a_remote_file_system_knows_works() -> None:
 
     events = list(LegacyEventFileLoader(f"memory:/{file}").Load())
     assert GraphDef.FromString(events[-1].graph_def) == GRAPH
+
+
+def test_a_remote_folder_s_file_gets_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = f"memory://{uuid.uuid4().hex}"
+    store = fsspec.filesystem("memory")
+    with TensorBoardTracker(folder) as tracker:
+        tracker.add_graph(GRAPH.SerializeToString())
+        tracker.flush()
+        tracker.add_text("first", "text")
+    with TensorBoardTracker(folder) as tracker, monkeypatch.context() as patched:
+        tracker.add_text("lost", "text")
+        patched.setattr(store, "pipe_file", _refuse)
+        with pytest.raises(TrackerError, match="the store is full"):
+            tracker.flush()
+    with TensorBoardTracker(folder) as tracker:
+        tracker.add_text("second", "text")
+    (file,) = store.ls(folder, detail=False)
+
+    version, graph, *texts = LegacyEventFileLoader(f"memory:/{file}").Load()
+    assert version.file_version == "brain.Event:2"
+    assert GraphDef.FromString(graph.graph_def) == GRAPH
+    assert [event.summary.value[0].tag for event in texts] == ["first", "second"]
+
+
+def _refuse(*given: object) -> None:
+    raise OSError("the store is full")
 
 
 def test_closing_twice_is_closing_once(tmp_path: Path) -> None:

@@ -588,7 +588,7 @@ then, but not how tensors get into the transforms and out of them."""
 
 
 def open_writer(writer: Any) -> None:
-    """Opens a SummaryWriter again that was closed, as its next scalar would."""
+    """Opens a closed SummaryWriter (of torch or tensorboardX) again, as its next scalar would."""
     _member("torch.utils.tensorboard.SummaryWriter._get_file_writer", writer, int)()
 
 

@@ -1,6 +1,6 @@
 """TensorBoard's graph dashboard: the op graph, the overview of modules, and their costs.
 
-The messages are TensorBoard's own (``tensorboard.compat.proto``); which of their fields the
+The messages are TensorBoard's own (see `tensorboard_messages`); which of their fields the
 dashboard reads, and how, is said where they are filled: ``nodedefs``, ``profile``, ``layout``.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.tensorboard_messages import GraphDef, RunMetadata
 from modelviz_callbacks.writers.graphdef.containers import seen_through
 from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS, place
 from modelviz_callbacks.writers.graphdef.modules import MOST_NODES_TWICE, ModulesDrawing
@@ -25,7 +26,6 @@ from modelviz_callbacks.writers.graphdef.profile import (
     step_stats,
     time_loads,
 )
-from modelviz_callbacks.writers.graphdef.protos import GraphDef, RunMetadata
 
 __all__ = [
     "NamedGraph",

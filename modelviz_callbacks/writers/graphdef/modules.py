@@ -9,6 +9,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.costs import is_uncounted
 from modelviz_callbacks.analysis.main_path import bookkeeping
 from modelviz_callbacks.graph import ModuleCall, Node
+from modelviz_callbacks.tensorboard_messages import GraphDef
 from modelviz_callbacks.writers.graphdef.containers import seen_through
 from modelviz_callbacks.writers.graphdef.layout import place
 from modelviz_callbacks.writers.graphdef.nodedefs import (
@@ -27,7 +28,6 @@ from modelviz_callbacks.writers.graphdef.overview import (
     module_overview,
 )
 from modelviz_callbacks.writers.graphdef.profile import Load, flops_a_microsecond, parameter_bytes
-from modelviz_callbacks.writers.graphdef.protos import GraphDef
 
 # Above this many nodes a drawing is not written beside the run's own graph: nobody can look at it.
 MOST_NODES_TWICE = 10_000

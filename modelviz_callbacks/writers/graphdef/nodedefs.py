@@ -33,7 +33,7 @@ from modelviz_callbacks.graph import (
 from modelviz_callbacks.graph.values import (
     Value,
 )
-from modelviz_callbacks.writers.graphdef.protos import (
+from modelviz_callbacks.tensorboard_messages import (
     AttrValue,
     GraphDef,
     NodeDef,
@@ -108,7 +108,7 @@ def set_training_state(node_def: NodeDef, state: str) -> None:
 @lru_cache(maxsize=1024)
 def shape_proto(shape: tuple[int, ...]) -> TensorShapeProto:
     """A shape, sizes in elements; to be copied, never changed."""
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
+    return TensorShapeProto(dim=[{"size": size} for size in shape])
 
 
 @lru_cache(maxsize=64)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.graph import ModelGraph, Node, TensorSpec
+from modelviz_callbacks.tensorboard_messages import DeviceStepStats, RunMetadata
 from modelviz_callbacks.writers.graphdef.layout import EMBEDDED_KINDS
 from modelviz_callbacks.writers.graphdef.nodedefs import device_name, shape_proto
-from modelviz_callbacks.writers.graphdef.protos import DeviceStepStats, RunMetadata
 
 
 @dataclass(frozen=True)
