@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 HOME = Path(__file__).parent
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
@@ -43,18 +44,23 @@ TOOLS = [
 EXTRAS = ["", "lightning", "mlflow", "onnx", "rich", "all"]
 
 
-def bounds() -> dict[str, str]:
-    """The lowest version that pyproject.toml declares of each dependency and extra."""
+def bounds(python: str) -> dict[str, str]:
+    """The lowest version that pyproject.toml declares of each requirement, for a Python."""
     text = (HOME / "pyproject.toml").read_text(encoding="utf-8")
     declared = text.partition("\ndependencies = [")[2].partition("[project.scripts]")[0]
-    return dict(re.findall(r'"([\w-]+)>=([\d.]+)"', declared))
+    found = map(Requirement, re.findall(r'"([\w-]+>=[^"]+)"', declared))
+    return {
+        one.name: next(iter(one.specifier)).version
+        for one in found
+        if one.marker is None or one.marker.evaluate({"python_version": python})
+    }
 
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("which", ["lowest", "newest"], ids=["lowest", "newest"])
 def tests(session: nox.Session, which: str) -> None:
     """The fast tests."""
-    lowest = bounds()
+    lowest = bounds(session.python)
     if os.environ.get("TORCH"):
         lowest["torch"] = os.environ["TORCH"]
     pins = [f"{name}=={version}" for name, version in lowest.items()]
