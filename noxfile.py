@@ -35,6 +35,7 @@ TOOLS = [
     "pytorch-ignite",
     "skorch",
     "stable-baselines3",
+    "tensorboardX",
     "tensordict",
     "torch_geometric",
     "torchdiffeq",
