@@ -17,9 +17,11 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -159,16 +161,49 @@ def places(rooms: tuple[str, ...] = _EVERYTHING) -> list[Place]:
     found = []
     for code, number in counts.items():
         for call in sorted({1, (number + 1) // 2, number}):
-            found.append(Place(code.co_filename, code.co_qualname, code.co_firstlineno, call))
+            found.append(Place(code.co_filename, qualified_name(code), code.co_firstlineno, call))
     return found
 
 
 def _is_called_by_us(frame: FrameType) -> bool:
     """Not by torch: what torch calls has to begin to run before it can catch anything."""
     caller = frame.f_back
-    if frame.f_code.co_qualname in _GUARDS:
+    if qualified_name(frame.f_code) in _GUARDS:
         return False
     return caller is not None and _PACKAGE in caller.f_code.co_filename
+
+
+@cache
+def qualified_name(code: CodeType) -> str:
+    """The name with the class that a function is in, which Python 3.10 does not keep with its code.
+
+    Args:
+        code: Of a function in a file.
+    """
+    if sys.version_info >= (3, 11):
+        return code.co_qualname
+    return qualified_names(code.co_filename).get((code.co_name, code.co_firstlineno), code.co_name)
+
+
+@cache
+def qualified_names(file: str) -> dict[tuple[str, int], str]:
+    """What `qualified_name` finds for each function of a file, by name and first line.
+
+    Args:
+        file: Its path.
+    """
+    whole = compile(Path(file).read_text(encoding="utf-8"), file, "exec", dont_inherit=True)
+    return dict(_inside(whole, ""))
+
+
+def _inside(code: CodeType, before: str) -> Iterator[tuple[tuple[str, int], str]]:
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            name = before + inner.co_name
+            yield (inner.co_name, inner.co_firstlineno), name
+            is_class = not inner.co_flags & CO_OPTIMIZED
+            has_locals = not is_class and not inner.co_name.endswith(("comp>", "genexpr>"))
+            yield from _inside(inner, f"{name}.<locals>." if has_locals else f"{name}.")
 
 
 @contextmanager
@@ -194,7 +229,7 @@ def outcome(place: Place, wanted: list[torch.Tensor]) -> Outcome:
         code = frame.f_code
         if event != "call" or code.co_firstlineno != place.line or code.co_filename != place.file:
             return
-        if code.co_qualname == place.name and _is_called_by_us(frame):
+        if qualified_name(code) == place.name and _is_called_by_us(frame):
             left -= 1
             if left == 0:
                 raise LookupError(f"injected at {place}")

@@ -184,6 +184,8 @@ class Worker:
 
     def seconds_used(self) -> float | None:
         """CPU time it has used, in seconds; ``None`` where that cannot be known."""
+        if sys.platform == "win32":
+            return None
         try:
             text = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:

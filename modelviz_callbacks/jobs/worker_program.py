@@ -163,14 +163,16 @@ def attend(parent: int, gives_way: bool) -> int:
         with contextlib.suppress(OSError):
             os.write(0, str(os.getpid()).encode())  # ready: the training process waits for this
     line = Line(parent)
-    while not line.orders and not line.has_ended:
-        line.listen(_LOOK_EVERY_S)
+    _wait_for_orders(line)
     while line.orders:
         order = line.orders.popleft()
         staged.append(Path(order["job"]))
         _rest(line, order)
         _do(Path(order["job"]), line, order.get("uri"))
-        line.listen(0.0 if sys.platform != "win32" else inf)
+        if sys.platform == "win32":  # started anew it would be another process, which none knows
+            _wait_for_orders(line)
+        else:
+            line.listen(0.0)
     if line.has_ended:
         for place in staged:
             _give_back_events(place, line)
@@ -178,6 +180,11 @@ def attend(parent: int, gives_way: bool) -> int:
     elif line.is_quiet:
         _start_anew(staged)
     return 0
+
+
+def _wait_for_orders(line: Line) -> None:
+    while not line.orders and not line.has_ended:
+        line.listen(_LOOK_EVERY_S)
 
 
 def _rest(line: Line, order: dict[str, Any]) -> None:
@@ -320,8 +327,9 @@ def _step_back() -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
             return
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(19)
+    if sys.platform != "win32":  # there whoever starts it says so
+        with contextlib.suppress(OSError):
+            os.nice(19)
 
 
 def _detach() -> None:
@@ -330,8 +338,9 @@ def _detach() -> None:
     A session of its own would do so, too, but Linux may share the processor among sessions
     first, by halves: priority counts within one only.
     """
-    with contextlib.suppress(AttributeError, OSError):
-        os.setpgid(0, 0)
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
     # Who asks the terminal for a password here is told that there is none, and is not stopped.
     for name in ("SIGHUP", "SIGTTIN", "SIGTTOU"):
         if hasattr(signal, name):
