@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Tests run side by side, and so do the processes that they start: threads of several beside each
+# other on few cores wait for each other in busy loops. torch reads it when it is imported, which
+# the lines below do. What is tested with several threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.waiting import PATIENCE_S
 from tests.zoo.switches import disregard_threads
