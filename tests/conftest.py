@@ -19,6 +19,7 @@ import pytest
 # the lines below do. What is tested with several threads asks for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.mlflow_server import MlflowServer, running_server
 from tests.waiting import PATIENCE_S
 from tests.zoo.switches import disregard_threads
 
@@ -201,6 +202,13 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
     """
     options: dict[str, Any] = request.param
     return options
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server, for all tests of a process: it takes seconds to start."""
+    with running_server(tmp_path_factory.mktemp("mlflow_server")) as running:
+        yield running
 
 
 @pytest.fixture
