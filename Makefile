@@ -9,6 +9,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # Of a third on two cores the servers that tests start come up too late.
 WORKERS ?= 2
 
+# Each worker begins with half of the files, so that what a file's tests share is made once, and
+# takes over tests of the other one when it has none left.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 # pytest compiles the assertions of the tests: once, not at every run.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -19,15 +23,15 @@ demo: $(VENV)/.installed
 
 # All kinds of tests, over a sample of the models; ARGS chooses and adds: make test ARGS="-k svg".
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # All tests over all models, and what takes long: what continuous integration runs.
 test-all: $(VENV)/.installed-test browser
-	$(BIN)/python -m pytest -n $(WORKERS) --all $(ARGS)
+	$(PYTEST) --all $(ARGS)
 
 # What a change is tried with: no zoo, no browser, no server, no process, no other library.
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not (zoo or browser or server or process or library)" $(ARGS)
+	$(PYTEST) -m "not (zoo or browser or server or process or library)" $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

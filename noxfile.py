@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 HOME = Path(__file__).parent
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 # As `make test-fast` chooses them.
-FAST = re.findall(r'pytest -n \S+ -m "([^"]+)"', (HOME / "Makefile").read_text(encoding="utf-8"))[0]
+FAST = re.findall(r'\(PYTEST\) -m "([^"]+)"', (HOME / "Makefile").read_text(encoding="utf-8"))[0]
 # What the fast tests use beside the package; not all of the group "test", which is the zoo's.
 TOOLS = [
     "pytest>=8",

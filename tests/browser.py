@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 _STARTS_WITHIN_S = 120
 
@@ -73,6 +74,22 @@ def open_browser(kind: str = "chromium") -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+# The window of each browser that pages share.
+_WINDOWS: WeakKeyDictionary[Browser, BrowserContext] = WeakKeyDictionary()
+
+
+def new_tab(browser: Browser) -> Page:
+    """A page beside others in one window: to open a window takes as long as to draw a graph.
+
+    What pages keep (cookies, storage) they share; what wants none of that takes a window of its
+    own (``browser.new_page()``).
+    """
+    if browser not in _WINDOWS:
+        _WINDOWS[browser] = browser.new_context()
+        _WINDOWS[browser].new_page()  # without a page the window closes
+    return _WINDOWS[browser].new_page()
 
 
 @contextlib.contextmanager

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 import signal
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Tests run side by side, and so do the processes that they start: threads of several beside each
+# other on few cores wait for each other in busy loops. torch reads it when it is imported, which
+# the lines below do. What is tested with several threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.mlflow_server import MlflowServer, running_server
 from tests.waiting import PATIENCE_S
 from tests.zoo.switches import disregard_threads
 
@@ -61,6 +69,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all", action="store_true", help="all models of the zoo, and the tests marked slow"
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keeps the collector of garbage from going over what is imported here, again and again.
+
+    That is a million objects, all of which stay until the end.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -187,6 +209,13 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
     """
     options: dict[str, Any] = request.param
     return options
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server, for all tests of a process: it takes seconds to start."""
+    with running_server(tmp_path_factory.mktemp("mlflow_server")) as running:
+        yield running
 
 
 @pytest.fixture

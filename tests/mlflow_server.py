@@ -58,6 +58,8 @@ def running_server(folder: Path) -> Iterator[MlflowServer]:
     command += ["--artifacts-destination", str(artifacts)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Else it starts further Pythons, for jobs that nobody here gives it.
+    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

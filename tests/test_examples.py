@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import modelviz_callbacks
 from modelviz_callbacks import GraphLogger, ModelGraph
-from tests.mlflow_server import MlflowServer, running_server
+from tests.mlflow_server import MlflowServer
 from tests.models import TwoBranches
 from tests.samples import one_and_the_rest_slow
 from tests.without_us import copy_without_us
@@ -262,12 +261,6 @@ def test_the_iris_example_exports_a_model_that_runs_without_the_model(tmp_path: 
 # --- a real server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with running_server(tmp_path_factory.mktemp("mlflow_server")) as running:
-        yield running
-
-
 class Digits(TwoBranches, pl.LightningModule):
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         image, label = batch
@@ -318,19 +311,12 @@ def test_a_real_server_receives_every_file_whole(
 # --- the trainers
 
 
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with running_server(tmp_path_factory.mktemp("tracking")) as running:
-        yield running
-
-
-@pytest.mark.server
 @pytest.mark.parametrize("name", one_and_the_rest_slow(TRAINERS))
 def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
-    name: str, tmp_path: Path, tracking: MlflowServer
+    name: str, tmp_path: Path, server: MlflowServer
 ) -> None:
     place, figure, ops = TRAINERS[name]
-    printed = run_script(f"{name}.py", tmp_path, MLFLOW_TRACKING_URI=tracking.uri)
+    printed = run_script(f"{name}.py", tmp_path, MLFLOW_TRACKING_URI=server.uri)
     assert "ModelvizWarning" not in printed
     (run,) = (tmp_path / "demo").glob(place)
     found = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
@@ -344,12 +330,12 @@ def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
     assert ops <= {node.op for node in graph.ops}
     assert "loss" in {node.name for node in graph.of_kind("output")}
     report = json.loads((folder / "report.json").read_text())
-    stored = MlflowClient(tracking.uri).get_run(report["mlflow_run_id"])
+    stored = MlflowClient(server.uri).get_run(report["mlflow_run_id"])
     assert stored.data.tags["modelviz.class"] == graph.class_name
     assert stored.data.metrics, "the trainer's own figures are in the same run"
     names = {
         item.path
-        for item in MlflowClient(tracking.uri).list_artifacts(stored.info.run_id, "model_graph")
+        for item in MlflowClient(server.uri).list_artifacts(stored.info.run_id, "model_graph")
     }
     assert "model_graph/graph.svg" in names
-    assert_trains_the_same(f"{name}.py", tmp_path, MLFLOW_TRACKING_URI=tracking.uri)
+    assert_trains_the_same(f"{name}.py", tmp_path, MLFLOW_TRACKING_URI=server.uri)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from modelviz_callbacks.cli import main
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.report import ModelvizWarning, Report
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget
-from tests.mlflow_server import MlflowServer, running_server
+from tests.mlflow_server import MlflowServer
 from tests.trackers.conftest import Store, empty_database, store
 
 __all__ = ["empty_database", "store"]  # fixtures
@@ -26,12 +25,6 @@ __all__ = ["empty_database", "store"]  # fixtures
 pytestmark = pytest.mark.process
 
 FORMATS = ["svg", "text", "html"]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with running_server(tmp_path_factory.mktemp("tracking_server")) as running:
-        yield running
 
 
 def train(folder: Path, mlflow: Any) -> GraphHook:

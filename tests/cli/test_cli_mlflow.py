@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,13 @@ from torch import nn
 
 from modelviz_callbacks.cli import main
 from modelviz_callbacks.cli.upload import files_in
-from tests.mlflow_server import MlflowServer, free_port, running_server
+from tests.mlflow_server import MlflowServer, free_port
 from tests.networks import recorded
 from tests.trackers.conftest import Store, empty_database, store
 
 __all__ = ["empty_database", "store"]  # fixtures
 
 PROGRAM = Path(sys.executable).parent / "modelviz"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with running_server(tmp_path_factory.mktemp("cli_mlflow_server")) as running:
-        yield running
 
 
 def written(folder: Path, *layers: nn.Module) -> Path:

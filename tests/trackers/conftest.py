@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tests.mlflow_server import MlflowServer, Proxy, misbehaving_proxy, running_server
+from tests.mlflow_server import MlflowServer, Proxy, misbehaving_proxy
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,6 @@ class Store:
 
     def new_run(self) -> str:
         return str(self.client.create_run(self.experiment_id).info.run_id)
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with running_server(tmp_path_factory.mktemp("mlflow_server")) as running:
-        yield running
 
 
 @pytest.fixture

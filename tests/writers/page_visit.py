@@ -13,26 +13,29 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.analysis.health import StepHealth
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import html
+from tests.browser import new_tab
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Frame, Locator, Page
+    from playwright.sync_api import Browser, Frame, Locator, Page
+
+_SIZE: Any = {"width": 1400, "height": 900}
 
 
 class Visit:
     """A page in the browser, and what went wrong on it.
 
     Args:
-        browser: The browser, or a context in it.
+        browser: The browser.
         data: The page, or a graph to make it of.
         folder: Where its file goes.
         times_us: As for the writer.
         health: Likewise.
-        **options: Of the browser's window.
+        **options: Of a window of its own; without any it is a page beside others in one.
     """
 
     def __init__(
         self,
-        browser: Browser | BrowserContext,
+        browser: Browser,
         data: bytes | ModelGraph,
         folder: Path,
         times_us: dict[str, float] | None = None,
@@ -44,8 +47,12 @@ class Visit:
             data = html.render(Analysis(data), times_us=times_us, health=health)
         path.write_bytes(data)
         self.url = path.as_uri()
-        options.setdefault("viewport", {"width": 1400, "height": 900})
-        self.page: Page = browser.new_page(**options)
+        self.page: Page
+        if options:
+            self.page = browser.new_page(**{"viewport": _SIZE, **options})
+        else:
+            self.page = new_tab(browser)
+            self.page.set_viewport_size(_SIZE)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

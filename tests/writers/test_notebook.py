@@ -12,7 +12,7 @@ from torch import nn
 
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.writers import notebook
-from tests.browser import open_browser
+from tests.browser import new_tab, open_browser
 from tests.networks import Stack, graph_of, mlp, recorded
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
 
 
 def cell(browser: Browser, graph: ModelGraph) -> Page:
-    page = browser.new_page()
+    page = new_tab(browser)
     page.set_content(f"<!doctype html>{STYLE}<p>before</p><div>{notebook.render(graph)}</div>")
     return page
 

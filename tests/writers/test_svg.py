@@ -23,7 +23,7 @@ from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.graph.model import ModelGraph
 from modelviz_callbacks.view.overview import overview
 from modelviz_callbacks.writers import png, svg
-from tests.browser import open_browser
+from tests.browser import new_tab, open_browser
 from tests.networks import NETWORKS, Stack, backward_graph, graph_of, mlp, recorded
 
 if TYPE_CHECKING:
@@ -292,10 +292,10 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-def opened(browser: Browser, graph: ModelGraph, tmp_path: Path, scheme: str = "light") -> Page:
+def opened(browser: Browser, graph: ModelGraph, tmp_path: Path, scheme: str = "") -> Page:
     path = tmp_path / "graph.svg"
     path.write_bytes(svg.render(Analysis(graph)))
-    page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+    page = browser.new_page(color_scheme=scheme) if scheme else new_tab(browser)  # type: ignore[arg-type]
     page.goto(path.as_uri())
     return page
 
