@@ -97,6 +97,39 @@ def test_a_growing_loop_gives_the_same_file_with_and_without_shared_translations
     torch.testing.assert_close(torch.as_tensor(found), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_equal_calls_that_give_several_tensors_are_made_without_data_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unrolled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.LSTMCell(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            state = x.cos(), x.sin()
+            for _ in range(STEPS):
+                state = self.cell(x, state)
+                low, high = state[0].aminmax(dim=1, keepdim=True)
+                state = torch.addcmul(state[0], low, high), state[1]
+            return state[0] - state[1]
+
+    torch.manual_seed(0)
+    x, made, run = torch.randn(2, 3), Counter[str](), Call.run
+
+    def counted(call: Call, tensors: Any, device: torch.device) -> Any:
+        made[getattr(call.target, "__name__", str(call.target))] += device.type == "meta"
+        return run(call, tensors, device)
+
+    recorded = trace(Unrolled(), x)
+    monkeypatch.setattr(Call, "run", counted)
+    data = recorded.save_onnx(tmp_path / "graph.onnx", weights=True).read_bytes()
+    assert made["lstm_cell"] == made["aminmax"] == 1
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    wanted = recorded.outputs.detach()
+    torch.testing.assert_close(torch.as_tensor(found), wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dim", [0, -1])
 def test_many_tensors_are_stacked_by_two_nodes_whatever_their_number(
     tmp_path: Path, dim: int
