@@ -8,7 +8,7 @@ from typing import TypeVar
 from modelviz_callbacks.analysis.measured import MeasuredCosts
 from modelviz_callbacks.analysis.outline import Item, Outline
 from modelviz_callbacks.graph.model import Node
-from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW, may_multiply
+from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW, may_multiply, torch_name
 
 _Number = TypeVar("_Number", int, float)
 
@@ -127,4 +127,19 @@ def is_uncounted(node: Node) -> bool:
     """
     if node.flops is not None or not node.is_call or node.target == UNSEEN_VIEW:
         return False
-    return node.kind == "opaque" or may_multiply(node.target)
+    return node.kind == "opaque" or may_multiply(node.target) or _takes_singular_values(node)
+
+
+def _takes_singular_values(node: Node) -> bool:
+    """Whether an op is a norm of matrices that comes of their singular values."""
+    name = torch_name(node.target)
+    if name not in ("norm", "linalg_norm", "linalg_matrix_norm"):
+        return False
+    given = {argument.name: argument.value for argument in node.arguments}
+    order, dim = given.get("ord", given.get("p")), given.get("dim")
+    if order == "nuc":
+        return True
+    is_of_matrices = name == "linalg_matrix_norm" or (
+        name == "linalg_norm" and (dim is None or (isinstance(dim, tuple) and len(dim) == 2))
+    )
+    return is_of_matrices and order in (2, -2)

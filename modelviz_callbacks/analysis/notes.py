@@ -21,6 +21,8 @@ class ModelFacts:
             it has a forward to be called (a ``ModuleList`` has none).
         unregistered: The names of module calls of layers that the model does not know as its
             own, though they have weights to train.
+        own_leaves: The names of tensors in the graph that require a gradient of their own and are
+            no parameters of the model.
         of_libraries: The names of ops that stand in the code of an installed library.
         lazy: Where in what the forward returned something computes only later.
         losses: The names of ops whose result ``backward`` was called on.
@@ -28,6 +30,7 @@ class ModelFacts:
 
     modules: Collection[tuple[str, bool]] = ()
     unregistered: Sequence[str] = ()
+    own_leaves: Sequence[str] = ()
     of_libraries: Collection[str] = frozenset()
     lazy: Sequence[str] = ()
     losses: Collection[str] = frozenset()
@@ -56,6 +59,7 @@ _ORDER = (
     "no-inputs",
     "lazy-result",
     "unregistered",
+    "unregistered-tensor",
     "parameter-without-effect",
     "unused-parameter",
     "module-never-called",
@@ -143,6 +147,16 @@ def _unregistered(facts: ModelFacts) -> Iterator[Note]:
         "optimizer of model.parameters() does not train it.",
         "{n} layers are not among the model's modules (kept in a plain list or dictionary?), so "
         "an optimizer of model.parameters() does not train them: {places}.",
+    )
+    yield from _told(
+        "unregistered-tensor",
+        facts.own_leaves,
+        "The tensor {} requires a gradient and is not one of the model's parameters (an attribute "
+        "that is no nn.Parameter, or of a plain object?): an optimizer of model.parameters() does "
+        "not train it.",
+        "{n} tensors require a gradient and are not among the model's parameters (attributes that "
+        "are no nn.Parameter, or of plain objects?), so an optimizer of model.parameters() does "
+        "not train them: {places}.",
     )
 
 

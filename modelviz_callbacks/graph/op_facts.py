@@ -121,7 +121,7 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
         _scaled_dot_product_fused_attention_overrideable _scaled_grouped_mm _scaled_mm
         _sparse_addmm _sparse_mm _trilinear _weight_int4pack_mm _weight_int8pack_mm addbmm
         addbmm_ addmm addmm_ addmv addmv_ addr addr_ baddbmm baddbmm_ bilinear bmm chain_matmul
-        corrcoef cov dot dsmm einsum ger gru_cell grouped_mm hsmm hspmm inner linalg_matmul
+        corrcoef cov dot dsmm einsum ger gru_cell grouped_mm hsmm hspmm inner kron linalg_matmul
         linalg_matrix_power linalg_multi_dot linalg_vecdot lstm_cell matmul matrix_power mm mv
         outer rnn_relu_cell rnn_tanh_cell saddmm scaled_grouped_mm scaled_mm smm
         sparse_sampled_addmm spmm sspaddmm tensordot vdot
@@ -130,20 +130,35 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
     (
         _F.UNCOUNTED,
         """
-        _cslt_sparse_mm _cudnn_rnn affine_grid affine_grid_generator cdist cholesky
-        cholesky_inverse cholesky_solve det fbgemm_linear_fp16_weight fbgemm_linear_int8_weight
-        fft_fft fft_fft2 fft_fftn fft_hfft fft_hfft2 fft_hfftn fft_ifft fft_ifft2 fft_ifftn
-        fft_ihfft fft_ihfft2 fft_ihfftn fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2
-        fft_rfftn geqrf grid_sample grid_sampler inverse istft linalg_cholesky
+        _cdist_forward _cholesky_solve_helper _conv_depthwise2d _convolution_mode _cslt_sparse_mm
+        _cslt_sparse_mm_search _cudnn_attention_forward _cudnn_rnn _dyn_quant_matmul_4bit
+        _euclidean_dist _fft_c2c _fft_c2r _fft_r2c _flash_attention_forward_no_dropout_inplace
+        _foreach_mm _grid_sampler_2d_cpu_fallback _linalg_det _linalg_eigh _linalg_eigvals
+        _linalg_slogdet _linalg_solve_ex _linalg_svd _lstm_mps _lu_with_info _mixed_dtypes_linear
+        _mps_convolution _mps_convolution_transpose _native_multi_head_attention
+        _nnpack_spatial_convolution _pdist_forward _scaled_dot_product_attention_math_for_mps
+        _scaled_grouped_mm_v2 _scaled_mm_v2 _slow_conv2d_forward _sparse_mm_reduce_impl
+        _sparse_semi_structured_addmm _sparse_semi_structured_linear _sparse_semi_structured_mm
+        _sparse_sparse_matmul _spsolve _transformer_encoder_layer_fwd _triton_multi_head_attention
+        _triton_scaled_dot_attention _weight_int4pack_mm_for_cpu
+        _weight_int4pack_mm_with_scales_and_zeros _wrapped_quantized_linear_prepacked affine_grid
+        affine_grid_generator cdist cholesky cholesky_inverse cholesky_solve
+        cudnn_affine_grid_generator cudnn_convolution_add_relu cudnn_convolution_relu
+        cudnn_grid_sampler det fbgemm_linear_fp16_weight fbgemm_linear_fp16_weight_fp32_activation
+        fbgemm_linear_int8_weight fbgemm_linear_int8_weight_fp32_activation fft_fft fft_fft2
+        fft_fftn fft_hfft fft_hfft2 fft_hfftn fft_ifft fft_ifft2 fft_ifftn fft_ihfft fft_ihfft2
+        fft_ihfftn fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn geqrf grid_sample
+        grid_sampler grid_sampler_2d grid_sampler_3d inverse istft linalg_cholesky
         linalg_cholesky_ex linalg_cond linalg_det linalg_eig linalg_eigh linalg_eigvals
         linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_ldl_factor
         linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq linalg_lu linalg_lu_factor
         linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp linalg_matrix_rank linalg_pinv
         linalg_qr linalg_slogdet linalg_solve linalg_solve_ex linalg_solve_triangular linalg_svd
-        linalg_svdvals linalg_tensorinv linalg_tensorsolve lobpcg logdet lu lu_solve matrix_exp
-        mkldnn_rnn_layer orgqr ormqr pca_lowrank pdist pinverse qr quantized_gru
-        quantized_gru_cell quantized_lstm quantized_lstm_cell quantized_rnn_relu_cell
-        quantized_rnn_tanh_cell slogdet stft svd svd_lowrank triangular_solve
+        linalg_svdvals linalg_tensorinv linalg_tensorsolve linear_cross_entropy lobpcg logdet lu
+        lu_solve matrix_exp miopen_convolution_add_relu miopen_convolution_relu miopen_rnn
+        mkldnn_linear mkldnn_rnn_layer nuclear_norm orgqr ormqr pca_lowrank pdist pinverse qr
+        quantized_gru quantized_gru_cell quantized_lstm quantized_lstm_cell quantized_rnn_relu_cell
+        quantized_rnn_tanh_cell slogdet slow_conv3d_forward stft svd svd_lowrank triangular_solve
         """,
     ),
     (_F.EMBEDDING | _F.RENORMALISES, "embedding"),

@@ -113,6 +113,44 @@ def test_layers_that_an_optimizer_will_not_see_are_drawn_and_noted(layers: Any) 
     assert "Linear" in str(graph)
 
 
+class Plain:
+    def __init__(self, requires_grad: bool = True) -> None:
+        self.scale = torch.ones(4, requires_grad=requires_grad)
+
+
+class Scaled(nn.Module):
+    """Scales with what a plain object, an attribute and a list hold."""
+
+    def __init__(self, requires_grad: bool = True) -> None:
+        super().__init__()
+        self.layer, self.plain = linear(), Plain(requires_grad)
+        self.bias = torch.ones(4, requires_grad=requires_grad)
+        self.more = [nn.Parameter(torch.ones(4), requires_grad)]
+
+    def forward(self, x: torch.Tensor, *all_scales: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x)
+        for scale in all_scales or (self.plain.scale, self.bias, self.more[0]):
+            x = x * scale
+        return x
+
+
+def test_tensors_to_train_that_an_optimizer_will_not_see_are_noted() -> None:
+    message = told(Scaled(), X)["unregistered-tensor"]
+    assert message.startswith("3 tensors require a gradient and are not among the model's")
+    assert message.endswith("does not train them: constant, constant_1, constant_2.")
+
+
+def test_tensors_that_are_not_trained_or_come_from_outside_are_no_mistake() -> None:
+    given = torch.ones(4, requires_grad=True)
+    assert told(Scaled(requires_grad=False), X) == {}
+    assert told(Scaled(), X, given) == {}
+    assert told(Scaled(), X, given * 2) == {}
+    assert "unregistered-tensor" not in told(Listed([linear()]), X)
+    with torch.no_grad():
+        made = given * 2
+    assert told(Listed([lambda x: x * made.requires_grad_(False)]), X) == {}
+
+
 def test_of_a_block_that_is_not_registered_the_block_is_told() -> None:
     message = told(Listed([nn.Sequential(linear(), linear())]), X)["unregistered"]
     assert message.startswith("The layer Sequential is not one of the model's modules")

@@ -155,6 +155,7 @@ class OriginFinder:
         if origin.alias_of is None and not origin.sources:
             origin.sources = self._read_here() if is_array else ()
             origin.made_by = "python" if origin.sources else ""
+            origin.is_leaf = tensor.requires_grad and tensor.is_leaf
             self._external.setdefault(record.storage, record)
             if not is_lazy(tensor):
                 kept = self.shared.take_in(tensor) if is_array else None

@@ -241,6 +241,7 @@ class Origin:
         gathered: Whether it is a sharded parameter put together for this one call, or an
             offloaded one fetched for it: then ``alias_of`` is what stands in its place otherwise.
         was_lazy: Whether it was a lazy module's parameter without a value yet.
+        is_leaf: Whether autograd leaves its gradient on it: it is to be trained.
         sources: Records it was computed from out of sight; empty for one that was just there.
         alias_of: TensorRecord whose memory it shares.
         made_by: What computed it, as far as autograd knows (``MyFunctionBackward``).
@@ -249,6 +250,7 @@ class Origin:
     value: torch.Tensor | None = None
     written = False
     was_lazy = False
+    is_leaf = False
     passes = False
     gathered = False
     sources: tuple[TensorRecord, ...] = ()

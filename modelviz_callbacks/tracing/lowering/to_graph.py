@@ -123,6 +123,8 @@ class _Lowering:
         self._reads: list[tuple[int, TensorRecord]] = []  # which op read what for Python
         self._fixed: set[TensorRecord] = set()  # made of nothing but numbers
         self._trained: set[int] = set()  # the ids of scopes
+        self._trains = False  # whether the model's own code runs with gradients
+        self._own_leaves: list[NodeBuilder] = []  # tensors to train that are no parameters
         self.node_names: dict[int, str] = {}
 
     def run(self, name: str | None) -> ModelGraph:
@@ -253,6 +255,7 @@ class _Lowering:
         return ModelFacts(
             told_modules(self._recording.model),
             self._unregistered(),
+            [builder.name for builder in self._own_leaves],
             frozenset(of_libraries),
             self._recording.lazy,
             self._names_of_losses(entries),
@@ -269,7 +272,8 @@ class _Lowering:
         A teacher that runs without gradients is not trained; nor has what runs after the forward,
         up to the loss, to be the model's: the other network of a GAN, a loss with weights.
         """
-        if not entry.plumbing and (entry.grad or not self._recording.grad):
+        self._trains = not entry.plumbing and (entry.grad or not self._recording.grad)
+        if self._trains:
             self._mark_trained(self._scopes.current)
 
     def _mark_trained(self, scope: Scope | None) -> None:
@@ -416,6 +420,9 @@ class _Lowering:
         if ref is None:
             builder = self._builder("constant", "constant", self._scopes.current, "constant")
             ref = builder.add_output(spec_of(record))
+            is_own = self._scopes.current.path is not None  # of no layer that is noted as a whole
+            if origin is not None and origin.is_leaf and self._trains and is_own:
+                self._own_leaves.append(builder)
         self._define(record, ref)
         if record not in self._memory:
             self._memory.add_source(record)

@@ -164,9 +164,9 @@ class ValueReader:
         kept = self.value(value)
         if kept is not None and not isinstance(kept, torch.Tensor):
             raise ValueError("what an origin keeps is no tensor")
-        written, was_lazy, passes, gathered = map(truth, flags)
+        written, was_lazy, passes, gathered, is_leaf = map(truth, flags)
         origin.value, origin.written, origin.was_lazy = kept, written, was_lazy
-        origin.passes, origin.gathered = passes, gathered
+        origin.passes, origin.gathered, origin.is_leaf = passes, gathered, is_leaf
         origin.sources = tuple([self.record(source) for source in sources])
         origin.alias_of = None if alias == -1 else self.record(alias)
         origin.made_by = text(made_by)

@@ -276,7 +276,7 @@ class ValueRows:
 
     def _origin_row(self, origin: Origin) -> Row:
         alias = -1 if origin.alias_of is None else self.records[origin.alias_of]
-        flags = [origin.written, origin.was_lazy, origin.passes, origin.gathered]
+        flags = [origin.written, origin.was_lazy, origin.passes, origin.gathered, origin.is_leaf]
         sources = [self.records[source] for source in origin.sources]
         return [self.value(origin.value), flags, sources, alias, origin.made_by]
 

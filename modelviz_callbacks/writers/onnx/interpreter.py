@@ -103,7 +103,7 @@ class _Walk:
         self._stand_ins = StandIns()
         self._of_ref: dict[Ref, torch.Tensor] = {}
         self._originals: list[torch.Tensor] = []
-        self._results: dict[Any, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
+        self._results: dict[Any, tuple[type, tuple[Any, ...]]] = {}
         self._walked = Walked()
         self._has_unknown = False
         self._has_opaque = any(builder.graph.of_kind("opaque"))
@@ -346,19 +346,26 @@ class _Walk:
     def _is_tensor(self, item: fx.Node) -> bool:
         return isinstance(self._env.get(item), (torch.Tensor, _Unknown))
 
-    def _made_before(self, key: Any) -> torch.Tensor | None:
-        """What an equal call gave, where that was one new tensor."""
+    def _made_before(self, key: Any) -> Any:
+        """What an equal call gave, where that was new tensors alone."""
         if key not in self._results:
             return None
-        shape, stride, dtype = self._results[key]
-        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        kind, described = self._results[key]
+        made = [
+            torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            for shape, stride, dtype in described
+        ]
+        return made[0] if kind is torch.Tensor else kind(made)
 
     def _remember(self, key: Any, result: Any, tensors: Sequence[torch.Tensor]) -> None:
-        if type(result) is not torch.Tensor or result.device != META:
+        kind = type(result)
+        is_several = kind in (tuple, list) or kind.__module__ == "torch.return_types"
+        made = list(result) if is_several else [result]
+        if any(type(one) is not torch.Tensor or one.device != META for one in made):
             return
-        storage = storage_key(result.untyped_storage())
-        if all(storage_key(tensor.untyped_storage()) != storage for tensor in tensors):
-            self._results[key] = (tuple(result.shape), result.stride(), result.dtype)
+        storages = [storage_key(one.untyped_storage()) for one in (*made, *tensors)]
+        if all(storages.count(storage) == 1 for storage in storages[: len(made)]):
+            self._results[key] = (type(result), _described(made))
 
     def _first_of_each(
         self, tensors: Sequence[torch.Tensor], written: list[int], target: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -291,6 +292,8 @@ def custom_product(a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     return a @ c
 
 
+JAGGED = torch.nested.nested_tensor([randn(N, M), randn(2, M)], layout=torch.jagged)
+
 UNKNOWN = {
     "custom op": case(None, custom_product, A, C),
     "scripted part": case(None, lambda m, a: m(a), A, parts=(SCRIPTED,)),
@@ -299,6 +302,19 @@ UNKNOWN = {
     "inverse": case(None, torch.inverse, randn(3, 3)),
     "singular values": case(None, torch.linalg.svdvals, randn(3, 3)),
     "distances": case(None, torch.cdist, randn(3, M), randn(4, M)),
+    "nuclear norm": case(None, lambda x: torch.linalg.norm(x, "nuc"), randn(3, 3)),
+    "nuclear norm as a method": case(None, lambda x: x.norm("nuc"), randn(3, 3)),
+    "norm by singular values": case(
+        None, lambda x: torch.linalg.matrix_norm(x, ord=-2), randn(3, 3)
+    ),
+    "Fourier transform in ATen": case(
+        None, lambda x: torch.ops.aten._fft_r2c(x, [0], 0, True).abs(), randn(8)
+    ),
+    "distances in ATen": case(
+        None, lambda a, c: torch.ops.aten._cdist_forward(a, c, 2.0, None), randn(3, M), randn(4, M)
+    ),
+    "jagged tensor": case(None, lambda x, c: x @ c, JAGGED, randn(M, P)),
+    "exponential of a matrix": case(None, torch.matrix_exp, randn(3, 3)),
     "quantised LSTM": case(
         None,
         lambda m, x: m(x)[0],
@@ -335,6 +351,43 @@ def test_what_does_not_multiply_leaves_the_count_exact() -> None:
 
     cost = Analysis(trace(Called(forward, (nn.Linear(M, P),)), A).graph).costs.total
     assert (cost.flops, cost.uncounted) == (PRODUCT, 0)
+
+
+@pytest.mark.parametrize(
+    "func",
+    [
+        lambda x: torch.linalg.norm(x),
+        lambda x: torch.linalg.norm(x, ord=2, dim=1),
+        lambda x: torch.linalg.matrix_norm(x),
+        lambda x: x.norm(2),
+        torch.kron,
+    ],
+)
+def test_norms_of_numbers_and_products_of_single_numbers_leave_the_count_exact(func: Any) -> None:
+    args = (A, A) if func is torch.kron else (A,)
+    assert Analysis(trace(Called(func, ()), *args).graph).costs.total.uncounted == 0
+
+
+# What of an op's name says that it may multiply, and what of those does not all the same.
+_PRODUCT_NAME = re.compile(
+    r"mm(_|$)|matmul|conv|attention|linear|transformer|lstm|gru|rnn|fft|linalg|cdist|pdist"
+    r"|euclidean|matrix_|einsum|tensordot|outer|solve|svd|cholesky|grid_sampler|affine_grid|kron"
+)
+_NO_PRODUCT = re.compile(
+    # Backwards, plans and other forms of weights, places of frequencies; part of a layer only.
+    r"backward|_plan|_cache|pack(_|$)|_pack_|prepack$|quantize_weight|reorder|flatten_weight"
+    r"|_convert_|resolve_(conj|neg)|matrix_H|fftshift|fftfreq|_check|unpack|_compute_linear_combination|_thnn_fused"
+    # Of single numbers, and interpolation.
+    r"|upsample|linalg_(_powsum|cross|diagonal|norm|matrix_norm|vander|vector_norm)"
+)
+
+
+def test_each_op_of_torch_that_is_named_like_a_product_is_counted_or_uncounted() -> None:
+    ops = {schema.name for schema in torch._C._jit_get_all_schemas()}
+    names = {name.removeprefix("aten::") for name in ops if name.startswith("aten::")}
+    told = {name for name in names if _PRODUCT_NAME.search(name) and not _NO_PRODUCT.search(name)}
+    assert len(told) > 150
+    assert not {name for name in told if not may_multiply(f"torch.ops.aten.{name}.default")}
 
 
 def test_a_sum_with_something_uncounted_is_a_lower_bound() -> None:

@@ -16,11 +16,13 @@ from modelviz_callbacks.writers.onnx.builder import (
 )
 from modelviz_callbacks.writers.onnx.exporter_internals import fake_tensor_mode
 from modelviz_callbacks.writers.onnx.replacements.table import functions
+from modelviz_callbacks.writers.onnx.stand_ins import META
 from modelviz_callbacks.writers.onnx.translation.calls import Call
 from modelviz_callbacks.writers.onnx.translation.joined import joined
 from modelviz_callbacks.writers.onnx.translation.size_templates import SizeTemplates
 from modelviz_callbacks.writers.onnx.translation.subgraph import Subgraph, SubgraphNode
 from modelviz_callbacks.writers.onnx.translation.torch_exporter import (
+    MOST_FOLDED,
     Untranslated,
     is_translated,
     translate,
@@ -40,11 +42,13 @@ def subgraph_of(call: Call) -> Subgraph | None:
     key = call.key()
     if key is not None and key in _CACHE:
         return _CACHE[key]
-    made = None if key is None else _TEMPLATES.find(key)
+    made = _literal(call)
     if made is None:
-        made = _made(call)
-        if key is not None and made is not None:
-            _TEMPLATES.learn(key, made)
+        made = None if key is None else _TEMPLATES.find(key)
+        if made is None:
+            made = _made(call)
+            if key is not None and made is not None:
+                _TEMPLATES.learn(key, made)
     if key is not None:
         _CACHE[key] = made
     return made
@@ -58,9 +62,6 @@ def _made(call: Call) -> Subgraph | None:
         return None  # standard from version 19 on
     if call.is_foreign and not is_translated(call.target):
         return None  # whatever it is made of: it is one op to its author
-    known = _literal(call)
-    if known is not None:
-        return known
     # Sizes that depend on data become symbols, which nothing after this call sees.
     mode = fake_tensor_mode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
     with mode:
@@ -78,10 +79,14 @@ def _made(call: Call) -> Subgraph | None:
 _LITERALS = frozenset(
     functions("torch.tensor torch.as_tensor torch.asarray torch.scalar_tensor torch.div")
 )
+# Likewise, of any size: small ones are constants, and a loop makes one of each size.
+_FILLED = frozenset(functions("torch.arange torch.eye torch.full torch.ones torch.zeros"))
 
 
 def _literal(call: Call) -> Subgraph | None:
-    if call.tensors or call.function not in _LITERALS or call.results != (0,):
+    if call.tensors or call.results != (0,):
+        return None
+    if call.function not in _LITERALS and not _is_small(call):
         return None
     tensor = call.run((), torch.device("cpu"))
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -89,6 +94,15 @@ def _literal(call: Call) -> Subgraph | None:
     kind = proto.data_type, tuple(proto.dims)
     node = SubgraphNode("Constant", "", (), (0,), attributes(value=proto))
     return Subgraph((node,), (kind,), (0,))
+
+
+def _is_small(call: Call) -> bool:
+    """Whether a call fills a tensor that is folded into a constant."""
+    if call.function not in _FILLED or call.expected[0].is_complex:
+        return False
+    with META:
+        made = call.run((), META)
+    return isinstance(made, torch.Tensor) and made.numel() <= MOST_FOLDED
 
 
 def _from_ir(model: ir.Model, call: Call) -> Subgraph:

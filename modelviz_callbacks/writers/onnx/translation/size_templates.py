@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy
 import onnx
 
-from modelviz_callbacks.writers.onnx.translation.subgraph import Subgraph
+from modelviz_callbacks.writers.onnx.builder import Shape
+from modelviz_callbacks.writers.onnx.translation.subgraph import Subgraph, SubgraphNode
 
 # Constants with more numbers than this are compared as they are.
 _MOST_NUMBERS = 64
@@ -74,8 +75,9 @@ def _tensor(shape: tuple[int, ...], stride: tuple[int, ...], numbers: _Numbers) 
     for dimension in reversed(order):
         is_dense = is_dense and (shape[dimension] == 1 or stride[dimension] == step)
         step *= shape[dimension]
-    lies = tuple(order) if is_dense else ("strided", *stride)
-    return tuple([numbers.take(size) for size in shape]), lies
+    sizes = tuple([numbers.take(size) for size in shape])
+    lies = tuple(order) if is_dense else ("strided", *[numbers.take(step) for step in stride])
+    return sizes, lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,7 @@ class SizeTemplates:
         Args:
             key: What makes the call equal to others.
         """
-        place = _place(key)
-        if place is None:
-            return None
-        pattern, numbers = place
+        pattern, numbers = _place(key)
         for template in self._templates.get(pattern, ()):
             if template.fits(numbers.values):
                 return template.with_numbers(numbers.values)
@@ -158,15 +157,12 @@ class SizeTemplates:
             key: What makes the call equal to others.
             subgraph: The translation.
         """
-        place = _place(key)
-        if place is None:
-            return
-        pattern, numbers = place
+        pattern, numbers = _place(key)
         samples = self._samples.setdefault(pattern, [])
         if len(samples) >= _MOST_SAMPLES:
             return
         opened = _opened(subgraph, numbers, len(key[2]))
-        if _is_computed(opened):
+        if _is_computed(subgraph, opened, len(key[2])):
             return
         sample = _Sample(tuple(numbers.values), subgraph, opened)
         for other in samples:
@@ -178,11 +174,9 @@ class SizeTemplates:
         samples.append(sample)
 
 
-def _place(key: Any) -> tuple[Any, _Numbers] | None:
+def _place(key: Any) -> tuple[Any, _Numbers]:
     """The pattern of a call, and its numbers."""
     target, arguments, tensors, *rest = key
-    if not tensors:
-        return None
     numbers = _Numbers()
     described = tuple([(_tensor(s, t, numbers), dtype) for s, t, dtype in tensors])
     return (target, described, _pattern(arguments, numbers), *rest), numbers
@@ -202,24 +196,28 @@ def _opened(subgraph: Subgraph, numbers: _Numbers, inputs: int) -> Any:
             for node in subgraph.nodes
         ]
     )
-    made = tuple(
-        [
-            (
-                kind,
-                None
-                if sizes is None or inputs + place in subgraph.outputs
-                else tuple([_known(size, numbers) for size in sizes]),
-            )
-            for place, (kind, sizes) in enumerate(subgraph.made)
-        ]
-    )
-    return nodes, made, subgraph.outputs
+    constants = _constants(subgraph.nodes)
+
+    def opened(place: int, sizes: Shape) -> Any:
+        if sizes is None or place in subgraph.outputs:
+            return None
+        # The attribute tells how many numbers a constant has.
+        return sizes if place in constants else tuple([_known(size, numbers) for size in sizes])
+
+    made = [(kind, opened(inputs + i, sizes)) for i, (kind, sizes) in enumerate(subgraph.made)]
+    return nodes, tuple(made), subgraph.outputs
 
 
-def _is_computed(opened: Any) -> bool:
+def _constants(nodes: Sequence[SubgraphNode]) -> set[int]:
+    return {place for node in nodes if node.op_type == "Constant" for place in node.outputs}
+
+
+def _is_computed(subgraph: Subgraph, opened: Any, inputs: int) -> bool:
     """Whether a translation has numbers that may come of others: two may agree by chance."""
     nodes, made, _ = opened
-    sizes = [size for _, shape in made for size in shape or ()]
+    constants = _constants(subgraph.nodes)
+    shapes = [shape for i, (_, shape) in enumerate(made) if inputs + i not in constants]
+    sizes = [size for shape in shapes for size in shape or ()]
     for *_, attributes in nodes:
         for one in attributes:
             if type(one) is tuple and one[1]:

@@ -35,7 +35,7 @@ from modelviz_callbacks.writers.onnx.replacements.table import DECOMPOSITIONS
 _OPSET_VERSION = 18
 
 # Constants larger than this are computed where the file is run, not written into it.
-_MOST_FOLDED = 256
+MOST_FOLDED = 256
 
 Body = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -224,8 +224,8 @@ def _simplified(model: ir.Model) -> ir.Model:
     optimizer.fold_constants_ir(
         model,
         onnx_shape_inference=True,
-        input_size_limit=4 * _MOST_FOLDED,
-        output_size_limit=_MOST_FOLDED,
+        input_size_limit=4 * MOST_FOLDED,
+        output_size_limit=MOST_FOLDED,
     )
     for step in (
         common.RemoveUnusedNodesPass(),
