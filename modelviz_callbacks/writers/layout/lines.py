@@ -89,19 +89,26 @@ class Inside:
         self.places = {name: place.moved(across, along) for name, place in self.places.items()}
         self.gates = {end: (x + across, y + along) for end, (x, y) in self.gates.items()}
 
-    def straighten(self, passing: Sequence[Point], insides: Mapping[str, Inside]) -> None:
+    def straighten(
+        self, proposed: Mapping[EdgePiece, Sequence[Point]], insides: Mapping[str, Inside]
+    ) -> None:
         """Moves gates, and boxes with one line, to where that line ends, where there is room.
 
         dagre takes the middle of a group for the place at which lines reach it.
 
         Args:
-            passing: Where lines pass rows.
+            proposed: Where dagre has lines pass rows.
             insides: All groups, for the gates of those that are members.
         """
+        passing = [point for points in proposed.values() for point in points]
         ends: dict[LineEnd, list[float]] = {}
-        for source, target, tensor in self.lines:
-            ends.setdefault(source, []).append(self._anchor(target, (ENTRY, tensor), insides))
-            ends.setdefault(target, []).append(self._anchor(source, (EXIT, tensor), insides))
+        for line in self.lines:
+            source, target, tensor = line
+            way = [x for x, _ in self._between(line, self.at_rows(proposed.get(line, ())))]
+            after = way[0] if way else self._anchor(target, (ENTRY, tensor), insides)
+            before = way[-1] if way else self._anchor(source, (EXIT, tensor), insides)
+            ends.setdefault(source, []).append(after)
+            ends.setdefault(target, []).append(before)
         for end, (goal, *more) in ends.items():
             if more:
                 continue
@@ -194,9 +201,7 @@ class Inside:
         source, target, tensor = line
         bands = self._bands()
         own = self._band(bands, source), self._band(bands, target)
-        between = [
-            point for point in between if not any(b and b[0] <= point[1] <= b[1] for b in own)
-        ]
+        between = self._between(line, between)
         goal = between[0][0] if between else self._anchor(target, (ENTRY, tensor), insides)
         start = self._at(source, (EXIT, tensor), goal, insides)
         goal = between[-1][0] if between else start
@@ -207,6 +212,12 @@ class Inside:
         past += [(start, own[0][1])] if own[0] and own[0][1] > first + 1 else []
         before = [(end, own[1][0])] if own[1] and own[1][0] < last - 1 else []
         return ((start, first), *past, *between, *before, (end, last))
+
+    def _between(self, line: EdgePiece, way: Sequence[Point]) -> list[Point]:
+        """A way without what lies in the rows at which it begins and ends."""
+        bands = self._bands()
+        own = [self._band(bands, end) for end in line[:2]]
+        return [point for point in way if not any(b and b[0] <= point[1] <= b[1] for b in own)]
 
     def _bands(self) -> list[Point]:
         """The rows of members, each from where it begins to where it ends."""

@@ -145,7 +145,7 @@ class _Nested:
                 inside.gates[end] = across, along
         proposed = dict(zip(kept, (points[1:-1] for points in rows.edges), strict=False))
         passing = [point for points in proposed.values() for point in points]
-        inside.straighten(passing, self.insides)
+        inside.straighten(proposed, self.insides)
         lanes = inside.lanes(proposed, passing)
         passing += [(at, 0.0) for at in lanes.values()]
         across, along = self._frame(name, inside, passing)
