@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from modelviz_callbacks.analysis.buffer_weights import weights_in_buffers
 from modelviz_callbacks.graph.model import ModelGraph, Node, Note
 from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
 from modelviz_callbacks.graph.values import (
@@ -67,6 +68,7 @@ _ORDER = (
     "value-read",
     "opaque",
     "unused-result",
+    "weights-in-buffers",
     "frozen",
 )
 
@@ -83,6 +85,7 @@ def notes(graph: ModelGraph, facts: ModelFacts) -> tuple[Note, ...]:
         can act on comes first; the last one says how many were left out.
     """
     found = [*graph.notes, *_lazy(facts), *_unregistered(facts), *_opaque(graph)]
+    found += _in_buffers(graph)
     if facts.lazy:  # what runs later may use the rest
         found += [*_value_reads(graph, facts), *_frozen(graph)]
     elif not graph.partial and not graph.ops and graph.parameters:
@@ -301,6 +304,18 @@ def _frozen(graph: ModelGraph) -> Iterator[Note]:
         "",
         f"{len(frozen)} of {len(graph.parameters)} parameters are frozen "
         f"({count:,} of {graph.parameter_count:,} elements).",
+    )
+
+
+def _in_buffers(graph: ModelGraph) -> Iterator[Note]:
+    counts = weights_in_buffers(graph)
+    said = f"{sum(counts.values()):,} weights as whole numbers, which are no parameters: no count "
+    said += "of parameters has them"
+    yield from _told(
+        "weights-in-buffers",
+        list(counts),
+        f"The buffer {{}} holds {said}.",
+        f"{{n}} buffers hold {said}: {{places}}.",
     )
 
 
