@@ -116,7 +116,7 @@ def _places(names: Sequence[str]) -> str:
     return ", ".join(unique[:_SHOWN]) + more
 
 
-def _told(kind: str, names: Sequence[str], one: str, many: str) -> Iterator[Note]:
+def _told(kind: str, names: Sequence[str], one: str, many: str, count: int = 0) -> Iterator[Note]:
     """One note about all the places of a kind.
 
     Args:
@@ -124,11 +124,12 @@ def _told(kind: str, names: Sequence[str], one: str, many: str) -> Iterator[Note
         names: The places; nothing is said of none.
         one: What is said of one, with ``{}`` for its name.
         many: What is said of several, with ``{n}`` for their number and ``{places}``.
+        count: What else is counted, ``{count}`` in both.
     """
     if len(names) == 1:
-        yield Note(kind, names[0], one.format(names[0]))
+        yield Note(kind, names[0], one.format(names[0], count=count))
     elif names:
-        yield Note(kind, names[0], many.format(n=len(names), places=_places(names)))
+        yield Note(kind, names[0], many.format(n=len(names), places=_places(names), count=count))
 
 
 def _lazy(facts: ModelFacts) -> Iterator[Note]:
@@ -309,13 +310,14 @@ def _frozen(graph: ModelGraph) -> Iterator[Note]:
 
 def _in_buffers(graph: ModelGraph) -> Iterator[Note]:
     counts = weights_in_buffers(graph)
-    said = f"{sum(counts.values()):,} weights as whole numbers, which are no parameters: no count "
-    said += "of parameters has them"
     yield from _told(
         "weights-in-buffers",
         list(counts),
-        f"The buffer {{}} holds {said}.",
-        f"{{n}} buffers hold {said}: {{places}}.",
+        "The buffer {} holds {count:,} weights as whole numbers, which are no parameters: no count "
+        "of parameters has them.",
+        "{n} buffers hold {count:,} weights as whole numbers, which are no parameters: no count of "
+        "parameters has them: {places}.",
+        count=sum(counts.values()),
     )
 
 
