@@ -321,3 +321,20 @@ def test_an_input_that_became_a_constant_is_one_warning_that_names_it(
         [True] if through_numpy else []
     )
     assert told == [remark for remark in hook.report.remarks if "does not read" in remark]
+
+
+class SparseBranch(nn.Module):
+    """Python decides by values, which no exporter follows, and a product has no standard form."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 2 if (x > 0).all() else x
+        return (x.to_sparse() @ x.to_sparse()).to_dense()
+
+
+def test_what_cannot_be_exported_is_refused_for_all_its_reasons(tmp_path: Path) -> None:
+    (refused,) = trained(SparseBranch(), tmp_path, torch.eye(4) + 1).report.refused
+    first, _, then = refused.why.partition(". Nor can the recorded ops be written: ")
+    assert "data-dependent" in first
+    assert then.startswith("standard ops cannot say it: ")
+    assert "to_sparse" in then
+    assert not (tmp_path / "model.onnx").exists()

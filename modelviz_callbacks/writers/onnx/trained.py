@@ -156,6 +156,7 @@ class _Attempt:
         self._path = path
         self._outcome = Trained(0.0)
         self._failures: list[str] = []
+        self._unsaid = ""  # why the recorded ops are no file
         self._different: tuple[str, Path] | None = None
         self._probes = Probes(subject.program.examples, subject.inputs)
         self._batch = batch_size(subject.program.examples)
@@ -174,6 +175,8 @@ class _Attempt:
             except Exception as error:
                 said = isinstance(error, WriterError)
                 self._failures.append(str(error) if said else first_line(error))
+                if make == self._write_recorded:
+                    self._unsaid = self._failures[-1]
                 continue
             if not wrong:
                 outcome.max_difference = difference
@@ -185,7 +188,7 @@ class _Attempt:
             self._failures.append(wrong)
             self._different = self._different or (wrong, beside)
         if self._different is None:
-            raise WriterError(self._failures[0])
+            raise WriterError(self._reasons())
         wrong, beside = self._different
         final = self._path.with_name(f"{self._path.stem}.differs{self._path.suffix}")
         _moved(beside, final)
@@ -201,6 +204,13 @@ class _Attempt:
             _LOG.debug("the inputs of %s are not looked at", path.name, exc_info=True)
             return []
         return [_CONSTANT.format(names=", ".join(names))] if names else []
+
+    def _reasons(self) -> str:
+        """What the exporter said first, and why the recorded ops are no way around it."""
+        first = self._failures[0]
+        if self._unsaid in ("", first):
+            return first
+        return f"{first.rstrip('.')}. Nor can the recorded ops be written: {self._unsaid}"
 
     def _because(self) -> str:
         return f": {self._failures[-1]}" if self._failures else ""
