@@ -338,3 +338,19 @@ def test_what_cannot_be_exported_is_refused_for_all_its_reasons(tmp_path: Path) 
     assert then.startswith("standard ops cannot say it: ")
     assert "to_sparse" in then
     assert not (tmp_path / "model.onnx").exists()
+
+
+class Draws(nn.Module):
+    """Something else at each call, in eval mode too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 + torch.randn_like(x)
+
+
+def test_a_model_that_draws_numbers_in_eval_mode_is_not_called_a_fault_of_the_file(
+    tmp_path: Path,
+) -> None:
+    (refused,) = trained(Draws(), tmp_path, torch.ones(2, 4)).report.refused
+    assert "draws random numbers" in refused.why
+    assert "report" not in refused.why
+    assert (tmp_path / "model.differs.onnx").exists()

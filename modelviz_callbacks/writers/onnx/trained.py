@@ -192,9 +192,27 @@ class _Attempt:
         wrong, beside = self._different
         final = self._path.with_name(f"{self._path.stem}.differs{self._path.suffix}")
         _moved(beside, final)
+        if self._draws():
+            raise WriterError(
+                f"{wrong} The model gives other outputs at each call in eval mode (it draws random "
+                f"numbers), so no file can be compared with it. It is kept as {final.name}."
+            )
         raise WriterError(
             f"{wrong} The file is kept as {final.name}: do not use it; please report the model."
         )
+
+    def _draws(self) -> bool:
+        """Whether the model gives something else each time it is called with the same inputs."""
+        inputs = self._probes.of_size(self._batch or 0)
+        try:
+            first, second = (self._reference(tuple(t.clone() for t in inputs)) for _ in range(2))
+            return any(
+                one.shape != other.shape or not torch.allclose(one, other, equal_nan=True)
+                for one, other in zip(first, second, strict=True)
+            )
+        except Exception:
+            _LOG.debug("%s is not called twice", self._path.name, exc_info=True)
+            return False
 
     def _constants(self, path: Path, size: int) -> list[str]:
         """Says which inputs have become constants of the file."""
