@@ -354,3 +354,20 @@ def test_a_model_that_draws_numbers_in_eval_mode_is_not_called_a_fault_of_the_fi
     assert "draws random numbers" in refused.why
     assert "report" not in refused.why
     assert (tmp_path / "model.differs.onnx").exists()
+
+
+class OnlyInTraining(nn.Module):
+    """No exporter follows it, and what was recorded is not what it does in eval mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 2 if (x > 0).all() else x
+        return x + 1 if self.training else x
+
+
+def test_a_file_made_another_way_that_differs_is_refused_for_the_exporters_reason_too(
+    tmp_path: Path,
+) -> None:
+    (refused,) = trained(OnlyInTraining(), tmp_path, torch.ones(2, 4)).report.refused
+    first, _, then = refused.why.partition(". Made another way: ")
+    assert "data-dependent" in first
+    assert then.startswith("Output 'output' of model.onnx differs from the model in eval mode")

@@ -190,6 +190,8 @@ class _Attempt:
         if self._different is None:
             raise WriterError(self._reasons())
         wrong, beside = self._different
+        if self._failures[0] != wrong:  # it is why another way was taken
+            wrong = f"{self._failures[0].rstrip('.')}. Made another way: {wrong}"
         final = self._path.with_name(f"{self._path.stem}.differs{self._path.suffix}")
         _moved(beside, final)
         if self._draws():
