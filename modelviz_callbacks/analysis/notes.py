@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from modelviz_callbacks.analysis.buffer_weights import weights_in_buffers
 from modelviz_callbacks.graph.model import ModelGraph, Node, Note
 from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
 from modelviz_callbacks.graph.values import (
@@ -67,6 +68,7 @@ _ORDER = (
     "value-read",
     "opaque",
     "unused-result",
+    "weights-in-buffers",
     "frozen",
 )
 
@@ -83,6 +85,7 @@ def notes(graph: ModelGraph, facts: ModelFacts) -> tuple[Note, ...]:
         can act on comes first; the last one says how many were left out.
     """
     found = [*graph.notes, *_lazy(facts), *_unregistered(facts), *_opaque(graph)]
+    found += _in_buffers(graph)
     if facts.lazy:  # what runs later may use the rest
         found += [*_value_reads(graph, facts), *_frozen(graph)]
     elif not graph.partial and not graph.ops and graph.parameters:
@@ -113,7 +116,7 @@ def _places(names: Sequence[str]) -> str:
     return ", ".join(unique[:_SHOWN]) + more
 
 
-def _told(kind: str, names: Sequence[str], one: str, many: str) -> Iterator[Note]:
+def _told(kind: str, names: Sequence[str], one: str, many: str, count: int = 0) -> Iterator[Note]:
     """One note about all the places of a kind.
 
     Args:
@@ -121,11 +124,12 @@ def _told(kind: str, names: Sequence[str], one: str, many: str) -> Iterator[Note
         names: The places; nothing is said of none.
         one: What is said of one, with ``{}`` for its name.
         many: What is said of several, with ``{n}`` for their number and ``{places}``.
+        count: What else is counted, ``{count}`` in both.
     """
     if len(names) == 1:
-        yield Note(kind, names[0], one.format(names[0]))
+        yield Note(kind, names[0], one.format(names[0], count=count))
     elif names:
-        yield Note(kind, names[0], many.format(n=len(names), places=_places(names)))
+        yield Note(kind, names[0], many.format(n=len(names), places=_places(names), count=count))
 
 
 def _lazy(facts: ModelFacts) -> Iterator[Note]:
@@ -301,6 +305,19 @@ def _frozen(graph: ModelGraph) -> Iterator[Note]:
         "",
         f"{len(frozen)} of {len(graph.parameters)} parameters are frozen "
         f"({count:,} of {graph.parameter_count:,} elements).",
+    )
+
+
+def _in_buffers(graph: ModelGraph) -> Iterator[Note]:
+    counts = weights_in_buffers(graph)
+    yield from _told(
+        "weights-in-buffers",
+        list(counts),
+        "The buffer {} holds {count:,} weights as whole numbers, which are no parameters: no count "
+        "of parameters has them.",
+        "{n} buffers hold {count:,} weights as whole numbers, which are no parameters: no count of "
+        "parameters has them: {places}.",
+        count=sum(counts.values()),
     )
 
 

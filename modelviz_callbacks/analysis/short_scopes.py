@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from modelviz_callbacks.analysis.analysis import Analysis
-from modelviz_callbacks.analysis.outline import Item
+from modelviz_callbacks.analysis.outline import Item, Outline
 from modelviz_callbacks.analysis.repeats.wiring import Fold
 from modelviz_callbacks.graph.model import ModelGraph, ModuleCall, Node
 
@@ -17,21 +17,24 @@ _MANY_ITEMS, _FEWEST_STEPS = 40, 3
 _MOST_ITEMS = 150
 
 
-def with_short_scopes(analysis: Analysis) -> ModelGraph:
+def with_short_scopes(analysis: Analysis, opened: ModelGraph | None = None) -> ModelGraph:
     """A graph with a function call around each loop in its long scopes, and around each step.
 
     Args:
         analysis: The analysis of a sound graph.
+        opened: The same graph, other of its module calls marked as called; it is what scopes are
+            put into then, and its repeats are those of the analysis.
 
     Returns:
         The same nodes under the same names, some of them in scopes of class ``step``, which are in
         one of class ``loop_of_30``, with the op that puts together what all steps made. What is
         left of a scope of hundreds of items is in scopes of class ``part``.
     """
-    graph = analysis.graph
-    items = analysis.outline.items
+    graph = analysis.graph if opened is None else opened
+    outline = analysis.outline if graph is analysis.graph else Outline(graph)
+    items = outline.items
     long = {scope for scope, inside in items.items() if len(inside) >= _MANY_ITEMS}
-    folds = analysis.folds() if long else ()
+    folds = _within(outline, analysis.folds()) if long else ()
     around: dict[str, str] = {}
     calls: dict[str, list[ModuleCall]] = {}
     for fold in folds:
@@ -46,9 +49,9 @@ def with_short_scopes(analysis: Analysis) -> ModelGraph:
             name = f"{loop}/step_{number}"
             known.append(ModuleCall(name, None, "step", loop, kind="function"))
             around.update(dict.fromkeys(copy, name))
-        last = analysis.outline.position[fold.copies[-1][-1]]
+        last = outline.position[fold.copies[-1][-1]]
         for item in items[fold.scope][last + 1 : last + 2]:
-            if _collects(item, fold, analysis):
+            if _collects(item, fold, outline):
                 around[item.name] = loop
     for scope in sorted(long):
         _in_parts(scope, items[scope], calls, around)
@@ -59,6 +62,16 @@ def with_short_scopes(analysis: Analysis) -> ModelGraph:
         nodes=tuple(replace(n, scope=around.get(n.name, n.scope)) for n in graph.nodes),
         modules=tuple(_modules(graph, calls, around)),
     )
+
+
+def _within(outline: Outline, folds: Iterable[Fold]) -> Iterator[Fold]:
+    """Repeats that were found in a graph, in the scopes that an outline of it has."""
+    scopes = {item.name: scope for scope, items in outline.items.items() for item in items}
+    for fold in folds:
+        found = {scopes.get(name) for copy in fold.copies for name in copy}
+        scope = found.pop()
+        if scope is not None and not found:
+            yield replace(fold, scope=scope)
 
 
 def _in_parts(
@@ -78,12 +91,12 @@ def _in_parts(
         around.update(dict.fromkeys(left[start : start + size], name))
 
 
-def _collects(item: Item, fold: Fold, analysis: Analysis) -> bool:
+def _collects(item: Item, fold: Fold, outline: Outline) -> bool:
     """Whether an op after a loop puts together what each step of it has made."""
     if not isinstance(item, Node):
         return False
     steps = {name: number for number, copy in enumerate(fold.copies) for name in copy}
-    paths = (analysis.outline.path_below(ref.node, fold.scope) for ref in item.inputs)
+    paths = (outline.path_below(ref.node, fold.scope) for ref in item.inputs)
     read = [steps.get(path[0]) for path in paths if path]
     return None not in read and len(set(read)) == fold.times
 

@@ -49,6 +49,7 @@ class OpFact(Flag):
     DUAL = auto()  # makes a dual number of forward-mode differentiation, or takes one apart
     BACKWARD = auto()  # runs the autograd engine
     HOOKS = auto()  # lets autograd call a function with the gradient of its first argument
+    NODE = auto()  # gives the node of autograd, which can be changed
 
     # What else runs in training than in evaluation.
     TRAINING = auto()  # an argument says whether this is training
@@ -214,6 +215,7 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
     (_F.DUAL, "_make_dual _unpack_dual"),
     (_F.BACKWARD, "backward"),
     (_F.HOOKS, "register_hook"),
+    (_F.NODE, "grad_fn.__get__"),
 )
 
 OP_FACTS: dict[str, OpFact] = {name: facts for facts, names in _ROWS for name in names.split()}

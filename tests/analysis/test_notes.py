@@ -304,3 +304,109 @@ def test_the_packed_weights_inside_a_quantised_layer_of_torchs_are_not_told_as_n
 
     notes = trace(nn.Sequential(quantised, nn.ReLU()), torch.ones(2, 4)).graph.notes
     assert "module-never-called" not in {note.kind for note in notes}
+
+
+class InBuffers(nn.Module):
+    """A layer of 4-bit weights, as GPTQ registers them: eight in a number, unpacked to multiply."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        numbers = torch.randint(-(2**31), 2**31 - 1, (inputs // 8, outputs), dtype=torch.int32)
+        self.register_buffer("qweight", numbers)
+        self.register_buffer("qzeros", torch.zeros(2, outputs // 8, dtype=torch.int32))
+        self.register_buffer("scales", torch.ones(2, outputs))
+        self.register_buffer("g_idx", torch.arange(inputs, dtype=torch.int32) * 2 // inputs)
+        self.register_buffer("shifts", torch.arange(0, 32, 4, dtype=torch.int32))
+
+    def weight(self) -> torch.Tensor:
+        codes = (self.qweight[:, None] >> self.shifts[None, :, None]) & 15
+        zeros = ((self.qzeros[:, :, None] >> self.shifts) & 15).reshape(2, -1)
+        groups = self.g_idx.long()
+        return (codes.reshape(-1, codes.shape[-1]) - zeros[groups]) * self.scales[groups]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(x @ self.weight())
+
+
+class ByteBuffer(nn.Module):
+    """A layer of 8-bit weights in a buffer, an embedding or a linear one."""
+
+    def __init__(self, is_table: bool) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randint(-128, 127, (6, 4), dtype=torch.int8))
+        self.register_buffer("scales", torch.ones(6, 1))
+        self.is_table = is_table
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.is_table:
+            return nn.functional.embedding(x, self.weight.float() * self.scales)
+        return nn.functional.linear(x, self.weight.to(x.dtype)) * self.scales.T
+
+
+@torch.library.custom_op("notes_tests::product_of_packed", mutates_args=())
+def product_of_packed(x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    codes = (packed[:, None] >> shifts[None, :, None]) & 15
+    return x @ (codes.reshape(-1, packed.shape[1]) * scales)
+
+
+class Kernel(nn.Module):
+    """A layer whose packed weights go to a kernel of somebody's as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("packed", torch.zeros(2, 24, dtype=torch.int32))
+        self.register_buffer("scales", torch.ones(1, 24))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = product_of_packed(x, self.packed, self.scales)
+        return made
+
+
+def test_weights_that_are_buffers_of_whole_numbers_are_told_and_counted() -> None:
+    model = nn.Sequential(
+        InBuffers(16, 8), nn.ReLU(), InBuffers(8, 64), InBuffers(64, 8), nn.Linear(8, 2)
+    )
+    found = told(model, torch.ones(2, 16))
+    assert found["weights-in-buffers"] == (
+        "3 buffers hold 1,152 weights as whole numbers, which are no parameters: no count of "
+        "parameters has them: 0.qweight, 2.qweight, 3.qweight."
+    )
+    assert trace(model, torch.ones(2, 16)).graph.parameter_count == 18
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "name", "count"),
+    [
+        (ByteBuffer(False), X, "0.weight", 24),
+        (ByteBuffer(True), torch.tensor([[0, 5]]), "0.weight", 24),
+        (Kernel(), torch.ones(2, 16), "0.packed", 384),
+    ],
+)
+def test_so_are_bytes_and_what_a_kernel_unpacks(
+    model: nn.Module, x: torch.Tensor, name: str, count: int
+) -> None:
+    message = told(nn.Sequential(model), x)["weights-in-buffers"]
+    assert message.startswith(f"The buffer {name} holds {count} weights as whole numbers")
+
+
+class Indices(nn.Module):
+    """Buffers of whole numbers that are no weights: an index, positions, who is whose neighbour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(9))
+        self.register_buffer("index", torch.arange(16).reshape(4, 4) % 9)
+        self.register_buffer("neighbours", torch.eye(4, dtype=torch.long))
+        self.register_buffer("places", torch.arange(4)[None])
+        self.positions = nn.Embedding(4, 4)
+        self.register_buffer("mask", torch.ones(4, 4, dtype=torch.uint8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x @ self.table[self.index] + self.positions(self.places)
+        x = (x @ self.neighbours.to(x.dtype)) * self.mask
+        return torch.where(self.mask.bool(), x, 0.0)
+
+
+def test_other_buffers_of_whole_numbers_are_not() -> None:
+    assert "weights-in-buffers" not in told(Indices(), torch.ones(4, 4))

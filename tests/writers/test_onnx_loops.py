@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from modelviz_callbacks import trace
-from modelviz_callbacks.analysis import Analysis
+from modelviz_callbacks.analysis import Analysis, analysis
 from modelviz_callbacks.analysis.short_scopes import with_short_scopes
+from modelviz_callbacks.analysis.wrappers import with_open_top
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -68,6 +69,36 @@ def test_many_tensors_that_are_stacked_are_one_box(tmp_path: Path) -> None:
 def test_a_graph_without_long_loops_stays_the_same() -> None:
     graph = trace(Decoder(), torch.randn(2, 3, 4)).graph
     assert with_short_scopes(Analysis(graph)) is graph
+
+
+class Wrapped(nn.Module):
+    """A loop in one of the parts of a module that holds nearly all of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(4, 4), Decoder(), nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x) * 2
+
+
+def test_repeats_are_not_searched_again_where_the_top_level_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = Analysis(trace(Wrapped(), torch.randn(2, 30, 4)).graph)
+    opened = with_open_top(built)
+    assert opened is not built.graph
+    searched = []
+    find_folds = analysis.find_folds
+    monkeypatch.setattr(
+        analysis, "find_folds", lambda *given: searched.append(given) or find_folds(*given)
+    )
+    built.folds()
+    short = with_short_scopes(built, opened)
+    assert len(searched) == 1
+    loops = [call.name for call in short.modules if call.class_name == "loop_of_30"]
+    assert loops == ["model/1_Decoder/loop_0"]
+    assert short == with_short_scopes(Analysis(opened))
 
 
 class Flat(nn.Module):

@@ -321,3 +321,53 @@ def test_an_input_that_became_a_constant_is_one_warning_that_names_it(
         [True] if through_numpy else []
     )
     assert told == [remark for remark in hook.report.remarks if "does not read" in remark]
+
+
+class SparseBranch(nn.Module):
+    """Python decides by values, which no exporter follows, and a product has no standard form."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 2 if (x > 0).all() else x
+        return (x.to_sparse() @ x.to_sparse()).to_dense()
+
+
+def test_what_cannot_be_exported_is_refused_for_all_its_reasons(tmp_path: Path) -> None:
+    (refused,) = trained(SparseBranch(), tmp_path, torch.eye(4) + 1).report.refused
+    first, _, then = refused.why.partition(". Nor can the recorded ops be written: ")
+    assert "data-dependent" in first
+    assert then.startswith("standard ops cannot say it: ")
+    assert "to_sparse" in then
+    assert not (tmp_path / "model.onnx").exists()
+
+
+class Draws(nn.Module):
+    """Something else at each call, in eval mode too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 + torch.randn_like(x)
+
+
+def test_a_model_that_draws_numbers_in_eval_mode_is_not_called_a_fault_of_the_file(
+    tmp_path: Path,
+) -> None:
+    (refused,) = trained(Draws(), tmp_path, torch.ones(2, 4)).report.refused
+    assert "draws random numbers" in refused.why
+    assert "report" not in refused.why
+    assert (tmp_path / "model.differs.onnx").exists()
+
+
+class OnlyInTraining(nn.Module):
+    """No exporter follows it, and what was recorded is not what it does in eval mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 2 if (x > 0).all() else x
+        return x + 1 if self.training else x
+
+
+def test_a_file_made_another_way_that_differs_is_refused_for_the_exporters_reason_too(
+    tmp_path: Path,
+) -> None:
+    (refused,) = trained(OnlyInTraining(), tmp_path, torch.ones(2, 4)).report.refused
+    first, _, then = refused.why.partition(". Made another way: ")
+    assert "data-dependent" in first
+    assert then.startswith("Output 'output' of model.onnx differs from the model in eval mode")

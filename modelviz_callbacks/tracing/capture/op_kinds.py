@@ -29,6 +29,7 @@ class CallKind(IntEnum):
     GRADIENT = 6  # reads .grad or switches requires_grad
     DUAL = 7  # makes a dual number of forward-mode differentiation, or takes one apart
     HOOK = 8  # lets autograd call a function: of the forward where that takes gradients itself
+    NODE = 9  # gives a node of autograd, whose hooks are put up unseen; no node of the graph
     BACKWARD = 5  # runs the autograd engine: nothing in it belongs to the forward
 
 
@@ -37,6 +38,7 @@ _KINDS = (
     (OpFact.GRADIENT, CallKind.GRADIENT),
     (OpFact.READS_VALUE, CallKind.READ),
     (OpFact.HOOKS, CallKind.HOOK),
+    (OpFact.NODE, CallKind.NODE),
     (OpFact.DUAL, CallKind.DUAL),
     (OpFact.ASKS, CallKind.SKIP),
     (OpFact.WRITES, CallKind.WRITE),

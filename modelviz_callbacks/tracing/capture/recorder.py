@@ -9,7 +9,7 @@ not itself recorded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import CodeType, FrameType
 from typing import Any
 
@@ -20,7 +20,13 @@ from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, Encoder
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
 from modelviz_callbacks.tracing.capture.function_calls import FunctionWatcher
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
-from modelviz_callbacks.tracing.capture.gradient_hooks import GRAD, GradientHooks, replayable
+from modelviz_callbacks.tracing.capture.gradient_hooks import (
+    GRAD,
+    HOOK,
+    GradientHooks,
+    refuse_change,
+    replayable,
+)
 from modelviz_callbacks.tracing.capture.mutation import Version, tensors_in, versions_in
 from modelviz_callbacks.tracing.capture.offloaded import AskingFirst, OffloadedWeights
 from modelviz_callbacks.tracing.capture.op_kinds import (
@@ -47,7 +53,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
 
 _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
 _READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT
-_DUAL, _HOOK = CallKind.DUAL, CallKind.HOOK
+_DUAL, _HOOK, _NODE = CallKind.DUAL, CallKind.HOOK, CallKind.NODE
 
 _Named = dict[str, Any] | None
 
@@ -218,6 +224,9 @@ class Recorder(Encoder, TorchFunctionMode):
         """How this call is treated, of a function that need not be pure."""
         if kind is None:
             kind = self._classify(func)
+        if kind is _NODE:
+            self.gradient_hooks.may_be_on_nodes = True
+            return _SKIP
         if kind is not _GRADIENT or self.paused:
             return kind
         if self._is_state(args):
@@ -350,6 +359,8 @@ class Recorder(Encoder, TorchFunctionMode):
                 self._keep_state((*written, *written_state(func, taken, named or {})))
             elif written and not keeps_values(func):
                 self._keep_state(written)
+            if func is GRAD:
+                self._note_changes(args, kwargs, encoded[2])
         except Exception as error:
             return self._call_alone(error, func, args, kwargs)
         result = func(*args, **kwargs)
@@ -401,6 +412,15 @@ class Recorder(Encoder, TorchFunctionMode):
         hook = replayable(hook, self.is_state)
         self.gradient_hooks.note(len(self.tape), handle)
         self._append(func, [tensor, hook], None, None, (), ((code, lasti, True), first))
+
+    def _note_changes(self, args: Sequence[Any], kwargs: dict[str, Any], begun: _Begun) -> None:
+        """A gradient that something changes out of sight is not to be taken again."""
+        outputs = args[0] if args else kwargs.get("outputs")
+        ends = tensors_in(outputs)
+        if ends and self.gradient_hooks.change_unseen(ends):
+            (code, lasti, _), first = begun[0] or (None, 0, True), begun[1]
+            taken = [self.encode(ends[0]), refuse_change]
+            self._append(HOOK, taken, None, None, (), ((code, lasti, False), first))
 
     def _is_state(self, args: tuple[Any, ...]) -> bool:
         try:

@@ -156,6 +156,7 @@ class _Attempt:
         self._path = path
         self._outcome = Trained(0.0)
         self._failures: list[str] = []
+        self._unsaid = ""  # why the recorded ops are no file
         self._different: tuple[str, Path] | None = None
         self._probes = Probes(subject.program.examples, subject.inputs)
         self._batch = batch_size(subject.program.examples)
@@ -174,6 +175,8 @@ class _Attempt:
             except Exception as error:
                 said = isinstance(error, WriterError)
                 self._failures.append(str(error) if said else first_line(error))
+                if make == self._write_recorded:
+                    self._unsaid = self._failures[-1]
                 continue
             if not wrong:
                 outcome.max_difference = difference
@@ -185,13 +188,33 @@ class _Attempt:
             self._failures.append(wrong)
             self._different = self._different or (wrong, beside)
         if self._different is None:
-            raise WriterError(self._failures[0])
+            raise WriterError(self._reasons())
         wrong, beside = self._different
+        if self._failures[0] != wrong:  # it is why another way was taken
+            wrong = f"{self._failures[0].rstrip('.')}. Made another way: {wrong}"
         final = self._path.with_name(f"{self._path.stem}.differs{self._path.suffix}")
         _moved(beside, final)
+        if self._draws():
+            raise WriterError(
+                f"{wrong} The model gives other outputs at each call in eval mode (it draws random "
+                f"numbers), so no file can be compared with it. It is kept as {final.name}."
+            )
         raise WriterError(
             f"{wrong} The file is kept as {final.name}: do not use it; please report the model."
         )
+
+    def _draws(self) -> bool:
+        """Whether the model gives something else each time it is called with the same inputs."""
+        inputs = self._probes.of_size(self._batch or 0)
+        try:
+            first, second = (self._reference(tuple(t.clone() for t in inputs)) for _ in range(2))
+            return any(
+                one.shape != other.shape or not torch.allclose(one, other, equal_nan=True)
+                for one, other in zip(first, second, strict=True)
+            )
+        except Exception:
+            _LOG.debug("%s is not called twice", self._path.name, exc_info=True)
+            return False
 
     def _constants(self, path: Path, size: int) -> list[str]:
         """Says which inputs have become constants of the file."""
@@ -201,6 +224,13 @@ class _Attempt:
             _LOG.debug("the inputs of %s are not looked at", path.name, exc_info=True)
             return []
         return [_CONSTANT.format(names=", ".join(names))] if names else []
+
+    def _reasons(self) -> str:
+        """What the exporter said first, and why the recorded ops are no way around it."""
+        first = self._failures[0]
+        if self._unsaid in ("", first):
+            return first
+        return f"{first.rstrip('.')}. Nor can the recorded ops be written: {self._unsaid}"
 
     def _because(self) -> str:
         return f": {self._failures[-1]}" if self._failures else ""

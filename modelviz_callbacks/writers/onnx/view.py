@@ -103,7 +103,7 @@ def view_model(
     """
     input_names = names.of_inputs(source.inputs)
     output_names = names.of_outputs(source.outputs)
-    builder = GraphBuilder(_laid_open(analysis, scope), scope)
+    builder = GraphBuilder(analysis.once(_laid_open, scope), scope)
     try:
         with into_log():
             walked = walk(source, builder)
@@ -143,7 +143,7 @@ def graph_view(analysis: Analysis, names: Names, title: str, reason: str, scope:
     Raises:
         OptionError: The names do not fit.
     """
-    builder = GraphBuilder(_laid_open(analysis, scope), scope)
+    builder = GraphBuilder(analysis.once(_laid_open, scope), scope)
     given, results = fallback_nodes.put_graph(builder)
     entering = {name: value for name, value in given.items() if value.kind == "input"}
     ends = _Ends(
@@ -163,8 +163,7 @@ def graph_view(analysis: Analysis, names: Names, title: str, reason: str, scope:
 
 def _laid_open(analysis: Analysis, scope: str) -> ModelGraph:
     """The graph as its top level is to be looked at: neither one closed box, nor a long list."""
-    graph = analysis.graph if scope else with_open_top(analysis)
-    return with_short_scopes(analysis if graph is analysis.graph else Analysis(graph))
+    return with_short_scopes(analysis, analysis.graph if scope else with_open_top(analysis))
 
 
 def _outputs(

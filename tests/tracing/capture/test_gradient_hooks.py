@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -66,6 +68,131 @@ def test_a_hook_that_holds_a_value_of_the_forward_is_not_called_again() -> None:
     traced = trace(Force(holding_a_value), torch.randn(3, 4))
     with pytest.raises(ReplayError, match="register_hook"):
         traced.replay(torch.randn(3, 4))
+
+
+class Watched(nn.Module):
+    """The slope of what a part gives, whose gradients, or what is kept for them, hooks may change.
+
+    Args:
+        watch: Puts hooks on a tensor in between, or on the part.
+        kept: Hooks for what autograd keeps.
+    """
+
+    def __init__(self, watch: Callable[[Any], object] | None = None, kept: Any = None) -> None:
+        super().__init__()
+        self.part, self.watch = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), watch
+        self.kept = kept or contextlib.nullcontext
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        with self.kept():
+            hidden = self.part(x)
+        if self.watch is not None:
+            self.watch(hidden)
+        slope = torch.autograd.grad(hidden.square().sum(), x, create_graph=True)[0]
+        return torch.as_tensor(slope * 2)
+
+
+def twice(gradients: Any, *_: Any) -> Any:
+    return tuple(None if one is None else one * 2 for one in gradients)
+
+
+def on_the_node(hidden: torch.Tensor) -> None:
+    assert hidden.grad_fn is not None
+    hidden.grad_fn.register_hook(twice)
+
+
+def before_the_node(hidden: torch.Tensor) -> None:
+    assert hidden.grad_fn is not None
+    hidden.grad_fn.register_prehook(twice)
+
+
+def on_a_node_further_on(hidden: torch.Tensor) -> None:
+    node = torch.autograd.graph.get_gradient_edge(hidden).node
+    following = node.next_functions[0][0]
+    assert following is not None
+    following.register_hook(twice)
+
+
+def on_the_part(put_up: str) -> nn.Module:
+    model = Watched()
+    getattr(model.part, put_up)(lambda _, *gradients: twice(gradients[0]))
+    return model
+
+
+def kept_twice() -> Any:
+    return torch.autograd.graph.saved_tensors_hooks(lambda one: one * 2, lambda one: one)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Watched(on_the_node),
+        Watched(before_the_node),
+        Watched(on_a_node_further_on),
+        on_the_part("register_full_backward_hook"),
+        on_the_part("register_full_backward_pre_hook"),
+        on_the_part("register_backward_hook"),
+        Watched(kept=kept_twice),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
+def test_a_gradient_changed_out_of_sight_is_not_taken_again(model: Any, tmp_path: Path) -> None:
+    x = torch.linspace(-1, 1, 12).view(3, 4)
+    plain = Watched()
+    plain.part = nn.Sequential(*model.part)  # the same weights, without hooks on the part
+    assert not torch.equal(model(x), plain(x))
+    traced = trace(model, x)
+    assert torch.equal(traced.outputs, model(x))
+    for recording in (traced, trace(model, x)):
+        with pytest.raises(ReplayError, match="hooks on autograd's nodes"):
+            recording.replay(x)
+    proto = onnx.load(traced.save_onnx(tmp_path / "graph.onnx", weights=True))
+    nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
+    assert "grad" in [node.op_type for node in nodes if node.domain == "pytorch"]
+
+
+def only_read(hidden: torch.Tensor) -> None:
+    assert hidden.grad_fn is not None
+
+
+def put_up_and_removed(hidden: torch.Tensor) -> None:
+    assert hidden.grad_fn is not None
+    hidden.grad_fn.register_hook(twice).remove()
+
+
+def on_another_node(hidden: torch.Tensor) -> None:
+    on_the_node(hidden.exp())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Watched(only_read),
+        Watched(put_up_and_removed),
+        Watched(on_another_node),
+        Watched(kept=torch.autograd.graph.save_on_cpu),
+    ],
+)
+def test_hooks_that_change_nothing_of_it_are_of_no_matter(model: nn.Module) -> None:
+    torch.manual_seed(0)
+    x, other = torch.randn(3, 4), torch.randn(3, 4)
+    traced = trace(model, x)
+    assert torch.equal(traced.replay(x), traced.outputs)
+    assert torch.equal(traced.replay(other), model(other))
+
+
+def test_looking_for_hooks_changes_no_training() -> None:
+    x = torch.linspace(-1, 1, 12).view(3, 4)
+    gradients = []
+    for is_recorded in (False, True):
+        torch.manual_seed(0)
+        model = Watched(on_the_node)
+        outputs = trace(model, x).outputs if is_recorded else model(x)
+        outputs.square().sum().backward()
+        gradients.append([one.grad for one in model.parameters()])
+    assert all(map(torch.equal, *gradients))
+    assert all(one is not None for one in gradients[0])
 
 
 @pytest.mark.parametrize(
