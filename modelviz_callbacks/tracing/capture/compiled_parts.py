@@ -2,15 +2,15 @@
 
 While compiled code runs nothing of ours is there: no mode, no hook. Right after it the code that
 it was made of runs once more under the recorder, on copies of its modules and arguments that
-have shapes but no data. What cannot run so stands in the graph as one box, and the reason is said.
+have shapes but no data; where that fails, as it depends on values, on copies that have them. What
+cannot run so either stands in the graph as one box, and the reason is said.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +19,7 @@ from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.stand_ins import (
     CannotStandInError,
     StandIns,
+    nothing_said,
     unchanged_random_states,
 )
 from modelviz_callbacks.tracing.capture.state_names import StateNames
@@ -33,14 +34,51 @@ from modelviz_callbacks.tracing.capture.tape import (
 from modelviz_callbacks.tracing.capture.torch_internals import (
     fake_tensor_mode,
     is_fake,
+    no_torch_function,
     storage_address,
 )
+from modelviz_callbacks.tracing.capture.value_copies import ValueCopies
 from modelviz_callbacks.tracing.capture.wrappers import module_of_compiled
 
 # A call of compiled code: what was compiled, its arguments, and the result.
 CompiledCall = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
 
 _LONGEST_REASON = 200
+
+
+class _SecondRun(Protocol):
+    """One way to run code once more."""
+
+    said: str
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What a leaf is replaced with."""
+
+    def running(self) -> AbstractContextManager[Any]:
+        """While the code runs."""
+
+
+class _WithoutData:
+    """On tensors that have shapes alone."""
+
+    said = "on tensors without data"
+
+    def __init__(self) -> None:
+        self._mode = fake_tensor_mode()
+        if self._mode is None:
+            raise CannotStandInError("this torch has no tensors without data")
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self._mode.from_tensor(tensor, static_shapes=True)
+        return made
+
+    def running(self) -> AbstractContextManager[Any]:
+        mode: AbstractContextManager[Any] = self._mode
+        return mode
+
+
+# In the order in which they are tried.
+_WAYS: tuple[Callable[[], _SecondRun], ...] = (_WithoutData, ValueCopies)
 
 
 class CompiledParts:
@@ -67,19 +105,18 @@ class CompiledParts:
         self._around = around
         self.results: dict[TensorRecord, torch.Tensor] = {}
         self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._run: dict[str, None] = {}
+        self._run: dict[str, dict[str, None]] = {}  # names, by what the code ran on
         self._boxes: dict[str, str] = {}
         self._without_hooks: dict[str, None] = {}
 
     @property
     def remarks(self) -> list[str]:
         """What a person should know."""
-        said = []
-        if self._run:
-            said.append(
-                f"{', '.join(self._run)}: compiled code was left alone; its ops are those of the "
-                "original code, which ran once more on tensors without data."
-            )
+        said = [
+            f"{', '.join(names)}: compiled code was left alone; its ops are those of the original "
+            f"code, which ran once more {on}."
+            for on, names in self._run.items()
+        ]
         said += [
             f"{name}: compiled code was left alone, and what is inside of it is not shown: "
             f"{reason}."
@@ -102,19 +139,24 @@ class CompiledParts:
         if call is None or recorder.paused or recorder.fault is not None:
             watch()
             return
-        start = len(recorder.tape)
-        try:
-            self._run_again(call, watch)
-            self._run.setdefault(self._name_of(call[0]))
-            return
-        except Exception as error:
-            text = str(error) if isinstance(error, CannotStandInError) else _reason(error)
-        watch()
-        recorder.paused = recorder.is_over
-        del recorder.tape[start:]
-        recorder.functions.say_again()
-        recorder.origins.rewind()
-        self._boxes.setdefault(self._name_of(call[0]), text[:_LONGEST_REASON].rstrip("."))
+        start, reasons, name = len(recorder.tape), dict[str, None](), self._name_of(call[0])
+        for make in _WAYS:
+            try:
+                way = make()
+                self._run_again(call, watch, way)
+                self._run.setdefault(way.said, {}).setdefault(name)
+                return
+            except Exception as error:
+                reasons.setdefault(_reason(error, bool(reasons)))
+            watch()
+            recorder.paused = recorder.is_over
+            del recorder.tape[start:]
+            recorder.functions.say_again()
+            recorder.origins.rewind()
+            start = len(recorder.tape)
+            if recorder.fault is not None:
+                break
+        self._boxes.setdefault(name, "; ".join(reasons))
         self._add_box(call)
 
     def _add_box(self, call: CompiledCall) -> None:
@@ -128,19 +170,17 @@ class CompiledParts:
         append((module, module.training))
         append((module, taken, named, encode(result), True))
 
-    def _run_again(self, call: CompiledCall, watch: Callable[[], None]) -> None:
+    def _run_again(self, call: CompiledCall, watch: Callable[[], None], way: _SecondRun) -> None:
         function, args, kwargs, result = call
-        recorder, mode = self._recorder, fake_tensor_mode()
-        if mode is None:
-            raise CannotStandInError("this torch has no tensors without data")
+        recorder = self._recorder
         start = len(recorder.tape)
         with ExitStack() as handles:
             handles.enter_context(unchanged_random_states())
-            handles.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # the training has told them
-            copies = StandIns(mode)
-            target = copies.function(function)
-            args, kwargs = copies.of(args), copies.of(kwargs)
+            handles.enter_context(nothing_said())  # the training has said it
+            copies = StandIns(way.copy)
+            with no_torch_function():
+                target = copies.function(function)
+                args, kwargs = copies.of(args), copies.of(kwargs)
             self._around.update(
                 key for key, module in copies.modules.items() if id(module) in self._around
             )
@@ -150,7 +190,7 @@ class CompiledParts:
             handles.enter_context(recorder.origins.without_values())
             handles.enter_context(torch.compiler.set_stance("force_eager"))
             watch()
-            with mode:
+            with way.running():
                 made = target(*args, **kwargs)
             if recorder.fault is not None:
                 raise recorder.fault
@@ -209,7 +249,11 @@ def _facts(tensor: torch.Tensor) -> Any:
     return tensor.shape, tensor.dtype, tensor.device
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
-    return f"the original code failed without data ({text})"
+def _reason(error: Exception, has_values: bool) -> str:
+    if isinstance(error, CannotStandInError):
+        text = str(error)
+    else:
+        lines = str(error).strip().splitlines()
+        how = "on copies of its tensors" if has_values else "without data"
+        text = f"the original code failed {how} ({type(error).__name__}: {''.join(lines[:1])})"
+    return text[:_LONGEST_REASON].rstrip(".")

@@ -1,4 +1,4 @@
-"""Copies of modules and arguments whose tensors have no data: original code can run on them.
+"""Copies of modules and arguments: original code can run on them a second time.
 
 Whatever code does to its tensors, its modules and the containers in them, it does to the copies.
 Other objects are shared, since nobody can say what a copy of them would mean.
@@ -10,9 +10,11 @@ import copy
 import dataclasses
 import random
 import sys
+import warnings
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from threading import get_ident
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
@@ -33,7 +35,7 @@ _HARMLESS = (type, ModuleType, BuiltinFunctionType, torch.dtype, torch.device, *
 
 
 class CannotStandInError(Exception):
-    """Something that the code uses cannot be copied without its data; the text says what."""
+    """Something that the code uses cannot be copied, or must not be; the text says what."""
 
 
 class StandIns:
@@ -45,13 +47,13 @@ class StandIns:
         without_hooks: The classes of modules whose hooks were left out.
     """
 
-    def __init__(self, mode: Any) -> None:
+    def __init__(self, copy_leaf: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Nothing is copied yet.
 
         Args:
-            mode: The mode that makes tensors without data.
+            copy_leaf: Copies a tensor that is a leaf, as one.
         """
-        self._mode = mode
+        self._copy_leaf = copy_leaf
         self._made: dict[int, tuple[Any, Any]] = {}  # both are kept, since an id may be reused
         self.tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.modules: dict[int, torch.nn.Module] = {}
@@ -116,11 +118,13 @@ class StandIns:
         try:
             made: torch.Tensor
             if value.grad_fn is None and value.is_leaf:
-                made = self._mode.from_tensor(value, static_shapes=True)
+                made = self._copy_leaf(value)
             else:
-                bare = self._mode.from_tensor(value.detach(), static_shapes=True)
+                bare = self._copy_leaf(value.detach())
                 with torch.enable_grad():
                     made = bare.requires_grad_().clone() if value.requires_grad else bare
+        except CannotStandInError:
+            raise
         except Exception as error:
             raise CannotStandInError(f"a {type(value).__name__} has no copy ({error})") from error
         self.tensors[id(value)] = self._made[id(value)] = (value, made)
@@ -212,6 +216,31 @@ def _names_in(code: CodeType) -> set[str]:
         if isinstance(constant, CodeType):
             found |= _names_in(constant)
     return found
+
+
+class _Muted:
+    """A text stream that one thread cannot write to; all else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if get_ident() == self._thread else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def nothing_said() -> Iterator[None]:
+    """While this thread runs what the training has run, prints of it and warnings are dropped."""
+    with ExitStack() as handles:
+        handles.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
+            if stream is not None:
+                handles.enter_context(redirect(_Muted(stream)))
+        yield
 
 
 @contextmanager
