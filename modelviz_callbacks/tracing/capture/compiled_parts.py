@@ -1,26 +1,28 @@
 """What compiled code did, found out without touching it.
 
 While compiled code runs nothing of ours is there: no mode, no hook. Right after it the code that
-it was made of runs once more under the recorder, on copies of its modules and arguments that
-have shapes but no data; where that fails, as it depends on values, on copies that have them. What
-cannot run so either stands in the graph as one box, and the reason is said.
+it was made of runs once more under the recorder, on copies of its modules and arguments as they
+were before. The copies have shapes but no data; where that fails, as it depends on values, they
+have these. What cannot run so either stands in the graph as one box, and the reason is said.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 import torch
 
+from modelviz_callbacks.tracing.capture.object_copies import CannotStandInError
 from modelviz_callbacks.tracing.capture.pytree import walk
 from modelviz_callbacks.tracing.capture.recorder import Recorder
 from modelviz_callbacks.tracing.capture.stand_ins import (
-    CannotStandInError,
+    RandomStates,
     StandIns,
     nothing_said,
-    unchanged_random_states,
+    random_states_of,
 )
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
@@ -37,11 +39,17 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     no_torch_function,
     storage_address,
 )
-from modelviz_callbacks.tracing.capture.value_copies import ValueCopies
+from modelviz_callbacks.tracing.capture.value_copies import (
+    BeforeCopies,
+    ValueCopies,
+    only_own_writes,
+)
 from modelviz_callbacks.tracing.capture.wrappers import module_of_compiled
 
 # A call of compiled code: what was compiled, its arguments, and the result.
 CompiledCall = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
+# The same before there is a result.
+Called = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 _LONGEST_REASON = 200
 
@@ -81,6 +89,25 @@ class _WithoutData:
 _WAYS: tuple[Callable[[], _SecondRun], ...] = (_WithoutData, ValueCopies)
 
 
+class _Before:
+    """What compiled code was called with, as it was before it ran.
+
+    Attributes:
+        random: The random states.
+        made: The copies.
+        target: What stands in for what was called.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(self, called: Called) -> None:
+        function, args, kwargs = called
+        self.random = RandomStates()
+        self.made = StandIns(BeforeCopies().copy)
+        self.target = self.made.function(function)
+        self.args, self.kwargs = self.made.of(args), self.made.of(kwargs)
+
+
 class CompiledParts:
     """Adds to a tape what the compiled code of one thread did.
 
@@ -107,6 +134,7 @@ class CompiledParts:
         self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._run: dict[str, dict[str, None]] = {}  # names, by what the code ran on
         self._boxes: dict[str, str] = {}
+        self._before: _Before | Exception | None = None
         self._without_hooks: dict[str, None] = {}
 
     @property
@@ -128,6 +156,22 @@ class CompiledParts:
             )
         return said
 
+    def prepare(self, called: Called | None) -> None:
+        """Copies what compiled code may change, right before it runs; never raises.
+
+        Args:
+            called: What is called, with which arguments; ``None`` if torch does not tell.
+        """
+        self._before = None
+        if called is None or self._recorder.paused or self._recorder.fault is not None:
+            return
+        try:
+            with no_torch_function(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._before = _Before(called)
+        except Exception as error:
+            self._before = error
+
     def add(self, call: CompiledCall | None, watch: Callable[[], None]) -> None:
         """Adds what a call of compiled code did.
 
@@ -139,11 +183,16 @@ class CompiledParts:
         if call is None or recorder.paused or recorder.fault is not None:
             watch()
             return
+        before, self._before = self._before, None
         start, reasons, name = len(recorder.tape), dict[str, None](), self._name_of(call[0])
         for make in _WAYS:
             try:
+                if isinstance(before, Exception):
+                    raise before
+                if before is None:
+                    raise CannotStandInError("torch does not tell when it begins")
                 way = make()
-                self._run_again(call, watch, way)
+                self._run_again(before, call[3], watch, way)
                 self._run.setdefault(way.said, {}).setdefault(name)
                 return
             except Exception as error:
@@ -170,34 +219,42 @@ class CompiledParts:
         append((module, module.training))
         append((module, taken, named, encode(result), True))
 
-    def _run_again(self, call: CompiledCall, watch: Callable[[], None], way: _SecondRun) -> None:
-        function, args, kwargs, result = call
+    def _run_again(
+        self, before: _Before, result: Any, watch: Callable[[], None], way: _SecondRun
+    ) -> None:
         recorder = self._recorder
         start = len(recorder.tape)
         with ExitStack() as handles:
-            handles.enter_context(unchanged_random_states())
+            handles.enter_context(random_states_of(before.random))
             handles.enter_context(nothing_said())  # the training has said it
             copies = StandIns(way.copy)
             with no_torch_function():
-                target = copies.function(function)
-                args, kwargs = copies.of(args), copies.of(kwargs)
-            self._around.update(
-                key for key, module in copies.modules.items() if id(module) in self._around
-            )
-            for real, fake in copies.tensors.values():
+                target = copies.function(before.target)
+                args, kwargs = copies.of(before.args), copies.of(before.kwargs)
+            made_of = {
+                key: before.made.modules.get(id(module), module)
+                for key, module in copies.modules.items()
+            }
+            self._around.update(key for key, one in made_of.items() if id(one) in self._around)
+            pairs = [
+                (real, copies.tensors[id(copy)][1])
+                for real, copy in before.made.tensors.values()
+                if id(copy) in copies.tensors
+            ]
+            for real, fake in pairs:
                 handles.callback(recorder.give_place, fake, real)
                 recorder.stand_in(fake, real)
             handles.enter_context(recorder.origins.without_values())
             handles.enter_context(torch.compiler.set_stance("force_eager"))
             watch()
-            with way.running():
+            with way.running(), only_own_writes(fake for _, fake in pairs):
                 made = target(*args, **kwargs)
             if recorder.fault is not None:
                 raise recorder.fault
             self._match(made, result)
-        self._clean(start, copies)
-        self._without_hooks.update(dict.fromkeys(copies.without_hooks))
-        self.copies.update({id(fake): (fake, real) for real, fake in copies.tensors.values()})
+        self._clean(start, made_of)
+        self._without_hooks.update(dict.fromkeys(before.made.without_hooks))
+        self.copies.update({id(fake): (fake, real) for real, fake in pairs})
 
     def _match(self, made: Any, result: Any) -> None:
         """Lets what the compiled code returned be what the original code returned."""
@@ -215,7 +272,7 @@ class CompiledParts:
             recorder.origins.remember(record)
             self.results[record] = fake
 
-    def _clean(self, start: int, copies: StandIns) -> None:
+    def _clean(self, start: int, made_of: dict[int, torch.nn.Module]) -> None:
         """Puts the modules in the place of their copies, and drops values without data."""
         tape = self._recorder.tape
         for place in range(start, len(tape)):
@@ -226,7 +283,7 @@ class CompiledParts:
                     if origin is not None and origin.value is not None and is_fake(origin.value):
                         origin.value = None
             elif isinstance(entry, (Enter, Leave)):
-                module = copies.modules.get(id(entry.module), entry.module)
+                module = made_of.get(id(entry.module), entry.module)
                 tape[place] = (module, *entry[1:])
 
     def state_names(self, state: StateNames) -> StateNames:

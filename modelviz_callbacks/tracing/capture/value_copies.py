@@ -1,14 +1,14 @@
-"""Runs original code on copies of its tensors, values included, and on nothing else.
+"""Copies of tensors with their values, for code that does not run on tensors without data.
 
-For code that does not run on tensors without data, since where it goes depends on values. It
-may write to what is its own alone: to the copies, and to what it makes itself.
+Code that runs a second time may write to what is its own alone: to the copies, and to what it
+makes itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from modelviz_callbacks.tracing.capture.mutation import tensors_in
-from modelviz_callbacks.tracing.capture.stand_ins import CannotStandInError
+from modelviz_callbacks.tracing.capture.object_copies import CannotStandInError
 from modelviz_callbacks.tracing.capture.torch_internals import (
     dispatch_mode_class,
     is_mutable,
@@ -27,6 +27,8 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
 
 # More than this is not copied: it costs time and memory in the middle of a training step.
 MOST_BYTES = 2**30
+# More than this is not copied before each call of compiled code.
+MOST_BYTES_BEFORE = 2**26
 
 # A tensor that is a small part of its memory is copied without the rest of it.
 _LARGEST_PART = 8
@@ -45,7 +47,6 @@ class ValueCopies:
 
     Attributes:
         said: What the code ran on, for a person.
-        addresses: Those of the memory that the copies are on.
     """
 
     said = "on copies of its tensors, as it does not run on tensors without data"
@@ -59,7 +60,6 @@ class ValueCopies:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # This process alone would begin a collective call, and wait for the others for ever.
             raise CannotStandInError("other processes take part in it")
-        self.addresses: set[int] = set()
         self._memory: dict[int, torch.UntypedStorage] = {}
         self._bytes = 0
 
@@ -77,16 +77,13 @@ class ValueCopies:
             return copy.deepcopy(tensor)
         with torch.no_grad():
             made = self._plain(tensor)
-        self.addresses.add(storage_address(made))
         if isinstance(tensor, torch.nn.Parameter):
             return torch.nn.Parameter(made, tensor.requires_grad)
         return made.requires_grad_(tensor.requires_grad)
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> contextlib.AbstractContextManager[None]:
         """While the code runs on the copies."""
-        with DroppedValues().while_running(), only_own_writes(self.addresses):
-            yield
+        return DroppedValues().while_running()
 
     def _plain(self, tensor: torch.Tensor) -> torch.Tensor:
         """On a copy of the memory, so that what was on the same is again."""
@@ -110,6 +107,26 @@ class ValueCopies:
             raise CannotStandInError(f"its tensors take more than {MOST_BYTES >> 30} GB to copy")
 
 
+class BeforeCopies:
+    """Copies what code may write to before it runs: all but parameters, as far as it is small."""
+
+    def __init__(self) -> None:
+        """Nothing is copied yet."""
+        self._left = MOST_BYTES_BEFORE
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy, or the tensor itself.
+
+        Args:
+            tensor: A leaf.
+        """
+        is_plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided
+        if not is_plain or tensor.nbytes > self._left:
+            return tensor
+        self._left -= tensor.nbytes
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
 def _bytes_of(tensor: torch.Tensor) -> int:
     try:
         return int(tensor.nbytes)
@@ -118,11 +135,11 @@ def _bytes_of(tensor: torch.Tensor) -> int:
 
 
 @contextlib.contextmanager
-def only_own_writes(addresses: set[int]) -> Iterator[None]:
+def only_own_writes(copies: Iterable[torch.Tensor]) -> Iterator[None]:
     """Lets torch write to nothing that was there before, but to the copies.
 
     Args:
-        addresses: Of the memory of the copies.
+        copies: What it may write to.
 
     Raises:
         CannotStandInError: Something was about to be written to, or torch cannot tell.
@@ -130,7 +147,7 @@ def only_own_writes(addresses: set[int]) -> Iterator[None]:
     kind = _guard_class()
     if kind is None:
         raise CannotStandInError("this torch does not tell what is written to")
-    with kind(set(addresses)):
+    with kind(set(map(_address, copies))):
         yield
 
 
