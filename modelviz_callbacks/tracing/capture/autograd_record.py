@@ -31,6 +31,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
     saved_value,
     storage_address,
 )
+from modelviz_callbacks.tracing.capture.value_copies import DroppedValues
 
 # torch gives every node that Python has looked at an object that lives as long as the node, and
 # frees a chain of such nodes by recursion: 35,000 of them overflow a stack of 8 MiB (2.13).
@@ -255,7 +256,8 @@ class _Reader:
             several = isinstance(kept, (tuple, list))
             for number, one in enumerate(kept if several else [kept]):
                 # With hooks of somebody's, only running these could tell what was saved.
-                if getattr(one, "unpack_hook", None) is not None:
+                hook = getattr(one, "unpack_hook", None)
+                if hook is not None and not isinstance(hook, DroppedValues):
                     self._has_hooks = True
                     self._repacked += self._saved
                     continue

@@ -46,8 +46,12 @@ class CompiledWatcher(Protocol):
     def is_here(self) -> bool:
         """Whether this thread is its own."""
 
-    def before_compiled(self) -> None:
-        """Takes everything down; never raises."""
+    def before_compiled(self, called: Any) -> None:
+        """Takes everything down; never raises.
+
+        Args:
+            called: As `compiled_code_of` gives it, without a result.
+        """
 
     def after_compiled(self, call: Any) -> None:
         """Puts everything up again; never raises.
@@ -155,8 +159,9 @@ def _told_of_compiled_code() -> Iterator[None]:
             if callback is None or not here or not is_around_compiled_code(frame):
                 return original(callback)
             _around.call = _Inside(frame, here)
+            called = compiled_code_of(frame, has_run=False)
             for watcher in here:
-                watcher.before_compiled()
+                watcher.before_compiled(called)
             return original(callback)  # from here on every call of Python's may be compiled
         result = original(callback)
         if inside.is_op:

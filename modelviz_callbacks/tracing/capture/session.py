@@ -311,9 +311,14 @@ class Capture:
     def _remove_mode(self) -> None:
         self._modes_above = remove_mode(self.recorder)
 
-    def before_compiled(self) -> None:
-        """Takes hooks and mode down: compiled code runs now."""
+    def before_compiled(self, called: Any) -> None:
+        """Takes hooks and mode down: compiled code runs now.
+
+        Args:
+            called: What is called, with which arguments; ``None`` if torch does not tell.
+        """
         self._unwatch()
+        self._compiled.prepare(called)
 
     def after_compiled(self, call: Any) -> None:
         """Records what compiled code did, and goes on.

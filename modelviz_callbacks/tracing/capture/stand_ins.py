@@ -1,7 +1,7 @@
-"""Copies of modules and arguments whose tensors have no data: original code can run on them.
+"""Copies of modules and arguments: original code can run on them a second time.
 
-Whatever code does to its tensors, its modules and the containers in them, it does to the copies.
-Other objects are shared, since nobody can say what a copy of them would mean.
+Whatever code does to its tensors, its modules and what they hold, it does to the copies. Objects of
+which nobody can say what a copy would mean are shared.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ import copy
 import dataclasses
 import random
 import sys
+import warnings
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
+from threading import get_ident
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
 
+from modelviz_callbacks.tracing.capture.object_copies import (
+    CannotStandInError,
+    Untouchable,
+    copy_of_object,
+)
 from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES
 from modelviz_callbacks.tracing.capture.torch_internals import (
     COMPILED_CALL,
@@ -32,10 +40,6 @@ _MAPPINGS = (dict, OrderedDict, defaultdict)
 _HARMLESS = (type, ModuleType, BuiltinFunctionType, torch.dtype, torch.device, *PLAIN_TYPES)
 
 
-class CannotStandInError(Exception):
-    """Something that the code uses cannot be copied without its data; the text says what."""
-
-
 class StandIns:
     """Makes the copies, one for each object.
 
@@ -45,13 +49,13 @@ class StandIns:
         without_hooks: The classes of modules whose hooks were left out.
     """
 
-    def __init__(self, mode: Any) -> None:
+    def __init__(self, copy_leaf: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Nothing is copied yet.
 
         Args:
-            mode: The mode that makes tensors without data.
+            copy_leaf: Copies a tensor that is a leaf, as one.
         """
-        self._mode = mode
+        self._copy_leaf = copy_leaf
         self._made: dict[int, tuple[Any, Any]] = {}  # both are kept, since an id may be reused
         self.tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.modules: dict[int, torch.nn.Module] = {}
@@ -66,14 +70,19 @@ class StandIns:
         known = self._made.get(id(value))
         if known is not None:
             return known[1]
+        if type(value) is Untouchable:
+            return value
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, torch.nn.Module):
             return self._module(value)
         if original_function(value) is not None:
             return self.of(original_function(value))
-        if isinstance(value, MethodType) and isinstance(value.__self__, torch.nn.Module):
-            return MethodType(value.__func__, self.of(value.__self__))
+        if isinstance(value, MethodType):
+            owner = self.of(value.__self__)
+            return value if owner is value.__self__ else MethodType(value.__func__, owner)
+        if type(value) is partial:
+            return partial(self.of(value.func), *self.of(value.args), **self.of(value.keywords))
         return self._container(value)
 
     def _keep(self, value: Any, made: _Made) -> _Made:
@@ -100,7 +109,9 @@ class StandIns:
             return self._keep(value, set(value))
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return self._dataclass(value)
-        return value
+        if isinstance(value, _HARMLESS):
+            return value
+        return copy_of_object(value, self.of, self._keep)
 
     def _dataclass(self, value: Any) -> Any:
         made = self._keep(value, copy.copy(value))
@@ -116,11 +127,13 @@ class StandIns:
         try:
             made: torch.Tensor
             if value.grad_fn is None and value.is_leaf:
-                made = self._mode.from_tensor(value, static_shapes=True)
+                made = self._copy_leaf(value)
             else:
-                bare = self._mode.from_tensor(value.detach(), static_shapes=True)
+                bare = self._copy_leaf(value.detach())
                 with torch.enable_grad():
                     made = bare.requires_grad_().clone() if value.requires_grad else bare
+        except CannotStandInError:
+            raise
         except Exception as error:
             raise CannotStandInError(f"a {type(value).__name__} has no copy ({error})") from error
         self.tensors[id(value)] = self._made[id(value)] = (value, made)
@@ -214,20 +227,62 @@ def _names_in(code: CodeType) -> set[str]:
     return found
 
 
+class _Muted:
+    """A text stream that one thread cannot write to; all else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if get_ident() == self._thread else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
-def unchanged_random_states() -> Iterator[None]:
-    """Gives every random state back what it was before, whatever runs inside."""
-    here, python = torch.get_rng_state(), random.getstate()
-    numpy = sys.modules.get("numpy")
-    of_numpy = numpy.random.get_state() if numpy is not None else None
-    on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    of_cuda = torch.cuda.get_rng_state_all() if on_cuda else []
+def nothing_said() -> Iterator[None]:
+    """While this thread runs what the training has run, prints of it and warnings are dropped."""
+    with ExitStack() as handles:
+        handles.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
+            if stream is not None:
+                handles.enter_context(redirect(_Muted(stream)))
+        yield
+
+
+class RandomStates:
+    """Every random state that there is, at one moment."""
+
+    def __init__(self) -> None:
+        """Reads them."""
+        self._torch, self._python = torch.get_rng_state(), random.getstate()
+        numpy = sys.modules.get("numpy")
+        self._numpy = None if numpy is None else numpy.random.get_state()
+        on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._cuda = torch.cuda.get_rng_state_all() if on_cuda else []
+
+    def restore(self) -> None:
+        """Sets them."""
+        torch.set_rng_state(self._torch)
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+@contextmanager
+def random_states_of(begin: RandomStates) -> Iterator[None]:
+    """Begins with other random states, and gives every one back what it was.
+
+    Args:
+        begin: What the code inside begins with.
+    """
+    before = RandomStates()
+    begin.restore()
     try:
         yield
     finally:
-        torch.set_rng_state(here)
-        random.setstate(python)
-        if numpy is not None:
-            numpy.random.set_state(of_numpy)
-        if on_cuda:
-            torch.cuda.set_rng_state_all(of_cuda)
+        before.restore()

@@ -448,15 +448,14 @@ def is_around_compiled_code(frame: FrameType) -> bool:
     return frame.f_code.co_name == _COMPILED_CODE
 
 
-def compiled_code_of(frame: FrameType) -> tuple[Any, tuple[Any, ...], dict[str, Any], Any] | None:
-    """What a frame around compiled code called, with which arguments, and the result.
+def compiled_code_of(frame: FrameType, has_run: bool = True) -> Any:
+    """What a frame around compiled code calls, with which arguments, and the result if it has run.
 
     ``None`` where it did not return, or torch does not tell.
     """
     names = frame.f_locals
-    if not {"fn", "args", "kwargs", _RETURNED} <= set(names):
-        return None
-    return names["fn"], names["args"], names["kwargs"], names[_RETURNED]
+    wanted = ("fn", "args", "kwargs", _RETURNED)[: 4 if has_run else 3]
+    return tuple([names[one] for one in wanted]) if set(wanted) <= set(names) else None
 
 
 HOOK_QUESTION = "_has_any_global_hook"

@@ -273,7 +273,7 @@ class StepTimer(TorchFunctionMode):
 
     # --- compiled code
 
-    def before_compiled(self) -> None:
+    def before_compiled(self, called: Any) -> None:
         """Takes hooks and mode down: compiled code runs now."""
         self._watching.close()
         if not self._paused:

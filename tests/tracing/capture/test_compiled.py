@@ -19,18 +19,6 @@ from tests.zoo.leaves import difference, frozen
 Make = Callable[[], tuple[nn.Module, nn.Module]]
 
 
-class ReadsData(nn.Module):
-    """Where it goes depends on the data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.layer(x)
-        return hidden * 2 if float(hidden.detach().sum()) > 0 else hidden * 3
-
-
 class Remembers(Network):
     """Writes to itself in its forward, and counts its calls."""
 
@@ -136,11 +124,6 @@ def test_five_steps_are_the_same_to_the_bit_and_compiled_as_often(way: str, tmp_
     graph, remarks = compared(WAYS[way], tmp_path)
     assert shapes(graph) == OF_NETWORK
     assert any("compiled code was left alone; its ops are those" in text for text in remarks)
-
-
-def test_a_forward_that_depends_on_data_is_one_box_and_the_reason_is_said(tmp_path: Path) -> None:
-    _, remarks = compared(in_place(ReadsData, backend="eager"), tmp_path)
-    assert any("what is inside of it is not shown: the original code" in text for text in remarks)
 
 
 @pytest.mark.slow
