@@ -82,7 +82,8 @@ class Inside:
         ends = [*gates, *(place.across + place.width for place in places)]
         along = [place.along for place in places]
         stops = [place.end for place in places]
-        return min(across), min(along), max(ends), max(stops)
+        edges = min(across, default=0.0), min(along, default=0.0)  # a group may be empty
+        return (*edges, max(ends, default=0.0), max(stops, default=0.0))
 
     def move(self, across: float, along: float) -> None:
         """Moves members and gates."""

@@ -171,6 +171,16 @@ def test_in_pictures_of_networks_no_edge_runs_behind_a_box(name: str, direction:
         ]
 
 
+def test_nothing_and_empty_groups_have_places_too() -> None:
+    nothing = lay_out({}, {}, [], {})
+    assert (nothing.boxes, nothing.groups, nothing.edges) == ({}, {}, ())
+    groups = {"full": Size(50, HEADING), "empty": Size(80, HEADING, "full")}
+    boxes = {"a": Size(60, 30, "full")}
+    layout = lay_out(boxes, groups, [], {})
+    assert faults(layout, boxes, groups, []) == []
+    assert layout.groups["empty"][0].width >= 80
+
+
 def test_an_edge_that_leads_back_goes_around() -> None:
     boxes = {name: Size(80, 30) for name in "abcd"}
     edges = [("a", "b"), ("b", "c"), ("c", "d")]
