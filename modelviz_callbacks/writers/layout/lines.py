@@ -63,6 +63,7 @@ class Inside:
         length: Along the way.
         heading: How far along its heading reaches.
         corner: Of the group in the picture.
+        bands: The rows of members, each from where it begins to where it ends along the way.
     """
 
     members: list[str] = field(default_factory=list)
@@ -73,6 +74,16 @@ class Inside:
     length: float = 0.0
     heading: float = 0.0
     corner: Point = (0.0, 0.0)
+    bands: list[Point] = field(default_factory=list)
+
+    def find_bands(self) -> None:
+        """Finds the rows, once the members have their places along the way."""
+        rows: dict[float, list[Slot]] = {}
+        for place in self.places.values():
+            rows.setdefault(round(place.along + place.length / 2, 1), []).append(place)
+        self.bands = sorted(
+            (min(one.along for one in row), max(one.end for one in row)) for row in rows.values()
+        )
 
     def extent(self, passing: Sequence[Point]) -> tuple[float, float, float, float]:
         """From where to where its members, gates and lines are: across, along, across, along."""
@@ -86,7 +97,8 @@ class Inside:
         return (*edges, max(ends, default=0.0), max(stops, default=0.0))
 
     def move(self, across: float, along: float) -> None:
-        """Moves members and gates."""
+        """Moves members, gates and rows."""
+        self.bands = [(low + along, high + along) for low, high in self.bands]
         self.places = {name: place.moved(across, along) for name, place in self.places.items()}
         self.gates = {end: (x + across, y + along) for end, (x, y) in self.gates.items()}
 
@@ -165,7 +177,7 @@ class Inside:
         return [
             (x, edge)
             for x, y in proposed
-            for low, high in self._bands()
+            for low, high in self.bands
             if low < y < high
             for edge in (low, high)
         ]
@@ -177,11 +189,10 @@ class Inside:
             line: One of this group's.
             lane: Where across the way.
         """
-        bands = sorted(self._bands())
-        first, last = (self._band(bands, end) for end in line[:2])
+        first, last = map(self._band, line[:2])
         return [
             (lane, edge)
-            for low, high in bands
+            for low, high in self.bands
             if (first is None or low >= first[1]) and (last is None or high <= last[0])
             for edge in (low, high)
         ]
@@ -200,8 +211,7 @@ class Inside:
             Its points; between two of them it goes sideways only where there are no boxes.
         """
         source, target, tensor = line
-        bands = self._bands()
-        own = self._band(bands, source), self._band(bands, target)
+        own = self._band(source), self._band(target)
         between = self._between(line, between)
         goal = between[0][0] if between else self._anchor(target, (ENTRY, tensor), insides)
         start = self._at(source, (EXIT, tensor), goal, insides)
@@ -216,28 +226,16 @@ class Inside:
 
     def _between(self, line: EdgePiece, way: Sequence[Point]) -> list[Point]:
         """A way without what lies in the rows at which it begins and ends."""
-        bands = self._bands()
-        own = [self._band(bands, end) for end in line[:2]]
+        own = [self._band(end) for end in line[:2]]
         return [point for point in way if not any(b and b[0] <= point[1] <= b[1] for b in own)]
 
-    def _bands(self) -> list[Point]:
-        """The rows of members, each from where it begins to where it ends."""
-        rows: dict[float, list[Slot]] = {}
-        for place in self.places.values():
-            rows.setdefault(round(place.along + place.length / 2, 1), []).append(place)
-        return [
-            (min(one.along for one in row), max(one.end for one in row)) for row in rows.values()
-        ]
-
-    def _band(
-        self, bands: Sequence[tuple[float, float]], end: LineEnd
-    ) -> tuple[float, float] | None:
+    def _band(self, end: LineEnd) -> Point | None:
         if end[0] == INSIDE:
             place = self.places[end[1]]
             middle = place.along + place.length / 2
         else:
             middle = self.gates[end][1]
-        return next((band for band in bands if band[0] <= middle <= band[1]), None)
+        return next((band for band in self.bands if band[0] <= middle <= band[1]), None)
 
     def _anchor(self, end: LineEnd, gate: LineEnd, insides: Mapping[str, Inside]) -> float:
         """Where across the way something is reached, if nothing speaks against it."""

@@ -143,6 +143,7 @@ class _Nested:
                 inside.places[end[1]] = Slot(*corner, width, length)
             else:
                 inside.gates[end] = across, along
+        inside.find_bands()
         proposed = dict(zip(kept, (points[1:-1] for points in rows.edges), strict=False))
         passing = [point for points in proposed.values() for point in points]
         inside.straighten(proposed, self.insides)
