@@ -86,6 +86,17 @@ class GradientHooks:
                 tape[position] = entry._replace(plumbing=False)
 
 
+def names_edges(inputs: Any) -> bool:
+    """Whether gradients are taken at edges of autograd's graph instead of tensors.
+
+    Args:
+        inputs: What `torch.autograd.grad` was given as such: a sequence, or one.
+    """
+    edge = torch.autograd.graph.GradientEdge
+    is_one = isinstance(inputs, edge) or not isinstance(inputs, (list, tuple))
+    return any(isinstance(one, edge) for one in ([inputs] if is_one else inputs))
+
+
 def _nodes_behind(ends: Sequence[torch.Tensor]) -> Iterator[Any]:
     """The nodes between some tensors and the leaves of autograd's graph."""
     order = list(dict.fromkeys(one.grad_fn for one in ends if one.grad_fn is not None))
@@ -155,9 +166,9 @@ def refuse(_: torch.Tensor) -> torch.Tensor:
     Raises:
         ReplayError: Always.
     """
-    raise ReplayError(
-        "This recording cannot be run again: register_hook was given a function that holds values "
-        "of the recorded forward, and a gradient that the forward takes is made by it."
+    raise _not_again(
+        "register_hook was given a function that holds values of the recorded forward, and a "
+        "gradient that the forward takes is made by it"
     )
 
 
@@ -167,7 +178,23 @@ def refuse_change(_: torch.Tensor) -> torch.Tensor:
     Raises:
         ReplayError: Always.
     """
-    raise ReplayError(
-        "This recording cannot be run again: the forward takes a gradient that may be changed by "
-        "hooks on autograd's nodes, on modules, or on what autograd keeps (saved_tensors_hooks)."
+    raise _not_again(
+        "the forward takes a gradient that may be changed by hooks on autograd's nodes, on "
+        "modules, or on what autograd keeps (saved_tensors_hooks)"
     )
+
+
+def refuse_edge(_: torch.Tensor) -> torch.Tensor:
+    """Stands for a gradient of what is named by a place in the graph of the recorded forward.
+
+    Raises:
+        ReplayError: Always.
+    """
+    raise _not_again(
+        "torch.autograd.grad was asked for the gradient at an edge of autograd's graph "
+        "(GradientEdge), which another forward does not have"
+    )
+
+
+def _not_again(reason: str) -> ReplayError:
+    return ReplayError(f"This recording cannot be run again: {reason}.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -83,6 +84,7 @@ class OriginFinder:
         self._external: dict[int, TensorRecord] = {}
         self._wrappers: list[TensorRecord] = []  # of tensors that hold others
         self._reads: list[tuple[int, TensorRecord]] = []
+        self._gradients: dict[int, weakref.ref[torch.Tensor]] = {}
         self._op_ends: list[int] = []
         self._op_entries: list[OpEntry] = []
         self._taken_in = 0
@@ -153,14 +155,24 @@ class OriginFinder:
         if origin.alias_of is not None and tensor.grad_fn is not None:
             origin.passes = tensor.grad_fn.name() in PASS_THROUGH_NODES
         if origin.alias_of is None and not origin.sources:
-            origin.sources = self._read_here() if is_array else ()
-            origin.made_by = "python" if origin.sources else ""
-            origin.is_leaf = tensor.requires_grad and tensor.is_leaf
-            self._external.setdefault(record.storage, record)
-            if not is_lazy(tensor):
-                kept = self.shared.take_in(tensor) if is_array else None
-                self._keep_constant(tensor if kept is None else kept, record, origin)
+            self._explain_by_python(tensor, record, origin, is_array)
         return origin
+
+    def _explain_by_python(
+        self, tensor: torch.Tensor, record: TensorRecord, origin: Origin, is_array: bool
+    ) -> None:
+        """Fills in where a tensor comes from that no op and no view of another tells of."""
+        origin.sources = self._backwards_behind(tensor)
+        if origin.sources:
+            origin.made_by = "backward"
+            return
+        origin.sources = self._read_here() if is_array else ()
+        origin.made_by = "python" if origin.sources else ""
+        origin.is_leaf = tensor.requires_grad and tensor.is_leaf
+        self._external.setdefault(record.storage, record)
+        if not is_lazy(tensor):
+            kept = self.shared.take_in(tensor) if is_array else None
+            self._keep_constant(tensor if kept is None else kept, record, origin)
 
     def made_by_python(self, value: torch.Tensor) -> Origin:
         """The origin of what Python wrote somewhere just now, as a tensor of its own."""
@@ -244,6 +256,12 @@ class OriginFinder:
         """Remembers that Python got hold of these tensors' values."""
         self._reads += [(position, value) for value in args if isinstance(value, TensorRecord)]
 
+    def note_gradient(self, tensor: torch.Tensor) -> None:
+        """Remembers that a tensor's ``.grad`` is being read."""
+        gradient = tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+        if gradient is not None:
+            self._gradients[id(gradient)] = weakref.ref(tensor)
+
     def _sharing(self, tensor: torch.Tensor, record: TensorRecord) -> TensorRecord | None:
         self._take_in()
         found = self._by_storage.get(record.storage) if record.storage else None
@@ -312,6 +330,13 @@ class OriginFinder:
             records = list(flat_records(entry.result))
             if records:
                 yield records[index] if index < len(records) else records[0]
+
+    def _backwards_behind(self, tensor: torch.Tensor) -> tuple[TensorRecord, ...]:
+        """What this forward called ``backward`` on, if a tensor is a gradient that came of it."""
+        found = self._gradients.get(id(tensor))
+        owner = None if found is None else found()
+        is_gradient = owner is not None and owner.grad is tensor
+        return tuple(self._recorder.losses) if is_gradient else ()
 
     def _op_of(self, sequence_number: int) -> OpEntry | None:
         """The recorded op during which an autograd node was made."""

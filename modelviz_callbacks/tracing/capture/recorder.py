@@ -24,7 +24,9 @@ from modelviz_callbacks.tracing.capture.gradient_hooks import (
     GRAD,
     HOOK,
     GradientHooks,
+    names_edges,
     refuse_change,
+    refuse_edge,
     replayable,
 )
 from modelviz_callbacks.tracing.capture.mutation import Version, tensors_in, versions_in
@@ -229,9 +231,15 @@ class Recorder(Encoder, TorchFunctionMode):
             return _SKIP
         if kind is not _GRADIENT or self.paused:
             return kind
+        is_read = func.__name__ == "__get__"
+        if is_read:
+            self.origins.note_gradient(args[0])
         if self._is_state(args):
             return _SKIP  # freezing and clipping are not the forward's
-        return _PURE if func.__name__ == "__get__" else _WRITE
+        if not is_read:
+            return _WRITE
+        # What a backward of this forward has made is explained where it is used.
+        return _SKIP if self.losses else _PURE
 
     def _classify(self, func: Any) -> CallKind:
         try:
@@ -414,12 +422,16 @@ class Recorder(Encoder, TorchFunctionMode):
         self._append(func, [tensor, hook], None, None, (), ((code, lasti, True), first))
 
     def _note_changes(self, args: Sequence[Any], kwargs: dict[str, Any], begun: _Begun) -> None:
-        """A gradient that something changes out of sight is not to be taken again."""
+        """A gradient that something changes out of sight, or of an edge, is not taken again."""
         outputs = args[0] if args else kwargs.get("outputs")
+        inputs = args[1] if len(args) > 1 else kwargs.get("inputs")
         ends = tensors_in(outputs)
-        if ends and self.gradient_hooks.change_unseen(ends):
+        if not ends:
+            return
+        refusal = refuse_edge if names_edges(inputs) else refuse_change
+        if refusal is refuse_edge or self.gradient_hooks.change_unseen(ends):
             (code, lasti, _), first = begun[0] or (None, 0, True), begun[1]
-            taken = [self.encode(ends[0]), refuse_change]
+            taken = [self.encode(ends[0]), refusal]
             self._append(HOOK, taken, None, None, (), ((code, lasti, False), first))
 
     def _is_state(self, args: tuple[Any, ...]) -> bool:

@@ -16,9 +16,11 @@ class TapeOwner(Protocol):
     Attributes:
         tape: What was recorded so far.
         note: Takes down when tensors die, see ``deaths``.
+        losses: What ``backward`` was called on.
     """
 
     tape: list[RawEntry]
+    losses: list[TensorRecord]
     note: Callable[[Any], None]
 
     def record(self, tensor: torch.Tensor) -> TensorRecord:

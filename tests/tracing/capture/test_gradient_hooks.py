@@ -14,6 +14,7 @@ from torch import nn
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.graph import Ref
 from modelviz_callbacks.tracing import pack, to_graph, unpack
 
 _PutUp = Callable[[torch.Tensor, torch.Tensor], object]
@@ -223,3 +224,77 @@ def test_no_file_has_the_gradient_without_the_hook(
     nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
     foreign = [node.op_type for node in nodes if node.domain == "pytorch"]
     assert foreign == ([] if is_translated else ["grad"])
+
+
+class Backward(nn.Module):
+    """Goes on with a gradient that a backward of its own forward has made.
+
+    Args:
+        run: Calls ``backward`` on the energy.
+        owner: Gives the leaf whose gradient is read: the input's copy or the weight.
+    """
+
+    def __init__(self, run: Callable[[torch.Tensor], object], owner: str) -> None:
+        super().__init__()
+        self.layer, self.run, self.owner = nn.Linear(4, 4), run, owner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        self.run((self.layer(x) ** 2).sum())
+        read = x if self.owner == "input" else self.layer.weight
+        assert read.grad is not None
+        return self.layer(x) + read.grad.sum(0)
+
+
+@pytest.mark.parametrize(
+    ("run", "owner"),
+    [
+        (torch.Tensor.backward, "input"),
+        (torch.autograd.backward, "input"),
+        (torch.Tensor.backward, "weight"),
+    ],
+)
+def test_the_gradient_of_a_backward_inside_is_no_constant(
+    run: Callable[[torch.Tensor], object], owner: str
+) -> None:
+    traced = trace(Backward(run, owner), torch.randn(3, 4))
+    (made,) = traced.graph.of_kind("opaque")
+    assert made.op == "backward"
+    assert [ref.node for ref in made.inputs] == ["sum"]
+    assert [one.op for one in traced.graph.consumers[Ref(made.name, 0)]] == ["sum"]
+    with pytest.raises(ReplayError, match="made by backward"):
+        traced.replay(torch.randn(3, 4))
+
+
+def test_a_gradient_of_an_earlier_step_is_a_constant() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.layer.weight.grad is not None
+            return torch.as_tensor(self.layer(x) + self.layer.weight.grad.sum(0))
+
+    model, x = Reads(), torch.randn(3, 4)
+    model.layer(x).sum().backward()
+    traced = trace(model, x)
+    assert torch.equal(traced.replay(2 * x), model(2 * x))
+    assert not list(traced.graph.of_kind("opaque"))
+
+
+def test_a_gradient_at_an_edge_of_the_recorded_graph_is_not_taken_again() -> None:
+    class Edge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.detach().requires_grad_()
+            edge = torch.autograd.graph.get_gradient_edge(x)
+            (slope,) = torch.autograd.grad(self.layer(x).sum(), edge)
+            return torch.as_tensor(self.layer(x) + slope)
+
+    traced = trace(Edge(), torch.randn(3, 4))
+    with pytest.raises(ReplayError, match="GradientEdge"):
+        traced.replay(torch.randn(3, 4))
