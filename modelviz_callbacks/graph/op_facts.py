@@ -153,8 +153,9 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
         linalg_cholesky_ex linalg_cond linalg_det linalg_eig linalg_eigh linalg_eigvals
         linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_ldl_factor
         linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq linalg_lu linalg_lu_factor
-        linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp linalg_matrix_rank linalg_pinv
-        linalg_qr linalg_slogdet linalg_solve linalg_solve_ex linalg_solve_triangular linalg_svd
+        linalg_lu_factor_ex linalg_lu_solve linalg_matrix_exp linalg_matrix_rank
+        linalg_matrix_sqrth linalg_pinv linalg_polar linalg_qr linalg_slogdet linalg_solve
+        linalg_solve_ex linalg_solve_triangular linalg_svd
         linalg_svdvals linalg_tensorinv linalg_tensorsolve linear_cross_entropy lobpcg logdet lu
         lu_solve matrix_exp miopen_convolution_add_relu miopen_convolution_relu miopen_rnn
         mkldnn_linear mkldnn_rnn_layer nuclear_norm orgqr ormqr pca_lowrank pdist pinverse qr
@@ -222,8 +223,12 @@ OP_FACTS: dict[str, OpFact] = {name: facts for facts, names in _ROWS for name in
 
 # Of the functions that not every supported torch has: which have them.
 VERSIONS: dict[str, str] = {
+    "_foreach_mm": "2.13 and later",
     "grouped_mm": "2.10 and later",
     "has_names": "before 2.13",
+    "linalg_matrix_sqrth": "2.14 and later",
+    "linalg_polar": "2.14 and later",
+    "linear_cross_entropy": "2.13 and later",
     "rename_": "before 2.13",
     "scaled_mm": "2.10 and later",
 }

@@ -186,9 +186,10 @@ def _to_ir(module: fx.GraphModule) -> ir.Model:
         insert_type_promotion_nodes(module)
     module = remove_assertion_nodes(module)
     for node in module.graph.nodes:
-        node.meta.setdefault("nn_module_stack", {})  # else each node is warned of
         if node.op == "get_attr":
-            node.meta["val"] = _number(module, node.target)
+            _put_in_number(module, node)
+    for node in module.graph.nodes:
+        node.meta.setdefault("nn_module_stack", {})  # else each node is warned of
     graph = ir.Graph([], [], nodes=[], name="call", opset_imports={"": opset_version()})
     model = ir.Model(graph, ir_version=10)
     translate_fx_graph(module.graph, model, graph)
@@ -203,13 +204,24 @@ def _mixes_types(module: fx.GraphModule) -> bool:
     return len(calls) != 1 or kinds != {torch.float32}
 
 
-def _number(module: fx.GraphModule, name: Any) -> torch.Tensor:
-    """What Python numbers became on their way into a call."""
-    value = getattr(module, name)
+def _put_in_number(module: fx.GraphModule, node: fx.Node) -> None:
+    """Makes an op of what a Python number became on its way into a call.
+
+    Before 2.13 the exporter knows no attributes that are tensors.
+    """
+    value = getattr(module, str(node.target))
     value = getattr(value, "constant", value)
     if not isinstance(value, torch.Tensor):
-        raise Untranslated(f"the constant {name} has no value")
-    return value
+        raise Untranslated(f"the constant {node.target} has no value")
+    node.meta["val"] = value
+    if value.dim() == 0:
+        with module.graph.inserting_before(node):
+            made = module.graph.call_function(
+                torch.ops.aten.scalar_tensor.default, (value.item(),), {"dtype": value.dtype}
+            )
+        made.meta = node.meta
+        node.replace_all_uses_with(made)
+        module.graph.erase_node(node)
 
 
 def _simplified(model: ir.Model) -> ir.Model:
