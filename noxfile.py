@@ -27,6 +27,7 @@ TOOLS = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "einops>=0.8",
+    "hatchling",
     "playwright>=1.50",
     "scikit-learn>=1.5",
     "accelerate",
