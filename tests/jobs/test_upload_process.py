@@ -42,6 +42,7 @@ def test_everything_arrives_and_the_report_says_where(store: Store, report: Repo
     assert [line.partition(":")[0] for line in report.stored] == ["MLflow"]
 
 
+@pytest.mark.slow
 def test_the_environment_is_never_touched_also_by_two_threads_at_once(
     store: Store, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
