@@ -31,7 +31,10 @@ def train(folder: Path, mlflow: Any) -> GraphHook:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     options: dict[str, Any] = {"formats": FORMATS, "tensorboard": False, "trained_onnx": True}
-    with GraphHook(model, dirpath=folder, mlflow=mlflow, **options) as hook:
+    # Where the files go nowhere, they are what is looked at.
+    with GraphHook(
+        model, dirpath=folder, mlflow=mlflow, background=bool(mlflow), **options
+    ) as hook:
         model(torch.randn(3, 4)).sum().backward()
     return hook
 
