@@ -125,9 +125,7 @@ def test_every_example_and_configuration_is_run_here() -> None:
 # --- the CNN with two branches
 
 
-@pytest.fixture(
-    scope="module", params=one_and_the_rest_slow(["lightning_cnn.py", "lightning_cnn_cli.py"])
-)
+@pytest.fixture(scope="module", params=["lightning_cnn.py", "lightning_cnn_cli.py"])
 def cnn_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
@@ -136,6 +134,7 @@ def cnn_run(
     return folder, run_script(request.param, folder)
 
 
+@pytest.mark.slow
 def test_the_digits_example_shows_what_it_promises(cnn_run: tuple[Path, str]) -> None:
     folder, printed = cnn_run
     assert "ModelvizWarning" not in printed

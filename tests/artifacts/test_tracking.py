@@ -127,6 +127,7 @@ def test_a_graph_that_cannot_be_read_keeps_no_file_from_an_upload_by_hand(
     assert contents(store.client, run_id)["files"] == ["model_graph/graph.json"]
 
 
+@pytest.mark.slow
 def test_a_run_gets_the_graph_of_a_later_step_that_is_another_one(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

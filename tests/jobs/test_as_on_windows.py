@@ -33,6 +33,7 @@ def said_there(code: str, folder: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if not line.startswith("modelviz:")]
 
 
+@pytest.mark.slow
 def test_the_stand_in_shows_the_package_a_windows_and_nobody_else(tmp_path: Path) -> None:
     said = said_there(
         """

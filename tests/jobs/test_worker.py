@@ -315,6 +315,7 @@ def test_what_two_workers_end_over_costs_a_warning_and_leaves_no_part_of_a_file(
     assert not list(tmp_path.rglob(".part-*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_waiting_ends_the_waiting_and_not_the_worker(tmp_path: Path) -> None:
     run = script(
         tmp_path,

@@ -147,6 +147,7 @@ def test_an_explicit_run_id_of_a_finished_run(fluent: Store, tmp_path: Path) -> 
     assert fluent.client.get_run(run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_new_run_where_there_is_none(fluent: Store, tmp_path: Path) -> None:
     hook = train(tmp_path, mlflow=True, name="mine")
     (run,) = fluent.client.search_runs([fluent.experiment_id])
