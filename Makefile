@@ -16,7 +16,8 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # pytest compiles the assertions of the tests: once, not at every run.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-fast check format docs bench browser page clean
+.PHONY: demo test test-all test-fast check lint types types-win32 types-darwin format docs bench \
+  browser page clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/lightning_cnn.py demo
@@ -33,12 +34,18 @@ test-all: $(VENV)/.installed-test browser
 test-fast: $(VENV)/.installed-test
 	$(PYTEST) -m "not (zoo or browser or server or process or library)" $(ARGS)
 
-check: $(VENV)/.installed-test
+# In parts, each a minute on a core: make --jobs=2 check.
+check: lint types types-win32 types-darwin
+
+lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
 	$(BIN)/mypy
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
+
+types-win32 types-darwin: types-%: $(VENV)/.installed-test
+	$(BIN)/mypy --platform $* --cache-dir .mypy_cache/$*
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -58,16 +58,18 @@ _MARK_OF_FIXTURE = {
 _MAY_START_A_PROCESS = {"process", "browser", "server", "zoo"}
 
 
-# Of models that are tested alike every eighth is taken, unless all are asked for.
-_EVERY = 8
+# Of models that are tested alike every sixteenth is taken, unless all are asked for.
+_EVERY = 16
 # And of the residual networks and the transformers one each.
 _LIKE_ANOTHER = ("resnet34", "resnet50", "gpt")
+# Of the cases of a test that is marked ``alike`` every fourth, and one at least.
+_EVERY_ALIKE = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--all``: every model of the zoo, and what takes long; else a sample of the models."""
     parser.addoption(
-        "--all", action="store_true", help="all models of the zoo, and the tests marked slow"
+        "--all", action="store_true", help="all models, all cases, and the tests marked slow"
     )
 
 
@@ -101,16 +103,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     _mark(items)
     if not config.getoption("--all"):
         named = {arg for arg in config.args if "::" in arg}
+        always = _first_of_those_alike(items)
         kept, left = [], []
         for item in items:
             is_named = any(item.nodeid.startswith(name) for name in named)
-            (kept if is_named or _is_in_sample(item) else left).append(item)
+            (kept if is_named or item in always or _is_in_sample(item) else left).append(item)
         items[:] = kept
         config.hook.pytest_deselected(items=left)
 
 
+def _first_of_those_alike(items: list[pytest.Item]) -> set[pytest.Item]:
+    """A case of each test that is marked ``alike``, the same in whatever order they come."""
+    first: dict[str, pytest.Item] = {}
+    for item in sorted(items, key=lambda item: item.nodeid):
+        if item.get_closest_marker("alike") and not item.get_closest_marker("slow"):
+            first.setdefault(item.nodeid.partition("[")[0], item)
+    return set(first.values())
+
+
 def _is_in_sample(item: pytest.Item) -> bool:
-    """Whether a test is no slow one and, of those over the zoo, one of the eighth by its case."""
+    """Whether a test is no slow one and, of those that are alike, one of the share by its case."""
     if item.get_closest_marker("slow"):
         return False
     callspec = getattr(item, "callspec", None)
@@ -118,9 +130,12 @@ def _is_in_sample(item: pytest.Item) -> bool:
         return True
     if any(str(value).startswith(_LIKE_ANOTHER) for value in callspec.params.values()):
         return False
+    place = zlib.crc32(callspec.id.encode())
+    if item.get_closest_marker("alike"):
+        return place % _EVERY_ALIKE == 0
     if "case" not in callspec.params or not item.get_closest_marker("zoo"):
         return True
-    return zlib.crc32(callspec.id.encode()) % _EVERY == 0
+    return place % _EVERY == 0
 
 
 def _mark(items: list[pytest.Item]) -> None:

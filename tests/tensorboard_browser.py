@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 
 _DRAWN_WITHIN_MS = 60_000
 
+# Given a node, looks where each one is and at its colour, until seven looks in a row found the
+# same; that takes as long as the page is busy, and no longer.
+_COME_TO_REST = """async (first, within_ms) => {
+    const root = first.getRootNode(), end = performance.now() + within_ms;
+    const look = node => {
+        const box = node.getBoundingClientRect();
+        const shape = node.querySelector(".nodecolortarget");
+        const fill = shape ? getComputedStyle(shape).fill : "";
+        return [node.getAttribute("data-name"), box.x, box.y, box.width, box.height, fill];
+    };
+    for (let same = 0, before = ""; same < 7 && performance.now() < end; ) {
+        await new Promise(done => setTimeout(done, 60));
+        const now = [...root.querySelectorAll("g.node")].map(look).join();
+        same = now === before ? same + 1 : 0;
+        before = now;
+    }
+}"""
+
 
 @contextlib.contextmanager
 def running_tensorboard(log_dir: Path, log: Path, *options: str) -> Iterator[str]:
@@ -69,8 +87,13 @@ class GraphPage:
         self.settle()
 
     def settle(self) -> None:
-        """Waits until no box moves any more."""
-        self.page.wait_for_timeout(1200)
+        """Waits until nothing is loaded any more, no box moves and none changes its colour."""
+        loading = self.page.locator("#progress-bar")
+        while True:
+            loading.wait_for(state="hidden", timeout=_DRAWN_WITHIN_MS)
+            self.page.locator("g.node").first.evaluate(_COME_TO_REST, _DRAWN_WITHIN_MS)
+            if not loading.is_visible():
+                return
 
     def choose_tag(self, tag: str) -> None:
         """Takes another graph of the run."""

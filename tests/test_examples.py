@@ -47,12 +47,12 @@ TRAINERS = {
     "mmengine_runner": ("*/vis_data", "loss", {"linear", "relu", "cross_entropy"}),
     "stable_baselines3_ppo": ("PPO_1", "rollout/ep_rew_mean", {"linear", "logsumexp", "mse_loss"}),
     "plain_loop": ("run", "loss", {"linear", "relu", "cross_entropy"}),
-    "lightning_cnn": ("runs/version_0", "train_loss", {"conv2d", "linear", "cross_entropy"}),
 }
 
 # Script -> its arguments where it is run.
 SCRIPTS = {
     "lightning_cnn_cli.py": ["fit", "--config", str(CONFIGS / "lightning_cnn.yaml")],
+    "lightning_cnn.py": ["demo"],
     "plain_loop_iris.py": ["demo/iris"],
     **{f"{name}.py": ["demo"] for name in TRAINERS},
 }
@@ -125,9 +125,7 @@ def test_every_example_and_configuration_is_run_here() -> None:
 # --- the CNN with two branches
 
 
-@pytest.fixture(
-    scope="module", params=one_and_the_rest_slow(["lightning_cnn.py", "lightning_cnn_cli.py"])
-)
+@pytest.fixture(scope="module", params=["lightning_cnn.py", "lightning_cnn_cli.py"])
 def cnn_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
@@ -136,6 +134,7 @@ def cnn_run(
     return folder, run_script(request.param, folder)
 
 
+@pytest.mark.slow
 def test_the_digits_example_shows_what_it_promises(cnn_run: tuple[Path, str]) -> None:
     folder, printed = cnn_run
     assert "ModelvizWarning" not in printed
@@ -148,6 +147,7 @@ def test_the_digits_example_shows_what_it_promises(cnn_run: tuple[Path, str]) ->
     if "Held-out accuracy" in printed:
         shown = float(re.search(r"Held-out accuracy: ([\d.]+)%", printed)[1])  # type: ignore[index]
         assert shown >= 95
+        assert (run / "model_graph" / "index.html").exists()
         for command in ("tensorboard --logdir", "mlflow ui --backend-store-uri", "netron"):
             assert command in printed
 
@@ -166,7 +166,9 @@ def _events_of(run: Path) -> EventAccumulator:
 
 
 def _assert_accuracy(run: Path) -> None:
-    accuracies = _events_of(run).Scalars("accuracy")
+    events = _events_of(run)
+    accuracies = events.Scalars("accuracy")
+    assert events.Scalars("train_loss")
     assert len(accuracies) >= 5
     assert accuracies[-1].value >= 0.95
 
@@ -232,20 +234,32 @@ def _assert_mlflow_run(folder: Path, files: Path) -> None:
     assert stored == on_disk - {"model_graph/worker.log"}
     assert run.data.metrics["accuracy"] >= 0.95
     assert run.data.tags["modelviz.class"].endswith("DigitClassifier")
+    assert "model_graph/graph.svg" in stored
     graph = ModelGraph.load(files / "graph.json")
     assert run.data.metrics["modelviz.parameters"] == graph.parameter_count
+    assert {"conv2d", "linear", "cross_entropy"} <= {node.op for node in graph.ops}
+    assert "loss" in {node.name for node in graph.of_kind("output")}
 
 
 # --- Iris in a plain loop
 
 
-def test_the_iris_example_exports_a_model_that_runs_without_the_model(tmp_path: Path) -> None:
-    printed = run_script("plain_loop_iris.py", tmp_path)
+@pytest.fixture(scope="module")
+def iris_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished run of the Iris example, and what it printed."""
+    folder = tmp_path_factory.mktemp("iris")
+    return folder, run_script("plain_loop_iris.py", folder)
+
+
+def test_the_iris_example_exports_a_model_that_runs_without_the_model(
+    iris_run: tuple[Path, str],
+) -> None:
+    run, printed = iris_run
     assert "ModelvizWarning" not in printed
     shown = float(re.search(r"held-out flowers: ([\d.]+)%", printed)[1])  # type: ignore[index]
     assert shown >= 80
     assert float(re.search(r"Largest difference.*: (\S+)", printed)[1]) < 1e-5  # type: ignore[index]
-    folder = tmp_path / "demo" / "iris"
+    folder = run / "demo" / "iris"
     path = folder / "model.onnx"
     proto = onnx.load(path)
     assert [value.name for value in proto.graph.input] == ["features"]
@@ -255,7 +269,11 @@ def test_the_iris_example_exports_a_model_that_runs_without_the_model(tmp_path: 
     (logits,) = session.run(None, {"features": flowers.data.astype("float32")})
     assert (logits.argmax(1) == flowers.target).mean() >= 0.8
     assert ModelGraph.load(folder / "graph.json").of_kind("input")[0].outputs[0].shape == (10, 4)
-    assert_trains_the_same("plain_loop_iris.py", tmp_path, reads_its_graph=True)
+
+
+@pytest.mark.slow
+def test_the_iris_example_trains_the_same_without_the_hook(iris_run: tuple[Path, str]) -> None:
+    assert_trains_the_same("plain_loop_iris.py", iris_run[0], reads_its_graph=True)
 
 
 # --- a real server
@@ -311,14 +329,22 @@ def test_a_real_server_receives_every_file_whole(
 # --- the trainers
 
 
-@pytest.mark.parametrize("name", one_and_the_rest_slow(TRAINERS))
+@pytest.fixture(scope="module", params=one_and_the_rest_slow(TRAINERS))
+def trainer_run(
+    request: pytest.FixtureRequest, server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, str]:
+    """The name of a trainer's example, the folder of its finished run, and what it printed."""
+    name, folder = request.param, tmp_path_factory.mktemp("trainer")
+    return name, folder, run_script(f"{name}.py", folder, MLFLOW_TRACKING_URI=server.uri)
+
+
 def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
-    name: str, tmp_path: Path, server: MlflowServer
+    trainer_run: tuple[str, Path, str], server: MlflowServer
 ) -> None:
+    name, where, printed = trainer_run
     place, figure, ops = TRAINERS[name]
-    printed = run_script(f"{name}.py", tmp_path, MLFLOW_TRACKING_URI=server.uri)
     assert "ModelvizWarning" not in printed
-    (run,) = (tmp_path / "demo").glob(place)
+    (run,) = (where / "demo").glob(place)
     found = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     assert found.Tags()["graph"]
     assert found.Scalars(figure)
@@ -338,4 +364,11 @@ def test_the_example_of_a_trainer_writes_to_the_trainers_own_runs(
         for item in MlflowClient(server.uri).list_artifacts(stored.info.run_id, "model_graph")
     }
     assert "model_graph/graph.svg" in names
-    assert_trains_the_same(f"{name}.py", tmp_path, MLFLOW_TRACKING_URI=server.uri)
+
+
+@pytest.mark.slow
+def test_the_example_of_a_trainer_trains_the_same_without_us(
+    trainer_run: tuple[str, Path, str], server: MlflowServer
+) -> None:
+    name, folder, _ = trainer_run
+    assert_trains_the_same(f"{name}.py", folder, MLFLOW_TRACKING_URI=server.uri)

@@ -18,6 +18,7 @@ from modelviz_callbacks.errors import CaptureError, SinkError
 from modelviz_callbacks.report import ModelvizWarning
 from tests.faults import FAULTS, break_at
 from tests.mlflow_server import free_port
+from tests.samples import one_and_the_rest_slow
 from tests.test_hook import IN_PLACE, QUICK, graph_in, hooks_of, small
 from tests.waiting import wait_for
 from tests.zoo.leaves import difference, frozen
@@ -56,7 +57,7 @@ def test_an_interrupted_forward_leaves_its_graph_and_its_exception_as_it_was(
 
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore::modelviz_callbacks.report.ModelvizWarning")
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("kind", one_and_the_rest_slow([KeyboardInterrupt, SystemExit]))
 def test_who_interrupts_the_training_is_not_made_to_wait_and_the_graph_comes_later(
     kind: type[BaseException], tmp_path: Path
 ) -> None:

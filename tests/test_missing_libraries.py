@@ -13,6 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from modelviz_callbacks.libraries import missing_library, says_what_is_missing
+from tests.samples import one_and_the_rest_slow
 
 pytestmark = pytest.mark.process
 
@@ -85,7 +86,7 @@ def without(libraries: tuple[str, ...], folder: Path, way: str) -> dict[str, Any
     return result
 
 
-@pytest.mark.parametrize("way", ["worker", "in place"])
+@pytest.mark.parametrize("way", one_and_the_rest_slow(["in place", "worker"]))
 def test_the_core_makes_everything_but_the_model_that_is_run(tmp_path: Path, way: str) -> None:
     (tmp_path / "graph").mkdir()
     found = without(EXTRAS, tmp_path, way)

@@ -62,6 +62,7 @@ def cost(pattern: re.Pattern[str], text: str) -> float:
     return time.process_time() - began
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("piece", PIECES)
 def test_every_expression_takes_time_in_proportion_to_its_text(piece: str) -> None:
     for name, pattern in expressions():

@@ -31,7 +31,10 @@ def train(folder: Path, mlflow: Any) -> GraphHook:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     options: dict[str, Any] = {"formats": FORMATS, "tensorboard": False, "trained_onnx": True}
-    with GraphHook(model, dirpath=folder, mlflow=mlflow, **options) as hook:
+    # Where the files go nowhere, they are what is looked at.
+    with GraphHook(
+        model, dirpath=folder, mlflow=mlflow, background=bool(mlflow), **options
+    ) as hook:
         model(torch.randn(3, 4)).sum().backward()
     return hook
 
@@ -124,6 +127,7 @@ def test_a_graph_that_cannot_be_read_keeps_no_file_from_an_upload_by_hand(
     assert contents(store.client, run_id)["files"] == ["model_graph/graph.json"]
 
 
+@pytest.mark.slow
 def test_a_run_gets_the_graph_of_a_later_step_that_is_another_one(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -550,6 +550,7 @@ def graph_file(path: Path, *layers: nn.Module) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_diff_names_the_layer_that_two_runs_differ_in(folder: Path) -> None:
     command = [str(PROGRAM), "trace", "cli_models:Net", "--input", "5x20", "--out", "wide", *QUICK]

@@ -50,6 +50,7 @@ def test_upload_puts_the_files_into_a_run_that_has_ended(
     assert said.startswith(f"2 files of {folder}: MLflow run {run_id}")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_upload_takes_the_store_from_the_environment(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

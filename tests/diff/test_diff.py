@@ -195,6 +195,7 @@ def test_other_names_count_only_in_strict_comparison() -> None:
     assert Analysis(graphs[0]).fingerprint == Analysis(graphs[1]).fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_graphs_recorded_in_two_processes_are_equal(tmp_path: Path) -> None:
     code = "from tests.networks import graph_of; import sys;graph_of('resnet18').save(sys.argv[1])"

@@ -277,6 +277,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_of_a_training_that_ctrl_c_ended_the_files_are_made_when_the_program_ends(
     tmp_path: Path,

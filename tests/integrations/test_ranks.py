@@ -66,6 +66,7 @@ def assert_interleaved_stages_are_joined(folder: Path) -> None:
     assert adds == ["stage_2/layer/linear", "stage_0/sigmoid"]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_each_rank_of_a_pipeline_records_its_stage_and_join_makes_one_graph_of_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -175,6 +175,7 @@ def test_the_trainers_tensorboard_run_gets_the_graph(tmp_path: Path, background:
     assert (run / "model_graph" / "graph.txt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_trainers_mlflow_run_gets_the_files(
     tmp_path: Path, fluent: Any, monkeypatch: pytest.MonkeyPatch

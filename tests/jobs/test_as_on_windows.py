@@ -33,6 +33,7 @@ def said_there(code: str, folder: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if not line.startswith("modelviz:")]
 
 
+@pytest.mark.slow
 def test_the_stand_in_shows_the_package_a_windows_and_nobody_else(tmp_path: Path) -> None:
     said = said_there(
         """
@@ -45,6 +46,7 @@ def test_the_stand_in_shows_the_package_a_windows_and_nobody_else(tmp_path: Path
     assert said == [f"win32 False {sys.platform} {hasattr(os, 'fork')}"]
 
 
+@pytest.mark.slow
 def test_one_worker_makes_the_files_of_one_recording_after_the_other(tmp_path: Path) -> None:
     said = said_there(
         f"""

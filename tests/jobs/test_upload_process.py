@@ -42,6 +42,7 @@ def test_everything_arrives_and_the_report_says_where(store: Store, report: Repo
     assert [line.partition(":")[0] for line in report.stored] == ["MLflow"]
 
 
+@pytest.mark.slow
 def test_the_environment_is_never_touched_also_by_two_threads_at_once(
     store: Store, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +64,7 @@ def test_the_environment_is_never_touched_also_by_two_threads_at_once(
         assert "modelviz.class" in store.client.get_run(target.run_id).data.tags
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_one_error_without_credentials(report: Report) -> None:
     target = MlflowTarget(f"http://ann:s3cret-pw@127.0.0.1:{free_port()}", "0" * 32)
     with pytest.raises(TrackerError, match="Check that the server runs") as raised:

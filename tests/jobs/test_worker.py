@@ -151,6 +151,7 @@ def script(folder: Path, text: str, **environment: str) -> subprocess.Popen[str]
     )
 
 
+@pytest.mark.slow
 def test_training_that_is_killed_after_its_first_batch_leaves_every_file(tmp_path: Path) -> None:
     killed = script(
         tmp_path,
@@ -183,8 +184,13 @@ _KILL, _CTRL_C = "os.kill(os.getpid(), signal.SIGKILL)", "signal.raise_signal(si
 
 @pytest.mark.parametrize(
     ("end", "begun"),
-    [(_KILL, ""), (_CTRL_C, ""), (_KILL, _SLOW)],
-    ids=["killed", "Ctrl-C", "killed over what a slow worker had begun"],
+    one_and_the_rest_slow(
+        [
+            pytest.param(_KILL, "", id="killed"),
+            pytest.param(_CTRL_C, "", id="Ctrl-C"),
+            pytest.param(_KILL, _SLOW, id="killed over what a slow worker had begun"),
+        ]
+    ),
 )
 def test_what_the_training_process_is_stopped_over_is_made_by_the_worker(
     end: str, begun: str, tmp_path: Path
@@ -232,6 +238,7 @@ def test_what_the_training_process_is_stopped_over_is_made_by_the_worker(
     assert graphs_in_events(folder) == 1
 
 
+@pytest.mark.slow
 def test_events_that_the_training_process_is_killed_over_are_delivered_by_the_worker(
     tmp_path: Path,
 ) -> None:
@@ -308,6 +315,7 @@ def test_what_two_workers_end_over_costs_a_warning_and_leaves_no_part_of_a_file(
     assert not list(tmp_path.rglob(".part-*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_waiting_ends_the_waiting_and_not_the_worker(tmp_path: Path) -> None:
     run = script(
         tmp_path,
@@ -680,6 +688,7 @@ def test_a_hook_that_records_nothing_leaves_no_process(tmp_path: Path) -> None:
     assert worker.wait(WITHIN_S)
 
 
+@pytest.mark.slow
 def test_a_worker_without_a_job_ends_with_the_process_that_would_train(tmp_path: Path) -> None:
     # A child holds the line open, as a data loader's would.
     killed = script(

@@ -129,6 +129,7 @@ os._exit(0)  # to close a task takes ClearML ten seconds
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_open_task_of_clearml_gets_files_and_figures(tmp_path: Path) -> None:
     environment = {**os.environ, "CLEARML_CACHE_DIR": str(tmp_path), "CLEARML_OFFLINE_MODE": "1"}

@@ -70,6 +70,7 @@ def dropouts() -> ModelGraph:
     return recorded(model, torch.zeros(2, 4))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_graph_under_rules_is_sound_and_can_be_drawn(name: str, pattern: str) -> None:
@@ -78,6 +79,7 @@ def test_a_graph_under_rules_is_sound_and_can_be_drawn(name: str, pattern: str) 
         assert overview(changed).boxes
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_hiding_keeps_who_depends_on_whom(name: str, pattern: str) -> None:

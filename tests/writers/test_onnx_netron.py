@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path, model: nn.Module) -> Iterator[ModelPage]:
+def page(browser: Browser, tmp_path: Path, make: Callable[[], nn.Module]) -> Iterator[ModelPage]:
+    model = make()
     path = trace(model, *arguments(model)).save_onnx(tmp_path / "graph.onnx")
     with running_netron(path, tmp_path / "netron.log") as address:
         yield ModelPage(browser, address)
@@ -48,7 +49,7 @@ def bert() -> nn.Module:
     return BertForSequenceClassification(BertConfig(num_hidden_layers=12)).train()
 
 
-@pytest.mark.parametrize("model", [cnn()], ids=["cnn"])
+@pytest.mark.parametrize("make", [cnn])
 def test_the_cnn_is_the_modules_that_its_author_named(page: ModelPage) -> None:
     assert page.boxes() == [
         "image",
@@ -63,7 +64,7 @@ def test_the_cnn_is_the_modules_that_its_author_named(page: ModelPage) -> None:
     assert page.errors == []
 
 
-@pytest.mark.parametrize("model", [cnn()], ids=["cnn"])
+@pytest.mark.parametrize("make", [cnn])
 def test_a_box_of_the_cnn_opens_onto_its_layers_with_their_weights(page: ModelPage) -> None:
     page.open("cnn")
     block = ["Conv", "BatchNormalization", "Relu", "MaxPool"]
@@ -75,7 +76,8 @@ def test_a_box_of_the_cnn_opens_onto_its_layers_with_their_weights(page: ModelPa
     assert page.errors == []
 
 
-@pytest.mark.parametrize("model", [bert()], ids=["bert"])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [bert])
 def test_a_bert_of_twelve_layers_opens_down_to_its_query(page: ModelPage) -> None:
     """The top level is what ``bert``, which holds nearly all of the model, is made of."""
     assert page.boxes() == [

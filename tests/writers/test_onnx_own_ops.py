@@ -180,6 +180,7 @@ print([str(item.message) for item in said])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_weight_that_keeps_its_elements_elsewhere_is_left_out_and_named(tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"

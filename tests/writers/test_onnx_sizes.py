@@ -21,6 +21,7 @@ from modelviz_callbacks.writers.onnx.translation import op_translation
 from modelviz_callbacks.writers.onnx.translation.calls import Call, TensorPlace
 from modelviz_callbacks.writers.onnx.translation.joined import joined_without_data
 from modelviz_callbacks.writers.onnx.translation.size_templates import SizeTemplates
+from tests.samples import one_and_the_rest_slow
 
 STEPS = 9
 
@@ -68,7 +69,7 @@ class Prefixes(nn.Module):
         return torch.stack(outs)
 
 
-@pytest.mark.parametrize("model", [Growing(), Prefixes()])
+@pytest.mark.parametrize("model", one_and_the_rest_slow([Growing(), Prefixes()]))
 def test_a_growing_loop_gives_the_same_file_with_and_without_shared_translations(
     model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

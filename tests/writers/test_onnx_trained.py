@@ -22,16 +22,15 @@ from modelviz_callbacks.writers.onnx.exporter_output import into_log
 from tests.writers.test_onnx import nodes_of, run
 
 # torch.ao.quantization and the old weight norm say that they are old.
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+# What is looked at here is in the files.
+FEW: dict[str, Any] = {"formats": ["text"], "tensorboard": False, "background": False}
 
 
 def trained(model: nn.Module, folder: Path, *args: Any) -> GraphHook:
-    with GraphHook(
-        model, dirpath=folder, formats=["text"], tensorboard=False, trained_onnx=True
-    ) as hook:
+    with GraphHook(model, dirpath=folder, trained_onnx=True, **FEW) as hook:
         model(*args)
     return hook
 
@@ -46,6 +45,7 @@ def pruned(layer: nn.Module) -> nn.Module:
     return layer
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -138,6 +138,7 @@ def symmetric() -> torch.Tensor:
     return x @ x.mT
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("model", "args"),
     [
@@ -196,6 +197,7 @@ def test_a_packed_sequence_as_input_has_a_model_to_run(tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
 def test_quantisation_aware_training_is_pairs_of_quantise_and_dequantise(
     backend: str, tmp_path: Path

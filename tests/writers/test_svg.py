@@ -249,6 +249,7 @@ def test_a_hostile_name_survives_as_text() -> None:
     assert any(text.startswith("<script>") and "&\"'" in text for text in shown)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_pictures_need_no_graphviz_on_the_path(tmp_path: Path) -> None:
     program = (

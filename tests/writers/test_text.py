@@ -33,6 +33,7 @@ def render(writer: str, graph: ModelGraph, depth: int | None = None) -> bytes:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_every_writer_gives_the_same_bytes_in_any_process() -> None:
     program = (

@@ -65,7 +65,8 @@ class ThousandsOfOps(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for index in range(1500):
-            x = x * self.scale + index / 1e6
+            # Not a number of its own for each: translating these is not what it is about.
+            x = x * self.scale + index % 50 / 1e6
         return x
 
 

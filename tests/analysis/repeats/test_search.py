@@ -269,6 +269,7 @@ def test_a_fingerprint_sees_an_argument_a_class_a_wire_and_a_frozen_weight() -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_fingerprint_is_the_same_in_another_process() -> None:
     program = (

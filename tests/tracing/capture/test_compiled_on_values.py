@@ -135,6 +135,7 @@ def test_five_steps_are_the_same_and_the_ops_are_those_of_the_eager_model(
     assert found[len(found) - len(expected) :] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_what_is_too_large_to_copy_is_one_box_and_the_reason_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

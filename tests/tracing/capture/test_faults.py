@@ -440,6 +440,7 @@ def _check(way: Way, folder: Path, fault: Fault, options: dict[str, Any]) -> Rep
     return report
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("step", ARMING + ENDING, ids=str)
 def test_a_fault_before_or_after_the_forward_costs_the_recording_only(
@@ -459,6 +460,7 @@ def _check_partial(report: Report, folder: Path) -> None:
     assert any(MESSAGE in note.message for note in graph.notes)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("step", DISPENSABLE, ids=str)
 def test_a_fault_before_or_after_the_forward_leaves_a_graph_of_what_was_seen(
@@ -470,6 +472,7 @@ def test_a_fault_before_or_after_the_forward_leaves_a_graph_of_what_was_seen(
     assert len(ModelGraph.load(tmp_path / "graph.json").ops) > 20
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("way", "when", "step"),
     [("hook", when, step) for when in ("first", "last") for step in RECORDING]
@@ -509,6 +512,7 @@ def test_a_fault_in_writing_costs_that_file_only(
     assert all(MESSAGE in refusal.why for refusal in report.refused)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("step", "error"),

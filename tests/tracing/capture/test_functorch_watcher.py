@@ -60,6 +60,7 @@ def watchers(monkeypatch: pytest.MonkeyPatch) -> list[TransformWatcher]:
 # --- the three properties of the zoo
 
 
+@pytest.mark.alike
 @every_case
 def test_the_graph_has_every_path_through_a_transform(
     case: Case, watchers: list[TransformWatcher]
@@ -68,16 +69,19 @@ def test_the_graph_has_every_path_through_a_transform(
     assert [watcher.fault for watcher in watchers] == [None]
 
 
+@pytest.mark.alike
 @every_case
 def test_the_replay_gives_the_same_bits(case: Case) -> None:
     assert_replays(case)
 
 
+@pytest.mark.alike
 @every_case
 def test_the_training_step_stays_as_it_was(case: Case) -> None:
     assert_untouched(case)
 
 
+@pytest.mark.alike
 @every_case
 def test_gradients_flow_through_the_replay_as_through_the_model(case: Case) -> None:
     def gradients(run: Callable[[Net, tuple[Any, ...]], Any]) -> dict[str, Any]:

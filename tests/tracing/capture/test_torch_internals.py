@@ -205,6 +205,7 @@ def test_an_exporter_without_it_costs_the_standard_ops_at_most(
     assert any(internal.path in line for line in made["said"]) == internal.is_vital
 
 
+@pytest.mark.slow
 def test_with_all_of_them_nothing_is_missing(ask: Ask) -> None:
     made = ask(without_internals.CAPTURE, "torch.no_such_name")
 

@@ -19,6 +19,7 @@ from tests.zoo.leaves import difference, frozen
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
+@pytest.mark.alike
 @every_case
 def test_it_computes_the_same_bits_on_the_same_state(case: Case) -> None:
     model, args, _ = case.make()

@@ -59,6 +59,7 @@ def contents(files: dict[str, Path]) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items()}
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("how", BAD)
 def test_a_bad_server_costs_a_bounded_time_and_one_error(
     proxy: Proxy,
@@ -88,6 +89,7 @@ def test_a_bad_server_costs_a_bounded_time_and_one_error(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("how", ALL_BAD)
 def test_whatever_a_server_does_a_recording_costs_a_bounded_time_and_one_error(
     proxy: Proxy,
@@ -120,6 +122,7 @@ def test_whatever_a_server_does_a_recording_costs_a_bounded_time_and_one_error(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("how", ["refuse", "500", "busy"])
 def test_a_bad_server_is_given_up_after_two_tries_where_no_more_are_asked_for(
     proxy: Proxy, run_id: str, how: str
@@ -132,6 +135,7 @@ def test_a_bad_server_is_given_up_after_two_tries_where_no_more_are_asked_for(
     assert len(proxy.requests) == (0 if how == "refuse" else 2)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("how", ["refuse", "500", "busy"])
 def test_a_server_that_goes_bad_is_tried_with_every_file(
     proxy: Proxy, run_id: str, files: dict[str, Path], how: str
@@ -195,6 +199,7 @@ def test_a_server_that_dies_half_way_leaves_the_rest_to_be_uploaded_later(
     assert arrived(server, run_id) == contents(files)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("how", ["dies half-way", "refuse", "500"])
 def test_everything_arrives_by_itself_when_the_server_comes_back_in_time(
     server: MlflowServer, proxy: Proxy, run_id: str, files: dict[str, Path], how: str

@@ -80,6 +80,7 @@ def predicted_in_a_fresh_process(uri: str, model_uri: str, folder: Path) -> Arra
     return np.array(json.loads(done.stdout.splitlines()[-1]), dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_logged_model_predicts_in_a_fresh_process_what_the_file_predicts(
     fluent: Store,

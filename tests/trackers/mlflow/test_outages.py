@@ -20,7 +20,9 @@ from tests.waiting import PATIENCE_S, wait_for
 
 FILES = {"graph.json", "graph.svg", "graph.txt", "backward.svg"}
 WITHIN_S = PATIENCE_S
-A_MINUTE_S = 60
+# Longer than anybody waits for a server that never answers (15 s), and than the first pauses
+# between two tries (0.5 to 8 s).
+LONG_S = 25
 
 
 def train(
@@ -94,7 +96,7 @@ def test_a_bad_server_costs_one_warning_and_no_file(
 
 
 @pytest.mark.slow
-def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
+def test_everything_arrives_by_itself_when_the_server_is_back_long_after_training(
     proxy: Proxy, server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit in ("WAIT_LIMIT_S", "UPLOAD_LIMIT_S"):
@@ -105,7 +107,7 @@ def test_everything_arrives_by_itself_when_the_server_is_back_after_a_minute(
     with pytest.warns(ModelvizWarning) as caught:
         _, worker = train(tmp_path / "graphs", proxy.uri, run_id)
     assert len(caught) == 1
-    time.sleep(max(0.0, began + A_MINUTE_S - time.monotonic()))
+    time.sleep(max(0.0, began + LONG_S - time.monotonic()))
     assert arrived(server, run_id) == set()
     proxy.accept()
     assert worker.wait(WITHIN_S)

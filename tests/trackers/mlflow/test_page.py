@@ -73,6 +73,7 @@ def test_the_description_shows_the_picture_and_the_figures(page: Page, run_url: 
     keep(page, "description")
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(
     ("name", "text"),
     [("graph.txt", "Conv2d"), ("graph.json", "modules"), ("graph.md", "Conv2d")],

@@ -92,6 +92,7 @@ def test_a_tracking_server_that_passes_artifacts_on(server: MlflowServer, tmp_pa
     assert client.get_run(run_id).data.metrics["loss_step"] > 0
 
 
+@pytest.mark.slow
 def test_the_logger_of_lightning(store: Store, tmp_path: Path) -> None:
     logger = MLFlowLogger("work", tracking_uri=store.uri)
     callback = GraphLogger(dirpath=tmp_path / "graphs", **FILES)
@@ -100,6 +101,7 @@ def test_the_logger_of_lightning(store: Store, tmp_path: Path) -> None:
     assert_shown(store.client, logger.run_id, callback.report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flavour", one_and_the_rest_slow(["mlflow.pytorch", "mlflow"]))
 def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
     # In a process of its own: autologging patches Lightning for good.
@@ -128,6 +130,7 @@ def test_autologging(store: Store, tmp_path: Path, flavour: str) -> None:
     assert run.data.metrics["loss_step"] > 0  # what autologging itself logs
 
 
+@pytest.mark.slow
 def test_a_nested_run(fluent: Store, tmp_path: Path) -> None:
     with mlflow.start_run() as outer, mlflow.start_run(nested=True) as inner:
         hook = train(tmp_path)
@@ -135,6 +138,7 @@ def test_a_nested_run(fluent: Store, tmp_path: Path) -> None:
     assert fluent.client.list_artifacts(outer.info.run_id) == []
 
 
+@pytest.mark.slow
 def test_an_explicit_run_id_of_a_finished_run(fluent: Store, tmp_path: Path) -> None:
     run_id = fluent.new_run()
     fluent.client.set_terminated(run_id)
@@ -143,6 +147,7 @@ def test_an_explicit_run_id_of_a_finished_run(fluent: Store, tmp_path: Path) -> 
     assert fluent.client.get_run(run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_new_run_where_there_is_none(fluent: Store, tmp_path: Path) -> None:
     hook = train(tmp_path, mlflow=True, name="mine")
     (run,) = fluent.client.search_runs([fluent.experiment_id])
@@ -151,6 +156,7 @@ def test_a_new_run_where_there_is_none(fluent: Store, tmp_path: Path) -> None:
     assert_shown(fluent.client, run.info.run_id, hook.report)
 
 
+@pytest.mark.slow
 def test_what_the_user_wrote_stays_and_the_section_is_not_doubled(
     fluent: Store, tmp_path: Path
 ) -> None:

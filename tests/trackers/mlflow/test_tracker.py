@@ -287,6 +287,7 @@ def test_a_server_with_proxied_artifacts_takes_everything(
     assert kept.read_bytes() == b"<svg/>"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_autologged_run_is_found_during_fit_and_takes_files_after_it(
     store: Store, files: dict[str, Path], tmp_path: Path

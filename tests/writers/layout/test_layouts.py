@@ -135,6 +135,7 @@ def touches(point: tuple[float, float], place: Place) -> bool:
     return is_in(point, grown, 0) and not is_in(point, place, 2)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("to_the_right", [False, True])
 @pytest.mark.parametrize("seed", range(15))
 def test_random_nested_boxes_are_laid_out_without_a_fault(seed: int, to_the_right: bool) -> None:
@@ -249,6 +250,7 @@ def test_of_very_many_edges_the_long_ones_go_beside_the_boxes(to_the_right: bool
     assert places == sorted(places)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("seed", range(20))
 def test_the_chosen_lines_tell_the_same_order_as_all(seed: int) -> None:
     chosen = Random(seed)
