@@ -215,11 +215,16 @@ class _Attempt:
             wrong = f"{self._failures[0].rstrip('.')}. Made another way: {wrong}"
         final = self._path.with_name(f"{self._path.stem}.differs{self._path.suffix}")
         _moved(beside, final)
-        if self._draws or self._differs_by_itself():
+        kept = f"It is kept as {final.name}."
+        if self._draws:
             raise WriterError(
-                f"{wrong} The model gives other outputs at each call in eval mode (it draws random "
-                f"numbers), and the file not the same from the same numbers. It is kept as "
-                f"{final.name}."
+                f"{wrong} The model draws random numbers in eval mode, and from those that the "
+                f"file drew it gives something else. {kept}"
+            )
+        if self._differs_by_itself():
+            raise WriterError(
+                f"{wrong} The model gives other outputs at each call in eval mode, so no file can "
+                f"be compared with it. {kept}"
             )
         raise WriterError(
             f"{wrong} The file is kept as {final.name}: do not use it; please report the model."
