@@ -244,6 +244,20 @@ def test_numbers_from_a_seed_in_the_forward_are_the_same_in_the_file(
     numpy.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_pooling_at_random_places_is_at_random_places_in_the_file(
+    dimensions: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    layer = getattr(nn, f"FractionalMaxPool{dimensions}d")(2, output_size=4)
+    hook = trained(
+        nn.Sequential(nn.Identity(), layer), tmp_path, torch.randn(2, 3, *[9] * dimensions)
+    )
+    assert hook.report.refused == []
+    assert any("draws random numbers of its own" in remark for remark in hook.report.remarks)
+
+
 class OwnGenerator(nn.Module):
     def __init__(self) -> None:
         super().__init__()

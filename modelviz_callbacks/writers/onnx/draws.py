@@ -415,6 +415,19 @@ def _attention(
     return (weights * _kept(draws, weights, dropout_p, None) / (1 - dropout_p)) @ value
 
 
+def _pooled(pool: Callable[..., Any], dimensions: int) -> Callable[..., Any]:
+    """Fractional pooling, which draws where its windows begin in eval mode, too."""
+
+    def run(draws: Draws, input: torch.Tensor, *positional: Any, **options: Any) -> Any:
+        if options.get("_random_samples") is None:
+            batch = input.shape[0] if input.dim() == dimensions + 2 else 1
+            sizes = (batch, input.shape[-dimensions - 1], dimensions)
+            options["_random_samples"] = draws.uniform(sizes, input)
+        return pool(input, *positional, **options)
+
+    return run
+
+
 def _kaiming_uniform_(
     draws: Draws,
     tensor: torch.Tensor,
@@ -472,6 +485,12 @@ _PLAIN = frozenset([_rand, _randn, _rand_like, _randn_like])
 # What draws -> the same in terms of plain numbers.
 FORMS: dict[Any, Callable[..., Any]] = {
     **{function: form for form, paths in _STANDS_FOR for function in functions(paths)},
+    **{
+        pool: _pooled(pool, dimensions)
+        for dimensions in (2, 3)
+        for name in ("", "_with_indices")
+        for pool in functions(f"functional.fractional_max_pool{dimensions}d{name}")
+    },
     init.uniform_: _uniform_,
     init.normal_: _normal_,
     init.kaiming_uniform_: _kaiming_uniform_,

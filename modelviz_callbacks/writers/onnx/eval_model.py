@@ -132,7 +132,8 @@ class EvalModel:
 
     def _find_numbers(self, inputs: Tensors) -> None:
         """Finds which of the random numbers that it draws are others each time."""
-        one, other = self._drawn(inputs), self._drawn(inputs)
+        one = self._drawn(inputs)
+        other = self._drawn(inputs) if one.numbers else one
         if len(one.numbers) != len(other.numbers):
             return
         pairs = enumerate(zip(one.numbers, other.numbers, strict=True))
@@ -198,7 +199,11 @@ def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _states() -> tuple[Any, Any, torch.Tensor]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+    """Of Python's generator, numpy's, and all of torch's."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
+    return random.getstate(), np.random.get_state(), torch.cat(states)
 
 
 def _same_states(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
