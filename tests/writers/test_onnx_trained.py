@@ -160,6 +160,35 @@ def test_a_model_is_tried_on_inputs_that_it_takes(
     numpy.testing.assert_allclose(found, built.eval()(*given).detach().numpy(), atol=1e-5)
 
 
+class Masked01(nn.Module):
+    """Whole numbers taken from a Python number, as masks are turned round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * (1.5 - mask) + (1 - mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_whole_numbers_are_taken_from_a_number_in_batches_of_any_size(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = Masked01(), torch.randn(3, 4)
+    mask = torch.tensor([[0, 1, 1, 0]] * 3, dtype=dtype)
+    hook = trained(model, tmp_path, x, mask)
+    assert hook.report.refused == []
+    assert [remark for remark in hook.report.remarks if "model.onnx" in remark] == []
+    for name in ("graph.onnx", "model.onnx"):
+        path = tmp_path / name
+        if name == "graph.onnx":
+            trace(model, x, mask).save_onnx(path, weights=True)
+        (found,) = run(path, x, mask)
+        numpy.testing.assert_allclose(found, model.eval()(x, mask).detach().numpy(), atol=1e-5)
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: str, **options: Any) -> None:
         super().__init__()
