@@ -74,7 +74,13 @@ def test_the_file_draws_its_own_numbers_in_batches_of_any_size(
     rest: Callable[[torch.Tensor], Any], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    hook = trained(Model(rest), tmp_path, torch.randn(6, 4))
+    model, x = Model(rest), torch.randn(6, 4)
+    hook = trained(model, tmp_path, x)
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    Model(rest), torch.randn(6, 4)
+    model(x)
+    assert torch.equal(torch.get_rng_state(), after)  # as if no file had been made
     assert hook.report.refused == []
     (told,) = [remark for remark in hook.report.remarks if "model.onnx" in remark]
     assert told.startswith("model.onnx draws random numbers of its own each time it runs")
