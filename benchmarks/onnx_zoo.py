@@ -5,7 +5,7 @@ the model in eval mode, or with the recorded program in inference form, to 1e-4)
 `tests.zoo.onnx_files` found. ``trained``: ``ok`` where ``model.onnx`` was made and agrees.
 ``torch``: ``ok`` where ``torch.onnx.export`` of the model in eval mode gives a file, else the
 first line of its error. The last two take an hour each on two cores: ``--columns`` chooses,
-``--each`` takes every Nth model, words choose models by their names.
+``--each`` takes every Nth model, from ``--offset`` on; words choose models by their names.
 
 At the end three figures: how many views are of standard ops alone, how many of these agree, and
 how many models whose views are standard (that is, whose ops onnxruntime has) have a ``model.onnx``.
@@ -93,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--columns", nargs="+", default=["view"], choices=_COLUMNS)
     parser.add_argument("--each", type=int, default=1, help="take every Nth model")
+    parser.add_argument("--offset", type=int, default=0, help="how many models to pass over first")
     parser.add_argument("words", nargs="*", help="parts of models' names")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -103,7 +104,7 @@ def main() -> None:
     seconds = Counter[str]()
     built_once = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
     ONNXRegistry.from_torchlib = built_once  # type: ignore[method-assign, assignment]
-    for case in ALL[:: options.each]:
+    for case in ALL[options.offset :: options.each]:
         name = f"{case.family}-{case.name}"
         if options.words and not any(word in name for word in options.words):
             continue

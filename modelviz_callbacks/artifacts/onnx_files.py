@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from modelviz_callbacks.analysis import Analysis
 from modelviz_callbacks.artifacts.maker import Maker, file_name
 from modelviz_callbacks.artifacts.products import Products
+from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.report import warn
-from modelviz_callbacks.tracing import class_of
+from modelviz_callbacks.tracing import class_of, to_graph
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.tracing.lowering.to_program import FACTS
+from modelviz_callbacks.tracing.lowering.values_read import reads_draws
 
 if TYPE_CHECKING:
     from modelviz_callbacks.writers.onnx import Source as OnnxSource
@@ -64,15 +66,21 @@ def write_trained_models(maker: Maker, products: Products) -> None:
 
 
 def _write_trained(maker: Maker, products: Products, unit: Unit, name: str) -> None:
-    from modelviz_callbacks.writers.onnx import Names, Subject, View, write_trained
+    from modelviz_callbacks.writers.onnx import Again, Names, Subject, View, write_trained
 
     options = maker.options
     names = Names(options.input_names, options.output_names)
 
-    def recorded() -> View:
-        assert products.analysis is not None
-        outputs = options.output_names or unit.program.outputs
-        return view_of(unit, products.analysis, options.input_names, outputs, weights=True)
+    def recorded(again: Again | None) -> View:
+        made, analysis = unit, products.analysis
+        if again is not None:
+            made = unit.again(again.module, again.inputs, again.around)
+            if reads_draws(made.recording):
+                raise WriterError("Python or numpy reads the random numbers that it draws")
+            analysis = Analysis(to_graph(made.recording))
+        assert analysis is not None
+        outputs = options.output_names or made.program.outputs
+        return view_of(made, analysis, options.input_names, outputs, weights=True)
 
     subject = Subject(onnx_source(unit), unit.module, unit.call, unit.recorded_inputs(), recorded)
     outcome = write_trained(subject, names, maker.folder / name)

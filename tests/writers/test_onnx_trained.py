@@ -161,6 +161,35 @@ def test_a_model_is_tried_on_inputs_that_it_takes(
     numpy.testing.assert_allclose(found, built.eval()(*given).detach().numpy(), atol=1e-5)
 
 
+class Masked01(nn.Module):
+    """Whole numbers taken from a Python number, as masks are turned round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * (1.5 - mask) + (1 - mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_whole_numbers_are_taken_from_a_number_in_batches_of_any_size(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = Masked01(), torch.randn(3, 4)
+    mask = torch.tensor([[0, 1, 1, 0]] * 3, dtype=dtype)
+    hook = trained(model, tmp_path, x, mask)
+    assert hook.report.refused == []
+    assert [remark for remark in hook.report.remarks if "model.onnx" in remark] == []
+    for name in ("graph.onnx", "model.onnx"):
+        path = tmp_path / name
+        if name == "graph.onnx":
+            trace(model, x, mask).save_onnx(path, weights=True)
+        (found,) = run(path, x, mask)
+        numpy.testing.assert_allclose(found, model.eval()(x, mask).detach().numpy(), atol=1e-5)
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: str, **options: Any) -> None:
         super().__init__()
@@ -342,22 +371,6 @@ def test_what_cannot_be_exported_is_refused_for_all_its_reasons(tmp_path: Path) 
     assert not (tmp_path / "model.onnx").exists()
 
 
-class Draws(nn.Module):
-    """Something else at each call, in eval mode too."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 + torch.randn_like(x)
-
-
-def test_a_model_that_draws_numbers_in_eval_mode_is_not_called_a_fault_of_the_file(
-    tmp_path: Path,
-) -> None:
-    (refused,) = trained(Draws(), tmp_path, torch.ones(2, 4)).report.refused
-    assert "draws random numbers" in refused.why
-    assert "report" not in refused.why
-    assert (tmp_path / "model.differs.onnx").exists()
-
-
 class OnlyInTraining(nn.Module):
     """No exporter follows it, and what was recorded is not what it does in eval mode."""
 
@@ -366,10 +379,84 @@ class OnlyInTraining(nn.Module):
         return x + 1 if self.training else x
 
 
+def test_what_no_exporter_follows_is_made_of_what_the_model_does_in_eval_mode(
+    tmp_path: Path,
+) -> None:
+    x = torch.ones(2, 4)
+    hook = trained(OnlyInTraining(), tmp_path, x)
+    assert hook.report.refused == []
+    assert any("is made of the recorded ops" in remark for remark in hook.report.remarks)
+    numpy.testing.assert_allclose(run(tmp_path / "model.onnx", x)[0], x * 2)
+
+
+class CountsCalls(nn.Module):
+    """No exporter follows it, and it gives something else each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls if (x > 0).all() else x
+
+
 def test_a_file_made_another_way_that_differs_is_refused_for_the_exporters_reason_too(
     tmp_path: Path,
 ) -> None:
-    (refused,) = trained(OnlyInTraining(), tmp_path, torch.ones(2, 4)).report.refused
+    (refused,) = trained(CountsCalls(), tmp_path, torch.ones(2, 4)).report.refused
     first, _, then = refused.why.partition(". Made another way: ")
     assert "data-dependent" in first
     assert then.startswith("Output 'output' of model.onnx differs from the model in eval mode")
+    assert "gives other outputs at each call" in then
+    assert (tmp_path / "model.differs.onnx").exists()
+
+
+class TakesGradients(nn.Module):
+    """A step of an inner loop in the forward, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        loss = self.layer(x).pow(2).mean()
+        (slope,) = torch.autograd.grad(loss, self.layer.weight, create_graph=True)
+        return nn.functional.linear(x, self.layer.weight - 0.1 * slope, self.layer.bias)
+
+
+def test_a_model_that_takes_gradients_in_its_forward_has_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = TakesGradients(), torch.randn(3, 4)
+    assert trained(model, tmp_path, x).report.refused == []
+    (found,) = run(tmp_path / "model.onnx", x)
+    numpy.testing.assert_allclose(found, model.eval()(x).detach().numpy(), atol=1e-5)
+
+
+class Labelled(nn.Module):
+    """The loss of a speech model; ``mean`` and ``sum`` and lengths that differ."""
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__()
+        self.layer, self.reduction = nn.Linear(4, 6), reduction
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor) -> Any:
+        found = self.layer(x)
+        scores = found.log_softmax(-1).transpose(0, 1)
+        kept = labels >= 0
+        loss = nn.functional.ctc_loss(
+            scores, labels[kept], lengths, kept.sum(-1), reduction=self.reduction
+        )
+        return loss, found
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_model_with_a_ctc_loss_has_a_file(reduction: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Labelled(reduction), torch.randn(3, 9, 4)
+    labels = torch.tensor([[1, 2, 2], [3, -1, -1], [5, 4, -1]])
+    lengths = torch.tensor([9, 7, 8])
+    assert trained(model, tmp_path, x, labels, lengths).report.refused == []
+    found, _ = run(tmp_path / "model.onnx", x, labels, lengths)
+    wanted, _ = model.eval()(x, labels, lengths)
+    numpy.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from modelviz_callbacks import GraphHook
 from tests.zoo.cases import Case
 from tests.zoo.onnx_files import examined
 from tests.zoo.test_zoo import ALL
@@ -84,6 +87,35 @@ def test_has_a_file_that_onnxruntime_agrees_with_or_is_a_known_exception(case: C
     name = id_of(case)
     assert bool(found.untranslated) == (name in NOT_STANDARD), found.untranslated
     assert bool(found.cause) == (name in DIFFERENT), found.cause
+
+
+# Models that no exporter follows as they are, or that draw numbers in eval mode: they have a file
+# to run all the same.
+RUNNABLE = [
+    "autograd-gradient_penalty",
+    "autograd-inner_loop",
+    "numerics-draws_from_generator",
+    "numerics-draws_numbers",
+    "numerics-gumbel_softmax",
+    "numerics-sets_seed",
+    "numerics-uses_distributions",
+    "plain-slot_attention",
+    "transformers-hubert",
+    "transformers-unispeech",
+    "transformers-vit_mae",
+    "transformers-xlnet",
+]
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_has_a_file_to_run_that_agrees_with_the_model(name: str, tmp_path: Path) -> None:
+    (case,) = (case for case in ALL if id_of(case) == name)
+    model, args, kwargs = case.make()
+    options: dict[str, Any] = {"formats": ["text"], "tensorboard": False, "onnx": False}
+    with GraphHook(model, dirpath=tmp_path, trained_onnx=True, **options) as hook:
+        model(*args, **kwargs)
+    assert hook.report.refused == []
+    assert (tmp_path / "model.onnx").exists()
 
 
 def test_at_least_96_percent_are_of_standard_ops_and_98_percent_of_these_agree() -> None:

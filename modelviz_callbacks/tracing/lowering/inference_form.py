@@ -28,11 +28,12 @@ _SWITCHES: dict[str, Any] = {
 _PRECISION = (enter_autocast, exit_autocast)
 
 
-def to_inference(program: fx.GraphModule) -> fx.GraphModule:
+def to_inference(program: fx.GraphModule, in_eval_mode: bool = False) -> fx.GraphModule:
     """A copy of a program that computes what the model in eval mode does.
 
     Args:
         program: A recorded program.
+        in_eval_mode: Whether it was recorded in eval mode: what trains there does so by intent.
 
     Returns:
         Another program with the same parameters and buffers (the same tensors). State that
@@ -46,7 +47,7 @@ def to_inference(program: fx.GraphModule) -> fx.GraphModule:
         if node.target in _PRECISION:
             graph.erase_node(node)
     for node in list(graph.nodes):
-        if node.op == "call_function":
+        if node.op == "call_function" and not in_eval_mode:
             _switch_off(node)
     for node in reversed(list(graph.nodes)):
         if _only_keeps_state(node):

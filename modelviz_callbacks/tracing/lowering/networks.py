@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from modelviz_callbacks.tracing.capture.recording import (
     forward_signature,
     named_leaves,
 )
+from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave
 from modelviz_callbacks.tracing.capture.wrappers import class_of
 from modelviz_callbacks.tracing.lowering.inference_form import to_inference
@@ -32,11 +34,13 @@ class Unit:
         name: A file's name for it: its qualified name, or its class.
         module: The module called; for a recording without any, the model.
         recording: The part of the tape between its start and its end.
+        in_eval_mode: Whether that is what the module does in eval mode.
     """
 
     name: str
     module: torch.nn.Module
     recording: Recording
+    in_eval_mode: bool = False
 
     @staticmethod
     def whole(recording: Recording) -> Unit:
@@ -47,7 +51,7 @@ class Unit:
     def program(self) -> Program:
         """What it does in inference form, with the model's present parameters and buffers."""
         program = to_program(self.recording, live_state=True, is_draft=True)
-        module = to_inference(program.module)
+        module = to_inference(program.module, self.in_eval_mode)
         if isinstance(program.module, LayeredProgram):
             module = without_layers(module, self._zeros(program))
         return replace(program, module=module)
@@ -92,6 +96,36 @@ class Unit:
         args, kwargs = self.recording.arguments_from(tensors)
         found = named_leaves(walk(module(*args, **kwargs), lambda tensor: tensor))
         return [path for path, _ in found], tuple(tensor for _, tensor in found)
+
+    def again(
+        self,
+        module: torch.nn.Module,
+        tensors: tuple[torch.Tensor, ...],
+        around: Callable[[], AbstractContextManager[object]],
+    ) -> Unit:
+        """Records a copy in eval mode, called as the module was.
+
+        Args:
+            module: The copy.
+            tensors: As `examples`.
+            around: Gives what the copy is to be called in.
+
+        Returns:
+            The copy as a network.
+
+        Raises:
+            Exception: Whatever the call raises.
+        """
+        args, kwargs = self.recording.arguments_from(tensors)
+        capture = Capture(module, keeps_state=False)
+        capture.start(args, kwargs, is_step=False)
+        try:
+            with around():
+                result = module(*args, **kwargs)
+        finally:
+            capture.stop()
+        recording = capture.finish(result)
+        return Unit(self.name, module, recording, in_eval_mode=True)
 
 
 def _plain(dtype: torch.dtype) -> torch.dtype:

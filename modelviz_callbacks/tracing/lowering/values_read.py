@@ -87,6 +87,26 @@ class ValuesRead:
         return ""
 
 
+def reads_draws(recording: Recording) -> bool:
+    """Whether Python or numpy looked at random numbers, or at what was made of them.
+
+    Args:
+        recording: Its numbers are all from ``torch.rand`` and ``torch.randn``.
+    """
+    memory = _Memory({})
+    for entry in recording.tape:
+        if not isinstance(entry, OpEntry):
+            continue
+        given = argument_records(entry)
+        places = frozenset[int]().union(*(memory.places_of(record) for record in given))
+        if entry.func in (torch.rand, torch.randn):
+            places = frozenset([0])
+        if places and classify(entry.func) is CallKind.READ:
+            return True
+        memory.add(entry, given, places)
+    return False
+
+
 class _Memory:
     """Which inputs are behind what the tensors of a tape show."""
 

@@ -4,10 +4,12 @@ Both are made from a recorded program in inference form, through torch.export an
 """
 
 from modelviz_callbacks.writers.onnx.convert import Names, Source
-from modelviz_callbacks.writers.onnx.trained import Call, Subject, Trained, write_trained
+from modelviz_callbacks.writers.onnx.eval_model import Call
+from modelviz_callbacks.writers.onnx.trained import Again, Subject, Trained, write_trained
 from modelviz_callbacks.writers.onnx.view import View, graph_view, view_model
 
 __all__ = [
+    "Again",
     "Call",
     "Names",
     "Source",

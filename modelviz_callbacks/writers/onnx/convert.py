@@ -16,6 +16,10 @@ from modelviz_callbacks.writers.onnx.exporter_output import into_log
 # Where torch.onnx says which node of the exported program an ONNX node came from.
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
+# In larger graphs the search for nodes to be joined takes as long as all the rest, and runtimes
+# do it themselves.
+_MOST_REWRITTEN = 1500
+
 
 @dataclass(frozen=True)
 class Source:
@@ -104,12 +108,13 @@ def convert(source: Source, names: Names, dynamic_shapes: Any = None) -> ir.Mode
             exported = torch.export.export(
                 source.program, source.examples, dynamic_shapes=dynamic_shapes, strict=False
             )
-            program = torch.onnx.export(exported, (), dynamo=True, optimize=True, verbose=False)
+            program = torch.onnx.export(exported, (), dynamo=True, optimize=False, verbose=False)
+            assert program is not None
+            _optimize(program)
         except Exception as error:
             raise WriterError(
                 f"{source.title} could not be turned into ONNX: {first_line(error)}"
             ) from error
-    assert program is not None
     assert program.exported_program is not None
     model = program.model
     origins = {
@@ -123,6 +128,28 @@ def convert(source: Source, names: Names, dynamic_shapes: Any = None) -> ir.Mode
         name_batch(model)
     model.doc_string = model.graph.doc_string = source.title
     return model
+
+
+def _optimize(program: torch.onnx.ONNXProgram) -> None:
+    """Folds what is constant; in a graph that is not too large, also joins nodes into fewer."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    model = program.model
+    if len(model.graph) <= _MOST_REWRITTEN:
+        program.optimize()
+        return
+    common.InlinePass()(model)
+    optimizer.fold_constants_ir(model, onnx_shape_inference=True)
+    for step in (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.DeduplicateInitializersPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        step(model)
 
 
 def first_line(error: BaseException) -> str:

@@ -7,9 +7,10 @@ the ops as torch calls them; the other files are as always.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -64,12 +65,22 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("torch._pack_padded_sequence", "2.0", "what packing calls, to translate it", False),
     Internal("torch._pad_packed_sequence", "2.0", "what padding calls, to translate it", False),
     Internal("torch._foreach_add", "2.0", "one of those over lists, to translate them", False),
+    Internal("torch._standard_gamma", "2.0", "what gamma distributions call", False),
+    Internal("torch._sample_dirichlet", "2.0", "what Dirichlet distributions call", False),
+    Internal(
+        "torch.distributions.Distribution._validate_args",
+        "2.0",
+        "whether distributions look at values, which no exporter can",
+        False,
+    ),
 )
 
 # Functions by the paths under which they are looked for; those that are gone are called nowhere.
 PACK_PADDED = "torch._pack_padded_sequence"
 PAD_PACKED = "torch._pad_packed_sequence"
 FOREACH = "torch._foreach_"
+STANDARD_GAMMA = "torch._standard_gamma"
+SAMPLE_DIRICHLET = "torch._sample_dirichlet"
 
 _BY_PATH = {internal.path: internal for internal in INTERNALS}
 _LAST_STEP = {path: path.rpartition(".")[2] for path in _BY_PATH}
@@ -154,6 +165,18 @@ def translate_fx_graph(graph: fx.Graph, model: Any, onnx_graph: Any) -> None:
         lower="at_conversion",
         registry=registry(),
     )
+
+
+@contextlib.contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Lets new distributions look at no values: there are none while a model is exported."""
+    kind = torch.distributions.Distribution
+    before = getattr(kind, _LAST_STEP["torch.distributions.Distribution._validate_args"], True)
+    kind.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        kind.set_default_validate_args(before)
 
 
 def fake_tensor_mode(**options: Any) -> Any:

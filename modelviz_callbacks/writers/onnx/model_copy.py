@@ -24,14 +24,17 @@ def eval_copy(module: nn.Module) -> nn.Module:
             in attributes (the weight of a pruned or spectrally normalised layer) are shared, too.
 
     Returns:
-        The copy. What cannot be copied (locks, generators, open files) is shared.
+        The copy. What cannot be copied (locks, Python's generators, open files) is shared.
     """
-    memo = {id(parameter): _alias(parameter) for parameter in module.parameters()}
+    memo: dict[int, Any] = {id(parameter): _alias(parameter) for parameter in module.parameters()}
     size = sum(buffer.nbytes for buffer in module.buffers())
     for buffer in module.buffers():
         plain = type(buffer) is torch.Tensor and size <= _MOST_BYTES
         memo[id(buffer)] = buffer.detach().clone() if plain else buffer
     for submodule in module.modules():
+        for value in vars(submodule).values():
+            if isinstance(value, torch.Generator):  # else the model's own would be moved on
+                memo[id(value)] = value.clone_state()
         for tensor in _tensors_in(vars(submodule), 0):
             if tensor.grad_fn is not None:
                 memo.setdefault(id(tensor), tensor.detach())
@@ -101,6 +104,8 @@ def _copied(module: nn.Module, memo: dict[int, Any], made: dict[int, nn.Module])
             elif value is not None:
                 vars(new)[table][name] = memo.get(id(value), value)
     for name, value in vars(new).items():
-        if isinstance(value, nn.Module):  # kept out of sight of the module's own tables
+        if isinstance(value, torch.Generator):
+            vars(new)[name] = memo.get(id(value), value)
+        elif isinstance(value, nn.Module):  # kept out of sight of the module's own tables
             vars(new)[name] = _copied(value, memo, made)
     return new

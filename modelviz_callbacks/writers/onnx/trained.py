@@ -7,31 +7,26 @@ import importlib
 import logging
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 
 from modelviz_callbacks.errors import OptionError, WriterError
+from modelviz_callbacks.writers.onnx.comparison import WrittenFile
 from modelviz_callbacks.writers.onnx.constant_inputs import constant_inputs
 from modelviz_callbacks.writers.onnx.convert import Names, Source, convert, first_line
+from modelviz_callbacks.writers.onnx.draws import Numbers
+from modelviz_callbacks.writers.onnx.eval_model import Call, EvalModel
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
-from modelviz_callbacks.writers.onnx.model_copy import eval_copy
 from modelviz_callbacks.writers.onnx.probe_inputs import Probes, Tensors, batch_size
-from modelviz_callbacks.writers.onnx.replacements.table import ReplacedForExport
 from modelviz_callbacks.writers.onnx.view import View
-
-# The largest difference between onnxruntime and the model that is put down to rounding,
-# relative to the largest value of that output.
-TOLERANCE = 1e-4
-
-# What rounding to one of 256 steps the other way can come to, after some layers, likewise relative.
-_STEP = 0.05
 
 # Above this a protobuf message cannot hold the weights; they go into a file beside it.
 _MAX_INSIDE_BYTES = 1_800_000_000
@@ -42,14 +37,37 @@ _CONSTANT = (
     "values."
 )
 
+_DRAWS = (
+    "model.onnx draws random numbers of its own each time it runs, as the model does in eval mode. "
+    "From the numbers that it drew the model gave the same."
+)
+
+_HOW = "is made of the recorded ops, in inference form and with the recorded batch size"
+
+# An export that took longer is not tried in another form before the recorded ops are.
+_LONG_S = 20
+
 _LOG = logging.getLogger(__name__)
 
-# Makes a file of the recorded ops with the trained weights: `view_model` does.
-Recorded = Callable[[], View]
 
-# Calls a module with input tensors as the recorded call did; gives the paths and tensors of its
-# result.
-Call = Callable[[torch.nn.Module, Tensors], tuple[list[str], Tensors]]
+@dataclass(frozen=True)
+class Again:
+    """What is to be recorded: a copy of the model in eval mode.
+
+    Attributes:
+        module: The copy.
+        inputs: What to call it with.
+        around: Gives what to call it in.
+    """
+
+    module: torch.nn.Module
+    inputs: Tensors
+    around: Callable[[], AbstractContextManager[object]]
+
+
+# Makes a file with the trained weights, as `view_model` does, of the recorded ops, or of those of
+# a copy that is recorded for it.
+Recorded = Callable[[Again | None], View]
 
 
 @dataclass
@@ -79,7 +97,7 @@ class Subject:
         module: The model.
         call: Calls it as the recorded forward did.
         inputs: The recorded inputs; ``None`` if their values were not kept.
-        recorded: Makes a file of the recorded ops, for a model that the exporter refuses.
+        recorded: Makes a file of recorded ops, for a model that the exporter refuses.
     """
 
     program: Source
@@ -156,11 +174,12 @@ class _Attempt:
         self._path = path
         self._outcome = Trained(0.0)
         self._failures: list[str] = []
+        self._file_draws = False  # whether the last one that was made does
         self._unsaid = ""  # why the recorded ops are no file
         self._different: tuple[str, Path] | None = None
         self._probes = Probes(subject.program.examples, subject.inputs)
         self._batch = batch_size(subject.program.examples)
-        self._eval_copy = self._copied()
+        self._model = self._copied()
 
     def run(self) -> Trained:
         outcome = self._outcome
@@ -175,13 +194,15 @@ class _Attempt:
             except Exception as error:
                 said = isinstance(error, WriterError)
                 self._failures.append(str(error) if said else first_line(error))
-                if make == self._write_recorded:
+                if remark == _HOW and make != self._export_program:
                     self._unsaid = self._failures[-1]
                 continue
             if not wrong:
                 outcome.max_difference = difference
                 if remark:
                     outcome.remarks.append(f"model.onnx {remark}{self._because()}")
+                if self._file_draws:
+                    outcome.remarks.append(_DRAWS)
                 outcome.warnings += self._constants(beside, sizes[0])
                 outcome.files = _moved(beside, self._path)
                 return outcome
@@ -194,32 +215,42 @@ class _Attempt:
             wrong = f"{self._failures[0].rstrip('.')}. Made another way: {wrong}"
         final = self._path.with_name(f"{self._path.stem}.differs{self._path.suffix}")
         _moved(beside, final)
-        if self._draws():
+        kept = f"It is kept as {final.name}."
+        if self._draws:
             raise WriterError(
-                f"{wrong} The model gives other outputs at each call in eval mode (it draws random "
-                f"numbers), so no file can be compared with it. It is kept as {final.name}."
+                f"{wrong} The model draws random numbers in eval mode, and from those that the "
+                f"file drew it gives something else. {kept}"
+            )
+        if self._differs_by_itself():
+            raise WriterError(
+                f"{wrong} The model gives other outputs at each call in eval mode, so no file can "
+                f"be compared with it. {kept}"
             )
         raise WriterError(
             f"{wrong} The file is kept as {final.name}: do not use it; please report the model."
         )
 
+    @property
     def _draws(self) -> bool:
+        return self._model is not None and bool(self._model.numbers)
+
+    def _is_steady(self, inputs: Tensors) -> bool:
+        return self._model is not None and self._model.is_steady(inputs)
+
+    def _differs_by_itself(self) -> bool:
         """Whether the model gives something else each time it is called with the same inputs."""
-        inputs = self._probes.of_size(self._batch or 0)
         try:
-            first, second = (self._reference(tuple(t.clone() for t in inputs)) for _ in range(2))
-            return any(
-                one.shape != other.shape or not torch.allclose(one, other, equal_nan=True)
-                for one, other in zip(first, second, strict=True)
-            )
+            return not self._is_steady(self._probes.of_size(self._batch or 0))
         except Exception:
             _LOG.debug("%s is not called twice", self._path.name, exc_info=True)
             return False
 
     def _constants(self, path: Path, size: int) -> list[str]:
         """Says which inputs have become constants of the file."""
+        drawn = (self._model.numbers or None) if self._model is not None else None
         try:
-            names = constant_inputs(path, self._probes.of_size(size), self._reference)
+            inputs = self._probes.of_size(size)
+            names = constant_inputs(path, inputs, lambda given: self._reference(given, drawn))
         except Exception:
             _LOG.debug("the inputs of %s are not looked at", path.name, exc_info=True)
             return []
@@ -239,40 +270,48 @@ class _Attempt:
         """Each way: what writes the file, the batch sizes to try it with, what to say of it."""
         batch = self._batch
         own = [batch or 0]
-        if self._eval_copy is not None:
+        model = self._model
+        if model is not None:
+            began = time.thread_time()
             if batch:
-                yield self._export_live(True), [batch, batch + 1, 1], ""
-            yield self._export_live(False), own, "has a fixed batch size" if batch else ""
-        how = "is made of the recorded ops, in inference form and with the recorded batch size"
+                yield self._export_live(model, True), [batch, batch + 1, 1], ""
+            fixed = "has a fixed batch size" if batch else ""
+            ways = [(self._export_live(model, False), own, fixed)]
+            if self._subject.recorded is not None:
+                ways.append((self._write_recorded(self._again(model)), own, _HOW))
+            # The other one takes a part of the time only, whatever the exporter found hard.
+            yield from reversed(ways) if time.thread_time() - began > _LONG_S else ways
+        if self._draws:
+            return  # the recorded ops draw in other ways than what a file can be compared with
         if self._subject.recorded is not None:
-            yield self._write_recorded, own, how
-        yield self._export_program, own, how
+            yield self._write_recorded(None), own, _HOW
+        yield self._export_program, own, _HOW
 
-    def _copied(self) -> torch.nn.Module | None:
+    def _copied(self) -> EvalModel | None:
         try:
-            made = eval_copy(self._subject.module)
-            self._subject.call(made, self._probes.of_size(self._batch or 0))
+            inputs = self._probes.of_size(self._batch or 0)
+            return EvalModel(self._subject.module, self._subject.call, inputs)
+        except WriterError:
+            raise
         except Exception as error:
             self._failures.append(
                 f"the model could not be copied and called in eval mode ({first_line(error)})"
             )
             return None
-        return made
 
     # --- ways
 
-    def _export_live(self, is_dynamic: bool) -> Callable[[Path], None]:
+    def _export_live(self, model: EvalModel, is_dynamic: bool) -> Callable[[Path], None]:
         def write(path: Path) -> None:
-            assert self._eval_copy is not None
             batch = self._batch
             # A batch of one would be taken for a fixed size.
             size = 2 if is_dynamic and batch == 1 else batch or 0
             examples = self._probes.of_size(size)
             try:
-                outputs = self._subject.call(self._eval_copy, examples)[0]
+                outputs = model.paths(examples)
             except Exception as error:
                 raise WriterError(f"a batch of {size}: {first_line(error)}") from error
-            flat = _Flat(self._eval_copy, self._subject.call)
+            flat = model.flat()
             source = replace(
                 self._subject.program,
                 program=flat,
@@ -285,16 +324,24 @@ class _Attempt:
 
         return write
 
-    def _write_recorded(self, path: Path) -> None:
-        assert self._subject.recorded is not None
-        try:
-            view = self._subject.recorded()
-        except Exception as error:
-            raise WriterError(first_line(error)) from error
-        if view.untranslated or view.reason or view.missing:
-            ops = view.reason or ", ".join(view.untranslated or view.missing)
-            raise WriterError(f"standard ops cannot say it: {ops}")
-        path.write_bytes(view.data)
+    def _again(self, model: EvalModel) -> Again:
+        return Again(model.module, self._probes.of_size(self._batch or 0), model.recorded)
+
+    def _write_recorded(self, again: Again | None) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            assert self._subject.recorded is not None
+            try:
+                view = self._subject.recorded(again)
+            except OptionError:
+                raise
+            except Exception as error:
+                raise WriterError(first_line(error)) from error
+            if view.untranslated or view.reason or view.missing:
+                ops = view.reason or ", ".join(view.untranslated or view.missing)
+                raise WriterError(f"standard ops cannot say it: {ops}")
+            path.write_bytes(view.data)
+
+        return write
 
     def _export_program(self, path: Path) -> None:
         examples = self._probes.of_size(self._batch or 0)
@@ -302,19 +349,17 @@ class _Attempt:
 
     # --- checks
 
-    def _reference(self, inputs: Tensors) -> Tensors:
+    def _reference(self, inputs: Tensors, drawn: Numbers | None = None) -> Tensors:
         """What the model in eval mode gives; the recorded program where it has no copy."""
-        if self._eval_copy is not None:
-            return self._subject.call(self._eval_copy, inputs)[1]
+        if self._model is not None:
+            return self._model.run(inputs, drawn)
         outputs: Tensors = self._subject.program.program(*inputs)
         return outputs
 
     def _compared(self, path: Path, sizes: list[int]) -> tuple[float, str]:
         """Runs a file beside the model; the largest difference, and what is wrong."""
-        try:
-            file = _File.opened(path)
-        except Exception as error:
-            raise WriterError(f"onnxruntime cannot load it: {first_line(error)}") from error
+        file = WrittenFile.opened(path, self._draws)
+        self._file_draws = bool(file.draws)
         largest, tried = 0.0, 0
         for number, size in enumerate(sizes):
             inputs = self._probes.of_size(size)
@@ -327,92 +372,19 @@ class _Attempt:
                     return largest, f"The model takes no other batch size: {first_line(error)}"
                 continue
             tried += 1
-            difference, wrong = file.compared(inputs, expected)
+            try:
+                found, drawn = file.run(inputs)
+            except WriterError as error:
+                return float("inf"), f"{error} at batch size {size}."
+            if drawn:
+                expected = self._reference(inputs, drawn)
+            elif self._draws and not self._is_steady(inputs):
+                raise WriterError("the file draws no random numbers, and the model does")
+            difference, wrong = file.compared(found, expected)
             if wrong:
                 return difference, f"{wrong} at batch size {size}."
             largest = max(largest, difference)
         return largest, ""
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file that was written, opened by a runtime."""
-
-    name: str
-    session: Any
-    quantises: bool
-
-    @staticmethod
-    def opened(path: Path) -> _File:
-        import onnxruntime
-
-        onnx.checker.check_model(str(path), full_check=True)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # it writes to the terminal, past Python
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        model = onnx.load(path, load_external_data=False)
-        nodes = [*model.graph.node, *(node for f in model.functions for node in f.node)]
-        return _File(path.name, session, any(n.op_type == "QuantizeLinear" for n in nodes))
-
-    def compared(self, inputs: Tensors, expected: Tensors) -> tuple[float, str]:
-        """The largest difference between its outputs and what is expected, and what is wrong."""
-        taken = [value.name for value in self.session.get_inputs()]
-        feed = dict(zip(taken, map(_array, inputs), strict=True))
-        try:
-            given = self.session.get_outputs()
-            found = _flat(self.session.run(None, feed)) if given else []
-        except Exception as error:
-            return float("inf"), f"onnxruntime cannot run {self.name} ({first_line(error)})"
-        if len(found) != len(expected):
-            return float("inf"), f"{self.name} gives {len(found)} tensors, not {len(expected)},"
-        names = [value.name for value in self.session.get_outputs()]
-        largest = 0.0
-        for index, (one, wanted) in enumerate(zip(found, expected, strict=True)):
-            first, second = torch.as_tensor(one), torch.as_tensor(_array(wanted))
-            difference, scale = _difference(first, second)
-            largest = max(largest, difference)
-            agrees = difference <= TOLERANCE * max(1.0, scale)
-            if not agrees and not (self.quantises and _rounds_otherwise(first, second, scale)):
-                name = names[index] if len(names) == len(found) else str(index)
-                return difference, (
-                    f"Output {name!r} of {self.name} differs from the model in eval mode by "
-                    f"{difference:.3g} (allowed: {TOLERANCE} of the largest value)"
-                )
-        return largest, ""
-
-
-def _rounds_otherwise(found: torch.Tensor, wanted: torch.Tensor, scale: float) -> bool:
-    """Whether few values differ, by little: in between two steps, either is right."""
-    if found.shape != wanted.shape:
-        return False
-    apart = (found.double() - wanted.double()).abs()
-    return bool(apart.max() <= _STEP * scale and apart.mean() <= _STEP * scale / 10)
-
-
-def _flat(found: list[Any]) -> list[Any]:
-    return [item for value in found for item in (value if isinstance(value, list) else [value])]
-
-
-def _array(tensor: torch.Tensor) -> Any:
-    """As a runtime has it: complex numbers are pairs."""
-    plain = tensor.detach().cpu().resolve_conj().resolve_neg()
-    return (torch.view_as_real(plain) if plain.is_complex() else plain).numpy()
-
-
-class _Flat(torch.nn.Module):
-    """A module that takes and gives tensors one by one."""
-
-    def __init__(self, module: torch.nn.Module, call: Call) -> None:
-        super().__init__()
-        self.module = module
-        self._call = call
-        self.train(module.training)
-
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with ReplacedForExport():
-            return self._call(self.module, tensors)[1]
 
 
 def _dynamic_batch(examples: tuple[torch.Tensor, ...], batch: int) -> tuple[Any, ...]:
@@ -430,17 +402,3 @@ def _save(model: ir.Model, path: Path) -> None:
     )
     external = f"{path.name}.data" if size > _MAX_INSIDE_BYTES else None
     ir.save(model, path, external_data=external)
-
-
-def _difference(found: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
-    """The largest difference and the largest value; infinite where the shapes differ."""
-    if found.shape != wanted.shape:
-        return float("inf"), 0.0
-    if not wanted.numel():
-        return 0.0, 0.0
-    first, second = found.double(), wanted.double()
-    # NaN and infinities agree if they stand in the same places.
-    same = (first == second) | (first.isnan() & second.isnan())
-    difference = torch.where(same, 0.0, (first - second).abs()).max().item()
-    scale = second[second.isfinite()].abs().max().item() if second.isfinite().any() else 0.0
-    return difference, scale

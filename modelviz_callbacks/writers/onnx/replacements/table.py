@@ -228,7 +228,10 @@ def _add(first: Any, second: Any, **options: Any) -> torch.Tensor:
 
 
 def _rsub(tensor: torch.Tensor, other: Any) -> torch.Tensor:
-    return torch.add(torch.neg(tensor), other)
+    """Neither the exporter nor ONNX takes each kind of whole numbers from a Python number."""
+    kind = torch.result_type(tensor, other)
+    wide = torch.int32 if kind == torch.uint8 else kind
+    return torch.add(torch.neg(tensor.to(wide)), other).to(kind)
 
 
 def _kthvalue(tensor: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
@@ -456,15 +459,15 @@ class ReplacedForExport(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Calls the function or its replacement."""
-        if func in _QUANTISERS or (func in _RECURRENT and is_packed(args)):
+        if func in _ALWAYS or (func in _RECURRENT and is_packed(args)):
             func = REPLACEMENTS[func]
         return func(*args, **(kwargs or {}))
 
 
 _RECURRENT = frozenset(functions("torch.lstm torch.gru torch.rnn_tanh torch.rnn_relu"))
-_QUANTISERS = frozenset(
+_ALWAYS = frozenset(
     functions(
         "torch.fake_quantize_per_channel_affine torch.fake_quantize_per_tensor_affine "
-        "torch.fused_moving_avg_obs_fake_quant"
+        "torch.fused_moving_avg_obs_fake_quant Tensor.__rsub__"
     )
 )
