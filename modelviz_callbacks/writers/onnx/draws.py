@@ -16,7 +16,11 @@ from torch.nn import functional, init
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.errors import WriterError
-from modelviz_callbacks.writers.onnx.exporter_internals import SAMPLE_DIRICHLET, STANDARD_GAMMA
+from modelviz_callbacks.writers.onnx.exporter_internals import (
+    POOL_SAMPLES,
+    SAMPLE_DIRICHLET,
+    STANDARD_GAMMA,
+)
 from modelviz_callbacks.writers.onnx.replacements.table import functions
 
 # How often a gamma variate is tried: one in 20 is rejected at most.
@@ -419,10 +423,10 @@ def _pooled(pool: Callable[..., Any], dimensions: int) -> Callable[..., Any]:
     """Fractional pooling, which draws where its windows begin in eval mode, too."""
 
     def run(draws: Draws, input: torch.Tensor, *positional: Any, **options: Any) -> Any:
-        if options.get("_random_samples") is None:
+        if options.get(POOL_SAMPLES) is None:
             batch = input.shape[0] if input.dim() == dimensions + 2 else 1
             sizes = (batch, input.shape[-dimensions - 1], dimensions)
-            options["_random_samples"] = draws.uniform(sizes, input)
+            options[POOL_SAMPLES] = draws.uniform(sizes, input)
         return pool(input, *positional, **options)
 
     return run

@@ -81,6 +81,8 @@ PAD_PACKED = "torch._pad_packed_sequence"
 FOREACH = "torch._foreach_"
 STANDARD_GAMMA = "torch._standard_gamma"
 SAMPLE_DIRICHLET = "torch._sample_dirichlet"
+# The keyword of fractional pooling for what it is to take in place of drawing.
+POOL_SAMPLES = "_random_samples"
 
 _BY_PATH = {internal.path: internal for internal in INTERNALS}
 _LAST_STEP = {path: path.rpartition(".")[2] for path in _BY_PATH}
