@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from modelviz_callbacks import GraphHook, trace
+from modelviz_callbacks.report import ModelvizWarning
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
 from tests.writers.test_onnx import nodes_of, run
 
@@ -460,3 +461,55 @@ def test_a_model_with_a_ctc_loss_has_a_file(reduction: str, tmp_path: Path) -> N
     found, _ = run(tmp_path / "model.onnx", x, labels, lengths)
     wanted, _ = model.eval()(x, labels, lengths)
     numpy.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4)
+
+
+class Halves(nn.Module):
+    """Computes in a type of 16 bits, by autocast.
+
+    Args:
+        dtype: The type.
+        counts: Whether it gives something else at each call.
+    """
+
+    def __init__(self, dtype: torch.dtype, counts: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.LayerNorm(32), nn.Linear(32, 4))
+        self.dtype, self.counts, self.calls = dtype, counts, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += self.counts
+        with torch.autocast("cpu", dtype=self.dtype):
+            y = torch.as_tensor(self.body(x))
+        return y.float() * (1 + self.calls / 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_autocast_is_compared_within_the_rounding_of_its_type(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = Halves(dtype), torch.randn(5, 16)
+    hook = trained(model, tmp_path, x)
+    assert hook.report.refused == []
+    (remark,) = [one for one in hook.report.remarks if "within the rounding" in one]
+    assert str(dtype).removeprefix("torch.") in remark
+    (found,) = run(tmp_path / "model.onnx", x)
+    with torch.no_grad():
+        exact = model.body(x)
+        rounded = model(x)
+    # The file does not round at all where onnxruntime has no such type.
+    ours, theirs = (torch.as_tensor(found) - exact).abs().max(), (rounded - exact).abs().max()
+    assert ours <= theirs + 1e-5
+
+
+def test_a_model_in_autocast_that_its_file_is_not_like_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.warns(ModelvizWarning, match="differs from the model in eval mode"):
+        hook = trained(Halves(torch.bfloat16, counts=True), tmp_path, torch.randn(5, 16))
+    assert [one.what for one in hook.report.refused] == ["model.onnx"]
+
+
+def test_a_model_of_32_bits_is_compared_within_its_own_rounding(tmp_path: Path) -> None:
+    hook = trained(layers(nn.Linear(8, 8)), tmp_path, torch.randn(5, 8))
+    assert not [one for one in hook.report.remarks if "rounding" in one]
+    assert hook.report.figures["onnx_max_difference"] < 1e-6

@@ -19,7 +19,8 @@ from modelviz_callbacks.writers.onnx.probe_inputs import Tensors
 # relative to the largest value of that output.
 TOLERANCE = 1e-4
 
-# What rounding to one of 256 steps the other way can come to, after some layers, likewise relative.
+# What rounding to one of 256 steps the other way can come to, after some layers, likewise relative;
+# and numbers of 8 bits, as bfloat16 has them, instead of 24.
 _STEP = 0.05
 
 
@@ -90,8 +91,17 @@ class WrittenFile:
         given = [torch.as_tensor(item) for item in _flat(found[:count])]
         return given, list(zip(self.draws, drawn, strict=True))
 
-    def compared(self, found: list[torch.Tensor], expected: Tensors) -> tuple[float, str]:
-        """The largest difference between its outputs and what is expected, and what is wrong."""
+    def compared(
+        self, found: list[torch.Tensor], expected: Tensors, rounds: bool = False
+    ) -> tuple[float, str]:
+        """The largest difference between its outputs and what is expected, and what is wrong.
+
+        Args:
+            found: Its outputs.
+            expected: The model's.
+            rounds: Whether the model computes in numbers of 16 bits, and so rounds otherwise.
+        """
+        rounds = rounds or self.quantises
         if len(found) != len(expected):
             return float("inf"), f"{self.name} gives {len(found)} tensors, not {len(expected)},"
         names = [value.name for value in self.session.get_outputs()]
@@ -102,7 +112,7 @@ class WrittenFile:
             difference, scale = _difference(first, second)
             largest = max(largest, difference)
             agrees = difference <= TOLERANCE * max(1.0, scale)
-            if not agrees and not (self.quantises and _rounds_otherwise(first, second, scale)):
+            if not agrees and not (rounds and _rounds_otherwise(first, second, scale)):
                 name = names[index] if len(names) == len(found) else str(index)
                 return difference, (
                     f"Output {name!r} of {self.name} differs from the model in eval mode by "
@@ -160,6 +170,8 @@ def _flat(found: list[Any]) -> list[Any]:
 def _array(tensor: torch.Tensor) -> Any:
     """As a runtime has it: complex numbers are pairs."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if plain.dtype == torch.bfloat16:
+        plain = plain.float()  # numpy has no such numbers
     return (torch.view_as_real(plain) if plain.is_complex() else plain).numpy()
 
 

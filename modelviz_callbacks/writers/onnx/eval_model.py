@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.writers.onnx.draws import Draws, Numbers
@@ -31,6 +32,8 @@ _NO_FORM = "The model draws random numbers, in eval mode too, in a way that ONNX
 # they choose nothing.
 _TIMES = 8
 
+_OF_16_BITS = (torch.bfloat16, torch.float16)
+
 
 class EvalModel:
     """A copy of the model in eval mode.
@@ -40,6 +43,8 @@ class EvalModel:
         needs_grad: Whether it takes gradients in its forward, which must then be recorded.
         numbers: The random numbers that it drew when it was tried, without those that are the
             same each time.
+        rounds_to: The type of 16 bits that it computes in, in places at least (``bfloat16``);
+            ``""``: in none.
     """
 
     def __init__(self, module: torch.nn.Module, call: Call, inputs: Tensors) -> None:
@@ -60,7 +65,9 @@ class EvalModel:
         self.numbers: Numbers = []
         self._same: dict[int, torch.Tensor] = {}
         before = _states()
-        self._tried(inputs)
+        with _Types() as types:
+            self._tried(inputs)
+        self.rounds_to = types.of_16_bits
         others_moved = not _same_states(before, _states())
         self._find_numbers(inputs)
         torchs_moved = not (self.numbers or self._same or torch.equal(before[2], _states()[2]))
@@ -171,6 +178,22 @@ class EvalModel:
             )
         except WriterError:
             return True
+
+
+class _Types(TorchFunctionMode):
+    """Looks whether what runs under it makes numbers of 16 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_16_bits = ""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype in _OF_16_BITS:
+            self.of_16_bits = str(result.dtype).removeprefix("torch.")
+        return result
 
 
 class _Flat(torch.nn.Module):

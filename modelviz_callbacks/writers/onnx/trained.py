@@ -42,6 +42,11 @@ _DRAWS = (
     "From the numbers that it drew the model gave the same."
 )
 
+_ROUNDED = (
+    "The model computes in {type} in eval mode, in places at least: model.onnx was compared with "
+    "it within the rounding of that type."
+)
+
 _HOW = "is made of the recorded ops, in inference form and with the recorded batch size"
 
 # An export that took longer is not tried in another form before the recorded ops are.
@@ -199,10 +204,7 @@ class _Attempt:
                 continue
             if not wrong:
                 outcome.max_difference = difference
-                if remark:
-                    outcome.remarks.append(f"model.onnx {remark}{self._because()}")
-                if self._file_draws:
-                    outcome.remarks.append(_DRAWS)
+                outcome.remarks += self._remarks(remark)
                 outcome.warnings += self._constants(beside, sizes[0])
                 outcome.files = _moved(beside, self._path)
                 return outcome
@@ -230,9 +232,22 @@ class _Attempt:
             f"{wrong} The file is kept as {final.name}: do not use it; please report the model."
         )
 
+    def _remarks(self, way: str) -> Iterator[str]:
+        """What is to be said of the file that was taken; ``way``: of how it was made."""
+        if way:
+            yield f"model.onnx {way}{self._because()}"
+        if self._file_draws:
+            yield _DRAWS
+        if self._rounds_to:
+            yield _ROUNDED.format(type=self._rounds_to)
+
     @property
     def _draws(self) -> bool:
         return self._model is not None and bool(self._model.numbers)
+
+    @property
+    def _rounds_to(self) -> str:
+        return self._model.rounds_to if self._model is not None else ""
 
     def _is_steady(self, inputs: Tensors) -> bool:
         return self._model is not None and self._model.is_steady(inputs)
@@ -380,7 +395,7 @@ class _Attempt:
                 expected = self._reference(inputs, drawn)
             elif self._draws and not self._is_steady(inputs):
                 raise WriterError("the file draws no random numbers, and the model does")
-            difference, wrong = file.compared(found, expected)
+            difference, wrong = file.compared(found, expected, bool(self._rounds_to))
             if wrong:
                 return difference, f"{wrong} at batch size {size}."
             largest = max(largest, difference)
