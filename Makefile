@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 # pip takes a CPU build of torch where it finds one for this exact version.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Of a third on two cores the servers that tests start come up too late.
-WORKERS ?= 2
+# The sample waits for other programs for a third of its time, so that two cores have room for a
+# third worker; the zoo, most of all tests, computes.
+WORKERS ?= $(if $(filter test-all,$(MAKECMDGOALS)),2,3)
 
 # Each worker begins with half of the files, so that what a file's tests share is made once, and
 # takes over tests of the other one when it has none left.

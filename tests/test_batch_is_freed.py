@@ -116,6 +116,7 @@ def one_step(model: nn.Module, make: Callable[[torch.Tensor], Any]) -> dict[str,
     return kept
 
 
+@pytest.mark.alike
 @pytest.mark.process
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("kind", KINDS)

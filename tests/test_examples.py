@@ -38,6 +38,7 @@ CONFIGS = ROOT / "configs"
 # The example of each trainer -> the file of its events below the run's folder, the name of its
 # own figure, and ops that its graph has, that of the loss among them.
 TRAINERS = {
+    "plain_loop": ("run", "loss", {"linear", "relu", "cross_entropy"}),
     "transformers_trainer": ("runs/*", "train/loss", {"log_softmax", "linear"}),
     "accelerate_loop": ("iris", "loss", {"linear", "relu", "cross_entropy"}),
     "fabric_loop": ("runs/version_0", "loss", {"linear", "relu", "cross_entropy"}),
@@ -46,7 +47,6 @@ TRAINERS = {
     "fastai_learner": ("run", "train_loss", {"linear", "relu", "cross_entropy"}),
     "mmengine_runner": ("*/vis_data", "loss", {"linear", "relu", "cross_entropy"}),
     "stable_baselines3_ppo": ("PPO_1", "rollout/ep_rew_mean", {"linear", "logsumexp", "mse_loss"}),
-    "plain_loop": ("run", "loss", {"linear", "relu", "cross_entropy"}),
 }
 
 # Script -> its arguments where it is run.

@@ -60,6 +60,7 @@ def state_after_fit(
     )
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("make", [Classifier, WithForward, Gan])
 def test_training_goes_the_same_to_the_bit_with_and_without_it(
     make: Callable[[], pl.LightningModule], tmp_path: Path, way: dict[str, Any]

@@ -413,6 +413,7 @@ def test_an_op_named_like_the_script_does_not_run_the_script_again(tmp_path: Pat
     assert (tmp_path / "runs").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_output_that_knows_no_letters_or_is_closed_ends_nothing(tmp_path: Path) -> None:
     text = """
         import signal, sys, torch
@@ -583,6 +584,7 @@ def resting(folder: Path, rest_s: float, monkeypatch: pytest.MonkeyPatch) -> Gra
     return hook
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_the_processor_to_the_step_that_called_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_place_that_cannot_be_opened_is_an_error_of_ours_without_credentials(
     assert "secret-pw" not in str(raised.value)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("error", [TrackerError("it is full"), RuntimeError("a mistake")])
 @pytest.mark.parametrize("call", [*CALLS, "open", "close"])
 def test_a_tracker_that_fails_in_the_middle_keeps_nothing_from_the_others(

@@ -39,6 +39,7 @@ def _store(graph: ModelGraph, target: object) -> None:
             sink.add_named_graph(named.tag, named.metadata)
 
 
+@pytest.mark.slow
 def test_a_person_finds_the_model_its_parameters_and_its_costs(
     tmp_path: Path, browser: Browser
 ) -> None:

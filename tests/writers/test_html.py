@@ -42,6 +42,7 @@ def bert(browser: Browser, tmp_path: Path) -> Iterator[Visit]:
     visit.page.close()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_at_first_the_whole_is_in_sight_and_its_texts_can_be_read(
     name: str, browser: Browser, tmp_path: Path

@@ -68,6 +68,7 @@ DRAWING: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
+@pytest.mark.alike
 @pytest.mark.process
 @pytest.mark.parametrize("rest", DRAWING.values(), ids=DRAWING)
 def test_the_file_draws_its_own_numbers_in_batches_of_any_size(

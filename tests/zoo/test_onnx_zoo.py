@@ -107,6 +107,7 @@ RUNNABLE = [
 ]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_has_a_file_to_run_that_agrees_with_the_model(name: str, tmp_path: Path) -> None:
     (case,) = (case for case in ALL if id_of(case) == name)

@@ -203,6 +203,7 @@ class Effects(nn.Module):
         return frozen([held, drawn, state, list(self.numbers), self.settings.used])
 
 
+@pytest.mark.alike
 @pytest.mark.process
 @pytest.mark.parametrize("reads", [False, True])
 def test_what_a_forward_changes_is_changed_once_and_the_graph_is_of_what_was_before(
@@ -247,6 +248,7 @@ class NormalisesElsewhere(Item):
 NORM = nn.BatchNorm1d(8)
 
 
+@pytest.mark.alike
 @pytest.mark.process
 @pytest.mark.parametrize("kind", [WritesElsewhere, NormalisesElsewhere])
 def test_code_that_writes_to_what_was_not_copied_is_one_box(

@@ -155,6 +155,7 @@ def test_a_server_that_goes_bad_is_tried_with_every_file(
         assert {Path(path).name for path in proxy.uploads()} == set(files)
 
 
+@pytest.mark.slow
 def test_a_server_that_begins_to_hang_is_given_its_full_time_only_once_a_round(
     proxy: Proxy, run_id: str, files: dict[str, Path]
 ) -> None:
