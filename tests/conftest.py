@@ -58,8 +58,8 @@ _MARK_OF_FIXTURE = {
 _MAY_START_A_PROCESS = {"process", "browser", "server", "zoo"}
 
 
-# Of models that are tested alike every sixteenth is taken, unless all are asked for.
-_EVERY = 16
+# Of models that are tested alike every twenty-fourth is taken, unless all are asked for.
+_EVERY = 24
 # And of the residual networks and the transformers one each.
 _LIKE_ANOTHER = ("resnet34", "resnet50", "gpt")
 # Of the cases of a test that is marked ``alike`` every fourth, and one at least.

@@ -571,6 +571,7 @@ def test_diff_names_the_layer_that_two_runs_differ_in(folder: Path) -> None:
     assert b"head" in (folder.parent / "pictures/diff.svg").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_diff_of_one_architecture_from_two_processes_ends_with_status_0(folder: Path) -> None:
     command = [str(PROGRAM), "trace", "cli_models:Net", "--input", "7x20", "--out", "again"]

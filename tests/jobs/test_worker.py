@@ -298,6 +298,7 @@ def test_what_a_worker_is_killed_over_is_made_by_another_one(tmp_path: Path) -> 
     wait_for(lambda: not list(tmp_path.glob(".*")))
 
 
+@pytest.mark.slow
 def test_what_two_workers_end_over_costs_a_warning_and_leaves_no_part_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -596,6 +597,7 @@ def test_a_worker_leaves_the_processor_to_the_step_that_called_it(
     assert hook.report.refused == []
 
 
+@pytest.mark.slow
 def test_a_worker_rests_no_longer_when_it_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
