@@ -2,7 +2,8 @@
 
 In this order: state of the model (parameters, buffers); memory shared with a tensor that is
 known; something autograd remembers the making of (a scripted function, a compiled extension);
-an array that Python made from values it read; else a constant that was there before.
+a gradient that a backward made here; an array that Python made from values it read; else a
+constant that was there before.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ MAX_CONSTANT_BYTES = 64 * 2**20
 _STATE = Origin()
 _WRITTEN_STATE = Origin()
 _WRITTEN_STATE.written = True
+
+# What made a gradient that turns up.
+_BACKWARD = "backward"
 
 # How far autograd's graph is followed backwards from one unexplained tensor.
 _MAX_NODES = 10_000
@@ -155,16 +159,16 @@ class OriginFinder:
         if origin.alias_of is not None and tensor.grad_fn is not None:
             origin.passes = tensor.grad_fn.name() in PASS_THROUGH_NODES
         if origin.alias_of is None and not origin.sources:
-            self._explain_by_python(tensor, record, origin, is_array)
+            self._explain_unseen(tensor, record, origin, is_array)
         return origin
 
-    def _explain_by_python(
+    def _explain_unseen(
         self, tensor: torch.Tensor, record: TensorRecord, origin: Origin, is_array: bool
     ) -> None:
         """Fills in where a tensor comes from that no op and no view of another tells of."""
         origin.sources = self._backwards_behind(tensor)
         if origin.sources:
-            origin.made_by = "backward"
+            origin.made_by = _BACKWARD
             return
         origin.sources = self._read_here() if is_array else ()
         origin.made_by = "python" if origin.sources else ""
@@ -232,6 +236,8 @@ class OriginFinder:
                 return
             origin = root.origin = Origin()
         origin.written = True
+        if origin.made_by == _BACKWARD:
+            return  # it is not there to begin with when the forward runs again
         if is_new:
             # It comes to life in this very forward, out of nothing.
             origin.was_lazy, origin.value = True, torch.empty(0, dtype=tensor.dtype)

@@ -266,6 +266,24 @@ def test_the_gradient_of_a_backward_inside_is_no_constant(
         traced.replay(torch.randn(3, 4))
 
 
+def test_a_gradient_of_a_backward_inside_is_no_constant_when_it_was_clipped() -> None:
+    class Clips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.detach().requires_grad_()
+            (self.layer(x) ** 2).sum().backward()
+            assert x.grad is not None
+            x.grad.clamp_(-1, 1)
+            return torch.as_tensor(self.layer(x) + x.grad)
+
+    traced = trace(Clips(), torch.randn(3, 4))
+    with pytest.raises(ReplayError, match="made by backward"):
+        traced.replay(torch.randn(3, 4))
+
+
 def test_a_gradient_of_an_earlier_step_is_a_constant() -> None:
     class Reads(nn.Module):
         def __init__(self) -> None:
