@@ -233,13 +233,19 @@ class Recorder(Encoder, TorchFunctionMode):
             return kind
         is_read = func.__name__ == "__get__"
         if is_read:
-            self.origins.note_gradient(args[0])
+            self._note_gradient(args[0])
         if self._is_state(args):
             return _SKIP  # freezing and clipping are not the forward's
         if not is_read:
             return _WRITE
         # What a backward of this forward has made is explained where it is used.
         return _SKIP if self.losses else _PURE
+
+    def _note_gradient(self, tensor: Any) -> None:
+        try:
+            self.origins.note_gradient(tensor)
+        except Exception as error:
+            self.give_up(error)
 
     def _classify(self, func: Any) -> CallKind:
         try:
