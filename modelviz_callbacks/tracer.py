@@ -31,6 +31,7 @@ from modelviz_callbacks.tracing import (
     Recording,
     ValuesBefore,
     ValuesRead,
+    difference_of_arguments,
     forward_signature,
     is_lazy,
     losses_among,
@@ -145,8 +146,9 @@ class Trace:
 
         Raises:
             ReplayError: A part of the forward could not be seen and cannot be repeated; Python or
-                numpy read values (``.item()``, ``.numpy()``) of inputs that are others now; or
-                the arguments hold another number of tensors than the recorded ones.
+                numpy read values (``.item()``, ``.numpy()``) of inputs that are others now; what
+                is no tensor among the arguments (a number, a flag) is another one now; or they
+                hold another number of tensors than the recorded ones.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
@@ -205,6 +207,12 @@ class Trace:
             raise ReplayError(
                 f"The recording takes {expected} tensor(s) ({', '.join(self._program.inputs)}), "
                 f"{len(tensors)} were given. Call replay with arguments like the recorded ones."
+            )
+        other = difference_of_arguments(self._recording, args, kwargs)
+        if other:
+            raise ReplayError(
+                f"The recording cannot be run on these arguments: {other}. What Python made of it "
+                "is part of the recording. Call trace() with the new arguments."
             )
         op = self._values_read.changed(tensors) if self._values_read is not None else ""
         if op:

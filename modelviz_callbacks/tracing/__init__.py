@@ -35,6 +35,7 @@ from modelviz_callbacks.tracing.capture.watched_method import (
 from modelviz_callbacks.tracing.capture.wrappers import class_of, told_modules, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.memory import with_memory
+from modelviz_callbacks.tracing.lowering.other_arguments import difference_of_arguments
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
@@ -93,6 +94,7 @@ __all__ = [
     "compiled_call",
     "compiled_parts",
     "copies_of",
+    "difference_of_arguments",
     "examine",
     "examine_gradients",
     "first_call",
