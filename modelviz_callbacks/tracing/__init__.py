@@ -1,7 +1,7 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
-from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
+from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, is_for_a_compiler
 from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, used_up
 from modelviz_callbacks.tracing.capture.lazy_values import is_lazy
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
@@ -102,6 +102,7 @@ __all__ = [
     "has_modes",
     "is_compiled",
     "is_finite",
+    "is_for_a_compiler",
     "is_lazy",
     "losses_among",
     "method_names",
