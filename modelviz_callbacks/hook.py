@@ -234,7 +234,9 @@ class GraphHook:
             self._closed = True
             if self._records:
                 patient = error is None or isinstance(error, Exception)
-                why = why_nothing(self._methods, self._copy_ran)
+                why = ""
+                if not self._recorded:
+                    why = why_nothing(self._core, self._methods, self._copy_ran)
                 self._run.finish(why, error is None, patient)
 
     def _drop(self) -> None:

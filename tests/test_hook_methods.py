@@ -208,6 +208,19 @@ def test_a_copy_that_runs_in_place_of_the_model_is_named(train: bool, tmp_path: 
         copy.deepcopy(model)(torch.randn(2, 4)).sum().backward()
 
 
+@pytest.mark.parametrize("method", [None, "evaluate_actions"])
+def test_what_was_compiled_of_the_model_and_runs_in_its_place_is_named(
+    method: str | None, tmp_path: Path
+) -> None:
+    model = Policy()
+    compiled = torch.compile(model, backend="eager")
+    with (
+        pytest.warns(ModelvizWarning, match=r"torch.compile made of the model .*with that"),
+        GraphHook(model, method=method, dirpath=tmp_path, **IN_PLACE),
+    ):
+        compiled(torch.randn(2, 4)).sum().backward()
+
+
 def test_a_method_of_a_model_can_be_traced() -> None:
     t = trace(Policy().evaluate_actions, torch.randn(5, 4), actions=act())
     assert names(t.graph, "input") == ["obs", "actions"]

@@ -32,7 +32,12 @@ from modelviz_callbacks.tracing.capture.watched_method import (
     modules_under_way,
     watch_method,
 )
-from modelviz_callbacks.tracing.capture.wrappers import class_of, told_modules, unwrapped
+from modelviz_callbacks.tracing.capture.wrappers import (
+    class_of,
+    is_compiled_elsewhere,
+    told_modules,
+    unwrapped,
+)
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.memory import with_memory
 from modelviz_callbacks.tracing.lowering.other_arguments import difference_of_arguments
@@ -101,6 +106,7 @@ __all__ = [
     "forward_signature",
     "has_modes",
     "is_compiled",
+    "is_compiled_elsewhere",
     "is_finite",
     "is_for_a_compiler",
     "is_lazy",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+from modelviz_callbacks.tracing import is_compiled_elsewhere
+
 _NEVER = (
     "No forward of it ran in training mode, or with gradients, between the making of the hook and "
     "its end. Make the hook before the loop, call the module itself rather than its forward(), "
@@ -19,17 +23,24 @@ _COPY = (
     "A copy of the model ran in its place (copy.deepcopy, or a trainer that copies): make the "
     "GraphHook with the copy, or record it with trace(copy, x)."
 )
+_COMPILED = (
+    "What torch.compile made of the model ran in its place: make the GraphHook with that "
+    "(compiled = torch.compile(model); GraphHook(compiled))."
+)
 
 
-def why_nothing(methods: Sequence[str], copy_ran: bool) -> str:
+def why_nothing(model: torch.nn.Module, methods: Sequence[str], copy_ran: bool) -> str:
     """Why there is no recording, and what to do.
 
     Args:
+        model: The one that was watched.
         methods: The methods that were watched instead of the forward.
         copy_ran: Whether a copy of the model ran.
     """
     if copy_ran:
         return _COPY
+    if is_compiled_elsewhere(model):
+        return _COMPILED
     if methods:
         return _NEVER_CALLED.format(names=" or ".join(methods))
     return _NEVER

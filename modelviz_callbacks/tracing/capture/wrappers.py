@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -51,6 +52,18 @@ def _inside(model: torch.nn.Module) -> torch.nn.Module:
         # Its ``module`` is the author's, under all that is between.
         inner = getattr(model, "module", None)
     return inner if isinstance(inner, torch.nn.Module) else model
+
+
+def is_compiled_elsewhere(model: torch.nn.Module) -> bool:
+    """Whether ``torch.compile(model)`` was kept by somebody: calls of that are none of the model.
+
+    Args:
+        model: Any; what refers to it is looked at, which takes milliseconds.
+    """
+    return any(
+        isinstance(holder, dict) and holder.get(ORIGINAL_MODULE) is model
+        for holder in gc.get_referrers(model)
+    )
 
 
 def author_path(path: str) -> str:
