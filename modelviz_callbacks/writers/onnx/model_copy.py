@@ -53,6 +53,29 @@ def eval_copy(module: nn.Module) -> nn.Module:
     return made.eval()
 
 
+def widened(module: nn.Module) -> nn.Module | None:
+    """A copy of a module in eval mode with float32 where its weights or buffers are bfloat16.
+
+    Args:
+        module: Any module; nothing of it is changed.
+
+    Returns:
+        The copy; ``None`` where nothing is bfloat16.
+    """
+    state = (*module.parameters(), *module.buffers())
+    if not any(tensor.dtype is torch.bfloat16 for tensor in state):
+        return None
+    made = eval_copy(module)
+    for parameter in made.parameters():
+        if parameter.dtype is torch.bfloat16:
+            parameter.data = parameter.data.float()
+    for part in made.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.dtype is torch.bfloat16:
+                setattr(part, name, buffer.float())
+    return made
+
+
 @contextlib.contextmanager
 def buffers_kept(module: nn.Module) -> Iterator[None]:
     """Gives a module's buffers back as they were.

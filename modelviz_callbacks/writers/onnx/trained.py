@@ -25,7 +25,7 @@ from modelviz_callbacks.writers.onnx.convert import Names, Source, convert, firs
 from modelviz_callbacks.writers.onnx.draws import Numbers
 from modelviz_callbacks.writers.onnx.eval_model import Call, EvalModel
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
-from modelviz_callbacks.writers.onnx.model_copy import buffers_kept
+from modelviz_callbacks.writers.onnx.model_copy import buffers_kept, widened
 from modelviz_callbacks.writers.onnx.probe_inputs import Probes, Tensors, batch_size
 from modelviz_callbacks.writers.onnx.view import View
 
@@ -49,6 +49,8 @@ _ROUNDED = (
 )
 
 _HOW = "is made of the recorded ops, in inference form and with the recorded batch size"
+
+_WIDE = "computes in float32, in which the bfloat16 weights are written"
 
 # An export that took longer is not tried in another form before the recorded ops are.
 _LONG_S = 20
@@ -186,7 +188,7 @@ class _Attempt:
         self._different: tuple[str, Path] | None = None
         self._probes = Probes(subject.program.examples, subject.inputs)
         self._batch = batch_size(subject.program.examples)
-        self._model = self._copied()
+        self._model = self._copied(subject.module, wide=False)
 
     def run(self) -> Trained:
         outcome = self._outcome
@@ -292,22 +294,33 @@ class _Attempt:
             began = time.thread_time()
             if batch:
                 yield self._export_live(model, True), [batch, batch + 1, 1], ""
+                yield from self._wide_ways([batch, batch + 1, 1])
             fixed = "has a fixed batch size" if batch else ""
             ways = [(self._export_live(model, False), own, fixed)]
             if self._subject.recorded is not None:
                 ways.append((self._write_recorded(self._again(model)), own, _HOW))
             # The other one takes a part of the time only, whatever the exporter found hard.
             yield from reversed(ways) if time.thread_time() - began > _LONG_S else ways
+            yield from self._wide_ways(own)
         if self._draws:
             return  # the recorded ops draw in other ways than what a file can be compared with
         if self._subject.recorded is not None:
             yield self._write_recorded(None), own, _HOW
         yield self._export_program, own, _HOW
 
-    def _copied(self) -> EvalModel | None:
+    def _wide_ways(
+        self, sizes: list[int]
+    ) -> Iterator[tuple[Callable[[Path], None], list[int], str]]:
+        """The way for weights in bfloat16, which onnxruntime has hardly an op for."""
+        wide = widened(self._subject.module) if self._rounds_to else None
+        model = self._copied(wide, wide=True) if wide is not None else None
+        if model is not None:
+            yield self._export_live(model, len(sizes) > 1, wide=True), sizes, _WIDE
+
+    def _copied(self, module: torch.nn.Module, wide: bool) -> EvalModel | None:
         try:
-            inputs = self._probes.of_size(self._batch or 0)
-            return EvalModel(self._subject.module, self._subject.call, inputs)
+            inputs = self._inputs(self._batch or 0, wide)
+            return EvalModel(module, self._subject.call, inputs)
         except WriterError:
             raise
         except Exception as error:
@@ -318,12 +331,18 @@ class _Attempt:
 
     # --- ways
 
-    def _export_live(self, model: EvalModel, is_dynamic: bool) -> Callable[[Path], None]:
+    def _inputs(self, size: int, wide: bool) -> Tensors:
+        inputs = self._probes.of_size(size)
+        return _in_float32(inputs) if wide else inputs
+
+    def _export_live(
+        self, model: EvalModel, is_dynamic: bool, wide: bool = False
+    ) -> Callable[[Path], None]:
         def write(path: Path) -> None:
             batch = self._batch
             # A batch of one would be taken for a fixed size.
             size = 2 if is_dynamic and batch == 1 else batch or 0
-            examples = self._probes.of_size(size)
+            examples = self._inputs(size, wide)
             try:
                 outputs = model.paths(examples)
             except Exception as error:
@@ -390,7 +409,11 @@ class _Attempt:
                 continue
             tried += 1
             try:
-                found, drawn = file.run(inputs)
+                takes_wide = all(
+                    one.dtype is not torch.bfloat16 or taken.type == "tensor(float)"
+                    for one, taken in zip(inputs, file.session.get_inputs(), strict=True)
+                )
+                found, drawn = file.run(_in_float32(inputs) if takes_wide else inputs)
             except WriterError as error:
                 return float("inf"), f"{error} at batch size {size}."
             if drawn:
@@ -402,6 +425,10 @@ class _Attempt:
                 return difference, f"{wrong} at batch size {size}."
             largest = max(largest, difference)
         return largest, ""
+
+
+def _in_float32(inputs: Tensors) -> Tensors:
+    return tuple(one.float() if one.dtype is torch.bfloat16 else one for one in inputs)
 
 
 def _dynamic_batch(examples: tuple[torch.Tensor, ...], batch: int) -> tuple[Any, ...]:

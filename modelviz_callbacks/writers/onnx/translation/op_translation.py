@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir import tensor_adapters
 
 from modelviz_callbacks.writers.onnx.builder import (
     Shape,
@@ -90,7 +91,8 @@ def _literal(call: Call) -> Subgraph | None:
         return None
     tensor = call.run((), torch.device("cpu"))
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    proto = ir.to_proto(ir.tensor(tensor.numpy(force=True)))
+    # Numpy has not every type of torch's: bfloat16, numbers of eight bits.
+    proto = ir.to_proto(tensor_adapters.TorchTensor(tensor.detach().resolve_neg().contiguous()))
     kind = proto.data_type, tuple(proto.dims)
     node = SubgraphNode("Constant", "", (), (0,), attributes(value=proto))
     return Subgraph((node,), (kind,), (0,))
