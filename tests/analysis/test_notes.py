@@ -49,6 +49,46 @@ class Half(nn.Module):
         return x
 
 
+class SharesAct(nn.Module):
+    """An activation under a name of its own and in two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+        self.blocks = nn.ModuleList(nn.Sequential(linear(), self.act) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class SharesNetwork(nn.Module):
+    """A network that is called by its second name, beside one that is not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online = nn.Sequential(nn.Sequential(linear(), nn.ReLU()), linear())
+        self.spare = nn.ReLU()
+        self.heads = nn.ModuleDict({"a": nn.Sequential(self.online, linear())})
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.heads["a"](x)
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        (SharesAct, {}),
+        (SharesNetwork, {"module-never-called": "The module spare was never called."}),
+    ],
+)
+def test_a_module_that_is_called_by_another_of_its_names_was_called(
+    model: type[nn.Module], wanted: dict[str, str]
+) -> None:
+    assert told(model(), X) == wanted
+
+
 def test_a_kind_of_note_is_told_once_with_its_first_places() -> None:
     found = told(Half(), X)
     assert found == {

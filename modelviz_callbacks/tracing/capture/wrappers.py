@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Container
 from typing import Any
 
 import torch
 
+from modelviz_callbacks.tracing.capture.module_paths import paths_of
 from modelviz_callbacks.tracing.capture.torch_internals import (
     ORIGINAL_MODULE,
     is_compiled,
@@ -96,11 +98,12 @@ def has_forward(module: torch.nn.Module) -> bool:
     return type(module).forward is not torch.nn.Module.forward
 
 
-def told_modules(model: torch.nn.Module) -> list[tuple[str, bool]]:
+def told_modules(model: torch.nn.Module, called: Container[str] = ()) -> list[tuple[str, bool]]:
     """The modules of which it is worth saying that they were never called.
 
     Args:
         model: Any model.
+        called: The names by which modules were: one that has several has that of these.
 
     Returns:
         Qualified names as the author wrote them, and whether each has a forward. Left out is
@@ -108,6 +111,10 @@ def told_modules(model: torch.nn.Module) -> list[tuple[str, bool]]:
         lies in a module of torch's.
     """
     found: dict[str, bool] = {}
+    names: dict[int, str] = {}
+    for path, module in paths_of(model):
+        if author_path(path) in called:
+            names.setdefault(id(module), author_path(path))
     scripted = torchs = _NOWHERE  # the modules come parents first, so one of each is enough
     for path, module in model.named_modules():
         if path.startswith(scripted):
@@ -115,7 +122,7 @@ def told_modules(model: torch.nn.Module) -> list[tuple[str, bool]]:
         name = class_name(module)
         if not path.startswith(torchs) or any(True for _ in module.parameters()):
             # A compiled module and what it wraps are one to the author.
-            found[author_path(path)] = has_forward(module)
+            found[names.get(id(module), author_path(path))] = has_forward(module)
         if name.startswith("torch.jit."):
             scripted = f"{path}." if path else ""
         elif name.startswith(("torch.nn.", "torch.ao.")) and not path.startswith(torchs) and path:

@@ -252,8 +252,9 @@ class _Lowering:
             and entry.code is not None
             and is_library_file(entry.code.co_filename)
         }
+        called = {scope.path for scope in self._scopes.all if scope.called and scope.path}
         return ModelFacts(
-            told_modules(self._recording.model),
+            told_modules(self._recording.model, called),
             self._unregistered(),
             [builder.name for builder in self._own_leaves],
             frozenset(of_libraries),
