@@ -282,6 +282,22 @@ def test_a_model_on_the_meta_device_has_its_notes() -> None:
     assert "unused-parameter" in told(model, torch.ones(2, 4, device="meta"))
 
 
+def test_results_in_code_that_a_library_generated_are_not_told() -> None:
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    graph.call_function(torch.exp, (x,))
+    graph.output(graph.call_function(torch.neg, (x,)))
+    assert told(nn.Sequential(torch.fx.GraphModule({}, graph)), X) == {}
+
+    class Exp(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x.exp()
+            return -x
+
+    own = told(nn.Sequential(torch.fx.symbolic_trace(Exp())), X)
+    assert list(own) == ["unused-result"]
+
+
 def test_values_that_a_library_reads_are_not_told() -> None:
     class Reading(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

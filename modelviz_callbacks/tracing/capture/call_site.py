@@ -84,9 +84,15 @@ def classify_file(filename: str) -> FrameKind:
     return FrameKind.USER
 
 
+# Of the code of a graph of torch.fx.
+_GENERATED = "<eval_with_key>"
+
+
 @lru_cache(maxsize=4096)
 def is_library_file(filename: str) -> bool:
     """Whether a file belongs to an installed package, not to the user."""
+    if filename.startswith(_GENERATED) and " from " not in filename:
+        return True  # by a library that generates code; what the user traces says from where
     steps = Path(filename).parts
     return filename.startswith(_TORCH) or "site-packages" in steps or "dist-packages" in steps
 
