@@ -16,6 +16,7 @@ from modelviz_callbacks.tracing.capture.recording import (
     named_inputs,
     paths_of_arguments,
 )
+from modelviz_callbacks.tracing.capture.shared_memory import elements_of
 from modelviz_callbacks.tracing.capture.tape import OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
@@ -162,7 +163,6 @@ def _digest(tensor: torch.Tensor) -> bytes:
         with torch.no_grad(), no_torch_function():
             if tensor.numel() * tensor.element_size() > _MOST_BYTES:
                 return b""
-            plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            return hashlib.blake2b(plain.numpy().tobytes()).digest()
+            return hashlib.blake2b(elements_of(tensor)).digest()
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):
         return b""

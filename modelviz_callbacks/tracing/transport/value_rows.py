@@ -21,6 +21,7 @@ from torch import nn
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.recording import forward_signature
+from modelviz_callbacks.tracing.capture.shared_memory import elements_of
 from modelviz_callbacks.tracing.capture.tape import FunctionCall, Origin, TensorRecord, record_of
 from modelviz_callbacks.tracing.capture.torch_internals import (
     buffers_of,
@@ -113,7 +114,7 @@ class ValueRows:
         self._stubs = stubs
         self._with_values = with_values
         self._without_values: set[int] = set()
-        self.blobs: list[bytes] = []
+        self.blobs: list[bytes | bytearray] = []
         self.tables: dict[str, list[Any]] = {
             name: []
             for name in (
@@ -211,7 +212,7 @@ class ValueRows:
         if callable(value) and hasattr(value, "__name__"):
             return ["fu", self.functions[value]]
         if isinstance(value, torch.Generator) and value.device.type == "cpu":
-            return ["ge", self._blob(value.get_state().numpy().tobytes())]
+            return ["ge", self._blob(elements_of(value.get_state()))]
         return self._of_numpy(value) or ["fo", python_text(value)]
 
     def _of_numpy(self, value: Any) -> Row | None:
@@ -318,7 +319,7 @@ class ValueRows:
         record = record_of(tensor, 0)
         return [str(record.dtype), record.sizes, -1]
 
-    def _blob(self, values: bytes | None) -> int:
+    def _blob(self, values: bytes | bytearray | None) -> int:
         if values is None:
             return -1
         self.blobs.append(values)
