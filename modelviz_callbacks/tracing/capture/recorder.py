@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, Encoder
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
+from modelviz_callbacks.tracing.capture.earlier_arrays import EarlierArrays
 from modelviz_callbacks.tracing.capture.function_calls import FunctionWatcher
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.gradient_hooks import (
@@ -108,6 +109,7 @@ class Recorder(Encoder, TorchFunctionMode):
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
         self.gradient_hooks = GradientHooks()
         self.shared = self.origins.shared = SharedMemory(self, self.origins.made_by_python)
+        self.origins.earlier = EarlierArrays(model)
         self.functions = FunctionWatcher(self.tape, model)
         self.paused = self.is_over = False
         self.fault: Exception | None = None

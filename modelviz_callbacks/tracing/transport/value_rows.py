@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from modelviz_callbacks.tracing.capture.earlier_arrays import WasThere
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.recording import forward_signature
@@ -56,6 +57,7 @@ TAGS: Final = {
     "ge": "torch.Generator of the processor, with its state",
     "tr": "TreeSpec: class, steps, children",
     "lf": "Leaf",
+    "wa": "WasThere",
     "fo": "Foreign",
     "te": "a tensor",
     "st": "a parameter or buffer",
@@ -168,8 +170,8 @@ class ValueRows:
             return ["d", *[self.value(part) for item in value.items() for part in item]]
         if kind is slice:
             return ["sl", *[self.value(part) for part in (value.start, value.stop, value.step)]]
-        if kind is Leaf:
-            return ["lf", self.value(value.value)]
+        if kind is Leaf or kind is WasThere:
+            return ["lf" if kind is Leaf else "wa", self.value(value.value)]
         if kind is TreeSpec:
             children = [self.value(child) for child in value.children]
             return ["tr", self._class(value.kind), list(value.steps), *children]
