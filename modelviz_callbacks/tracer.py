@@ -129,6 +129,10 @@ class Trace:
     def _program(self) -> Program:
         return to_program(self._recording)
 
+    @cached_property
+    def _checked_program(self) -> Program:
+        return to_program(self._recording, checks_reads=True)
+
     def replay(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the recorded ops on other inputs of the same shapes.
 
@@ -144,16 +148,19 @@ class Trace:
             The same structure as the model's own result.
 
         Raises:
-            ReplayError: A part of the forward could not be seen and cannot be repeated; Python or
-                numpy read values (``.item()``, ``.numpy()``) of inputs that are others now; or
-                the arguments hold another number of tensors than the recorded ones.
+            ReplayError: A part of the forward could not be seen and cannot be repeated; a number
+                that Python reads (``x.max().item()``, ``if x.sum() > 0``) is another one now;
+                Python or numpy read several (``.tolist()``, ``.numpy()``) of inputs that are
+                others now; or the arguments hold another number of tensors than the recorded
+                ones.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
             >>> torch.equal(t.replay(torch.ones(3, 4)), t.outputs)
             True
         """
-        return self._recording.result_from(run(self._program, self._inputs_of(args, kwargs)))
+        tensors = self._inputs_of(args, kwargs, reads_again=True)
+        return self._recording.result_from(run(self._checked_program, tensors))
 
     def find_nonfinite(self, *args: Any, **kwargs: Any) -> Nonfinite | None:
         """Finds where NaN or infinite numbers in the loss, its gradients or the outputs come from.
@@ -195,8 +202,10 @@ class Trace:
         ]
         return BackwardSearch(*given).find(gradients)
 
-    def _inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-        """The tensors among arguments, for the program to be run on."""
+    def _inputs_of(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], reads_again: bool = False
+    ) -> list[torch.Tensor]:
+        """The tensors among arguments, for a program to be run on, which may read numbers again."""
         if self._recording.fault:
             raise ReplayError(f"This recording cannot be run again. {self._recording.fault}")
         tensors = self._recording.tensors_of(args, kwargs)
@@ -206,7 +215,8 @@ class Trace:
                 f"The recording takes {expected} tensor(s) ({', '.join(self._program.inputs)}), "
                 f"{len(tensors)} were given. Call replay with arguments like the recorded ones."
             )
-        op = self._values_read.changed(tensors) if self._values_read is not None else ""
+        read = self._values_read
+        op = read.changed(tensors, but_single=reads_again) if read is not None else ""
         if op:
             raise ReplayError(
                 f"The recording cannot be run on these inputs: at {op} Python or numpy read values "

@@ -59,6 +59,71 @@ def test_replay_on_other_inputs_runs_where_python_only_read_one_that_stayed() ->
         t.replay(x, torch.tensor(3))
 
 
+def _branch(x: torch.Tensor) -> torch.Tensor:
+    return x * 2 if x.sum() > 0 else x * 3
+
+
+def _guard(x: torch.Tensor) -> torch.Tensor:
+    if torch.equal(x, -x.abs()):
+        return x
+    return x + float(x.max()) if x.any().item() else x - 1
+
+
+def _steps(x: torch.Tensor) -> torch.Tensor:
+    is_done = torch.zeros((), dtype=torch.bool)
+    total = x.detach().abs().max()
+    while not is_done:
+        x, total = x / 2, total / 2
+        is_done.logical_or_(total < 1)
+    return x
+
+
+def _longest(x: torch.Tensor) -> torch.Tensor:
+    return x[:, : int(x.detach().abs().max())]
+
+
+@pytest.mark.parametrize(
+    ("function", "same", "other"),
+    [
+        (_branch, 2.0, -1.0),
+        (_guard, 1.0, 2.0),
+        (_guard, 1.0, -1.0),
+        (_steps, 1.5, 4.5),
+        (_longest, 1.9, 2.1),
+    ],
+)
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_replay_runs_as_long_as_python_reads_what_it_read(
+    function: Any, same: float, other: float, with_gradients: bool
+) -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(x * 1.0)  # type: ignore[no-any-return]
+
+    net, ones = Net(), torch.ones(2, 3)
+    with torch.set_grad_enabled(with_gradients):
+        t = trace(net, ones)
+        assert torch.equal(t.replay(ones * same), net(ones * same))
+        with pytest.raises(ReplayError, match=r"what Python reads at \w+ was .* and is .* now"):
+            t.replay(ones * other)
+        assert torch.equal(t.replay(ones * same), net(ones * same))
+
+
+def test_what_python_reads_may_be_no_number_both_times() -> None:
+    t = trace(Through(lambda x: 0 * float(x.sum() * torch.nan)), torch.ones(2, 3))
+    assert t.replay(torch.zeros(2, 3)).isnan().all()
+
+
+def test_a_search_for_what_is_not_finite_follows_the_recorded_path() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.log() if x.isfinite().all() else x.nan_to_num()
+
+    found = trace(Net(), torch.ones(2, 3)).find_nonfinite(torch.full((2, 3), torch.nan))
+    assert found is not None
+    assert found.kind == "data"
+
+
 class Batch:
     def __init__(self, one: torch.Tensor, two: torch.Tensor) -> None:
         self._one, self._two = one, two

@@ -42,6 +42,7 @@ from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.shared_memory import SharedMemory
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
+    SCALARS,
     TensorRecord,
     autocast_state,
     flat_records,
@@ -406,6 +407,8 @@ class Recorder(Encoder, TorchFunctionMode):
             made = self._encode_nested(result)
         if kind is _DUAL:
             self.transforms.note_dual()
+        if made is None and kind is _READ and type(result) in SCALARS:
+            made = result  # what the forward does may hang on it
         if made is not None or writes or kind is _READ:
             self._append(func, args, kwargs, made, writes, begun)
         if writes:

@@ -258,6 +258,10 @@ class Origin:
     made_by = ""
 
 
+# What Python may read of a tensor of one element.
+SCALARS = (bool, int, float, complex)
+
+
 class OpEntry(NamedTuple):
     """One torch call.
 
@@ -265,7 +269,8 @@ class OpEntry(NamedTuple):
         func: The function, method or descriptor called.
         args: Its positional arguments, tensors replaced by records.
         kwargs: Its keyword arguments, likewise.
-        result: What it returned, tensors replaced by records, other values left out.
+        result: What it returned, tensors replaced by records, other values left out but for a
+            number that Python reads.
         writes: New versions of tensors that it wrote to without returning them.
         code: Code object of the user's frame that the call comes from.
         lasti: Position in that code.

@@ -66,6 +66,21 @@ def unreplayable(reason: str) -> torch.Tensor:
     )
 
 
+def as_recorded(found: complex, recorded: complex, op: str) -> None:
+    """Goes on only where Python reads the number, or the answer, that it read.
+
+    Raises:
+        ReplayError: It is another one.
+    """
+    are_none = found != found and recorded != recorded  # both are no number
+    if found != recorded and not are_none:
+        raise ReplayError(
+            f"The recording cannot be run on these inputs: what Python reads at {op} was "
+            f"{recorded} and is {found} now, and what the forward does then is not recorded. "
+            "Call trace() with the new inputs."
+        )
+
+
 def is_python(name: str) -> bool:
     """Whether a qualified name can be written as a chain of attributes."""
     return all(
