@@ -8,6 +8,7 @@ a module or a global of a module's file before, and still holds the same bytes.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ _MOST_ITEMS = 64
 _NO_ARRAYS = ("torch.", "lightning.", "transformers.")
 # Of a module, these hold state, which is known by its names.
 _STATE = ("_parameters", "_buffers", "_modules")
+# What most attributes are: asked first, as a model has many thousands.
+_OTHERS = frozenset({bool, int, float, str, type(None), OrderedDict})
 
 
 class WasThere(Leaf):
@@ -96,6 +99,8 @@ def _values_of(modules: list[torch.nn.Module], wanted: tuple[type, ...]) -> Iter
     for table in tables:
         for name, value in [*table.items()]:
             kind = type(value)
+            if kind in _OTHERS:
+                continue
             if issubclass(kind, wanted):
                 yield value
             elif kind in (list, tuple, dict) and len(value) <= _MOST_ITEMS and name not in _STATE:
