@@ -109,6 +109,60 @@ def test_replay_runs_as_long_as_python_reads_what_it_read(
         assert torch.equal(t.replay(ones * same), net(ones * same))
 
 
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return torch.stack([row * 2 for row in x[x[:, 0] > 0]]).sum()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.sum() / (x > 0).nonzero().shape[0],
+        lambda x: x.sum() / (x[x > 0] * 2).numel(),
+        lambda x: x.sum() / len(torch.masked_select(x, x > 0)),
+        lambda x: x[x > 0].view(-1, x[x > 0].size(0)).sum(1),
+        lambda x: torch.unique(x > 0) + x.new_zeros(torch.unique(x > 0).size()),
+        lambda x: x.sum() / torch.where(x > 0)[0].size(-1),
+        _rows,
+        lambda x: torch.stack([part.sum() for part in x[x[:, 0] > 0].split(1)]).sum(),
+    ],
+)
+def test_replay_refuses_where_a_size_or_number_that_python_reads_hangs_on_values(
+    function: Any,
+) -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(x * 1.0)  # type: ignore[no-any-return]
+
+    x = torch.ones(4, 3)
+    y = x.clone()
+    y[1] = -1
+    t = trace(Net(), x)
+    assert torch.equal(t.replay(x * 2), Net()(x * 2))
+    with pytest.raises(ReplayError, match=r"(read|results|index).* (was|were|out of) .*Call trace"):
+        t.replay(y)
+
+
+def test_where_nobody_reads_them_sizes_may_be_others() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            chosen = x[x > 0]
+            return torch.as_tensor(chosen.view(-1, x.size(1)).mean(0) + chosen.dim())
+
+    t = trace(Net(), torch.ones(4, 3))
+    y = torch.ones(6, 3)
+    y[1] = -1
+    assert torch.equal(t.replay(y), Net()(y))
+
+
+def test_an_error_of_an_op_is_one_of_the_replay_and_nothing_is_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+    with pytest.raises(ReplayError, match=r"^The recording cannot be run on these inputs: mat1"):
+        t.replay(torch.ones(3, 5))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_python_reads_may_be_no_number_both_times() -> None:
     t = trace(Through(lambda x: 0 * float(x.sum() * torch.nan)), torch.ones(2, 3))
     assert t.replay(torch.zeros(2, 3)).isnan().all()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -257,6 +257,9 @@ class Origin:
     alias_of: TensorRecord | None = None
     made_by = ""
 
+
+# A tensor whose size Python has asked for, by what function, and what else that was given.
+ToldSize: TypeAlias = "tuple[TensorRecord, Any, tuple[Any, ...]]"
 
 # What Python may read of a tensor of one element.
 SCALARS = (bool, int, float, complex)

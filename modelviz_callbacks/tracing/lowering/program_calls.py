@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,11 +74,38 @@ def as_recorded(found: complex, recorded: complex, op: str) -> None:
     """
     are_none = found != found and recorded != recorded  # both are no number
     if found != recorded and not are_none:
-        raise ReplayError(
-            f"The recording cannot be run on these inputs: what Python reads at {op} was "
-            f"{recorded} and is {found} now, and what the forward does then is not recorded. "
-            "Call trace() with the new inputs."
-        )
+        raise _differs(f"what Python reads at {op} was {recorded} and is {found} now")
+
+
+def as_large(
+    tensor: torch.Tensor, places: tuple[int, ...], recorded: tuple[int, ...], op: str
+) -> None:
+    """Goes on only where a tensor is as large as Python was told, in some dimensions.
+
+    Raises:
+        ReplayError: It is not.
+    """
+    found = tuple(tensor.shape[place] for place in places)
+    if found != recorded:
+        was, now = (", ".join(map(str, sizes)) for sizes in (recorded, found))
+        raise _differs(f"the size that Python reads of {op} was {was} and is {now} now")
+
+
+def as_many(results: Sequence[Any], recorded: int, op: str) -> None:
+    """Goes on only where an op gives as many results as Python took apart.
+
+    Raises:
+        ReplayError: It gives more or fewer.
+    """
+    if len(results) != recorded:
+        raise _differs(f"the results of {op} were {recorded} and are {len(results)} now")
+
+
+def _differs(what: str) -> ReplayError:
+    return ReplayError(
+        f"The recording cannot be run on these inputs: {what}, and what the forward does then is "
+        "not recorded. Call trace() with the new inputs."
+    )
 
 
 def is_python(name: str) -> bool:

@@ -47,6 +47,8 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of
 from modelviz_callbacks.tracing.lowering.program_calls import (
     Builder,
+    as_large,
+    as_many,
     as_recorded,
     call,
     fresh,
@@ -56,6 +58,7 @@ from modelviz_callbacks.tracing.lowering.program_calls import (
     unreplayable,
 )
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
+from modelviz_callbacks.tracing.lowering.told_sizes import ToldSizes
 from modelviz_callbacks.tracing.op_facts import property_name, torch_name
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
@@ -101,7 +104,8 @@ def to_program(
         is_draft: Whether it is only to be read, by whoever makes another program of it.
         before: What such state is to start from, by the ``id`` of the parameter or buffer.
         checks_reads: Whether it reads again what Python has read (``x.max().item()``, ``if
-            x.sum() > 0``), and raises `ReplayError` where that is something else.
+            x.sum() > 0``, ``x[mask].shape``), and raises `ReplayError` where that is something
+            else.
 
     Returns:
         The program; one with opaque parts raises `ReplayError` when it comes to them.
@@ -120,7 +124,7 @@ class _Lowering:
         checks_reads: bool,
     ) -> None:
         self._recording = recording
-        self._checks_reads = checks_reads
+        self._told_sizes = ToldSizes(recording) if checks_reads else None
         self._live_state = live_state
         self._before = before
         self._names = node_names(recording)
@@ -217,7 +221,7 @@ class _Lowering:
 
     def _add(self, entry: OpEntry) -> None:
         if classify(entry.func) is CallKind.READ:
-            if self._checks_reads and type(entry.result) in SCALARS:
+            if self._told_sizes is not None and type(entry.result) in SCALARS:
                 self._check_read(entry)
             return  # the value went to Python; nothing in the program depends on it
         if entry.layers is None:
@@ -263,7 +267,11 @@ class _Lowering:
             assert record.previous is not None
             self._env[record] = self._read(record.previous)
             self._written_by[record] = node
+        if self._told_sizes is not None:
+            self._check_number(entry, node)
         self._bind(entry.result, node)
+        if self._told_sizes is not None:
+            self._check_sizes(entry, self._told_sizes)
 
     def _check_read(self, entry: OpEntry) -> None:
         """Reads again what Python has read, where it is of what is computed here."""
@@ -275,6 +283,18 @@ class _Lowering:
         found = self._call(entry.func, args, kwargs)
         name = self._names.get(id(entry), "an op")
         self._graph.call_function(as_recorded, (found, entry.result, name))
+
+    def _check_number(self, entry: OpEntry, node: fx.Node) -> None:
+        """Counts again the results that Python took apart."""
+        if isinstance(entry.result, (tuple, list)):
+            name = self._names.get(id(entry), "an op")
+            self._graph.call_function(as_many, (node, len(entry.result), name))
+
+    def _check_sizes(self, entry: OpEntry, told: ToldSizes) -> None:
+        """Looks again how large the results are, where Python did."""
+        for record, places, sizes in told.after(entry):
+            name = self._names.get(id(entry), "an op")
+            self._graph.call_function(as_large, (self._read(record), places, sizes, name))
 
     def _facts(self, entry: OpEntry) -> dict[str, str]:
         """What the exporters carry through to the node's sidebar."""
