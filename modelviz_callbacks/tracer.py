@@ -378,13 +378,15 @@ class Trace:
             log_dir: A directory for a new event file, or an open ``SummaryWriter``.
 
         Raises:
-            SinkError: It cannot be written there.
+            MissingLibraryError: protobuf or numpy is not installed.
+            TrackerError: It cannot be written there.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
             >>> t.write_tensorboard("runs/linear")
         """
-        write_graph(self._analysis, log_dir)
+        with says_what_is_missing():
+            write_graph(self._analysis, log_dir)
 
 
 def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:

@@ -31,7 +31,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
     "tensorboard_messages": set(),
-    "writers": {"diff", "view", "analysis", "graph", "tensorboard_messages", "errors"},
+    "writers": {
+        "diff",
+        "view",
+        "analysis",
+        "graph",
+        "tensorboard_messages",
+        "libraries",
+        "errors",
+    },
     "tracing": {
         "tracing.capture",
         "tracing.steps",
