@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -225,13 +225,20 @@ class Trace:
             )
         return tensors
 
-    def save_onnx(self, path: str | Path, **options: Any) -> Path:
+    def save_onnx(
+        self,
+        path: str | Path,
+        weights: bool = False,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+    ) -> Path:
         """Writes the graph as ONNX for Netron.
 
         Args:
             path: The file, ending in ``.onnx``.
-            **options: ``weights``, ``input_names``, ``output_names`` as in the options
-                ``onnx_weights``, ``input_names``, ``output_names``.
+            weights: Whether the weights go along.
+            input_names: Names for the model's inputs, one for each tensor; ``None``: their own.
+            output_names: Names for its outputs, likewise.
 
         Returns:
             The path.
@@ -247,7 +254,9 @@ class Trace:
             'graph.onnx'
         """
         with says_what_is_missing():
-            return on_demand.save_onnx(self._recording, self.graph, path, **options)
+            return on_demand.save_onnx(
+                self._recording, self.graph, path, weights, input_names, output_names
+            )
 
     def save_svg(
         self,
@@ -379,13 +388,15 @@ class Trace:
             log_dir: A directory for a new event file, or an open ``SummaryWriter``.
 
         Raises:
-            SinkError: It cannot be written there.
+            MissingLibraryError: protobuf or numpy is not installed.
+            TrackerError: It cannot be written there.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
             >>> t.write_tensorboard("runs/linear")
         """
-        write_graph(self._analysis, log_dir)
+        with says_what_is_missing():
+            write_graph(self._analysis, log_dir)
 
 
 def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:

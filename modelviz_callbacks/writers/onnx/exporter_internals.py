@@ -19,10 +19,11 @@ from torch import fx
 from torch.multiprocessing import reductions
 
 from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.libraries import missing_library
 
 
 class MissingInternal(WriterError):
-    """This torch lacks a private name that has no public equal."""
+    """This torch lacks a private name that has no public equal, or a library that it is made of."""
 
 
 class Internal(NamedTuple):
@@ -96,21 +97,22 @@ def _find(path: str, instead: Any = _ABSENT) -> Any:
         MissingInternal: Nothing does, and there is nothing else.
     """
     home, _, name = path.rpartition(".")
-    found = _ABSENT
+    found, reason = _ABSENT, ""
     try:
         found = getattr(importlib.import_module(home), name, _ABSENT)
-    except ImportError:
+    except ImportError as error:
+        reason = missing_library(error)  # what torch's exporter needs, too, and is not torch
         owner: Any = torch
         for step in home.split(".")[1:]:
             owner = getattr(owner, step, _ABSENT)
         found = getattr(owner, name, _ABSENT)
     if found is not _ABSENT:
         return found
-    return _missing(path) if instead is _ABSENT else instead
+    return _missing(path, reason) if instead is _ABSENT else instead
 
 
-def _missing(path: str) -> Any:
-    raise MissingInternal(f"torch {torch.__version__} has no {_BY_PATH[path].path}")
+def _missing(path: str, reason: str = "") -> Any:
+    raise MissingInternal(reason or f"torch {torch.__version__} has no {_BY_PATH[path].path}")
 
 
 def _member(path: str, owner: Any) -> Any:
