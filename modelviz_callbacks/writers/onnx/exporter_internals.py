@@ -43,6 +43,7 @@ class Internal(NamedTuple):
 
 
 _EXPORTER = "torch.onnx._internal.exporter"
+_MODULE = "torch.nn.Module"
 
 INTERNALS: tuple[Internal, ...] = (
     Internal(f"{_EXPORTER}._registration.ONNXRegistry", "2.8", "the table of translations"),
@@ -56,6 +57,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal(f"{_EXPORTER}._fx_passes.insert_type_promotion_nodes", "2.8", "makes types equal"),
     Internal(f"{_EXPORTER}._core._translate_fx_graph", "2.8", "translates a program"),
     Internal("torch._subclasses.FakeTensorMode", "2.0", "runs a call without data"),
+    Internal(f"{_MODULE}.__fx_already_patched", "2.8", "keeps tracing from patching it", False),
     Internal("torch.Tensor._version", "2.0", "which tensors a call wrote to"),
     Internal("torch.UntypedStorage._cdata", "2.0", "which tensors share memory", False),
     Internal("torch._ops.OpOverload", "2.0", "the class of torch.ops.aten.add.Tensor", False),
@@ -181,6 +183,24 @@ def unchecked_distributions() -> Iterator[None]:
         yield
     finally:
         kind.set_default_validate_args(before)
+
+
+@contextlib.contextmanager
+def modules_as_they_are() -> Iterator[None]:
+    """Keeps a trace from giving `torch.nn.Module` other methods for as long as it takes.
+
+    A single call needs none of them, and to set one Python goes over every subclass there is.
+    """
+    mark = _LAST_STEP[f"{_MODULE}.__fx_already_patched"]
+    methods = [getattr(torch.nn.Module, name) for name in ("__getattr__", "__call__")]
+    unmarked = [method for method in methods if not hasattr(method, mark)]
+    for method in unmarked:
+        setattr(method, mark, True)
+    try:
+        yield
+    finally:
+        for method in unmarked:
+            delattr(method, mark)
 
 
 def fake_tensor_mode(**options: Any) -> Any:
