@@ -11,7 +11,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
@@ -29,6 +28,7 @@ from modelviz_callbacks.tracing import (
     StepHook,
     calls_under_way,
     class_of,
+    is_for_a_compiler,
     is_lazy,
     method_names,
     method_under_way,
@@ -234,8 +234,8 @@ class GraphHook:
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if is_dynamo_compiling():
-            return  # compiled with the code around it: its ops cannot be seen
+        if is_for_a_compiler(args, kwargs):
+            return  # its ops cannot be seen
         if self._is_copy:
             _note_copy(self, model)
             return
@@ -300,7 +300,7 @@ class GraphHook:
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> Any:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
-        if is_dynamo_compiling() or self._is_copy:
+        if is_for_a_compiler(args, kwargs) or self._is_copy:
             return None
         if self._recorded and self._later.after_timed(result):
             return None
@@ -429,7 +429,7 @@ class GraphHook:
             return self._in_later_step(inner, args, kwargs)
         runs = self._in_method or self._lazy_runs() or self._capture is not None
         is_busy = runs or self._recorded or self._closed
-        if is_dynamo_compiling() or is_busy or worth <= self._best.worth:
+        if is_for_a_compiler(args, kwargs) or is_busy or worth <= self._best.worth:
             return self._way.call(self._capture, inner, args, kwargs)
         capture: Capture | None = None
         with self._run.guarded("the recording"):
@@ -459,7 +459,7 @@ class GraphHook:
         """Runs one call of a watched method after the recorded one."""
         self._in_method = True
         try:
-            if is_dynamo_compiling():
+            if is_for_a_compiler(args, kwargs):
                 return inner(*args, **kwargs)
             return self._later.call(inner, args, kwargs)
         finally:
@@ -474,7 +474,7 @@ class GraphHook:
         if self._is_copy:
             _note_copy(self, part)
             return
-        if is_dynamo_compiling() or self._closed or self._recorded or self._in_method:
+        if self._closed or self._recorded or self._in_method or is_for_a_compiler(args, kwargs):
             return
         capture = self._capture
         if capture is not None:
@@ -482,8 +482,6 @@ class GraphHook:
                 self._end_stretch()
             return
         if self._best.worth >= Worth.STRETCH or not torch.is_grad_enabled():
-            return
-        if not any(parameter.requires_grad for parameter in part.parameters()):
             return
         if not self._is_recorder() or _calls_on_stack(self._model):
             return

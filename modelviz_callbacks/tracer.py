@@ -31,6 +31,7 @@ from modelviz_callbacks.tracing import (
     Recording,
     ValuesBefore,
     ValuesRead,
+    difference_of_arguments,
     forward_signature,
     is_lazy,
     losses_among,
@@ -151,8 +152,8 @@ class Trace:
             ReplayError: A part of the forward could not be seen and cannot be repeated; a number
                 that Python reads (``x.max().item()``, ``if x.sum() > 0``) is another one now;
                 Python or numpy read several (``.tolist()``, ``.numpy()``) of inputs that are
-                others now; or the arguments hold another number of tensors than the recorded
-                ones.
+                others now; what is no tensor among the arguments (a number, a flag) is another
+                one now; or they hold another number of tensors than the recorded ones.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
@@ -214,6 +215,12 @@ class Trace:
             raise ReplayError(
                 f"The recording takes {expected} tensor(s) ({', '.join(self._program.inputs)}), "
                 f"{len(tensors)} were given. Call replay with arguments like the recorded ones."
+            )
+        other = difference_of_arguments(self._recording, args, kwargs)
+        if other:
+            raise ReplayError(
+                f"The recording cannot be run on these arguments: {other}. What Python made of it "
+                "is part of the recording. Call trace() with the new arguments."
             )
         read = self._values_read
         op = read.changed(tensors, but_single=reads_again) if read is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,84 @@ def test_a_scripted_part_is_not_said_to_be_missing_in_a_replay() -> None:
     (opaque,) = [note.message for note in t.graph.notes if note.kind == "opaque"]
     assert "replay" not in opaque
     assert torch.equal(t.replay(x), t.outputs)
+
+
+class Takes(nn.Module):
+    """Makes something of whatever kind of argument there is."""
+
+    def forward(self, x: torch.Tensor, given: Any = None, *more: Any, by: Any = 1.0) -> Any:
+        if isinstance(given, dict):
+            x, given = x + given["x"], given.get("scale")
+        if isinstance(given, numpy.ndarray):
+            x = x * torch.from_numpy(given)
+        elif isinstance(given, (int, float)):
+            x = x * given
+        elif isinstance(given, list):
+            x = x * sum(given)
+        elif given == "relu":
+            x = x.relu()
+        return x * by + sum(more)
+
+
+ROW = numpy.arange(4, dtype=numpy.float32)
+ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "a number": ((2.0,), {}, "given is 2.0 and was None"),
+    "a number by name": ((), {"by": 2.0}, "by is 2.0 and was 1.0"),
+    "one of several": ((None, 3), {}, r"more\[0\] is 3 and was not there"),
+    "a flag": ((True,), {}, "given is True and was None"),
+    "a text": (("relu",), {}, "given is 'relu' and was None"),
+    "an array": ((ROW,), {}, r"given is an array of \(4,\) and was None"),
+}
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_replay_with_another_plain_argument_names_it_and_what_it_was(kind: str) -> None:
+    args, kwargs, told = ARGUMENTS[kind]
+    x = torch.randn(3, 4)
+    with pytest.raises(ReplayError, match=told):
+        trace(Takes(), x).replay(x, *args, **kwargs)
+    recorded = trace(Takes(), x, *args, **kwargs)
+    assert torch.equal(recorded.replay(x + 1, *args, **kwargs), Takes()(x + 1, *args, **kwargs))
+    with pytest.raises(ReplayError, match="the recording"):
+        recorded.replay(x)
+
+
+def test_numbers_inside_of_structures_are_compared_and_names_of_files_are_not() -> None:
+    x = torch.randn(3, 4)
+    recorded = trace(Takes(), x, {"x": x + 1, "scale": 2.0, "file": "one.jpg", "nan": math.nan})
+    same = {"file": "two.jpg", "nan": math.nan, "scale": 2.0, "x": x}
+    assert torch.equal(recorded.replay(x, same), Takes()(x, same))
+    with pytest.raises(ReplayError, match=r"given\['scale'\] is 3.0 and was 2.0"):
+        recorded.replay(x, same | {"scale": 3.0})
+    recorded = trace(Takes(), x, [1, 2])
+    with pytest.raises(ReplayError, match=r"given\[1\] is 3 and was 2"):
+        recorded.replay(x, [1, 3])
+
+
+def test_an_argument_that_is_what_it_would_be_by_default_is_no_other_one() -> None:
+    x = torch.randn(3, 4)
+    assert torch.equal(trace(Takes(), x).replay(x, None, by=1), x)
+    assert torch.equal(trace(Takes(), x, by=1.0).replay(x), x)
+
+
+def test_the_items_of_a_dictionary_may_come_in_another_order() -> None:
+    class Differs(nn.Module):
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return batch["a"] - batch["b"]
+
+    a, b = torch.randn(3), torch.randn(3)
+    recorded = trace(Differs(), {"a": a, "b": b})
+    assert torch.equal(recorded.replay({"b": b + 2, "a": a}), a - (b + 2))
+
+
+def test_a_tensor_that_was_handed_in_twice_must_be_one_again() -> None:
+    class Pairs(nn.Module):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return x - labels * 2
+
+    x, y = torch.randn(3), torch.randn(3)
+    recorded = trace(Pairs(), x, labels=x)
+    assert torch.equal(recorded.replay(y, labels=y), y - y * 2)
+    assert torch.equal(recorded.replay(y, labels=y.clone()), y - y * 2)
+    with pytest.raises(ReplayError, match="labels is another tensor than x"):
+        recorded.replay(x, labels=y)

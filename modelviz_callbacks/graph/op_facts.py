@@ -226,7 +226,10 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
     ),
     (_F.KEEPS_VALUES | _F.GRADIENT, "requires_grad_"),
     (_F.GRADIENT, "grad.__get__ requires_grad.__set__"),
-    (_F.DUAL, "_make_dual _unpack_dual"),
+    # Each product below it is made of the tangents, too.
+    (_F.DUAL | _F.UNCOUNTED, "_make_dual"),
+    (_F.DUAL, "_unpack_dual"),
+    (_F.UNCOUNTED, "grad"),
     (_F.BACKWARD, "backward"),
     (_F.HOOKS, "register_hook"),
     (_F.NODE, "grad_fn.__get__"),

@@ -1,7 +1,7 @@
 """The tracing core: records one real forward and lowers it to a graph and a program."""
 
 from modelviz_callbacks.tracing.capture.autograd_record import record_backward
-from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts
+from modelviz_callbacks.tracing.capture.compile_guard import compiled_parts, is_for_a_compiler
 from modelviz_callbacks.tracing.capture.lazy_result import LazyResult, used_up
 from modelviz_callbacks.tracing.capture.lazy_values import is_lazy
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
@@ -35,6 +35,7 @@ from modelviz_callbacks.tracing.capture.watched_method import (
 from modelviz_callbacks.tracing.capture.wrappers import class_of, told_modules, unwrapped
 from modelviz_callbacks.tracing.lowering.flops import with_flops
 from modelviz_callbacks.tracing.lowering.memory import with_memory
+from modelviz_callbacks.tracing.lowering.other_arguments import difference_of_arguments
 from modelviz_callbacks.tracing.lowering.replay import run
 from modelviz_callbacks.tracing.lowering.source_files import SourceFile, source_files
 from modelviz_callbacks.tracing.lowering.to_backward_graph import to_backward_graph
@@ -93,6 +94,7 @@ __all__ = [
     "compiled_call",
     "compiled_parts",
     "copies_of",
+    "difference_of_arguments",
     "examine",
     "examine_gradients",
     "first_call",
@@ -100,6 +102,7 @@ __all__ = [
     "has_modes",
     "is_compiled",
     "is_finite",
+    "is_for_a_compiler",
     "is_lazy",
     "losses_among",
     "method_names",

@@ -12,8 +12,9 @@ from torch.nn import Parameter
 from modelviz_callbacks.tracing.capture.deaths import Deaths
 from modelviz_callbacks.tracing.capture.earlier_arrays import WasThere
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
+from modelviz_callbacks.tracing.capture.object_parts import PLAIN_TYPES
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
-from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES, Leaf, walk
+from modelviz_callbacks.tracing.capture.pytree import Leaf, walk
 from modelviz_callbacks.tracing.capture.tape import Origin, RawEntry, TensorRecord, record_of
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.capture.mode_stack import is_active, push_mode, remove_mode
@@ -255,3 +256,19 @@ def compiled_parts(model: torch.nn.Module) -> list[str]:
         author_path(names[id(module)]) or class_of(unwrapped(module)).__name__
         for module in compiled
     ]
+
+
+def is_for_a_compiler(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is there to be looked at by a compiler or an exporter, and is no step.
+
+    ``torch.compile`` puts it into the code around it; ``torch.jit.trace`` (and so TensorBoard's
+    ``add_graph``) compares two calls, and refuses a model of which one was recorded;
+    ``torch.fx.symbolic_trace`` hands in what stands for tensors.
+
+    Args:
+        args: Of the call.
+        kwargs: Likewise, by name.
+    """
+    if is_dynamo_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    return any(isinstance(one, torch.fx.Proxy) for one in (*args, *kwargs.values()))

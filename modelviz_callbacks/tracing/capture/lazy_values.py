@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES
+from modelviz_callbacks.tracing.capture.object_parts import PLAIN_TYPES
 
 # How deep a result is searched, and in how many of its parts.
 _MAX_DEPTH = 4

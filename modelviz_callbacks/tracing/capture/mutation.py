@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES
+from modelviz_callbacks.tracing.capture.object_parts import PLAIN_TYPES
 from modelviz_callbacks.tracing.capture.tape import TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import version_of
 

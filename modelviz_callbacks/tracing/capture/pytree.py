@@ -10,38 +10,24 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
 
+from modelviz_callbacks.tracing.capture.object_parts import (
+    PLAIN_TYPES,
+    attributes_of,
+    is_harmless,
+    is_plain_object,
+    mentions_tensor,
+)
 from modelviz_callbacks.tracing.capture.torch_internals import pytree
 
 # How deep plain objects are walked: a cache of layers of tensors is three.
 _MAX_DEPTH = 8
-
-# Values that hold no tensor and cannot change: kept as they are.
-PLAIN_TYPES = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    type(None),
-    type(Ellipsis),
-    type,
-    range,
-    torch.dtype,
-    torch.device,
-    torch.layout,
-    torch.memory_format,
-    torch.Size,
-    torch.SymInt,
-    torch.SymFloat,
-    torch.SymBool,
-)
 
 
 class TreeSpec:
@@ -119,7 +105,7 @@ def walk(value: Any, replace: Callable[[torch.Tensor], Any], depth: int = 0) -> 
         return Leaf(None)
     parts = _open(value)
     if parts is None:
-        return Leaf(value if _is_harmless(value) else None)
+        return Leaf(value if is_harmless(value) else None)
     steps, children, build = parts
     walked = [walk(child, replace, depth + 1) for child in children]
     return TreeSpec(type(value), steps, walked, build)
@@ -174,25 +160,33 @@ def _open(value: Any) -> _Parts | None:
         except Exception:
             continue
         if parts is not None:
-            return parts
+            return _with_attributes(value, parts) if opens in _BY_ITEMS else parts
     return None
 
 
-class _Shown(dict[str, Any]):
-    """A copy of a private dictionary whose items an object shows as its attributes."""
+class _Shown:
+    """A private mapping whose items an object shows as its own, and the steps to them."""
+
+    def __init__(self, mapping: Any, steps: tuple[str, ...]) -> None:
+        self.mapping, self.steps = mapping, steps
 
 
 def _open_builtin(value: Any) -> _Parts | None:
     kind = type(value)
     if kind in (list, tuple):
         return _indices(len(value)), list(value), kind
-    if kind is dict or kind is _Shown:
+    if kind is dict:
         keys = list(value)
         return (
-            _key_steps(keys) if kind is dict else tuple(f".{key}" for key in keys),
+            _key_steps(keys),
             list(value.values()),
             lambda children: dict(zip(keys, children, strict=True)),
         )
+    if kind is _Shown:
+        parts = _open(value.mapping)
+        if parts is None:
+            return None
+        return (*value.steps, *parts[0][len(value.steps) :]), *parts[1:]
     return None
 
 
@@ -252,8 +246,10 @@ def _open_mapping(value: Any) -> _Parts | None:
     keys = list(value)
 
     def build(children: list[Any]) -> Any:
-        made = copy.copy(value)
         given = dict(zip(keys, children, strict=True))
+        if type(value) is types.MappingProxyType:
+            return types.MappingProxyType(given)
+        made = copy.copy(value)
         stores = _own_stores(made)
         if isinstance(made, MutableMapping):
             for key, child in given.items():
@@ -277,9 +273,12 @@ def _own_stores(made: Any) -> list[dict[Any, Any]]:
 def _open_collection(value: Any) -> _Parts | None:
     """Subclasses of lists and tuples, and sets, with tensors in them."""
     kind = type(value)
+    if kind in _OVER_LISTS:
+        items = listed(value)
+        return _indices(len(items)), items, iter
     if not issubclass(kind, (tuple, list, set, frozenset)):
         return None
-    if not _mentions_tensor(value, 0, set()):
+    if not mentions_tensor(value, 0, set()):
         return None
     if issubclass(kind, tuple):
         children = list(tuple.__iter__(value))
@@ -297,31 +296,84 @@ def _open_collection(value: Any) -> _Parts | None:
     return _indices(len(children)), children, kind
 
 
+def _with_attributes(value: Any, parts: _Parts) -> _Parts:
+    """The items of a container of somebody's own, and the tensors that it has beside them."""
+    steps, children, build = parts
+    known: set[int] = set()
+    for child in children:
+        walk(child, lambda tensor: known.add(id(tensor)))
+
+    def is_new(part: Any) -> bool:
+        found: set[int] = set()
+        walk(part, lambda tensor: found.add(id(tensor)))
+        return bool(found - known)
+
+    attributes, shown = attributes_of(value), _properties(type(value))
+    more = {
+        name: part
+        for name, part in attributes.items()
+        # What it shows in no way is its own bookkeeping.
+        if (not name.startswith("_") or name in shown) and is_new(part)
+    }
+    places = {id(child): place for place, child in enumerate(children)}
+    # A tensor that is an item and an attribute is one.
+    twins = {
+        name: places[id(part)]
+        for name, part in attributes.items()
+        if isinstance(part, torch.Tensor) and id(part) in places
+    }
+    if not more and not twins:
+        return parts
+    count = len(children)
+
+    def build_both(both: list[Any]) -> Any:
+        made = build(both[:count])
+        given = {name: both[place] for name, place in twins.items()}
+        for name, child in (*zip(more, both[count:], strict=True), *given.items()):
+            with contextlib.suppress(AttributeError, TypeError):  # a plain one in its place
+                object.__setattr__(made, name, child)
+        return made
+
+    named = _attribute_steps(type(value), more, list(more))
+    return (*steps, *named), [*children, *more.values()], build_both
+
+
+def _open_partial(value: Any) -> _Parts | None:
+    """What a function was given beforehand."""
+    if type(value) is not functools.partial or not mentions_tensor(value, 0, set()):
+        return None
+
+    def build(parts: list[Any]) -> Any:
+        return functools.partial(value.func, *parts[0], **parts[1])
+
+    return (".args", ".keywords"), [value.args, value.keywords], build
+
+
 def _open_dataclass(value: Any) -> _Parts | None:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return None
     names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
     more = [
         name
-        for name, part in _attributes(value).items()
-        if name not in names and _mentions_tensor(part, 0, set())
+        for name, part in attributes_of(value).items()
+        if name not in names and mentions_tensor(part, 0, set())
     ]
     return _open_attributes(value, names + more)
 
 
 def _open_object(value: Any) -> _Parts | None:
-    if not _is_plain_object(value) or not _mentions_tensor(value, 0, set()):
+    if not is_plain_object(value) or not mentions_tensor(value, 0, set()):
         return None
-    return _open_attributes(value, list(_attributes(value)))
+    return _open_attributes(value, list(attributes_of(value)))
 
 
 def _open_attributes(value: Any, names: list[str]) -> _Parts:
     kind: Any = type(value)
-    found = _attributes(value)
+    found = attributes_of(value)
     rest = {
         name: attribute
         for name, attribute in found.items()
-        if name not in names and _is_harmless(attribute)
+        if name not in names and is_harmless(attribute)
     }
     parts = {name: found[name] if name in found else getattr(value, name) for name in names}
     # A tensor that an object shows under a public name and keeps under a private one is one.
@@ -341,21 +393,29 @@ def _open_attributes(value: Any, names: list[str]) -> _Parts:
             object.__setattr__(made, name, attribute)
         return made
 
-    steps = _attribute_steps(kind, parts, names)
-    children = [
-        parts[name] if step else _as_shown(value, parts[name])
-        for name, step in zip(names, steps, strict=True)
-    ]
-    return steps, children, build
+    shown = {name: _as_shown(value, parts[name]) for name in names if name.startswith("_")}
+    shown = {name: part for name, part in shown.items() if part is not None}
+    steps = _attribute_steps(kind, parts, [name for name in names if name not in shown])
+    waiting = iter(steps)
+    return (
+        tuple("" if name in shown else next(waiting) for name in names),
+        [shown.get(name, parts[name]) for name in names],
+        build,
+    )
 
 
-def _as_shown(value: Any, part: Any) -> Any:
-    """What an object keeps under a private name, as it shows it."""
-    if type(part) is not dict or not hasattr(type(value), "__getattr__"):
-        return part
-    names = [key for key in part if isinstance(key, str) and key.isidentifier()]
-    is_shown = len(names) == len(part) and all(_get(value, key) is part[key] for key in names)
-    return _Shown(part) if is_shown else part
+def _as_shown(value: Any, part: Any) -> _Shown | None:
+    """What an object keeps under a private name, if it shows it: as attributes, or as items."""
+    if not issubclass(type(part), Mapping) or not mentions_tensor(part, 0, set()):
+        return None
+    keys = list(part)
+    names = [key for key in keys if isinstance(key, str) and key.isidentifier()]
+    has_attributes = hasattr(type(value), "__getattr__") and len(names) == len(keys)
+    if has_attributes and all(_get(value, name) is part[name] for name in names):
+        return _Shown(part, tuple(f".{name}" for name in names))
+    if hasattr(type(value), "__getitem__") and all(value[key] is part[key] for key in keys):
+        return _Shown(part, _key_steps(keys))
+    return None
 
 
 def _attribute_steps(kind: type[Any], parts: dict[str, Any], names: list[str]) -> tuple[str, ...]:
@@ -369,15 +429,20 @@ def _attribute_steps(kind: type[Any], parts: dict[str, Any], names: list[str]) -
     unnamed = [
         name
         for name in names
-        if name.startswith("_") and name not in shown and _mentions_tensor(parts[name], 0, set())
+        if name.startswith("_") and name not in shown and mentions_tensor(parts[name], 0, set())
     ]
+
+    has_others = any(
+        mentions_tensor(parts[name], 0, set()) for name in names if name not in unnamed
+    )
 
     def step(name: str) -> str:
         if not name.startswith("_"):
             return f".{name}"
         if name in shown:
             return f".{shown[name]}"
-        return f".{name}" if len(unnamed) > 1 else ""
+        is_one_of_several = isinstance(parts[name], torch.Tensor) and has_others
+        return f".{name}" if len(unnamed) > 1 or is_one_of_several else ""
 
     return tuple(map(step, names))
 
@@ -406,9 +471,13 @@ _WAYS: tuple[Callable[[Any], _Parts | None], ...] = (
     _open_registered,
     _open_mapping,
     _open_collection,
+    _open_partial,
     _open_dataclass,
     _open_object,
 )
+
+# Those that show items alone; what is registered has what its author says it has.
+_BY_ITEMS = (_open_mapping, _open_collection)
 
 
 def _indices(count: int) -> tuple[str, ...]:
@@ -440,76 +509,6 @@ def _get(value: Any, name: str) -> Any:
         return getattr(value, name, None)
     except Exception:
         return None
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    """What an object keeps in its dictionary and in its slots, past any code of its class."""
-    found: dict[str, Any] = {}
-    with contextlib.suppress(AttributeError, TypeError):  # has slots only
-        found |= object.__getattribute__(value, "__dict__")
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else tuple(slots):
-            # Python's own name for a private slot.
-            mangled = name.startswith("__") and not name.endswith("__")
-            stored = f"_{cls.__name__.lstrip('_')}{name}" if mangled else name
-            member = vars(cls).get(stored)
-            if isinstance(member, types.MemberDescriptorType):
-                try:
-                    found.setdefault(stored, member.__get__(value))
-                except AttributeError:
-                    continue  # not set
-    return found
-
-
-def _is_plain_object(value: Any) -> bool:
-    return not issubclass(
-        type(value),
-        (
-            torch.nn.Module,
-            type,
-            types.ModuleType,
-            types.FunctionType,
-            types.MethodType,
-            types.BuiltinFunctionType,
-        ),
-    )
-
-
-# Objects looked at before a structure counts as one without tensors: it may be all of a program.
-_MOST_OBJECTS = 5_000
-
-
-def _mentions_tensor(value: Any, depth: int, seen: set[int]) -> bool:
-    """Whether a tensor lies a few attributes or items down."""
-    kind = type(value)
-    if issubclass(kind, torch.Tensor):
-        return True
-    if depth >= 4 or issubclass(kind, PLAIN_TYPES) or id(value) in seen:
-        return False
-    seen.add(id(value))
-    if len(seen) > _MOST_OBJECTS:
-        return False
-    return any(_mentions_tensor(part, depth + 1, seen) for part in _parts_of(value))
-
-
-def _parts_of(value: Any) -> list[Any]:
-    """What lies directly in a value, found without calling any code of its class."""
-    kind = type(value)
-    if issubclass(kind, dict):
-        return [*dict.values(value), *_attributes(value).values()]
-    if issubclass(kind, tuple):
-        return [*tuple.__iter__(value), *_attributes(value).values()]
-    if issubclass(kind, list):
-        return [*list.__iter__(value), *_attributes(value).values()]
-    if issubclass(kind, (set, frozenset)):
-        return list(value)
-    return list(_attributes(value).values()) if _is_plain_object(value) else []
-
-
-def _is_harmless(value: Any) -> bool:
-    """Whether keeping the value keeps no tensor alive."""
-    return not _mentions_tensor(value, 0, set())
 
 
 def as_walked(value: Any) -> Any:

@@ -117,11 +117,14 @@ class Recording:
         A tensor that stood in two places when recorded is taken from the first of them.
         """
         given = paths_of_arguments(named_inputs(self.signature, args, kwargs, lambda t: t))
-        recorded = [record for _, record in paths_of_arguments(self.inputs)]
+        recorded = paths_of_arguments(self.inputs)
         if len(given) != len(recorded):
             return [tensor for _, tensor in given]
+        by_path = dict(given)
+        if by_path.keys() == {path for path, _ in recorded}:  # a dictionary may have another order
+            given = [(path, by_path[path]) for path, _ in recorded]
         first: dict[TensorRecord, torch.Tensor] = {}
-        for record, (_, tensor) in zip(recorded, given, strict=True):
+        for (_, record), (_, tensor) in zip(recorded, given, strict=True):
             first.setdefault(record, tensor)
         return list(first.values())
 

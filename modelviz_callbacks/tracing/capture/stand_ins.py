@@ -26,7 +26,7 @@ from modelviz_callbacks.tracing.capture.object_copies import (
     Untouchable,
     copy_of_object,
 )
-from modelviz_callbacks.tracing.capture.pytree import PLAIN_TYPES
+from modelviz_callbacks.tracing.capture.object_parts import PLAIN_TYPES
 from modelviz_callbacks.tracing.capture.torch_internals import (
     COMPILED_CALL,
     TRAINER_ATTRIBUTE,

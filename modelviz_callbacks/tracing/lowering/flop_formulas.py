@@ -91,6 +91,13 @@ def _sampled(entry: OpEntry) -> int | None:
     return None if places.stored is None else 2 * places.stored * (left.sizes or (0,))[-1]
 
 
+def _power(entry: OpEntry) -> None:
+    """Of a power of a matrix: its products are counted; a negative one is of the inverse."""
+    exponent = (entry.kwargs or {}).get("n", entry.args[-1])
+    if isinstance(exponent, int) and exponent < 0:
+        raise ValueError("no formula for an inverse")
+
+
 FORMULAS: dict[str, Callable[[OpEntry], int | None]] = {
     "_grouped_mm": _grouped,
     "_int_mm": _matrices,
@@ -103,8 +110,10 @@ FORMULAS: dict[str, Callable[[OpEntry], int | None]] = {
     "cov": _covariance,
     "grouped_mm": _grouped,
     "gru": _recurrent,
+    "linalg_matrix_power": _power,
     "linalg_vecdot": _vectors,
     "lstm": _recurrent,
+    "matrix_power": _power,
     "rnn_relu": _recurrent,
     "rnn_tanh": _recurrent,
     "sparse_sampled_addmm": _sampled,

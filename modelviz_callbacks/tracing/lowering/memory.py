@@ -483,9 +483,9 @@ def _settings() -> Hashable:
         torch.get_default_dtype(),
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.mkldnn.enabled,
-        kernels.flash_sdp_enabled(),
-        kernels.mem_efficient_sdp_enabled(),
-        kernels.math_sdp_enabled(),
+        kernels.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        kernels.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        kernels.math_sdp_enabled(),  # type: ignore[no-untyped-call]
     )
 
 

@@ -243,3 +243,8 @@ def grouped_mm(*args: Any) -> torch.Tensor:
     """Torch's own product of groups of rows with a matrix each."""
     made: torch.Tensor = _find("torch._grouped_mm")(*args)
     return made
+
+
+def code_before_compiling(function: Any) -> Any:
+    """The code that a compiled function was made of; ``None`` of any other."""
+    return getattr(function, "_torchdynamo_orig_callable", None)

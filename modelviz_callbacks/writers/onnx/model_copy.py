@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from modelviz_callbacks.writers.onnx.copied_functions import Functions
 
 # Buffers up to this size in all are copied, larger ones shared: the copy may write to them.
 _MOST_BYTES = 2**30
@@ -38,12 +41,37 @@ def eval_copy(module: nn.Module) -> nn.Module:
         for tensor in _tensors_in(vars(submodule), 0):
             if tensor.grad_fn is not None:
                 memo.setdefault(id(tensor), tensor.detach())
+    copies = dict(memo)
     try:
-        made: nn.Module = copy.deepcopy(module, dict(memo))
+        made: nn.Module = copy.deepcopy(module, copies)
     except Exception:
-        made = _copied(module, memo, {})
+        anew: dict[int, nn.Module] = {}
+        made = _copied(module, memo, anew)
+        copies = {**memo, **anew}
+    Functions(copies).point_to_copies(made)
     _stop_observing(made)
     return made.eval()
+
+
+@contextlib.contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Gives a module's buffers back as they were.
+
+    Args:
+        module: Copies of it may run meanwhile. Code in them that still leads to the module itself
+            (by a global name) writes to its running statistics.
+    """
+    buffers = [one for one in module.buffers() if type(one) is torch.Tensor]
+    if sum(buffer.nbytes for buffer in buffers) > _MOST_BYTES:
+        buffers = []
+    before = [buffer.detach().clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, values in zip(buffers, before, strict=True):
+                if buffer.shape == values.shape and not torch.equal(buffer, values):
+                    buffer.copy_(values)
 
 
 def _stop_observing(module: nn.Module) -> None:

@@ -25,6 +25,7 @@ from modelviz_callbacks.writers.onnx.convert import Names, Source, convert, firs
 from modelviz_callbacks.writers.onnx.draws import Numbers
 from modelviz_callbacks.writers.onnx.eval_model import Call, EvalModel
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
+from modelviz_callbacks.writers.onnx.model_copy import buffers_kept
 from modelviz_callbacks.writers.onnx.probe_inputs import Probes, Tensors, batch_size
 from modelviz_callbacks.writers.onnx.view import View
 
@@ -139,6 +140,7 @@ def write_trained(subject: Subject, names: Names, path: Path) -> Trained:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         _random_states_kept(),
+        buffers_kept(subject.module),
         into_log(),
         torch.no_grad(),
         tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import UserDict
+import functools
+import types
+from collections import UserDict, deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, MultivariateNormal, Normal
 from torch.utils import _pytree
+from torch_geometric.data import Batch, Data, HeteroData
 
 from modelviz_callbacks import trace
 from modelviz_callbacks.tracing.capture.pytree import leaves, rebuild, walk
@@ -183,6 +186,88 @@ def test_a_model_that_returns_such_an_object_has_its_whole_graph(
     assert len(graph.of_kind("output")) == 1
 
 
+class ImageList(list[Any]):
+    """A list with more than its items."""
+
+    def __init__(self, images: list[torch.Tensor], sizes: torch.Tensor) -> None:
+        super().__init__(images)
+        self.sizes, self._mask = sizes, sizes + 1
+
+    @property
+    def mask(self) -> torch.Tensor:
+        return self._mask
+
+
+class Fields(dict[str, Any]):
+    """A dictionary that some write attributes to; one of them shows an item."""
+
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor) -> None:
+        super().__init__(x=x)
+        self.x, self.weight = x, weight
+
+
+class Pair(tuple[Any, ...]):
+    """A tuple that may have attributes."""
+
+
+def _pair(x: torch.Tensor, aux: torch.Tensor) -> Pair:
+    made = Pair((x,))
+    made.aux = aux
+    return made
+
+
+def _queue(x: torch.Tensor, y: torch.Tensor) -> Any:
+    return types.SimpleNamespace(queue=deque([x, y]))
+
+
+BESIDE: dict[str, tuple[Callable[[torch.Tensor, torch.Tensor], Any], list[str]]] = {
+    "a list": (lambda x, y: ImageList([x], y), ["x[0]", "x.sizes", "x.mask"]),
+    "a dictionary": (Fields, ["x['x']", "x.weight"]),
+    "a tuple": (_pair, ["x[0]", "x.aux"]),
+    "a queue in an object": (_queue, ["x.queue[0]", "x.queue[1]"]),
+    "a partial": (
+        lambda x, y: functools.partial(torch.add, x, other=y),
+        ["x.args[0]", "x.keywords['other']"],
+    ),
+    "a view of a dictionary in an object": (
+        lambda x, y: types.SimpleNamespace(part=types.MappingProxyType({"x": x, "y": y})),
+        ["x.part['x']", "x.part['y']"],
+    ),
+    "an iterator over a list": (lambda x, y: iter([x, y]), ["x[0]", "x[1]"]),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_a_container_has_beside_its_items_is_found_and_put_back(kind: str) -> None:
+    make, wanted = BESIDE[kind]
+    given = make(ONE, TWO)
+    assert paths(given) == wanted
+    built = rebuild(walk(given, lambda tensor: tensor), lambda tensor: tensor + 1)
+    assert type(built) is type(given)
+    found = [leaf for _, leaf in leaves(walk(built, lambda tensor: tensor), "x")]
+    assert [one.tolist() for one in found[:2]] == [[2.0, 2.0], [1.0, 1.0, 1.0]]
+    assert paths(given) == wanted
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_is_found_there_is_an_input_and_not_a_constant(kind: str) -> None:
+    make, _ = BESIDE[kind]
+
+    class Takes(nn.Module):
+        def forward(self, given: Any) -> Any:
+            return sum(read(given))
+
+    def read(given: Any) -> list[torch.Tensor]:
+        if kind == "an iterator over a list":
+            return [part.sum() for part in given]
+        return [leaf.sum() for _, leaf in leaves(walk(given, lambda tensor: tensor), "x")]
+
+    recorded = trace(Takes(), make(ONE, TWO))
+    assert len(recorded.graph.of_kind("input")) == len(BESIDE[kind][1])
+    assert not recorded.graph.of_kind("constant")
+    assert recorded.replay(make(ONE * 3, TWO + 1)) == sum(read(make(ONE * 3, TWO + 1)))
+
+
 def _nothing() -> Iterator[torch.Tensor]:
     yield ONE
 
@@ -244,3 +329,22 @@ def test_what_an_object_shows_as_attributes_is_named_by_them() -> None:
     made = rebuild(walked, lambda tensor: tensor + 1)[0]["instances"]
     assert torch.equal(made.boxes, ONE + 1)
     assert type(made._fields) is dict
+
+
+def test_what_a_graph_of_torch_geometric_holds_is_named_as_people_write_it() -> None:
+    edges = torch.tensor([[0, 1], [1, 0]])
+    data = Batch.from_data_list([Data(x=torch.ones(2, 4), edge_index=edges)] * 2)
+    assert paths(data) == ["x.x", "x.edge_index", "x.batch", "x.ptr"]
+    made = rebuild(walk(data, lambda tensor: tensor), lambda tensor: tensor + 1)
+    assert type(made) is type(data)
+    assert made.x.tolist() == [[2.0] * 4] * 4
+    assert data.x.tolist() == [[1.0] * 4] * 4
+
+    kinds = HeteroData()
+    kinds["user"].x, kinds["user", "buys", "item"].edge_index = ONE, edges
+    assert paths(kinds) == ["x['user']['x']", "x[('user', 'buys', 'item')]['edge_index']"]
+
+
+def test_a_private_tensor_among_others_has_a_name_of_its_own() -> None:
+    normal = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    assert paths(normal) == ["x.covariance_matrix", "x.loc", "x._unbroadcasted_scale_tril"]

@@ -292,6 +292,11 @@ def custom_product(a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     return a @ c
 
 
+def _gradient(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(layer(x).sum(), x, create_graph=True)[0]
+
+
 JAGGED = torch.nested.nested_tensor([randn(N, M), randn(2, M)], layout=torch.jagged)
 
 UNKNOWN = {
@@ -314,6 +319,7 @@ UNKNOWN = {
         None, lambda a, c: torch.ops.aten._cdist_forward(a, c, 2.0, None), randn(3, M), randn(4, M)
     ),
     "jagged tensor": case(None, lambda x, c: x @ c, JAGGED, randn(M, P)),
+    "negative power": case(None, lambda a: torch.linalg.matrix_power(a, -2), randn(3, 3)),
     "exponential of a matrix": case(None, torch.matrix_exp, randn(3, 3)),
     "quantised LSTM": case(
         None,
@@ -343,6 +349,24 @@ def test_flops_are_those_counted_by_hand_or_a_lower_bound(name: str) -> None:
     flops, func, args, parts = CASES[name]
     total = Analysis(trace(Called(func, parts), *args).graph).costs.total
     assert (total.flops, total.uncounted > 0) == (flops, flops is None)
+
+
+DERIVATIVES: dict[str, Callable[..., Any]] = {
+    "a gradient": _gradient,
+    "a gradient of a function": lambda m, x: torch.func.grad(lambda y: m(y).sum())(x),
+    "a vector's product": lambda m, x: torch.func.vjp(m, x)[1](torch.ones(N, P))[0],
+    "one direction": lambda m, x: torch.func.jvp(m, (x,), (x,))[1],
+}
+
+
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_where_a_forward_takes_derivatives_what_they_multiply_is_not_in_the_count(
+    kind: str,
+) -> None:
+    model = Called(DERIVATIVES[kind], (nn.Linear(M, P),))
+    cost = Analysis(trace(model, A).graph).costs.total
+    assert cost.uncounted
+    assert cost.flops == PRODUCT
 
 
 def test_what_does_not_multiply_leaves_the_count_exact() -> None:

@@ -41,6 +41,12 @@ from modelviz_callbacks.writers.onnx.replacements.packed_rnn import (
     pack_padded,
     recurrent,
 )
+from modelviz_callbacks.writers.onnx.replacements.scattering import (
+    in_place,
+    scatter,
+    scatter_add,
+    scatter_reduce,
+)
 
 
 def _grouped_mm(
@@ -395,6 +401,13 @@ _STANDS_FOR: tuple[tuple[Callable[..., Any], str], ...] = (
     (_randperm, "torch.randperm"),
     (_rrelu, "functional.rrelu torch.rrelu"),
     (_rsub, "Tensor.__rsub__"),
+    (scatter, "torch.scatter Tensor.scatter"),
+    (scatter_add, "torch.scatter_add Tensor.scatter_add aten.scatter_add.default"),
+    (scatter_reduce, "torch.scatter_reduce Tensor.scatter_reduce aten.scatter_reduce.two"),
+    *(
+        (in_place(func), f"Tensor.{func.__name__}_ aten.{func.__name__}_.{overload}")
+        for func, overload in ((scatter, "src"), (scatter_add, "default"), (scatter_reduce, "two"))
+    ),
     (_searchsorted, "torch.searchsorted"),
     (_setitem, "operator.setitem Tensor.__setitem__"),
     (_solve_triangular, "torch.linalg.solve_triangular"),
