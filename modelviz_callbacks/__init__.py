@@ -28,14 +28,16 @@ __all__ = ["GraphHook", "GraphLogger", "ModelGraph", "Trace", "trace"]
 __version__ = "0.2.0"
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from modelviz_callbacks.libraries import says_what_is_missing
+if not TYPE_CHECKING:  # to a type checker a misspelt name would be one of any type
 
-    with says_what_is_missing():
-        home = importlib.import_module(_HOMES[name])
-    return getattr(home, name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from modelviz_callbacks.libraries import says_what_is_missing
+
+        with says_what_is_missing():
+            home = importlib.import_module(_HOMES[name])
+        return getattr(home, name)
 
 
 def __dir__() -> list[str]:

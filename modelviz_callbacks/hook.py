@@ -28,36 +28,25 @@ from modelviz_callbacks.tracing import (
     StepHook,
     calls_under_way,
     class_of,
-    compiled_call,
     is_for_a_compiler,
     is_lazy,
     method_names,
     method_under_way,
-    record_backward,
-    set_compiled_call,
     unwrapped,
-    watch_method,
-    watchable_parts,
     without_wrappers,
 )
+from modelviz_callbacks.watching.best_recording import BestRecording, Worth
+from modelviz_callbacks.watching.entrances import AtCalls, Entrances
 from modelviz_callbacks.watching.later_steps import LaterSteps
 from modelviz_callbacks.watching.nonfinite_watch import NonfiniteWatch
 from modelviz_callbacks.watching.nothing_recorded import why_nothing
 from modelviz_callbacks.watching.way_to_backward import WayToBackward
 
-_WITHOUT_GRADIENTS = (
-    "Recorded without gradients: no forward with gradients enabled came, so this is the first one "
-    "in training mode."
-)
-_IN_EVAL_MODE = "Recorded in eval mode, with gradients enabled: no forward in training mode came."
 _STRETCH = (
     "The model's forward was not called: recorded is what ran from the first call of {first} to "
     "the backward. {advice}"
 )
 _INTERRUPTED = InterruptedError("it was interrupted before its end")
-
-# How much a recording is worth: a better one takes its place.
-_NOTHING, _NO_GRADIENTS, _STRETCH_ONLY, _EVAL_MODE, _BEST = range(5)
 
 # Hooks by their number, so that the hooks on a copy of a model can say that the copy runs.
 _hooks: WeakValueDictionary[int, GraphHook] = WeakValueDictionary()
@@ -128,7 +117,7 @@ class GraphHook:
             with self._run.guarded("the preparations"):
                 self._run.get_ready()
             with self._run.guarded("the recording"):
-                self._arm(self._model)
+                self._arm()
 
     def _begin_unarmed(self) -> None:
         """What is known before anything ran."""
@@ -138,11 +127,8 @@ class GraphHook:
         self._closed = False
         self._depth = 0
         self._handled: BaseException | None = None
-        self._undo: list[Callable[[], None]] = []
-        self._undo_parts: list[Callable[[], None]] = []
-        self._compiled_call: Any = None
-        self._pending: Recording | None = None
-        self._worth = self._next_worth = _NOTHING
+        self._entrances = Entrances(self._core, self._model)
+        self._best, self._next_worth = BestRecording(), Worth.NOTHING
         self._stretch_of: torch.nn.Module | None = None
         self._stretch_in = ""
         self._in_method = False
@@ -154,40 +140,10 @@ class GraphHook:
         _hooks[self._number] = self
         close_at_exit(self._close, self._run)
 
-    def _arm(self, model: torch.nn.Module) -> None:
+    def _arm(self) -> None:
         self._nonfinite.get_ready(self._core)
-        if self._methods:
-            for name in self._methods:
-                self._undo.append(watch_method(self._core, name, self._around_method))
-            return
-        self._compiled_call = compiled_call(model)
-        if self._compiled_call is not None:
-            # What `model.compile()` has put in the place of the call runs hooks inside compiled
-            # code, so there must be none.
-            set_compiled_call(model, self._call_compiled)
-            return
-        for handle in (
-            model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
-            model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-        ):
-            self._undo.append(handle.remove)
-        for part in watchable_parts(model, self._core):
-            handle = part.register_forward_pre_hook(self._before_part, with_kwargs=True)
-            self._undo_parts.append(handle.remove)
-
-    def _call_compiled(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in the place of the compiled call until it was recorded, and calls it."""
-        model, call = self._model, self._compiled_call
-        set_compiled_call(model, call)  # a model that calls itself calls that
-        self._before(model, args, kwargs)
-        result = None
-        try:
-            result = call(*args, **kwargs)
-        finally:
-            self._after(model, args, kwargs, result)
-            if self._compiled_call is not None:
-                set_compiled_call(model, self._call_compiled)
-        return result
+        at_calls = AtCalls(self._before, self._after, self._around_method, self._before_part)
+        self._entrances.open(at_calls, self._methods)
 
     @property
     def report(self) -> Report:
@@ -214,6 +170,8 @@ class GraphHook:
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
+        if self._is_copy:
+            return
         if self._run.is_forked_copy:
             self._drop()
         self._end_lazy(" before the end of the hook")
@@ -227,7 +185,7 @@ class GraphHook:
             # A forward that was interrupted (KeyboardInterrupt) never came to its end.
             with self._run.guarded("the recording"):
                 self._run.captured(capture.abandon(error or _INTERRUPTED))
-                self._pending = None
+                self._best.take_out()
         self._commit()
         self._handled = None
         if not self._closed:
@@ -242,7 +200,8 @@ class GraphHook:
     def _drop(self) -> None:
         """Hands nothing on of what is being recorded."""
         capture, self._capture = self._capture, None
-        self._pending = self._lazy = None
+        self._lazy = None
+        self._best.take_out()
         if capture is not None:
             with self._run.guarded("the recording"):
                 capture.stop()
@@ -264,21 +223,14 @@ class GraphHook:
         self._close(error)  # what the loop raised is what its author must see
 
     def _disarm(self) -> None:
-        _undo_all(self._undo)
-        _undo_all(self._undo_parts)
+        self._entrances.close()
         if self._steps is not None:
             self._steps.remove()
-        self._restore_compiled()
-
-    def _restore_compiled(self) -> None:
-        if self._compiled_call is not None and compiled_call(self._model) == self._call_compiled:
-            set_compiled_call(self._model, self._compiled_call)
-        self._compiled_call = None
 
     def _after_recording(self) -> None:
         """Leaves the model's own hooks for the steps to be timed or looked into, if any are."""
         self._recorded = True
-        _undo_all(self._undo_parts)
+        self._entrances.close_parts()
         self._later.recorded(goes_on=self._way.is_wanted)
 
     def _before(
@@ -310,17 +262,17 @@ class GraphHook:
             if self._is_step(model) and _calls_on_stack(model) <= 1:
                 self._later.before(args, kwargs)
             return
-        worth = _worth_now(model)
-        if worth <= self._worth:
+        worth = Worth.now(model)
+        if worth <= self._best.worth:
             return
         self._start(model, args, kwargs, worth)
 
     def _is_step(self, model: torch.nn.Module) -> bool:
         """Whether a forward that begins now is one of a training step."""
-        return model.training or (self._worth == _EVAL_MODE and torch.is_grad_enabled())
+        return model.training or (self._best.worth is Worth.EVAL_MODE and torch.is_grad_enabled())
 
     def _start(
-        self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], worth: int
+        self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], worth: Worth
     ) -> None:
         """Begins to record a forward."""
         if not self._is_recorder():  # known only now: the process group came after the hook
@@ -339,7 +291,7 @@ class GraphHook:
             )
             capture.end_with_call_of(model)
             capture.start(args, kwargs)
-            if model is self._core and self._compiled_call is None:
+            if model is self._core and not self._entrances.is_compiled:
                 capture.enter_model()
             self._capture, self._depth, self._next_worth = capture, 0, worth
             self._handled = sys.exc_info()[1]
@@ -367,7 +319,7 @@ class GraphHook:
         raised, handled = sys.exc_info()[1], self._handled
         self._handled = None
         raised = raised if raised is not handled else None
-        if raised is None and self._compiled_call is None and is_lazy(result):
+        if raised is None and not self._entrances.is_compiled and is_lazy(result):
             return self._follow(capture, self._next_worth, result)
         if raised is None and self._goes_on(capture, self._next_worth, result):
             return None
@@ -375,17 +327,17 @@ class GraphHook:
         self._take(capture, self._next_worth, result, raised)
         return None
 
-    def _goes_on(self, capture: Capture, worth: int, result: Any) -> bool:
+    def _goes_on(self, capture: Capture, worth: Worth, result: Any) -> bool:
         """Whether what comes after the forward, or method, is recorded up to the backward."""
         goes_on = False
         with self._run.guarded("the recording"):
-            goes_on = worth == _BEST and self._way.begin(capture, result)
+            goes_on = worth is Worth.BEST and self._way.begin(capture, result)
             if goes_on:
                 self._capture, self._stretch_of = capture, self._core
                 self._watch_optimizer_steps()
         return goes_on
 
-    def _follow(self, capture: Capture, worth: int, result: Any) -> Any:
+    def _follow(self, capture: Capture, worth: Worth, result: Any) -> Any:
         """What to return in the place of a lazy result, which is recorded while it runs."""
 
         def done(made: Any, raised: BaseException | None) -> None:
@@ -418,37 +370,33 @@ class GraphHook:
         return lazy.is_running
 
     def _take(
-        self, capture: Capture, worth: int, result: Any, raised: BaseException | None
+        self, capture: Capture, worth: Worth, result: Any, raised: BaseException | None
     ) -> None:
         """Ends a recording: hands it on, or keeps it for the case that no better one comes."""
-        if worth == _BEST:
+        if worth is Worth.BEST:
             self._after_recording()
-            self._pending = None
+            self._best.take_out()
         with self._run.guarded("the recording"):
             capture.stop()
             recording = capture.finish(result) if raised is None else capture.abandon(raised)
-            if worth == _BEST:
+            if worth is Worth.BEST:
                 self._run.captured(recording)
             else:
                 self._keep(recording, worth)
 
-    def _keep(self, recording: Recording, worth: int) -> None:
-        recording.backward = record_backward(recording)  # while its outputs are alive
-        if worth == _EVAL_MODE:
-            recording.remarks.append(_IN_EVAL_MODE)
+    def _keep(self, recording: Recording, worth: Worth) -> None:
+        self._best.keep(recording, worth)
+        if worth is Worth.EVAL_MODE:
             self._watch_optimizer_steps()
-        elif worth == _NO_GRADIENTS:
-            recording.remarks.append(_WITHOUT_GRADIENTS)
-        self._pending, self._worth = recording, worth
 
     def _commit(self) -> None:
         """Hands on what was kept, since nothing better will come."""
-        pending, self._pending = self._pending, None
-        if pending is None or not self._records:
+        kept = self._best.take_out()
+        if kept is None or not self._records:
             return
         self._after_recording()
         with self._run.guarded("the recording"):
-            self._run.captured(pending)
+            self._run.captured(kept)
 
     def _watch_optimizer_steps(self) -> None:
         """What an optimizer trains is the training: no better recording is waited for."""
@@ -461,7 +409,7 @@ class GraphHook:
             if any(id(parameter) in own for group in groups for parameter in group["params"]):
                 self._end_lazy(" before the optimizer's step")
                 self._end_stretch()
-                if self._worth >= _STRETCH_ONLY:
+                if self._best.worth >= Worth.STRETCH:
                     self._commit()
 
         self._steps = StepHook(optimizer_hooks.register_optimizer_step_pre_hook, before_step)
@@ -472,16 +420,18 @@ class GraphHook:
         self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Runs one call of a watched method, recorded if it is better than what there is."""
+        if self._is_copy:
+            return inner(*args, **kwargs)
         if not self._in_method and not self._way.takes_call(self._capture, args, kwargs):
             self._end_stretch()
-        worth = _worth_now(self._core)
-        if worth in (_EVAL_MODE, _NOTHING):
-            worth = _BEST if worth else _NO_GRADIENTS  # the method was asked for
-        if self._recorded and worth == _BEST and not self._in_method and not self._closed:
+        worth = Worth.now(self._core)
+        if worth in (Worth.EVAL_MODE, Worth.NOTHING):
+            worth = Worth.BEST if worth else Worth.NO_GRADIENTS  # the method was asked for
+        if self._recorded and worth is Worth.BEST and not self._in_method and not self._closed:
             return self._in_later_step(inner, args, kwargs)
         runs = self._in_method or self._lazy_runs() or self._capture is not None
         is_busy = runs or self._recorded or self._closed
-        if is_for_a_compiler(args, kwargs) or is_busy or worth <= self._worth:
+        if is_for_a_compiler(args, kwargs) or is_busy or worth <= self._best.worth:
             return self._way.call(self._capture, inner, args, kwargs)
         capture: Capture | None = None
         with self._run.guarded("the recording"):
@@ -533,7 +483,7 @@ class GraphHook:
             if self._stretch_of is not None and capture.is_here() and capture.saw_backward:
                 self._end_stretch()
             return
-        if self._worth >= _STRETCH_ONLY or not torch.is_grad_enabled():
+        if self._best.worth >= Worth.STRETCH or not torch.is_grad_enabled():
             return
         if not self._is_recorder() or _calls_on_stack(self._model):
             return
@@ -554,7 +504,7 @@ class GraphHook:
         self._capture, self._stretch_of = None, None
         if self._way.is_on:
             self._way.end()
-            self._take(capture, _BEST, None, None)
+            self._take(capture, Worth.BEST, None, None)
             return
         name = next((path for path, m in self._core.named_modules() if m is part), "a module")
         method = self._stretch_in or "loss"
@@ -562,19 +512,7 @@ class GraphHook:
         with self._run.guarded("the recording"):
             recording = capture.finish_at_backward()
             recording.remarks.append(_STRETCH.format(first=name, advice=advice))
-            self._keep(recording, _STRETCH_ONLY)
-
-
-def _undo_all(steps: list[Callable[[], None]]) -> None:
-    while steps:
-        steps.pop(0)()
-
-
-def _worth_now(model: torch.nn.Module) -> int:
-    """What a recording is worth that begins now."""
-    if torch.is_grad_enabled():
-        return _BEST if model.training else _EVAL_MODE
-    return _NO_GRADIENTS if model.training else _NOTHING
+            self._keep(recording, Worth.STRETCH)
 
 
 def _note_copy(hook: GraphHook, model: torch.nn.Module) -> None:
@@ -587,11 +525,7 @@ def _note_copy(hook: GraphHook, model: torch.nn.Module) -> None:
 def _inert(number: int = -1) -> GraphHook:
     """A hook on a copy of a model: it watches nothing, but the original hears that it runs."""
     hook = GraphHook.__new__(GraphHook)
-    hook._model, hook._capture, hook._closed = torch.nn.Module(), None, True
-    hook._undo, hook._undo_parts, hook._compiled_call, hook._recorded = [], [], None, True
-    hook._records, hook._in_method = False, True
-    hook._stretch_of, hook._pending, hook._number = None, None, number
-    hook._lazy, hook._steps, hook._is_copy = None, None, True
+    hook._is_copy, hook._number = True, number
     return hook
 
 

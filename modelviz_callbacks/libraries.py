@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from modelviz_callbacks.errors import MissingLibraryError
+from modelviz_callbacks.errors import MissingLibraryError, ModelvizError
 
 # What is imported -> what to install for it. The extras are those of pyproject.toml.
 _BROUGHT_BY = {
@@ -20,6 +20,7 @@ _BROUGHT_BY = {
     "quickjs": "quickjs-ng",
     "resvg_py": "resvg-py",
     "protobuf": "protobuf",
+    "numpy": "numpy",
     "tensorboard": "modelviz-callbacks[tensorboard]",
     "netron": "netron",
     "fsspec": "fsspec",
@@ -57,11 +58,11 @@ def says_what_is_missing() -> Iterator[None]:
     """Says which library is needed, where one of those this library can use is not there.
 
     Raises:
-        MissingLibraryError: In the place of Python's own error.
+        MissingLibraryError: In the place of Python's own error, or of one that was raised from it.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, ModelvizError) as error:
         sentence = missing_library(error)
         if not sentence:
             raise

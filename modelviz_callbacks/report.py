@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
+import shlex
 import sys
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -100,22 +102,43 @@ class Report:
         return json.dumps(told, indent=2) + "\n"
 
     def summary(self) -> str:
-        """One line, without credentials: what it is, how large, and where it was put.
+        """One line, without credentials: what it is, how large, where it was put, how to look.
 
-        Paths below the working directory are told from there.
+        Paths below the working directory are told from there. A command is told where it is there.
         """
         figures = self.figures
         counts = f"{figures.get('ops', 0):,.0f} ops, {figures.get('parameters', 0):,.0f} parameters"
-        places = "".join(f"; {place}" for place in self.stored)
+        stored = [place for place in self.stored if _can_be_looked_at(place)]
+        if not stored and self.folder:
+            stored = [f"to look: modelviz show {shlex.quote(self.folder)}"]
+        places = "".join(f"; {place}" for place in stored)
         line = f"modelviz: {self.name} ({counts}) is in {self.folder}{places}"
         return without_credentials(from_here(line))
 
     def warn(self) -> None:
-        """One warning for all that was refused; none if nothing was."""
+        """One warning for all that was refused, a line for each reason; none if nothing was."""
         if not self.refused:
             return
-        lines = "\n".join(f"  {refusal.what}: {refusal.why}" for refusal in self.refused)
-        warn(f"Of the graph of {self.name}, {len(self.refused)} part(s) are missing:\n{lines}")
+        alike: dict[str, list[str]] = {}
+        for what, why in dict.fromkeys((one.what, one.why) for one in self.refused):
+            # A folder that cannot be written to is one reason, told with each file's own name.
+            alike.setdefault(why.replace(what, "\0"), []).append(what)
+        lines = [
+            f"  {', '.join(whats)}: {why.replace(chr(0), whats[0] if len(whats) == 1 else '...')}"
+            for why, whats in alike.items()
+        ]
+        count = len({one.what for one in self.refused})
+        warn("\n".join([f"Of the graph of {self.name}, {count} part(s) are missing:", *lines]))
+
+
+def _can_be_looked_at(place: str) -> bool:
+    """Whether the program that a place is told with is installed here."""
+    if not place.startswith("TensorBoard: tensorboard "):
+        return True
+    try:
+        return importlib.util.find_spec("tensorboard") is not None
+    except (ImportError, ValueError):  # it is there, in a form of somebody's own
+        return True
 
 
 def from_here(line: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,10 @@ class Trace:
     def _program(self) -> Program:
         return to_program(self._recording)
 
+    @cached_property
+    def _checked_program(self) -> Program:
+        return to_program(self._recording, checks_reads=True)
+
     def replay(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the recorded ops on other inputs of the same shapes.
 
@@ -145,17 +149,19 @@ class Trace:
             The same structure as the model's own result.
 
         Raises:
-            ReplayError: A part of the forward could not be seen and cannot be repeated; Python or
-                numpy read values (``.item()``, ``.numpy()``) of inputs that are others now; what
-                is no tensor among the arguments (a number, a flag) is another one now; or they
-                hold another number of tensors than the recorded ones.
+            ReplayError: A part of the forward could not be seen and cannot be repeated; a number
+                that Python reads (``x.max().item()``, ``if x.sum() > 0``) is another one now;
+                Python or numpy read several (``.tolist()``, ``.numpy()``) of inputs that are
+                others now; what is no tensor among the arguments (a number, a flag) is another
+                one now; or they hold another number of tensors than the recorded ones.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
             >>> torch.equal(t.replay(torch.ones(3, 4)), t.outputs)
             True
         """
-        return self._recording.result_from(run(self._program, self._inputs_of(args, kwargs)))
+        tensors = self._inputs_of(args, kwargs, reads_again=True)
+        return self._recording.result_from(run(self._checked_program, tensors))
 
     def find_nonfinite(self, *args: Any, **kwargs: Any) -> Nonfinite | None:
         """Finds where NaN or infinite numbers in the loss, its gradients or the outputs come from.
@@ -197,8 +203,10 @@ class Trace:
         ]
         return BackwardSearch(*given).find(gradients)
 
-    def _inputs_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-        """The tensors among arguments, for the program to be run on."""
+    def _inputs_of(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], reads_again: bool = False
+    ) -> list[torch.Tensor]:
+        """The tensors among arguments, for a program to be run on, which may read numbers again."""
         if self._recording.fault:
             raise ReplayError(f"This recording cannot be run again. {self._recording.fault}")
         tensors = self._recording.tensors_of(args, kwargs)
@@ -214,7 +222,8 @@ class Trace:
                 f"The recording cannot be run on these arguments: {other}. What Python made of it "
                 "is part of the recording. Call trace() with the new arguments."
             )
-        op = self._values_read.changed(tensors) if self._values_read is not None else ""
+        read = self._values_read
+        op = read.changed(tensors, but_single=reads_again) if read is not None else ""
         if op:
             raise ReplayError(
                 f"The recording cannot be run on these inputs: at {op} Python or numpy read values "
@@ -223,13 +232,20 @@ class Trace:
             )
         return tensors
 
-    def save_onnx(self, path: str | Path, **options: Any) -> Path:
+    def save_onnx(
+        self,
+        path: str | Path,
+        weights: bool = False,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+    ) -> Path:
         """Writes the graph as ONNX for Netron.
 
         Args:
             path: The file, ending in ``.onnx``.
-            **options: ``weights``, ``input_names``, ``output_names`` as in the options
-                ``onnx_weights``, ``input_names``, ``output_names``.
+            weights: Whether the weights go along.
+            input_names: Names for the model's inputs, one for each tensor; ``None``: their own.
+            output_names: Names for its outputs, likewise.
 
         Returns:
             The path.
@@ -245,7 +261,9 @@ class Trace:
             'graph.onnx'
         """
         with says_what_is_missing():
-            return on_demand.save_onnx(self._recording, self.graph, path, **options)
+            return on_demand.save_onnx(
+                self._recording, self.graph, path, weights, input_names, output_names
+            )
 
     def save_svg(
         self,
@@ -377,13 +395,15 @@ class Trace:
             log_dir: A directory for a new event file, or an open ``SummaryWriter``.
 
         Raises:
-            SinkError: It cannot be written there.
+            MissingLibraryError: protobuf or numpy is not installed.
+            TrackerError: It cannot be written there.
 
         Example:
             >>> t = trace(nn.Linear(4, 2), torch.ones(3, 4))
             >>> t.write_tensorboard("runs/linear")
         """
-        write_graph(self._analysis, log_dir)
+        with says_what_is_missing():
+            write_graph(self._analysis, log_dir)
 
 
 def trace(model: torch.nn.Module | Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:

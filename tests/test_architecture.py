@@ -31,7 +31,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "view": {"analysis", "graph", "errors"},
     "diff": {"view", "analysis", "graph", "errors"},
     "tensorboard_messages": set(),
-    "writers": {"diff", "view", "analysis", "graph", "tensorboard_messages", "errors"},
+    "writers": {
+        "diff",
+        "view",
+        "analysis",
+        "graph",
+        "tensorboard_messages",
+        "libraries",
+        "errors",
+    },
     "tracing": {
         "tracing.capture",
         "tracing.steps",
@@ -214,6 +222,20 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("jobs.waiting", "cli.terminal"),
     "quickjs": ("writers.layout.dagre",),
     "resvg_py": ("writers.png",),
+}
+
+# Modules of Python's that Windows has not, where a file that imports them is not even collected.
+POSIX_ONLY = {
+    "crypt",
+    "fcntl",
+    "grp",
+    "posix",
+    "pty",
+    "pwd",
+    "resource",
+    "syslog",
+    "termios",
+    "tty",
 }
 
 # Rooms in which a public name of a class or function means one thing, and the names that every
@@ -407,6 +429,27 @@ def test_the_graph_needs_the_standard_library_only() -> None:
 
 def test_no_file_and_no_function_is_too_long_to_read() -> None:
     assert too_long(modules()) == []
+
+
+def posix_imports(path: Path) -> set[str]:
+    """What a file cannot be imported without, and Windows has not."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named = [
+        alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
+    ]
+    named += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return POSIX_ONLY & set(named)
+
+
+def test_every_file_of_the_package_and_of_the_tests_can_be_imported_on_windows() -> None:
+    files = [*ROOT.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
+    assert len(files) > 400
+    assert {str(path): posix_imports(path) for path in files if posix_imports(path)} == {}
+
+
+def test_an_import_that_windows_has_not_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import os\nimport pty\nfrom resource import getrlimit\n")
+    assert posix_imports(tmp_path / "a.py") == {"pty", "resource"}
 
 
 def test_a_public_name_means_one_thing() -> None:

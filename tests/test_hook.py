@@ -437,6 +437,7 @@ def test_a_copy_of_a_watched_model_is_not_watched(tmp_path: Path, way: dict[str,
     model = small()
     hook = GraphHook(model, dirpath=tmp_path, **QUICK, **way)
     copied = copy.deepcopy(model)
+    copy.deepcopy(hook).close()  # nor is a copy of the hook anybody's
     model(torch.randn(3, 4))
     hook.close()
     before = (tmp_path / "graph.json").read_bytes()

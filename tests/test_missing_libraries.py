@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,10 @@ for name in ("onnx", "svg", "text", "html", "mermaid"):
     except ModelvizError as error:
         told[name] = str(error)
 try:
+    trace(model, x).write_tensorboard(f"{sys.argv[1]}/saved_events")
+except ModelvizError as error:
+    told["tensorboard"] = str(error)
+try:
     from modelviz_callbacks import GraphLogger
 except ImportError as error:
     told["GraphLogger"] = str(error)
@@ -57,11 +62,12 @@ hook.close()
 refused = {refusal.what: refusal.why for refusal in hook.report.refused}
 events = [str(path) for path in pathlib.Path(sys.argv[1]).rglob("events.out.tfevents.*")]
 result = {"told": told, "files": hook.report.files, "refused": refused, "events": events}
+result["remarks"] = hook.report.remarks
 print("RESULT" + json.dumps(result))
 """
 EXTRAS = ("lightning", "pytorch_lightning", "mlflow", "onnxruntime", "tensorboard", "tensorboardX")
 EXTRAS += ("rich",)
-CORE = ("onnx", "onnxscript", "onnx_ir", "google", "quickjs", "resvg_py")
+CORE = ("onnx", "onnxscript", "onnx_ir", "google", "quickjs", "resvg_py", "numpy")
 
 
 def without(libraries: tuple[str, ...], folder: Path, way: str) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def test_the_core_makes_everything_but_the_model_that_is_run(tmp_path: Path, way
         "model.onnx": 'onnxruntime is not installed: pip install "modelviz-callbacks[onnx]" '
         "brings it."
     }
-    (run,) = found["events"]
+    (run,) = (path for path in found["events"] if "saved_events" not in path)
     tags = EventAccumulator(run).Reload().Tags()
     assert tags["graph"]
     assert {"Sequential/layers", "Sequential/modules", "backward"} <= set(tags["tensors"])
@@ -112,17 +118,38 @@ def test_without_any_of_them_the_graph_is_there_and_each_is_named(tmp_path: Path
     (tmp_path / "graph").mkdir()
     found = without(EXTRAS + CORE, tmp_path, "in place")
     assert {"graph.json", "graph.txt", "graph.csv", "graph.md", "index.html"} <= set(found["files"])
-    assert set(found["told"]) == {"onnx", "svg", "GraphLogger"}
-    assert 'pip install "onnx' in found["told"]["onnx"]
+    assert set(found["told"]) == {"onnx", "svg", "tensorboard", "GraphLogger"}
+    assert re.match(r"\w+ is not installed: pip install", found["told"]["tensorboard"])
+    assert re.search(r'pip install "(onnx|numpy)', found["told"]["onnx"])
     assert found["told"]["svg"] == 'quickjs is not installed: pip install "quickjs-ng" brings it.'
     for what, library in {
-        "graph.onnx": "onnx",
-        "model.onnx": "onnx",
+        "graph.onnx": ("onnx", "numpy"),
+        "model.onnx": ("onnx", "numpy"),
         "graph.svg": "quickjs",
-        "the TensorBoard graph": "protobuf",
+        "the TensorBoard graph": ("protobuf", "numpy"),
     }.items():
         assert found["refused"][what].startswith(library), what
         assert " is not installed: pip install" in found["refused"][what], what
+
+
+def test_what_torchs_exporter_lacks_is_named_and_the_ops_are_shown_as_torch_calls_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "graph").mkdir()
+    found = without(("onnxscript",), tmp_path, "in place")
+    assert "graph.onnx" in found["files"]
+    assert found["remarks"] == [
+        "graph.onnx shows the ops as torch calls them: onnxscript is not installed: "
+        'pip install "onnxscript" brings it.'
+    ]
+
+
+def test_all_that_the_core_imports_is_declared() -> None:
+    declared = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    core = declared.partition("\ndependencies = [")[2].partition("\n]")[0]
+    brought = {name.replace("-", "_") for name in re.findall(r'^    "([\w-]+)', core, re.M)}
+    renamed = {"google": "protobuf", "onnx_ir": "onnxscript", "quickjs": "quickjs_ng"}
+    assert {renamed.get(name, name) for name in CORE} <= brought
 
 
 def test_an_error_that_was_raised_from_a_missing_library_names_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import sys
@@ -137,3 +138,30 @@ def test_the_line_at_the_end_tells_paths_as_from_the_working_directory(
     )
     monkeypatch.chdir("/")
     assert str(tmp_path) in Report("Net", str(tmp_path / "Net")).summary()
+
+
+def test_the_line_at_the_end_tells_no_command_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tensorboard, mlflow = f"TensorBoard: tensorboard --logdir {tmp_path}", "MLflow: sqlite:///x.db"
+    folder = str(tmp_path / "my runs/Net")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = Report("Net", folder, stored=[tensorboard]).summary()
+    assert said.endswith(" is in my runs/Net; to look: modelviz show 'my runs/Net'")
+    assert Report("Net", folder, stored=[tensorboard, mlflow]).summary().endswith(f"Net; {mlflow}")
+    assert "to look: modelviz show" in Report("Net", folder).summary()
+
+
+def test_one_reason_is_said_once_with_all_that_it_costs(recwarn: pytest.WarningsRecorder) -> None:
+    report = Report("Net", "runs")
+    for name in ("graph.svg", "graph.png", "report.json", "report.json"):
+        report.refuse(name, f"could not write /full/{name}: no space; pass dirpath=.")
+    report.refuse("graph.onnx", "could not write /full/model.onnx: no space; pass dirpath=.")
+    report.warn()
+    (said,) = (str(warning.message) for warning in recwarn)
+    assert said.splitlines() == [
+        "Of the graph of Net, 4 part(s) are missing:",
+        "  graph.svg, graph.png, report.json: could not write /full/...: no space; pass dirpath=.",
+        "  graph.onnx: could not write /full/model.onnx: no space; pass dirpath=.",
+    ]

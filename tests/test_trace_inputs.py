@@ -60,6 +60,125 @@ def test_replay_on_other_inputs_runs_where_python_only_read_one_that_stayed() ->
         t.replay(x, torch.tensor(3))
 
 
+def _branch(x: torch.Tensor) -> torch.Tensor:
+    return x * 2 if x.sum() > 0 else x * 3
+
+
+def _guard(x: torch.Tensor) -> torch.Tensor:
+    if torch.equal(x, -x.abs()):
+        return x
+    return x + float(x.max()) if x.any().item() else x - 1
+
+
+def _steps(x: torch.Tensor) -> torch.Tensor:
+    is_done = torch.zeros((), dtype=torch.bool)
+    total = x.detach().abs().max()
+    while not is_done:
+        x, total = x / 2, total / 2
+        is_done.logical_or_(total < 1)
+    return x
+
+
+def _longest(x: torch.Tensor) -> torch.Tensor:
+    return x[:, : int(x.detach().abs().max())]
+
+
+@pytest.mark.parametrize(
+    ("function", "same", "other"),
+    [
+        (_branch, 2.0, -1.0),
+        (_guard, 1.0, 2.0),
+        (_guard, 1.0, -1.0),
+        (_steps, 1.5, 4.5),
+        (_longest, 1.9, 2.1),
+    ],
+)
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_replay_runs_as_long_as_python_reads_what_it_read(
+    function: Any, same: float, other: float, with_gradients: bool
+) -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(x * 1.0)  # type: ignore[no-any-return]
+
+    net, ones = Net(), torch.ones(2, 3)
+    with torch.set_grad_enabled(with_gradients):
+        t = trace(net, ones)
+        assert torch.equal(t.replay(ones * same), net(ones * same))
+        with pytest.raises(ReplayError, match=r"what Python reads at \w+ was .* and is .* now"):
+            t.replay(ones * other)
+        assert torch.equal(t.replay(ones * same), net(ones * same))
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return torch.stack([row * 2 for row in x[x[:, 0] > 0]]).sum()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.sum() / (x > 0).nonzero().shape[0],
+        lambda x: x.sum() / (x[x > 0] * 2).numel(),
+        lambda x: x.sum() / len(torch.masked_select(x, x > 0)),
+        lambda x: x[x > 0].view(-1, x[x > 0].size(0)).sum(1),
+        lambda x: torch.unique(x > 0) + x.new_zeros(torch.unique(x > 0).size()),
+        lambda x: x.sum() / torch.where(x > 0)[0].size(-1),
+        _rows,
+        lambda x: torch.stack([part.sum() for part in x[x[:, 0] > 0].split(1)]).sum(),
+    ],
+)
+def test_replay_refuses_where_a_size_or_number_that_python_reads_hangs_on_values(
+    function: Any,
+) -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(x * 1.0)  # type: ignore[no-any-return]
+
+    x = torch.ones(4, 3)
+    y = x.clone()
+    y[1] = -1
+    t = trace(Net(), x)
+    assert torch.equal(t.replay(x * 2), Net()(x * 2))
+    with pytest.raises(ReplayError, match=r"(read|results|index).* (was|were|out of) .*Call trace"):
+        t.replay(y)
+
+
+def test_where_nobody_reads_them_sizes_may_be_others() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            chosen = x[x > 0]
+            return torch.as_tensor(chosen.view(-1, x.size(1)).mean(0) + chosen.dim())
+
+    t = trace(Net(), torch.ones(4, 3))
+    y = torch.ones(6, 3)
+    y[1] = -1
+    assert torch.equal(t.replay(y), Net()(y))
+
+
+def test_an_error_of_an_op_is_one_of_the_replay_and_nothing_is_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    t = trace(nn.Linear(4, 2), torch.ones(3, 4))
+    with pytest.raises(ReplayError, match=r"^The recording cannot be run on these inputs: mat1"):
+        t.replay(torch.ones(3, 5))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_python_reads_may_be_no_number_both_times() -> None:
+    t = trace(Through(lambda x: 0 * float(x.sum() * torch.nan)), torch.ones(2, 3))
+    assert t.replay(torch.zeros(2, 3)).isnan().all()
+
+
+def test_a_search_for_what_is_not_finite_follows_the_recorded_path() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.log() if x.isfinite().all() else x.nan_to_num()
+
+    found = trace(Net(), torch.ones(2, 3)).find_nonfinite(torch.full((2, 3), torch.nan))
+    assert found is not None
+    assert found.kind == "data"
+
+
 class Batch:
     def __init__(self, one: torch.Tensor, two: torch.Tensor) -> None:
         self._one, self._two = one, two

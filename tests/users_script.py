@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from typing_extensions import assert_type
 
+import modelviz_callbacks
 from modelviz_callbacks import GraphHook, GraphLogger, ModelGraph, Trace, trace
 from modelviz_callbacks.graph import Node
 from modelviz_callbacks.integrations.fabric import GraphCallback
@@ -22,7 +23,7 @@ assert_type(t, Trace)
 assert_type(t.graph, ModelGraph)
 assert_type(t.program, fx.GraphModule)
 assert_type(t.save_svg("model.svg", depth=2, direction="right"), Path)
-assert_type(t.save_onnx("model.onnx"), Path)
+assert_type(t.save_onnx("model.onnx", weights=True, input_names=["features"]), Path)
 assert_type(t.graph.ops, tuple[Node, ...])
 assert_type(t.graph.ops[0].outputs[0].shape, tuple[int, ...] | None)
 assert_type(t.graph.parameter_count, int)
@@ -41,3 +42,6 @@ assert_type(GraphCallback(onnx=False).report, Report | None)
 GraphHook(object())  # type: ignore[arg-type]
 GraphHook(model, colour=1)  # type: ignore[call-arg]
 GraphHook(model, formats=["tiff"])  # type: ignore[list-item]
+print(modelviz_callbacks.GraphHok)  # type: ignore[attr-defined]
+t.save_onnx("model.onnx", weight=True)  # type: ignore[call-arg]
+t.save_svg("model.svg", depht=2)  # type: ignore[call-arg]

@@ -1,7 +1,8 @@
 """Weights that layers keep as whole numbers in buffers, and unpack to multiply by them.
 
 So GPTQ and AWQ keep theirs, and layers quantised to 8 bits: torch counts no such weight among the
-parameters.
+parameters. Of a number each, they are told from an adjacency or a mask by their scales, which the
+layer keeps beside them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def weights_in_buffers(graph: ModelGraph) -> dict[str, int]:
     if not any(_is_whole(node.outputs[0]) for node in graph.of_kind("buffer")):
         return {}
     origins = _origins(graph)
+    scales = _Scales(graph)
     found: dict[str, int] = {}
     for node in graph.nodes:
         if node.name in origins or not _may_take_weights(node):
@@ -44,9 +46,34 @@ def weights_in_buffers(graph: ModelGraph) -> dict[str, int]:
         for ref in node.inputs:
             if buffers := origins.get(ref.node):
                 buffer = max(buffers, key=_as_weight)
-                if count := _count(_spec(graph, ref), buffer.outputs[0], widths):
+                if count := _count(_spec(graph, ref), buffer.outputs[0], widths, scales(buffer)):
                     found.setdefault(buffer.path, count)
     return found
+
+
+class _Scales:
+    """Says whether a module keeps beside a buffer what scales its numbers."""
+
+    def __init__(self, graph: ModelGraph) -> None:
+        """Reads how many real numbers the modules' own parameters and buffers hold."""
+        self._sizes: dict[str, set[int]] = {}
+        for node in graph.of_kind("parameter", "buffer"):
+            if not _is_whole(node.outputs[0]) and node.outputs[0].dtype != "bool":
+                owner = node.path.rpartition(".")[0]
+                self._sizes.setdefault(owner, set()).add(node.outputs[0].numel)
+
+    def __call__(self, buffer: Node) -> bool:
+        """Whether there is one for all, or one or several for each row or column."""
+        shape = buffer.outputs[0].shape or ()
+        cuts = [(math.prod(shape[:at]), math.prod(shape[at:])) for at in range(1, len(shape))]
+        sizes = self._sizes.get(buffer.path.rpartition(".")[0], set())
+        return any(
+            size == 1
+            or (0 < size < side * other and not size % side and not other % (size // side))
+            for cut in cuts
+            for side, other in (cut, cut[::-1])
+            for size in sizes
+        )
 
 
 def _origins(graph: ModelGraph) -> dict[str, frozenset[Node]]:
@@ -74,13 +101,14 @@ def _may_take_weights(node: Node) -> bool:
     return is_op and (may_multiply(node.target) or OpFact.EMBEDDING in facts_of(node.target))
 
 
-def _count(weight: TensorSpec, buffer: TensorSpec, widths: set[int]) -> int:
+def _count(weight: TensorSpec, buffer: TensorSpec, widths: set[int], has_scales: bool) -> int:
     """How many weights an argument is; 0: nothing tells that it is any.
 
     Args:
         weight: The argument.
         buffer: Which it is made of.
         widths: What the op may multiply by if it unpacks the argument itself.
+        has_scales: Whether the buffer's numbers may have scales.
     """
     least, most = buffer.numel, 8 * buffer.size_bytes
     if len(weight.shape or ()) < 2:
@@ -92,7 +120,8 @@ def _count(weight: TensorSpec, buffer: TensorSpec, widths: set[int]) -> int:
             if least < count <= most:
                 return count
     # Numbers of more bits, each for itself, are more likely an index.
-    return weight.numel if weight.numel == least == buffer.size_bytes else 0
+    is_byte_each = weight.numel == least == buffer.size_bytes
+    return weight.numel if is_byte_each and has_scales else 0
 
 
 def _spec(graph: ModelGraph, ref: Ref) -> TensorSpec:

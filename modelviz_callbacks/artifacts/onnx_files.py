@@ -12,6 +12,7 @@ from modelviz_callbacks.errors import WriterError
 from modelviz_callbacks.gc_pause import paused_collector
 from modelviz_callbacks.report import warn
 from modelviz_callbacks.tracing import class_of, to_graph
+from modelviz_callbacks.tracing.eval_recording import record_again
 from modelviz_callbacks.tracing.lowering.networks import Unit
 from modelviz_callbacks.tracing.lowering.to_program import FACTS
 from modelviz_callbacks.tracing.lowering.values_read import reads_draws
@@ -74,7 +75,7 @@ def _write_trained(maker: Maker, products: Products, unit: Unit, name: str) -> N
     def recorded(again: Again | None) -> View:
         made, analysis = unit, products.analysis
         if again is not None:
-            made = unit.again(again.module, again.inputs, again.around)
+            made = record_again(unit, again.module, again.inputs, again.around)
             if reads_draws(made.recording):
                 raise WriterError("Python or numpy reads the random numbers that it draws")
             analysis = Analysis(to_graph(made.recording))

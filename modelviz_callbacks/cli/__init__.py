@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from modelviz_callbacks import __version__
+from modelviz_callbacks.cli.any_encoding import written_in_any_encoding
 from modelviz_callbacks.cli.verbs import ABOUT
 from modelviz_callbacks.errors import ModelvizError
 from modelviz_callbacks.libraries import says_what_is_missing
@@ -59,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser(next(iter(given), "")).parse_args(given)
     try:
-        with says_what_is_missing():
+        with written_in_any_encoding(), says_what_is_missing():
             status: int = options.run(options)
-        sys.stdout.flush()
+            sys.stdout.flush()
     except ModelvizError as error:
         print(f"modelviz {options.command}: {error}", file=sys.stderr)
         return FAILED

@@ -16,10 +16,13 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from modelviz_callbacks.cli.commands import Commands, declare
 from modelviz_callbacks.credentials import without_credentials
+from modelviz_callbacks.errors import MissingLibraryError
+from modelviz_callbacks.libraries import says_what_is_missing
 
 _MORE = """\
 The first thing to run when something is odd, and what to put into a report of a fault. It prints
@@ -27,15 +30,18 @@ the versions of what is installed, what is found (a browser, an MLflow store), a
 records a small model and makes every file of it, in a folder that is deleted afterwards, in this
 process and in a worker.
 
-Nothing is sent anywhere, and nothing secret is printed. The exit status is 0 if all went well, 1
-if a part did not.
+Nothing is sent anywhere, and nothing secret is printed. A part that needs an extra which is not
+installed has a "-" and the command that brings it. The exit status is 0 if all went well, 1 if a
+part did not.
 """
 _PACKAGES = (
     *("torch", "lightning", "pytorch-lightning", "onnx", "onnxscript", "onnx-ir", "onnxruntime"),
     *("mlflow", "mlflow-skinny", "quickjs-ng", "resvg-py", "rich", "typing_extensions", "numpy"),
-    *("protobuf", "tensorboard", "tensorboardX", "transformers", "accelerate", "torch_geometric"),
-    "netron",
+    *("protobuf", "tensorboard", "tensorboardX", "wandb", "clearml", "fsspec", "netron"),
+    *("transformers", "accelerate", "pytorch-ignite", "skorch", "fastai", "mmengine"),
+    *("ultralytics", "stable-baselines3", "torch_geometric"),
 )
+_ABSENT = "not installed"
 _VARIABLES = tuple(
     f"MLFLOW_{name}" for name in ("TRACKING_URI", "RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME")
 )
@@ -50,15 +56,17 @@ class Check:
         seconds: How long it took.
         detail: What came out, or what went wrong.
         works: Whether it did.
+        is_extra: Whether it needs one of the extras, which is not installed.
     """
 
     name: str
     seconds: float
     detail: str
     works: bool
+    is_extra: bool = False
 
     def __str__(self) -> str:
-        state = "ok    " if self.works else "FAILED"
+        state = "ok    " if self.works else "-     " if self.is_extra else "FAILED"
         return f"  {state} {self.name:<18} {self.seconds:7.2f} s  {self.detail}"
 
 
@@ -70,7 +78,10 @@ def add_to(commands: Commands) -> None:
 def run(_: argparse.Namespace) -> int:
     """Prints what is here, and tries everything; see `add_to`."""
     print("Versions")
-    _print_facts(versions())
+    facts = versions()
+    _print_facts({name: said for name, said in facts.items() if said != _ABSENT})
+    if absent := [name for name, said in facts.items() if said == _ABSENT]:
+        print(_wrapped(f"{_ABSENT}: {', '.join(absent)}"))
     print("\nFound")
     _print_facts(found())
     print("\nA small model, recorded and written")
@@ -79,9 +90,20 @@ def run(_: argparse.Namespace) -> int:
         for check in tried(Path(scratch)):
             print(without_credentials(str(check)), flush=True)
             checks.append(check)
-    failed = [check.name for check in checks if not check.works]
-    print(f"\n{len(failed)} failed: {', '.join(failed)}" if failed else "\nAll parts work.")
+    failed = [check.name for check in checks if not (check.works or check.is_extra)]
+    extra = [check.name for check in checks if check.is_extra]
+    if failed:
+        print(f"\n{len(failed)} failed: {', '.join(failed)}")
+    elif extra:
+        print(f"\nAll parts work that are installed; {', '.join(extra)}: see above.")
+    else:
+        print("\nAll parts work.")
     return 1 if failed else 0
+
+
+def _wrapped(text: str) -> str:
+    """A long line as several, none broken within the name of a package."""
+    return fill(text, 79, break_on_hyphens=False, initial_indent="  ", subsequent_indent="    ")
 
 
 def _print_facts(facts: dict[str, str]) -> None:
@@ -101,7 +123,7 @@ def versions() -> dict[str, str]:
         try:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            facts[name] = "not installed"
+            facts[name] = _ABSENT
     return facts
 
 
@@ -152,22 +174,26 @@ def tried(scratch: Path) -> Iterator[Check]:
         "graph.mmd": trace.save_mermaid,
         "backward.svg": trace.save_backward_svg,
         "graph.onnx": trace.save_onnx,
-        "model.onnx": lambda path: trace.save_onnx(path, weights=True),
+        "onnx_weights": lambda path: trace.save_onnx(path, weights=True),
     }.items():
         yield _check(name, lambda name=name, save=save: _size(save, scratch / name))  # type: ignore[misc]
     yield _check("TensorBoard", lambda: _events(trace, scratch / "runs"))
     yield _check("replay", lambda: _replayed(trace))
+    yield _check("model.onnx", lambda: _trained(scratch / "trained"))
     yield _check("in this process", lambda: _hooked(scratch / "in_place", False))
     yield _check("in a worker", lambda: _hooked(scratch / "worker", True))
 
 
 def _check(name: str, attempt: Callable[[], str]) -> Check:
     start = time.monotonic()
+    detail, works, is_extra = "", True, False
     try:
-        detail, works = attempt(), True
+        detail = attempt()
+    except MissingLibraryError as error:
+        detail, works, is_extra = str(error), False, "modelviz-callbacks[" in str(error)
     except Exception as error:
         detail, works = f"{type(error).__name__}: {error}", False
-    return Check(name, time.monotonic() - start, detail, works)
+    return Check(name, time.monotonic() - start, detail, works, is_extra)
 
 
 def _model() -> tuple[Any, Any]:
@@ -206,7 +232,14 @@ def _replayed(trace: Any) -> str:
     return "the same result to the bit"
 
 
-def _hooked(folder: Path, background: bool) -> str:
+def _trained(folder: Path) -> str:
+    with says_what_is_missing():
+        importlib.import_module("onnxruntime")
+    _hooked(folder, False, trained_onnx=True)
+    return f"{(folder / 'model.onnx').stat().st_size:,d} bytes, run in onnxruntime"
+
+
+def _hooked(folder: Path, background: bool, trained_onnx: bool = False) -> str:
     from modelviz_callbacks.hook import GraphHook
     from modelviz_callbacks.report import ModelvizWarning
 
@@ -214,7 +247,14 @@ def _hooked(folder: Path, background: bool) -> str:
     # What the run says is in its report; the lines here are the command's own.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelvizWarning)
-        hook = GraphHook(model, dirpath=folder, mlflow=False, background=background)
+        hook = GraphHook(
+            model,
+            dirpath=folder,
+            mlflow=False,
+            tracker=False,
+            background=background,
+            trained_onnx=trained_onnx,
+        )
         model(x).sum().backward()
         hook.close()
     report = hook.report

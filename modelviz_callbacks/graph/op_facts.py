@@ -40,6 +40,7 @@ class OpFact(Flag):
 
     # What the recorder must know before it calls it.
     ASKS = auto()  # tells something about a tensor (shape, dtype) and gives none
+    TELLS_SIZE = auto()  # tells how large a tensor is
     GIVES_TENSOR = auto()  # of a property: a tensor, not something about one
     READS_VALUE = auto()  # hands a tensor's values to Python
     WRITES = auto()  # to its first argument, though its name does not end in an underscore
@@ -50,6 +51,9 @@ class OpFact(Flag):
     BACKWARD = auto()  # runs the autograd engine
     HOOKS = auto()  # lets autograd call a function with the gradient of its first argument
     NODE = auto()  # gives the node of autograd, which can be changed
+
+    # What hangs on its values.
+    SIZED_BY_VALUES = auto()  # the values of its arguments decide how large the result is
 
     # What else runs in training than in evaluation.
     TRAINING = auto()  # an argument says whether this is training
@@ -186,13 +190,22 @@ _ROWS: tuple[tuple[OpFact, str], ...] = (
     (
         _F.ASKS,
         """
-        __dir__ __hash__ __len__ __sizeof__ _assert _assert_async _is_view _nnz can_cast data_ptr
+        __dir__ __hash__ __sizeof__ _assert _assert_async _is_view _nnz can_cast data_ptr
         dense_dim dim element_size get_default_dtype get_device has_names
         is_coalesced is_complex is_conj is_contiguous is_distributed is_floating_point
         is_inference is_neg is_pinned is_same_size is_set_to is_shared is_signed is_storage
-        is_tensor ndimension nelement numel promote_types
-        register_post_accumulate_grad_hook result_type retain_grad size sparse_dim storage
-        storage_offset stride sym_size untyped_storage
+        is_tensor ndimension promote_types
+        register_post_accumulate_grad_hook result_type retain_grad sparse_dim storage
+        storage_offset stride untyped_storage
+        """,
+    ),
+    (_F.ASKS | _F.TELLS_SIZE, "__len__ nelement numel shape.__get__ size sym_size"),
+    (
+        _F.SIZED_BY_VALUES,
+        """
+        _pack_padded_sequence _unique _unique2 argwhere bincount coalesce masked_select nonzero
+        nonzero_numpy one_hot repeat_interleave tensor_split to_sparse unique
+        unique_consecutive unique_dim
         """,
     ),
     (_F.GIVES_TENSOR, "H.__get__ data.__get__ imag.__get__ mH.__get__ real.__get__"),

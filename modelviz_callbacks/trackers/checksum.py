@@ -8,16 +8,18 @@ a time, and beside them the 32 bits of a number over zero bytes, which tells how
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy
-import numpy.typing
+if TYPE_CHECKING:  # loaded when there is something to write, as with everything that is large
+    import numpy
+    import numpy.typing
+
+    _Words: TypeAlias = numpy.typing.NDArray[numpy.uint32]
 
 # The polynomial of Castagnoli, its bits reversed.
 _POLYNOMIAL = 0x82F63B78
 # How many stretches; shorter data than so many bytes for each is gone through byte by byte.
 _STRETCHES, _FEWEST_BYTES = 2048, 16
-
-_Words = numpy.typing.NDArray[numpy.uint32]
 
 
 def crc32c(data: bytes) -> int:
@@ -29,6 +31,8 @@ def crc32c(data: bytes) -> int:
     Returns:
         32 bits.
     """
+    import numpy
+
     length = len(data) // _STRETCHES
     checksum = 0xFFFFFFFF
     if length < _FEWEST_BYTES:
@@ -63,6 +67,8 @@ def _plain(checksum: int, data: bytes) -> int:
 @functools.cache
 def _table() -> _Words:
     """What a byte makes of a checksum of zero."""
+    import numpy
+
     words: _Words = numpy.arange(256, dtype=numpy.uint32)
     for _ in range(8):
         half = numpy.right_shift(words, 1, dtype=numpy.uint32)

@@ -384,6 +384,19 @@ class InBuffers(nn.Module):
         return torch.as_tensor(x @ self.weight())
 
 
+class Experts(nn.Module):
+    """Layers of 8-bit weights in one buffer, with two scales for each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.ones(3, 4, 6, dtype=torch.int8))
+        self.register_buffer("scales", torch.ones(3, 4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = self.weights.float().unflatten(-1, (2, 3)) * self.scales[..., None]
+        return x @ weights.flatten(-2).mT
+
+
 class ByteBuffer(nn.Module):
     """A layer of 8-bit weights in a buffer, an embedding or a linear one."""
 
@@ -437,6 +450,7 @@ def test_weights_that_are_buffers_of_whole_numbers_are_told_and_counted() -> Non
         (ByteBuffer(False), X, "0.weight", 24),
         (ByteBuffer(True), torch.tensor([[0, 5]]), "0.weight", 24),
         (Kernel(), torch.ones(2, 16), "0.packed", 384),
+        (Experts(), torch.ones(3, 2, 6), "0.weights", 72),
     ],
 )
 def test_so_are_bytes_and_what_a_kernel_unpacks(
@@ -464,5 +478,30 @@ class Indices(nn.Module):
         return torch.where(self.mask.bool(), x, 0.0)
 
 
+class Convolution(nn.Module):
+    """A layer on a graph whose edges are a matrix of bytes."""
+
+    def __init__(self, dtype: torch.dtype, is_normed: bool) -> None:
+        super().__init__()
+        self.register_buffer("edges", (torch.ones(6, 6) - torch.eye(6)).to(dtype))
+        self.weight = nn.Parameter(torch.ones(4, 4))
+        self.bias = nn.Parameter(torch.zeros(4))
+        self.register_buffer("rest", torch.zeros(0))
+        self.is_normed = is_normed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        edges = self.edges.float()
+        if self.is_normed:
+            edges = edges / edges.sum(1, keepdim=True)
+        return edges @ (x @ self.weight) + self.bias + self.rest.sum()
+
+
 def test_other_buffers_of_whole_numbers_are_not() -> None:
     assert "weights-in-buffers" not in told(Indices(), torch.ones(4, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+@pytest.mark.parametrize("is_normed", [True, False])
+def test_nor_are_the_edges_of_a_graph(dtype: torch.dtype, is_normed: bool) -> None:
+    model = nn.Sequential(Convolution(dtype, is_normed), nn.ReLU(), Convolution(dtype, is_normed))
+    assert "weights-in-buffers" not in told(model, torch.ones(6, 4))

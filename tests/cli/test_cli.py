@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
-import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -499,9 +500,27 @@ def test_help_and_a_wrong_command_load_no_command() -> None:
     )
     told, _, loaded = done.stdout.partition("MODULES")
     names = {name.removeprefix("modelviz_callbacks.") for name in loaded.split()}
-    assert names == {"cli", "cli.verbs", "errors", "libraries"}
+    assert names == {"cli", "cli.any_encoding", "cli.verbs", "errors", "libraries"}
     assert all(f"    {name} " in told for name in ABOUT)
     assert "invalid choice: 'nonsense'" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "cp1251", "cp1252", "utf-8"])
+def test_a_console_without_a_sign_of_the_texts_is_told_the_rest(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gpt", "article_cnn"):
+        (tmp_path / name).mkdir()
+        graph_of(name).save(tmp_path / name / "graph.json")
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    assert main(["show", str(tmp_path / "article_cnn"), "--text"]) == 0
+    assert main(["diff", str(tmp_path / "gpt"), str(tmp_path / "article_cnn")]) == 1
+    assert console.errors == "strict"
+    told = console.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert re.search(r"\b\d+[x×]\d+[x×]\d+[x×]\d+\b", told)
+    assert ("×" in told) == (encoding in ("cp1252", "utf-8"))
+    assert "\\x" not in told
 
 
 @pytest.mark.process
@@ -602,7 +621,7 @@ def test_show_prints_colours_on_a_terminal(tmp_path: Path) -> None:
 
 def _on_a_terminal(command: list[str]) -> str:
     """What a command writes to a terminal."""
-    ours, its = pty.openpty()
+    ours, its = pytest.importorskip("pty").openpty()
     process = subprocess.Popen(
         command, stdout=its, stderr=its, env=_environment(TERM="xterm-256color", COLUMNS="400")
     )

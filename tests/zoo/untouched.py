@@ -98,6 +98,7 @@ def described(built: Built, optimizer: torch.optim.Optimizer | None) -> dict[str
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         state[f"state {name!r}"] = _state_tensor(tensor)
     state["arguments"] = (args, kwargs)
+    state["memory of arguments"] = [_can_be_resized(one) for _, one in tensors((args, kwargs))]
     state["gradients of arguments"] = [
         tensor.grad for _, tensor in tensors((args, kwargs)) if tensor.is_leaf
     ]
@@ -145,4 +146,13 @@ def _state_tensor(tensor: torch.Tensor) -> dict[str, Any]:
         # torch.compile marks the parameters of what it compiles, which is later when recorded.
         "attributes": [name for name in vars(tensor) if not name.startswith("_dynamo")],
         "hooks": len(tensor._backward_hooks or ()),
+        "memory": _can_be_resized(tensor),
     }
+
+
+def _can_be_resized(tensor: torch.Tensor) -> bool:
+    """Whether torch may resize its memory: no more once an array has shown it."""
+    try:
+        return tensor.untyped_storage().resizable()
+    except (RuntimeError, NotImplementedError):
+        return False  # it has none of its own

@@ -10,10 +10,11 @@ import torch
 from torch.nn import Parameter
 
 from modelviz_callbacks.tracing.capture.deaths import Deaths
+from modelviz_callbacks.tracing.capture.earlier_arrays import WasThere
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.object_parts import PLAIN_TYPES
 from modelviz_callbacks.tracing.capture.provenance import OriginFinder
-from modelviz_callbacks.tracing.capture.pytree import walk
+from modelviz_callbacks.tracing.capture.pytree import Leaf, walk
 from modelviz_callbacks.tracing.capture.tape import Origin, RawEntry, TensorRecord, record_of
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 
@@ -72,7 +73,10 @@ class Encoder:
             return {key: self.encode(item) for key, item in value.items()}
         if how is _SLICE:
             return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
-        return walk(value, self.record)
+        walked = walk(value, self.record)
+        if type(walked) is Leaf and self.origins.earlier.holds(walked.value):
+            return WasThere(walked.value)
+        return walked
 
     def record(self, tensor: torch.Tensor) -> TensorRecord:
         """The present version of a tensor, known or not."""

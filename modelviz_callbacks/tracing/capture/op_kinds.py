@@ -30,6 +30,7 @@ class CallKind(IntEnum):
     DUAL = 7  # makes a dual number of forward-mode differentiation, or takes one apart
     HOOK = 8  # lets autograd call a function: of the forward where that takes gradients itself
     NODE = 9  # gives a node of autograd, whose hooks are put up unseen; no node of the graph
+    SIZE = 10  # tells how large a tensor is: no node, but what the forward does may hang on it
     BACKWARD = 5  # runs the autograd engine: nothing in it belongs to the forward
 
 
@@ -40,6 +41,7 @@ _KINDS = (
     (OpFact.HOOKS, CallKind.HOOK),
     (OpFact.NODE, CallKind.NODE),
     (OpFact.DUAL, CallKind.DUAL),
+    (OpFact.TELLS_SIZE, CallKind.SIZE),
     (OpFact.ASKS, CallKind.SKIP),
     (OpFact.WRITES, CallKind.WRITE),
 )

@@ -2,8 +2,8 @@
 
 In this order: state of the model (parameters, buffers); memory shared with a tensor that is
 known; something autograd remembers the making of (a scripted function, a compiled extension);
-a gradient that a backward made here; an array that Python made from values it read; else a
-constant that was there before.
+a gradient that a backward made here; an array that Python made from values it read, unless it was
+there before; else a constant.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from modelviz_callbacks.tracing.capture.earlier_arrays import EarlierArrays
 from modelviz_callbacks.tracing.capture.known_storages import KnownStorages
 from modelviz_callbacks.tracing.capture.offloaded import OffloadedWeights, take_place
 from modelviz_callbacks.tracing.capture.shared_memory import (
@@ -71,9 +72,11 @@ class OriginFinder:
         offloaded: Finds weights that are on the meta device between calls, if there are any.
         storages: The storages that somebody asked for.
         shared: Watches memory that is not torch's own.
+        earlier: Knows the arrays that were there before the forward.
     """
 
     shared: SharedMemory
+    earlier: EarlierArrays
 
     def __init__(self, recorder: TapeOwner, state: StateNames, keeps_state: bool) -> None:
         self.created = 0
@@ -170,7 +173,8 @@ class OriginFinder:
         if origin.sources:
             origin.made_by = _BACKWARD
             return
-        origin.sources = self._read_here() if is_array else ()
+        is_made_here = is_array and not self.earlier.holds(tensor)
+        origin.sources = self._read_here() if is_made_here else ()
         origin.made_by = "python" if origin.sources else ""
         origin.is_leaf = tensor.requires_grad and tensor.is_leaf
         self._external.setdefault(record.storage, record)

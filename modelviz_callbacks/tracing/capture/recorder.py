@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelviz_callbacks.tracing.capture.argument_encoding import KEEP, Encoder
 from modelviz_callbacks.tracing.capture.call_site import FrameKind, classify_file
+from modelviz_callbacks.tracing.capture.earlier_arrays import EarlierArrays
 from modelviz_callbacks.tracing.capture.function_calls import FunctionWatcher
 from modelviz_callbacks.tracing.capture.functorch_watcher import TransformWatcher
 from modelviz_callbacks.tracing.capture.gradient_hooks import (
@@ -41,7 +42,9 @@ from modelviz_callbacks.tracing.capture.provenance import OriginFinder
 from modelviz_callbacks.tracing.capture.shared_memory import SharedMemory
 from modelviz_callbacks.tracing.capture.state_names import StateNames
 from modelviz_callbacks.tracing.capture.tape import (
+    SCALARS,
     TensorRecord,
+    ToldSize,
     autocast_state,
     flat_records,
     record_of,
@@ -55,7 +58,7 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
 
 _SKIP, _PURE, _WRITE, _CHECK = CallKind.SKIP, CallKind.PURE, CallKind.WRITE, CallKind.CHECK
 _READ, _BACKWARD, _GRADIENT = CallKind.READ, CallKind.BACKWARD, CallKind.GRADIENT
-_DUAL, _HOOK, _NODE = CallKind.DUAL, CallKind.HOOK, CallKind.NODE
+_DUAL, _HOOK, _NODE, _SIZE = CallKind.DUAL, CallKind.HOOK, CallKind.NODE, CallKind.SIZE
 
 _Named = dict[str, Any] | None
 
@@ -87,6 +90,7 @@ class Recorder(Encoder, TorchFunctionMode):
         fault: What made this recorder give up, if something did.
         is_below_others: Whether modes of the user's lie above, which hand their calls on to it.
         losses: What ``backward`` was called on.
+        sizes_told: The sizes that Python has asked for.
         before_backward: Called before it is, with the tensors.
         origins: Explains tensors that no recorded op made.
         transforms: Follows tensors into function transforms (vmap, grad, jvp).
@@ -108,11 +112,14 @@ class Recorder(Encoder, TorchFunctionMode):
         super().__init__(OriginFinder(self, state, keeps_state), TransformWatcher(self))
         self.gradient_hooks = GradientHooks()
         self.shared = self.origins.shared = SharedMemory(self, self.origins.made_by_python)
+        self.origins.earlier = EarlierArrays(model)
         self.functions = FunctionWatcher(self.tape, model)
         self.paused = self.is_over = False
         self.fault: Exception | None = None
         self.is_below_others = False
         self.losses: list[TensorRecord] = []
+        self.sizes_told: list[ToldSize] = []
+        self._note_size = self.sizes_told.append
         self.before_backward: Callable[[list[torch.Tensor]], None] | None = None
         self._kinds: dict[Any, CallKind] = {}
         self._file_kinds: dict[str, FrameKind] = {}
@@ -226,6 +233,12 @@ class Recorder(Encoder, TorchFunctionMode):
         """How this call is treated, of a function that need not be pure."""
         if kind is None:
             kind = self._classify(func)
+        if kind is _SIZE:
+            if args and not self.paused:
+                record = self._records.get(id(args[0]))
+                if record is not None:
+                    self._note_size((record, func, args[1:]))
+            return _SKIP
         if kind is _NODE:
             self.gradient_hooks.may_be_on_nodes = True
             return _SKIP
@@ -404,6 +417,8 @@ class Recorder(Encoder, TorchFunctionMode):
             made = self._encode_nested(result)
         if kind is _DUAL:
             self.transforms.note_dual()
+        if made is None and kind is _READ and type(result) in SCALARS:
+            made = result  # what the forward does may hang on it
         if made is not None or writes or kind is _READ:
             self._append(func, args, kwargs, made, writes, begun)
         if writes:

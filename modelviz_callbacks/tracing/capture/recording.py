@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from modelviz_callbacks.tracing.capture.tape import (
     OpEntry,
     RawEntry,
     TensorRecord,
+    ToldSize,
     as_entry,
     flat_records,
 )
@@ -58,6 +59,7 @@ class Recording:
         died: Tells of a record after which entry of the tape its tensor was gone, ``None`` of what
             outlived the recording. ``None`` in its place: nobody has looked.
         lazy: Where in the result something computes later, which is not recorded.
+        sizes_told: The sizes that Python has asked for; they stay in this process.
         fault: What kept the recorder from seeing all of it, as a sentence; ``""``: nothing.
     """
 
@@ -79,6 +81,7 @@ class Recording:
     fault: str = ""
     lazy: list[str] = field(default_factory=list)
     died: Callable[[TensorRecord], int | None] | None = None
+    sizes_told: Collection[ToldSize] = ()
 
     @property
     def is_partial(self) -> bool:

@@ -525,6 +525,7 @@ class Capture:
             fault=self._why_partial(),
             lazy=self._lazy,
             died=self.recorder.deaths().of,
+            sizes_told=self.recorder.sizes_told,
         )
         if recording.backward is None:
             recording.backward = self._compiled_backward(recording)

@@ -193,6 +193,20 @@ def is_foreign(tensor: torch.Tensor) -> bool:
         return False
 
 
+def elements_of(tensor: torch.Tensor) -> bytearray:
+    """A copy of a dense tensor's elements, one after the other.
+
+    ``tensor.numpy()`` would mark the memory for good as one that an array shows: torch refuses to
+    resize it from then on, and a later recording takes it for foreign.
+    """
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    copied = bytearray(plain.numel() * plain.element_size())
+    if copied:
+        with torch.no_grad():
+            torch.frombuffer(copied, dtype=torch.uint8).copy_(plain.view(torch.uint8))
+    return copied
+
+
 def on_same_memory(
     tensor: torch.Tensor, record: TensorRecord, living: Iterator[torch.Tensor]
 ) -> torch.Tensor | None:

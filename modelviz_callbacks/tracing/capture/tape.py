@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -258,6 +258,13 @@ class Origin:
     made_by = ""
 
 
+# A tensor whose size Python has asked for, by what function, and what else that was given.
+ToldSize: TypeAlias = "tuple[TensorRecord, Any, tuple[Any, ...]]"
+
+# What Python may read of a tensor of one element.
+SCALARS = (bool, int, float, complex)
+
+
 class OpEntry(NamedTuple):
     """One torch call.
 
@@ -265,7 +272,8 @@ class OpEntry(NamedTuple):
         func: The function, method or descriptor called.
         args: Its positional arguments, tensors replaced by records.
         kwargs: Its keyword arguments, likewise.
-        result: What it returned, tensors replaced by records, other values left out.
+        result: What it returned, tensors replaced by records, other values left out but for a
+            number that Python reads.
         writes: New versions of tensors that it wrote to without returning them.
         code: Code object of the user's frame that the call comes from.
         lasti: Position in that code.

@@ -356,6 +356,12 @@ class _Saved(NamedTuple):
     size_bytes: int
 
 
+# What calls came out as in this process, so that another graph of such calls need not make them
+# again; so many at the most.
+_MADE: dict[Hashable, _Call | None] = {}
+_MOST_MADE = 20_000
+
+
 class _Replay:
     """Makes calls again on tensors without data, those that are alike once."""
 
@@ -363,6 +369,7 @@ class _Replay:
         self._mode = mode
         self._known: dict[Hashable, _Call | None] = {}
         self._patterns = CallPatterns()
+        self._settings = _settings()
 
     def of(self, entry: OpEntry) -> _Call | None:
         """What a call saves and needs; ``None`` where it cannot be made again so."""
@@ -382,10 +389,10 @@ class _Replay:
         kwargs = {name: _kind_of(value) for name, value in (entry.kwargs or {}).items()}
         key = (entry.func, call_key(args, describe), call_key(kwargs, describe), entry.autocast)
         if key not in self._known:
-            self._known[key] = self._of_pattern(entry, args, kwargs)
+            self._known[key] = self._of_pattern(entry, key, args, kwargs)
         return self._known[key]
 
-    def _of_pattern(self, entry: OpEntry, args: Any, kwargs: Any) -> _Call | None:
+    def _of_pattern(self, entry: OpEntry, key: Hashable, args: Any, kwargs: Any) -> _Call | None:
         """Makes a call again, if none that differs from it in sizes only tells what it is."""
         places: dict[TensorRecord, int] = {}
         opened = Pattern()
@@ -401,10 +408,21 @@ class _Replay:
         found = self._patterns.find(pattern, opened.numbers)
         if found is not None:
             return _Call.of_outcome(found)
-        call = self._attempt(entry)
+        call = self._made(entry, key)
         outcome = None if call is None else call.outcome()
         self._patterns.learn(pattern, opened.numbers, outcome)
         return call
+
+    def _made(self, entry: OpEntry, key: Hashable) -> _Call | None:
+        """Makes a call again, if none like it was made in this process."""
+        if not _is_lasting((entry.args, entry.kwargs)):
+            return self._attempt(entry)
+        key = (self._settings, key)
+        if key not in _MADE:
+            if len(_MADE) >= _MOST_MADE:
+                _MADE.clear()
+            _MADE[key] = self._attempt(entry)
+        return _MADE[key]
 
     def _attempt(self, entry: OpEntry) -> _Call | None:
         for is_watched in (True, False):  # some ops do otherwise where a mode watches
@@ -456,6 +474,45 @@ class _Replay:
                 if given_at in known
             )
             return _Call(found, temporaries.temporary_bytes, casts)
+
+
+def _settings() -> Hashable:
+    """What of torch's settings says how a call is made."""
+    kernels = torch.backends.cuda
+    return (
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.mkldnn.enabled,
+        kernels.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        kernels.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        kernels.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+    )
+
+
+# Values that are equal only where they mean the same, whenever.
+_LASTING = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+    torch.Size,
+    TensorRecord,
+)
+
+
+def _is_lasting(value: Any) -> bool:
+    """Whether what an argument is known by is never that of another."""
+    if type(value) in (tuple, list):
+        return all(_is_lasting(item) for item in value)
+    if type(value) is dict:
+        return all(_is_lasting(item) for item in value.values())
+    return type(value) in _LASTING
 
 
 def _holds_code(value: Any) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,7 +16,6 @@ from modelviz_callbacks.tracing.capture.recording import (
     forward_signature,
     named_leaves,
 )
-from modelviz_callbacks.tracing.capture.session import Capture
 from modelviz_callbacks.tracing.capture.tape import Enter, Leave
 from modelviz_callbacks.tracing.capture.wrappers import class_of
 from modelviz_callbacks.tracing.lowering.inference_form import to_inference
@@ -96,36 +94,6 @@ class Unit:
         args, kwargs = self.recording.arguments_from(tensors)
         found = named_leaves(walk(module(*args, **kwargs), lambda tensor: tensor))
         return [path for path, _ in found], tuple(tensor for _, tensor in found)
-
-    def again(
-        self,
-        module: torch.nn.Module,
-        tensors: tuple[torch.Tensor, ...],
-        around: Callable[[], AbstractContextManager[object]],
-    ) -> Unit:
-        """Records a copy in eval mode, called as the module was.
-
-        Args:
-            module: The copy.
-            tensors: As `examples`.
-            around: Gives what the copy is to be called in.
-
-        Returns:
-            The copy as a network.
-
-        Raises:
-            Exception: Whatever the call raises.
-        """
-        args, kwargs = self.recording.arguments_from(tensors)
-        capture = Capture(module, keeps_state=False)
-        capture.start(args, kwargs, is_step=False)
-        try:
-            with around():
-                result = module(*args, **kwargs)
-        finally:
-            capture.stop()
-        recording = capture.finish(result)
-        return Unit(self.name, module, recording, in_eval_mode=True)
 
 
 def _plain(dtype: torch.dtype) -> torch.dtype:

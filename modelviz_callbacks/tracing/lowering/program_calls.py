@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,48 @@ def unreplayable(reason: str) -> torch.Tensor:
     raise ReplayError(
         f"This recording cannot be run again: {reason}, which leaves nothing to repeat. "
         "The graph and the pictures are complete; only replay and ONNX need the program."
+    )
+
+
+def as_recorded(found: complex, recorded: complex, op: str) -> None:
+    """Goes on only where Python reads the number, or the answer, that it read.
+
+    Raises:
+        ReplayError: It is another one.
+    """
+    are_none = found != found and recorded != recorded  # both are no number
+    if found != recorded and not are_none:
+        raise _differs(f"what Python reads at {op} was {recorded} and is {found} now")
+
+
+def as_large(
+    tensor: torch.Tensor, places: tuple[int, ...], recorded: tuple[int, ...], op: str
+) -> None:
+    """Goes on only where a tensor is as large as Python was told, in some dimensions.
+
+    Raises:
+        ReplayError: It is not.
+    """
+    found = tuple(tensor.shape[place] for place in places)
+    if found != recorded:
+        was, now = (", ".join(map(str, sizes)) for sizes in (recorded, found))
+        raise _differs(f"the size that Python reads of {op} was {was} and is {now} now")
+
+
+def as_many(results: Sequence[Any], recorded: int, op: str) -> None:
+    """Goes on only where an op gives as many results as Python took apart.
+
+    Raises:
+        ReplayError: It gives more or fewer.
+    """
+    if len(results) != recorded:
+        raise _differs(f"the results of {op} were {recorded} and are {len(results)} now")
+
+
+def _differs(what: str) -> ReplayError:
+    return ReplayError(
+        f"The recording cannot be run on these inputs: {what}, and what the forward does then is "
+        "not recorded. Call trace() with the new inputs."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing.capture.torch_internals import AUTOCAST_DEVICES
 from modelviz_callbacks.tracing.lowering.to_program import Program
 
@@ -23,11 +24,25 @@ def run(program: Program, tensors: list[torch.Tensor]) -> tuple[Any, ...]:
         One tensor for each of its outputs.
 
     Raises:
-        ReplayError: It comes to a part that nobody saw.
+        ReplayError: It comes to a part that nobody saw, or cannot be run on these tensors.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled()), _autocast_kept():
-        outputs: tuple[Any, ...] = program.module(*tensors)
+        try:
+            # Not by calling the module: that prints what an error is like to the terminal.
+            outputs: tuple[Any, ...] = program.module.forward(*tensors)
+        except (ReplayError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ReplayError(
+                f"The recording cannot be run on these inputs: {_first_line(error)}. Call trace() "
+                "with the new inputs."
+            ) from error
     return outputs
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0].rstrip(".")
 
 
 @contextlib.contextmanager

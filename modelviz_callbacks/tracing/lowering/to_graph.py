@@ -25,6 +25,7 @@ from modelviz_callbacks.graph import (
 )
 from modelviz_callbacks.graph.op_facts import UNSEEN_VIEW
 from modelviz_callbacks.tracing.capture.call_site import is_library_file, source_of
+from modelviz_callbacks.tracing.capture.earlier_arrays import WasThere
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import Leaf, as_walked
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
@@ -480,5 +481,7 @@ class _Lowering:
 
 
 def _is_array(value: Any) -> bool:
+    if isinstance(value, WasThere):
+        return False
     inside = value.value if isinstance(value, Leaf) else value
     return type(inside).__module__ == "numpy" and hasattr(inside, "__array_interface__")

@@ -28,8 +28,9 @@ from modelviz_callbacks.tracing.capture.functorch_levels import (
 from modelviz_callbacks.tracing.capture.op_kinds import CallKind, classify
 from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
-from modelviz_callbacks.tracing.capture.recording import Recording
+from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
 from modelviz_callbacks.tracing.capture.tape import (
+    SCALARS,
     Enter,
     Leave,
     OpEntry,
@@ -46,6 +47,9 @@ from modelviz_callbacks.tracing.capture.torch_internals import (
 from modelviz_callbacks.tracing.capture.wrappers import class_name, class_of
 from modelviz_callbacks.tracing.lowering.program_calls import (
     Builder,
+    as_large,
+    as_many,
+    as_recorded,
     call,
     fresh,
     identifier,
@@ -54,6 +58,7 @@ from modelviz_callbacks.tracing.lowering.program_calls import (
     unreplayable,
 )
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
+from modelviz_callbacks.tracing.lowering.told_sizes import ToldSizes
 from modelviz_callbacks.tracing.op_facts import property_name, torch_name
 
 # State lives below this attribute, so that no name of the model's hides one of GraphModule's.
@@ -88,6 +93,7 @@ def to_program(
     live_state: bool = False,
     is_draft: bool = False,
     before: Mapping[int, torch.Tensor] | None = None,
+    checks_reads: bool = False,
 ) -> Program:
     """The program of a recording.
 
@@ -97,20 +103,28 @@ def to_program(
             instead of the recorded one, as that does anyway whose old value was not kept.
         is_draft: Whether it is only to be read, by whoever makes another program of it.
         before: What such state is to start from, by the ``id`` of the parameter or buffer.
+        checks_reads: Whether it reads again what Python has read (``x.max().item()``, ``if
+            x.sum() > 0``, ``x[mask].shape``), and raises `ReplayError` where that is something
+            else.
 
     Returns:
         The program; one with opaque parts raises `ReplayError` when it comes to them.
     """
-    return _Lowering(recording, live_state, before or {}).run(is_draft)
+    return _Lowering(recording, live_state, before or {}, checks_reads).run(is_draft)
 
 
 class _Lowering:
     """One pass over one tape."""
 
     def __init__(
-        self, recording: Recording, live_state: bool, before: Mapping[int, torch.Tensor]
+        self,
+        recording: Recording,
+        live_state: bool,
+        before: Mapping[int, torch.Tensor],
+        checks_reads: bool,
     ) -> None:
         self._recording = recording
+        self._told_sizes = ToldSizes(recording) if checks_reads else None
         self._live_state = live_state
         self._before = before
         self._names = node_names(recording)
@@ -207,6 +221,8 @@ class _Lowering:
 
     def _add(self, entry: OpEntry) -> None:
         if classify(entry.func) is CallKind.READ:
+            if self._told_sizes is not None and type(entry.result) in SCALARS:
+                self._check_read(entry)
             return  # the value went to Python; nothing in the program depends on it
         if entry.layers is None:
             with self._after(entry.args[0]):
@@ -251,7 +267,34 @@ class _Lowering:
             assert record.previous is not None
             self._env[record] = self._read(record.previous)
             self._written_by[record] = node
+        if self._told_sizes is not None:
+            self._check_number(entry, node)
         self._bind(entry.result, node)
+        if self._told_sizes is not None:
+            self._check_sizes(entry, self._told_sizes)
+
+    def _check_read(self, entry: OpEntry) -> None:
+        """Reads again what Python has read, where it is of what is computed here."""
+        if any(record not in self._env for record in argument_records(entry)):
+            return
+        self._layers.to(entry.layers or ())
+        args = tuple([self._value(value) for value in entry.args])
+        kwargs = {key: self._value(value) for key, value in (entry.kwargs or {}).items()}
+        found = self._call(entry.func, args, kwargs)
+        name = self._names.get(id(entry), "an op")
+        self._graph.call_function(as_recorded, (found, entry.result, name))
+
+    def _check_number(self, entry: OpEntry, node: fx.Node) -> None:
+        """Counts again the results that Python took apart."""
+        if isinstance(entry.result, (tuple, list)):
+            name = self._names.get(id(entry), "an op")
+            self._graph.call_function(as_many, (node, len(entry.result), name))
+
+    def _check_sizes(self, entry: OpEntry, told: ToldSizes) -> None:
+        """Looks again how large the results are, where Python did."""
+        for record, places, sizes in told.after(entry):
+            name = self._names.get(id(entry), "an op")
+            self._graph.call_function(as_large, (self._read(record), places, sizes, name))
 
     def _facts(self, entry: OpEntry) -> dict[str, str]:
         """What the exporters carry through to the node's sidebar."""

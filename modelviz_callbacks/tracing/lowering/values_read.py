@@ -16,7 +16,8 @@ from modelviz_callbacks.tracing.capture.recording import (
     named_inputs,
     paths_of_arguments,
 )
-from modelviz_callbacks.tracing.capture.tape import OpEntry, TensorRecord, flat_records
+from modelviz_callbacks.tracing.capture.shared_memory import elements_of
+from modelviz_callbacks.tracing.capture.tape import SCALARS, OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
 
@@ -49,7 +50,8 @@ class ValuesBefore:
 class ValuesRead:
     """Which inputs Python looked at, by what op, and what they were.
 
-    A test of a condition (``if x.sum() > 0``) is left out: a replay follows the recorded path.
+    A test of a condition (``if x.sum() > 0``) is left out: without one that reads it again, a
+    program follows the recorded path.
     """
 
     def __init__(self, recording: Recording, before: ValuesBefore) -> None:
@@ -61,7 +63,7 @@ class ValuesRead:
         """
         inputs = [record for _, record in recording.input_records()]
         behind = {record: frozenset([place]) for place, record in enumerate(inputs)}
-        readers: dict[int, OpEntry] = {}
+        readers: dict[tuple[int, bool], OpEntry] = {}
         memory = _Memory(behind)
         for entry in recording.tape:
             if not isinstance(entry, OpEntry):
@@ -69,20 +71,26 @@ class ValuesRead:
             given = argument_records(entry)
             places = frozenset[int]().union(*(memory.places_of(record) for record in given))
             if classify(entry.func) is CallKind.READ:
-                if not entry.plumbing and getattr(entry.func, "__name__", "") != "__bool__":
+                if not entry.plumbing and type(entry.result) is not bool:
+                    is_one = type(entry.result) in SCALARS
                     for place in places:
-                        readers.setdefault(place, entry)
+                        readers.setdefault((place, is_one), entry)
                 continue
             memory.add(entry, given, places)
         names = node_names(recording) if readers else {}
         self._readers = {place: names.get(id(entry), "an op") for place, entry in readers.items()}
         self._digests = dict(enumerate(before.digests))
 
-    def changed(self, tensors: Sequence[torch.Tensor]) -> str:
-        """The op through which Python saw an input that is another one now; ``""``: none."""
-        for place, reader in self._readers.items():
+    def changed(self, tensors: Sequence[torch.Tensor], but_single: bool = False) -> str:
+        """The op through which Python saw an input that is another one now; ``""``: none.
+
+        Args:
+            tensors: The inputs now.
+            but_single: Whether single numbers are left out: the program reads them again.
+        """
+        for (place, is_one), reader in self._readers.items():
             digest = self._digests.get(place, b"")
-            if digest and digest != _digest(tensors[place]):
+            if digest and not (but_single and is_one) and digest != _digest(tensors[place]):
                 return reader
         return ""
 
@@ -162,7 +170,6 @@ def _digest(tensor: torch.Tensor) -> bytes:
         with torch.no_grad(), no_torch_function():
             if tensor.numel() * tensor.element_size() > _MOST_BYTES:
                 return b""
-            plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            return hashlib.blake2b(plain.numpy().tobytes()).digest()
+            return hashlib.blake2b(elements_of(tensor)).digest()
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):
         return b""

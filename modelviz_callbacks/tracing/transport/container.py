@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 # The first line; the number changes whenever the rows do.
@@ -17,7 +18,7 @@ _MAGIC = b"modelviz recording 3\n"
 _LENGTH = 8
 
 
-def join(rows: dict[str, Any], blobs: list[bytes]) -> bytes:
+def join(rows: dict[str, Any], blobs: Sequence[bytes | bytearray]) -> bytes:
     """The bytes of a recording.
 
     Args:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.tracing.capture.module_paths import modules_of
+from modelviz_callbacks.tracing.capture.shared_memory import elements_of
 from modelviz_callbacks.tracing.capture.state_names import StateNames, StateTensor
 from modelviz_callbacks.tracing.capture.tape import TensorRecord
 from modelviz_callbacks.tracing.capture.torch_internals import (
@@ -108,14 +109,13 @@ def dead() -> None:
     return
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes | None:
+def bytes_of(tensor: torch.Tensor) -> bytearray | None:
     """The elements of a dense tensor in their order; ``None`` for any other tensor."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return None
     if tensor.is_nested or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         return None  # its elements may lie anywhere: to read its memory can end the process
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return elements_of(tensor)
 
 
 def tensor_of(

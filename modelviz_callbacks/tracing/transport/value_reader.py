@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks.tracing.capture.call_site import CodeLines
+from modelviz_callbacks.tracing.capture.earlier_arrays import WasThere
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.tape import Facts, FunctionCall, Origin, TensorRecord
@@ -100,6 +101,7 @@ class ValueReader:
             "ge": self._generator,
             "tr": self._tree,
             "lf": lambda row: Leaf(self.value(*row)),
+            "wa": lambda row: WasThere(self.value(*row)),
             "fo": lambda row: Foreign(text(*row)),
             "te": lambda row: self._tensor(*row),
             "st": lambda row: at(self._stubs.tensors, *row),

@@ -18,9 +18,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from modelviz_callbacks.tracing.capture.earlier_arrays import WasThere
 from modelviz_callbacks.tracing.capture.functorch_levels import Layer
 from modelviz_callbacks.tracing.capture.pytree import Foreign, Leaf, TreeSpec, python_text
 from modelviz_callbacks.tracing.capture.recording import forward_signature
+from modelviz_callbacks.tracing.capture.shared_memory import elements_of
 from modelviz_callbacks.tracing.capture.tape import FunctionCall, Origin, TensorRecord, record_of
 from modelviz_callbacks.tracing.capture.torch_internals import (
     buffers_of,
@@ -55,6 +57,7 @@ TAGS: Final = {
     "ge": "torch.Generator of the processor, with its state",
     "tr": "TreeSpec: class, steps, children",
     "lf": "Leaf",
+    "wa": "WasThere",
     "fo": "Foreign",
     "te": "a tensor",
     "st": "a parameter or buffer",
@@ -113,7 +116,7 @@ class ValueRows:
         self._stubs = stubs
         self._with_values = with_values
         self._without_values: set[int] = set()
-        self.blobs: list[bytes] = []
+        self.blobs: list[bytes | bytearray] = []
         self.tables: dict[str, list[Any]] = {
             name: []
             for name in (
@@ -167,8 +170,8 @@ class ValueRows:
             return ["d", *[self.value(part) for item in value.items() for part in item]]
         if kind is slice:
             return ["sl", *[self.value(part) for part in (value.start, value.stop, value.step)]]
-        if kind is Leaf:
-            return ["lf", self.value(value.value)]
+        if kind is Leaf or kind is WasThere:
+            return ["lf" if kind is Leaf else "wa", self.value(value.value)]
         if kind is TreeSpec:
             children = [self.value(child) for child in value.children]
             return ["tr", self._class(value.kind), list(value.steps), *children]
@@ -211,7 +214,7 @@ class ValueRows:
         if callable(value) and hasattr(value, "__name__"):
             return ["fu", self.functions[value]]
         if isinstance(value, torch.Generator) and value.device.type == "cpu":
-            return ["ge", self._blob(value.get_state().numpy().tobytes())]
+            return ["ge", self._blob(elements_of(value.get_state()))]
         return self._of_numpy(value) or ["fo", python_text(value)]
 
     def _of_numpy(self, value: Any) -> Row | None:
@@ -318,7 +321,7 @@ class ValueRows:
         record = record_of(tensor, 0)
         return [str(record.dtype), record.sizes, -1]
 
-    def _blob(self, values: bytes | None) -> int:
+    def _blob(self, values: bytes | bytearray | None) -> int:
         if values is None:
             return -1
         self.blobs.append(values)

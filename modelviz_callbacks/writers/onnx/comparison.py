@@ -79,7 +79,9 @@ class WrittenFile:
             WriterError: The runtime cannot run it.
         """
         taken = [value.name for value in self.session.get_inputs()]
-        feed = dict(zip(taken, map(_array, inputs), strict=True))
+        # Of a copy: memory that an array has shown cannot be resized by torch any more.
+        given = [_plain(tensor).clone().numpy() for tensor in inputs]
+        feed = dict(zip(taken, given, strict=True))
         try:
             found = self.session.run(None, feed) if self.session.get_outputs() else []
         except Exception as error:
@@ -88,8 +90,8 @@ class WrittenFile:
             ) from error
         count = len(found) - len(self.draws)
         drawn = [torch.as_tensor(item) for item in found[count:]]
-        given = [torch.as_tensor(item) for item in _flat(found[:count])]
-        return given, list(zip(self.draws, drawn, strict=True))
+        outputs = [torch.as_tensor(item) for item in _flat(found[:count])]
+        return outputs, list(zip(self.draws, drawn, strict=True))
 
     def compared(
         self, found: list[torch.Tensor], expected: Tensors, rounds: bool = False
@@ -108,7 +110,7 @@ class WrittenFile:
         names = names[: len(names) - len(self.draws)]
         largest = 0.0
         for index, (first, wanted) in enumerate(zip(found, expected, strict=True)):
-            second = torch.as_tensor(_array(wanted))
+            second = _plain(wanted)
             difference, scale = _difference(first, second)
             largest = max(largest, difference)
             agrees = difference <= TOLERANCE * max(1.0, scale)
@@ -167,12 +169,12 @@ def _flat(found: list[Any]) -> list[Any]:
     return [item for value in found for item in (value if isinstance(value, list) else [value])]
 
 
-def _array(tensor: torch.Tensor) -> Any:
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
     """As a runtime has it: complex numbers are pairs."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg()
     if plain.dtype == torch.bfloat16:
         plain = plain.float()  # numpy has no such numbers
-    return (torch.view_as_real(plain) if plain.is_complex() else plain).numpy()
+    return torch.view_as_real(plain) if plain.is_complex() else plain
 
 
 def _difference(found: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from modelviz_callbacks.errors import OptionError, WriterError
+from modelviz_callbacks.errors import ModelvizError, OptionError, WriterError
 from modelviz_callbacks.writers.onnx.exporter_output import into_log
 
 # Where torch.onnx says which node of the exported program an ONNX node came from.
@@ -155,8 +155,8 @@ def _optimize(program: torch.onnx.ONNXProgram) -> None:
 def first_line(error: BaseException) -> str:
     """What an exporter's long error comes down to."""
     cause = error.__cause__ or error
-    text = str(cause).strip() or type(cause).__name__
-    return f"{type(cause).__name__}: {text.splitlines()[0][:300]}"
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0][:300]
+    return text if isinstance(cause, ModelvizError) else f"{type(cause).__name__}: {text}"
 
 
 def describe_nodes(model: ir.Model, origins: dict[str, dict[str, str]]) -> None:

@@ -19,10 +19,11 @@ from torch import fx
 from torch.multiprocessing import reductions
 
 from modelviz_callbacks.errors import WriterError
+from modelviz_callbacks.libraries import missing_library
 
 
 class MissingInternal(WriterError):
-    """This torch lacks a private name that has no public equal."""
+    """This torch lacks a private name that has no public equal, or a library that it is made of."""
 
 
 class Internal(NamedTuple):
@@ -42,6 +43,7 @@ class Internal(NamedTuple):
 
 
 _EXPORTER = "torch.onnx._internal.exporter"
+_MODULE = "torch.nn.Module"
 
 INTERNALS: tuple[Internal, ...] = (
     Internal(f"{_EXPORTER}._registration.ONNXRegistry", "2.8", "the table of translations"),
@@ -55,6 +57,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal(f"{_EXPORTER}._fx_passes.insert_type_promotion_nodes", "2.8", "makes types equal"),
     Internal(f"{_EXPORTER}._core._translate_fx_graph", "2.8", "translates a program"),
     Internal("torch._subclasses.FakeTensorMode", "2.0", "runs a call without data"),
+    Internal(f"{_MODULE}.__fx_already_patched", "2.8", "keeps tracing from patching it", False),
     Internal("torch.Tensor._version", "2.0", "which tensors a call wrote to"),
     Internal("torch.UntypedStorage._cdata", "2.0", "which tensors share memory", False),
     Internal("torch._ops.OpOverload", "2.0", "the class of torch.ops.aten.add.Tensor", False),
@@ -96,21 +99,22 @@ def _find(path: str, instead: Any = _ABSENT) -> Any:
         MissingInternal: Nothing does, and there is nothing else.
     """
     home, _, name = path.rpartition(".")
-    found = _ABSENT
+    found, reason = _ABSENT, ""
     try:
         found = getattr(importlib.import_module(home), name, _ABSENT)
-    except ImportError:
+    except ImportError as error:
+        reason = missing_library(error)  # what torch's exporter needs, too, and is not torch
         owner: Any = torch
         for step in home.split(".")[1:]:
             owner = getattr(owner, step, _ABSENT)
         found = getattr(owner, name, _ABSENT)
     if found is not _ABSENT:
         return found
-    return _missing(path) if instead is _ABSENT else instead
+    return _missing(path, reason) if instead is _ABSENT else instead
 
 
-def _missing(path: str) -> Any:
-    raise MissingInternal(f"torch {torch.__version__} has no {_BY_PATH[path].path}")
+def _missing(path: str, reason: str = "") -> Any:
+    raise MissingInternal(reason or f"torch {torch.__version__} has no {_BY_PATH[path].path}")
 
 
 def _member(path: str, owner: Any) -> Any:
@@ -179,6 +183,24 @@ def unchecked_distributions() -> Iterator[None]:
         yield
     finally:
         kind.set_default_validate_args(before)
+
+
+@contextlib.contextmanager
+def modules_as_they_are() -> Iterator[None]:
+    """Keeps a trace from giving `torch.nn.Module` other methods for as long as it takes.
+
+    A single call needs none of them, and to set one Python goes over every subclass there is.
+    """
+    mark = _LAST_STEP[f"{_MODULE}.__fx_already_patched"]
+    methods = [getattr(torch.nn.Module, name) for name in ("__getattr__", "__call__")]
+    unmarked = [method for method in methods if not hasattr(method, mark)]
+    for method in unmarked:
+        setattr(method, mark, True)
+    try:
+        yield
+    finally:
+        for method in unmarked:
+            delattr(method, mark)
 
 
 def fake_tensor_mode(**options: Any) -> Any:

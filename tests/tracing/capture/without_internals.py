@@ -70,10 +70,14 @@ def prepare() -> None:
     """Imports everything but the package, which every forked process imports anew."""
     for name in (
         "torch._dynamo",
+        "torch._dynamo.testing",
+        "torch._functorch.aot_autograd",
         "torch._higher_order_ops.utils",
+        "torch._inductor.compile_fx",
         "torch._library.custom_ops",
         "torch.onnx._internal.exporter._core",
         "torch.onnx._internal.exporter._registration",
+        "torch.utils.flop_counter",
         "torch.utils.tensorboard",
         "onnxscript",
         "quickjs",

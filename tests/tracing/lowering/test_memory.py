@@ -296,6 +296,52 @@ def test_what_autocast_makes_of_a_parameter_is_kept_until_it_ends_and_made_once(
     assert live[3] == 2 * 64 + 2 * 32 * 32 + 3 * row + 4 * 32
 
 
+def made_again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of calls that are made again from now on, as in a new process."""
+    looked: list[str] = []
+    original = memory._Replay._made_again
+
+    def counted(self: Any, entry: Any, is_watched: bool) -> Any:
+        looked.append(entry.func.__name__)
+        return original(self, entry, is_watched)
+
+    monkeypatch.setattr(memory._Replay, "_made_again", counted)
+    monkeypatch.setattr(memory, "_MADE", {})
+    return looked
+
+
+def test_what_one_graph_has_tried_another_one_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = made_again(monkeypatch)
+    first = trace(nn.Linear(4, 2), torch.randn(3, 4)).graph
+    assert looked == ["linear"]
+    assert _kept(trace(nn.Linear(4, 2), torch.randn(3, 4)).graph) == _kept(first)
+    assert looked == ["linear"]
+    trace(nn.Linear(4, 2), torch.randn(5, 4)).graph  # noqa: B018
+    assert looked == ["linear"] * 2
+
+
+def test_what_was_tried_under_other_settings_or_with_an_object_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Draws(nn.Module):
+        def forward(self, mean: torch.Tensor) -> torch.Tensor:
+            return torch.normal(mean, 1.0, generator=torch.Generator())
+
+    looked = made_again(monkeypatch)
+    x = torch.randn(3, 4, requires_grad=True)
+    for _ in range(2):
+        str(trace(nn.ReLU(), x).graph)
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            str(trace(nn.ReLU(), x).graph)
+    assert looked == ["relu"] * 2
+    looked.clear()
+    for _ in range(2):
+        str(trace(Draws(), x).graph)
+    assert set(looked) == {"normal"}
+    assert len(looked) >= 2
+    assert not any("normal" in str(key) for key in memory._MADE)
+
+
 def test_a_loop_that_grows_is_told_from_its_first_steps_as_if_each_were_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -313,19 +359,13 @@ def test_a_loop_that_grows_is_told_from_its_first_steps_as_if_each_were_looked_a
                 steps.append(torch.cdist(mixed, seen)[:, -1, :1] + mixed.logsumexp(1))
             return torch.stack(steps, 1)
 
-    looked = []
-    original = memory._Replay._made_again
-
-    def counted(self: Any, entry: Any, is_watched: bool) -> Any:
-        looked.append(entry.func.__name__)
-        return original(self, entry, is_watched)
-
-    monkeypatch.setattr(memory._Replay, "_made_again", counted)
+    looked = made_again(monkeypatch)
     model, x = Grows(), torch.randn(2, 4)
     told = trace(model, x).graph
     assert max(map(looked.count, ("linear", "softmax", "layer_norm", "cdist"))) <= 8
     assert any(node.kept_bytes for node in told.of_kind("op"))
     monkeypatch.setattr(memory.CallPatterns, "find", lambda *_: None)
+    monkeypatch.setattr(memory, "_MADE", {})
     each = trace(model, x).graph
     assert looked.count("softmax") >= 16
     assert [(node.kept_bytes, node.live_bytes) for node in told.nodes] == [
@@ -349,9 +389,11 @@ def test_a_loop_that_grows_is_told_from_its_first_steps_as_if_each_were_looked_a
 def test_a_convolution_copies_into_blocks_of_channels(
     layer: nn.Module, shape: tuple[int, ...], measured: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(memory, "_MADE", {})
     monkeypatch.setattr(kernel_buffers, "_block", lambda: 16)  # as where it was measured
     (op,) = trace(layer, torch.empty(shape)).graph.ops
     assert op.live_bytes == pytest.approx(measured, rel=0.002)
+    monkeypatch.setattr(memory, "_MADE", {})
     monkeypatch.setattr(kernel_buffers, "_block", lambda: 0)
     (op,) = trace(layer, torch.empty(shape)).graph.ops
     assert op.live_bytes == sum(spec.size_bytes for spec in op.outputs)

@@ -25,6 +25,7 @@ from modelviz_callbacks.writers.onnx.exporter_internals import (
     fake_tensor_mode,
     insert_type_promotion_nodes,
     is_mutable,
+    modules_as_they_are,
     registry,
     remove_assertion_nodes,
     translate_fx_graph,
@@ -147,7 +148,7 @@ def _traced(body: Body, examples: tuple[torch.Tensor, ...], **options: Any) -> f
     from torch.fx.experimental.proxy_tensor import make_fx
 
     fake_mode = getattr(examples[0], "fake_mode", None) if examples else None
-    with fake_mode or fake_tensor_mode():
+    with modules_as_they_are(), fake_mode or fake_tensor_mode():
         traced: fx.GraphModule = make_fx(body, tracing_mode="real", **options)(*examples)
     return traced
 
