@@ -305,3 +305,17 @@ def test_a_tensor_that_was_handed_in_twice_must_be_one_again() -> None:
     assert torch.equal(recorded.replay(y, labels=y.clone()), y - y * 2)
     with pytest.raises(ReplayError, match="labels is another tensor than x"):
         recorded.replay(x, labels=y)
+
+
+def test_sizes_that_python_read_below_a_transform_are_looked_at_where_they_are_there() -> None:
+    class Jacobian(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.func.jacrev(lambda row: self.layer(row).tanh())(x)
+
+    model = Jacobian()
+    other = torch.randn(4)
+    assert torch.equal(trace(model, torch.randn(4)).replay(other), model(other))

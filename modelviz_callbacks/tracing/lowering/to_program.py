@@ -288,13 +288,17 @@ class _Lowering:
         """Counts again the results that Python took apart."""
         if isinstance(entry.result, (tuple, list)):
             name = self._names.get(id(entry), "an op")
-            self._graph.call_function(as_many, (node, len(entry.result), name))
+            with self._graph.inserting_after(node):
+                self._graph.call_function(as_many, (node, len(entry.result), name))
 
     def _check_sizes(self, entry: OpEntry, told: ToldSizes) -> None:
         """Looks again how large the results are, where Python did."""
         for record, places, sizes in told.after(entry):
             name = self._names.get(id(entry), "an op")
-            self._graph.call_function(as_large, (self._read(record), places, sizes, name))
+            node = self._read(record)
+            # An op below a transform may stand before others that were there already.
+            with self._graph.inserting_after(node):
+                self._graph.call_function(as_large, (node, places, sizes, name))
 
     def _facts(self, entry: OpEntry) -> dict[str, str]:
         """What the exporters carry through to the node's sidebar."""
