@@ -179,6 +179,16 @@ def says_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """What a test has imported stays until the end, too, and no later test goes over it."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) != before:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True)
 def mlflow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No later test meets this one's tracking server.
 
