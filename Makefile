@@ -3,8 +3,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# pip takes a CPU build of torch where it finds one for this exact version.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pip takes a CPU build of torch where it finds one for this exact version. What is imported is
+# compiled then: of 30,000 files most never are, and pip compiles one after the other.
+INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Tests wait for other programs (browsers, servers, workers) for a quarter of their time, so that two
 # cores have room for a third worker.
