@@ -3,15 +3,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# pip takes a CPU build of torch where it finds one for this exact version.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pip takes a CPU build of torch where it finds one for this exact version. What is imported is
+# compiled then: of 30,000 files most never are, and pip compiles one after the other.
+INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt
 
-# The sample waits for other programs for a third of its time, so that two cores have room for a
-# third worker; the zoo, most of all tests, computes.
-WORKERS ?= $(if $(filter test-all,$(MAKECMDGOALS)),2,3)
+# Tests wait for other programs (browsers, servers, workers) for a quarter of their time, so that two
+# cores have room for a third worker.
+WORKERS ?= 3
 
-# Each worker begins with half of the files, so that what a file's tests share is made once, and
-# takes over tests of the other one when it has none left.
+# Each worker begins with a part of the files, so that what a file's tests share is made once, and
+# takes over tests of the others when it has none left.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # pytest compiles the assertions of the tests: once, not at every run.

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from hypothesis import HealthCheck, settings
 # the lines below do. What is tested with several threads asks for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from modelviz_callbacks.jobs import upload_process, worker_process
+from tests import preloaded
 from tests.mlflow_server import MlflowServer, running_server
 from tests.waiting import PATIENCE_S
 from tests.zoo.switches import disregard_threads
@@ -179,6 +181,16 @@ def says_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """What a test has imported stays until the end, too, and no later test goes over it."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) != before:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True)
 def mlflow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No later test meets this one's tracking server.
 
@@ -208,6 +220,40 @@ def busy_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Workers compete like any program: at idle priority one beside busy cores never ends."""
     if request.node.get_closest_marker("gives_way") is None:
         monkeypatch.setattr("modelviz_callbacks.jobs.queue.JobQueue.gives_way", False)
+
+
+# From so many tests on, that may start processes, a server to fork them from is worth its start.
+_ENOUGH_PROCESSES = 12
+
+
+@pytest.fixture(scope="session")
+def forks(request: pytest.FixtureRequest) -> Iterator[preloaded.Server | None]:
+    """What workers and uploads are forked from, if there are many and a process can be forked."""
+    items = request.session.items
+    many = sum(_may_start_a_process(item) for item in items) >= _ENOUGH_PROCESSES
+    if sys.platform != "linux" or not many:
+        yield None
+        return
+    server = preloaded.Server()
+    yield server
+    server.end()
+
+
+@pytest.fixture(autouse=True)
+def forked_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and uploads need not import everything, but for the tests of how they start."""
+    if "jobs" in request.path.relative_to(_HERE).parts or not _may_start_a_process(request.node):
+        return
+    server: preloaded.Server | None = request.getfixturevalue("forks")
+    if server is None:
+        return
+    for module in (worker_process, upload_process):
+        plain: Callable[..., str] = module._start_code
+        monkeypatch.setattr(module, "_start_code", lambda *given, of=plain: server.code(of(*given)))
+
+
+def _may_start_a_process(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(mark) for mark in ("process", "server"))
 
 
 @pytest.fixture(

@@ -299,9 +299,13 @@ class InWorker:
                 self._do_here(handed)
 
     def _must_follow(self, handed: _Handed) -> bool:
-        """Whether a step is to be compared with a graph that the worker is still at."""
+        """Whether a job needs the files of a graph that the worker is still at.
+
+        A step is compared with them, and what was measured is told of them.
+        """
         before = self._handed[: self._handed.index(handed)]
-        return bool(handed.job.step) and not all(one.is_over for one in before)
+        needs_files = bool(handed.job.step) or not handed.recording
+        return needs_files and not all(one.is_over for one in before)
 
     def _do_here(self, handed: _Handed) -> None:
         job = handed.job

@@ -6,7 +6,11 @@ import csv
 import gc
 import json
 import math
+import os
+import signal
+import sys
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -18,9 +22,11 @@ from torch.utils.checkpoint import checkpoint
 
 from modelviz_callbacks import GraphHook, GraphLogger
 from modelviz_callbacks.errors import OptionError
+from modelviz_callbacks.jobs.queue import QUEUE
 from modelviz_callbacks.tracing import StepTimer
 from tests.lightning_modules import Classifier, data, trainer_for
 from tests.models import build
+from tests.waiting import wait_for
 from tests.writers.page_visit import content
 from tests.zoo.leaves import difference
 from tests.zoo.switches import switches
@@ -48,6 +54,24 @@ def tags(folder: Path) -> list[str]:
     events = EventAccumulator(str(folder), {"tensors": 0})
     events.Reload()
     return list(events.Tags()["tensors"])
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be stopped there")
+def test_the_times_wait_for_the_graph_that_a_worker_is_still_at(tmp_path: Path) -> None:
+    model, args, _ = build("TwoBranches")
+    with GraphHook(model, dirpath=tmp_path, profile_step=2, **FEW) as hook:
+        train(model, args, 1)
+        (job,) = tmp_path.glob(".job-*")
+        wait_for((job / "begun.json").exists)
+        assert QUEUE.worker is not None
+        worker = QUEUE.worker.pid
+        os.kill(worker, signal.SIGSTOP)
+        assert not (tmp_path / "graph.json").exists()
+        train(model, args, 2)
+        Timer(1.0, os.kill, (worker, signal.SIGCONT)).start()
+    assert hook.report.refused == []
+    assert "time of step 2" in tags(tmp_path)
 
 
 def test_a_later_step_of_a_plain_loop_is_timed(way: dict[str, Any], tmp_path: Path) -> None:
