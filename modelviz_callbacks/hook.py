@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as optimizer_hooks
 from typing_extensions import Self, Unpack
 
@@ -236,11 +237,11 @@ class GraphHook:
     def _before(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if is_for_a_compiler(args, kwargs):
-            return  # its ops cannot be seen
         if self._is_copy:
             _note_copy(self, model)
             return
+        if self._is_no_step(args, kwargs):
+            return  # its ops cannot be seen
         if self._in_method or self._way.takes_call(self._capture, args, kwargs):
             return
         self._end_stretch()
@@ -266,6 +267,14 @@ class GraphHook:
         if worth <= self._best.worth:
             return
         self._start(model, args, kwargs, worth)
+
+    def _is_no_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a compiler or an exporter looks at the model, or nobody knows."""
+        if is_dynamo_compiling():
+            return True  # what is compiled with the code around it must not meet the guard
+        with self._run.guarded("the recording"):
+            return is_for_a_compiler(args, kwargs)
+        return True
 
     def _is_step(self, model: torch.nn.Module) -> bool:
         """Whether a forward that begins now is one of a training step."""
@@ -302,7 +311,7 @@ class GraphHook:
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> Any:
         """Ends a recording, or gives what is to be returned instead so that it goes on."""
-        if is_for_a_compiler(args, kwargs) or self._is_copy:
+        if self._is_copy or self._is_no_step(args, kwargs):
             return None
         if self._recorded and self._later.after_timed(result):
             return None
@@ -431,7 +440,7 @@ class GraphHook:
             return self._in_later_step(inner, args, kwargs)
         runs = self._in_method or self._lazy_runs() or self._capture is not None
         is_busy = runs or self._recorded or self._closed
-        if is_for_a_compiler(args, kwargs) or is_busy or worth <= self._best.worth:
+        if is_busy or self._is_no_step(args, kwargs) or worth <= self._best.worth:
             return self._way.call(self._capture, inner, args, kwargs)
         capture: Capture | None = None
         with self._run.guarded("the recording"):
@@ -461,7 +470,7 @@ class GraphHook:
         """Runs one call of a watched method after the recorded one."""
         self._in_method = True
         try:
-            if is_for_a_compiler(args, kwargs):
+            if self._is_no_step(args, kwargs):
                 return inner(*args, **kwargs)
             return self._later.call(inner, args, kwargs)
         finally:
@@ -476,7 +485,7 @@ class GraphHook:
         if self._is_copy:
             _note_copy(self, part)
             return
-        if self._closed or self._recorded or self._in_method or is_for_a_compiler(args, kwargs):
+        if self._closed or self._recorded or self._in_method or self._is_no_step(args, kwargs):
             return
         capture = self._capture
         if capture is not None:
@@ -517,6 +526,8 @@ class GraphHook:
 
 def _note_copy(hook: GraphHook, model: torch.nn.Module) -> None:
     """Tells the hook of the original that a copy of its model is trained."""
+    if is_dynamo_compiling():
+        return
     original = _hooks.get(hook._number)
     if original is not None and (model.training or torch.is_grad_enabled()):
         original._copy_ran = True

@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from modelviz_callbacks import GraphHook
+from modelviz_callbacks.tracing.capture.torch_internals import mode_stack
 
 _ROOMS = ("/modelviz_callbacks/tracing/capture/", "/modelviz_callbacks/tracing/lowering/")
 _EVERYTHING = (*_ROOMS, "/modelviz_callbacks/analysis/")
@@ -98,6 +99,7 @@ class Outcome:
         refused: Lines of the report on what is not there.
         ops: Ops in ``graph.json``; -1: there is no such file.
         happened: Whether the place was reached.
+        left: Modes of ours that stayed on torch's stack.
     """
 
     raised: str
@@ -106,6 +108,7 @@ class Outcome:
     refused: int
     ops: int
     happened: bool
+    left: int
 
     @property
     def wrong(self) -> str:
@@ -114,6 +117,8 @@ class Outcome:
             return f"raised {self.raised}"
         if not self.is_same:
             return "other weights"
+        if self.left:
+            return f"{self.left} modes left"
         if self.ops < 0 and not self.said + self.refused:
             return "no graph, and nothing is said"
         return f"{self.said} warnings" if self.said > 1 else ""
@@ -246,7 +251,8 @@ def outcome(place: Place, wanted: list[torch.Tensor]) -> Outcome:
     is_same = len(weights) == len(wanted) and all(map(torch.equal, weights, wanted))
     ops = [sum(node["kind"] == "op" for node in graph["nodes"]) for graph in graphs]
     refused = 0 if report is None else len(report.refused)
-    return Outcome(raised, is_same, len(said), refused, max(ops, default=-1), left <= 0)
+    modes = len(mode_stack() or ())
+    return Outcome(raised, is_same, len(said), refused, max(ops, default=-1), left <= 0, modes)
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ _pushed = threading.local()
 
 def push_mode(mode: TorchFunctionMode, below: int = 0) -> None:
     """Puts a mode on this thread's stack, on top of it or below so many others."""
+    _pushed.modes = [*_own(), mode]  # before it is there: what fails here leaves nothing behind
     above = [torch_internals.pop_mode() for _ in range(below)]
     torch_internals.push_mode(mode)
     for other in reversed(above):
         torch_internals.push_mode(other)
-    _pushed.modes = [*_own(), mode]
 
 
 def is_active(mode: TorchFunctionMode) -> bool:
@@ -33,14 +33,13 @@ def remove_mode(mode: TorchFunctionMode) -> int:
     Returns:
         How many others were above it.
     """
-    _pushed.modes, was_pushed = [other for other in _own() if other is not mode], is_active(mode)
-    if not was_pushed:
-        return 0
     above: list[TorchFunctionMode] = []
-    while (top := torch_internals.pop_mode()) is not mode:
-        above.append(top)
-    for other in reversed(above):
-        torch_internals.push_mode(other)
+    if is_active(mode):
+        while (top := torch_internals.pop_mode()) is not mode:
+            above.append(top)
+        for other in reversed(above):
+            torch_internals.push_mode(other)
+    _pushed.modes = [other for other in _own() if other is not mode]
     return len(above)
 
 

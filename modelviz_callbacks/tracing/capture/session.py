@@ -292,8 +292,8 @@ class Capture:
             self._step_hooks.append(hook)
             handles.callback(hook.remove)
         self.recorder.is_below_others = self._modes_above > 0
-        push_mode(self.recorder, self._modes_above)
         handles.callback(self._remove_mode)
+        push_mode(self.recorder, self._modes_above)
         handles.enter_context(told(self.recorder))
 
     def go_below_other_modes(self) -> None:
@@ -309,7 +309,11 @@ class Capture:
             push_mode(self.recorder, self._modes_above)
 
     def _remove_mode(self) -> None:
-        self._modes_above = remove_mode(self.recorder)
+        try:
+            self._modes_above = remove_mode(self.recorder)
+        except Exception as error:
+            self.recorder.give_up(error)
+            remove_mode(self.recorder)  # once more: it must not stay in the training
 
     def before_compiled(self, called: Any) -> None:
         """Takes hooks and mode down: compiled code runs now.
