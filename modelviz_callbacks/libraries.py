@@ -64,6 +64,6 @@ def says_what_is_missing() -> Iterator[None]:
         yield
     except (ModuleNotFoundError, ModelvizError) as error:
         sentence = missing_library(error)
-        if not sentence:
+        if not sentence or "pip install" in str(error):  # it says so itself, and maybe more
             raise
         raise MissingLibraryError(sentence) from error
