@@ -42,7 +42,9 @@ def missing_library(error: BaseException) -> str:
         # Many packages lie in "google", which is nobody's own.
         name = "protobuf" if name in ("google", "google.protobuf") else name
         library = name.partition(".")[0]
-        if library in _BROUGHT_BY and library != name and library in sys.modules:
+        # A folder of that name beside the script is imported, too, and has no file.
+        is_there = getattr(sys.modules.get(library), "__file__", None)
+        if library in _BROUGHT_BY and library != name and is_there:
             return (
                 f"The {library} that is installed has no {name}, it is too old for the rest: "
                 f'pip install --upgrade "{_BROUGHT_BY[library]}" mends that.'
@@ -64,6 +66,6 @@ def says_what_is_missing() -> Iterator[None]:
         yield
     except (ModuleNotFoundError, ModelvizError) as error:
         sentence = missing_library(error)
-        if not sentence:
+        if not sentence or "pip install" in str(error):  # it says so itself, and maybe more
             raise
         raise MissingLibraryError(sentence) from error

@@ -65,7 +65,7 @@ def _write_sources(stage: Any, number: int, folder: Path) -> None:
         else:
             sources.append(None)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"stage_{number}.json").write_text(json.dumps({"inputs": sources}))
+    (folder / f"stage_{number}.json").write_text(json.dumps({"inputs": sources}), encoding="utf-8")
 
 
 def _is_first_pipeline(stage: Any) -> bool:

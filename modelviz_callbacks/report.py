@@ -136,7 +136,9 @@ def _can_be_looked_at(place: str) -> bool:
     if not place.startswith("TensorBoard: tensorboard "):
         return True
     try:
-        return importlib.util.find_spec("tensorboard") is not None
+        found = importlib.util.find_spec("tensorboard")
+        # A folder of that name, with the logs of runs, is taken for a package without a file.
+        return found is not None and found.origin is not None
     except (ImportError, ValueError):  # it is there, in a form of somebody's own
         return True
 

@@ -68,6 +68,27 @@ def test_every_link_and_picture_leads_to_a_file(page: Path) -> None:
     assert missing == []
 
 
+@each_page
+def test_nothing_stands_twice_on_a_page(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    parts = [part.strip() for part in re.split(r"\n\s*\n", text) if len(part) > 80]
+    assert [part[:60] for part in parts if parts.count(part) > 1] == []
+    headings = re.findall(r"^#+ (.+)", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
+    repeated = {one for one in headings if headings.count(one) > 1}
+    assert page.stem == "CHANGELOG" or repeated == set()
+
+
+def test_each_page_tells_the_same_sizes() -> None:
+    sizes = (HOME / "docs/platforms.md").read_text(encoding="utf-8")
+    quick_start = (HOME / "docs/quick-start.md").read_text(encoding="utf-8")
+    (core,) = re.findall(r"^\| core \| (\d+) \|", sizes, re.M)
+    (tensorboard,) = re.findall(r"^\| `\[tensorboard\]` beyond the core \| (\d+) \|", sizes, re.M)
+    assert f"brings {core} MB beyond torch" in README
+    assert f" {tensorboard} MB " in quick_start
+    parts = [int(size) for size in re.findall(r"^\| of it .* \| (\d+) \|", sizes, re.M)]
+    assert abs(sum(parts) - int(core)) < len(parts)
+
+
 def test_every_picture_in_the_docs_is_shown_on_a_page() -> None:
     shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     pictures = [path.name for path in (HOME / "docs/images").iterdir()]

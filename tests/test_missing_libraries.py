@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,10 @@ def test_a_missing_library_of_the_users_stays_pythons_error() -> None:
 def test_a_library_that_is_too_old_is_not_said_to_be_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxscript", sys)
-    said = missing_library(ModuleNotFoundError("no", name="onnxscript._framework_apis.torch_9_0"))
+    missing = ModuleNotFoundError("no", name="onnxscript._framework_apis.torch_9_0")
+    monkeypatch.setitem(sys.modules, "onnxscript", types.ModuleType("a folder of that name"))
+    assert missing_library(missing).startswith("onnxscript is not installed: ")
+    monkeypatch.setitem(sys.modules, "onnxscript", json)
+    said = missing_library(missing)
     assert said.startswith("The onnxscript that is installed has no onnxscript._framework_apis")
     assert 'pip install --upgrade "onnxscript"' in said

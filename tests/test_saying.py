@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import io
 import logging
@@ -146,9 +147,11 @@ def test_the_line_at_the_end_tells_no_command_that_is_not_installed(
     monkeypatch.chdir(tmp_path)
     tensorboard, mlflow = f"TensorBoard: tensorboard --logdir {tmp_path}", "MLflow: sqlite:///x.db"
     folder = str(tmp_path / "my runs/Net")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    said = Report("Net", folder, stored=[tensorboard]).summary()
-    assert said.endswith(" is in my runs/Net; to look: modelviz show 'my runs/Net'")
+    as_a_folder_of_logs = importlib.machinery.ModuleSpec("tensorboard", None, is_package=True)
+    for found in (None, as_a_folder_of_logs):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
+        said = Report("Net", folder, stored=[tensorboard]).summary()
+        assert said.endswith(" is in my runs/Net; to look: modelviz show 'my runs/Net'")
     assert Report("Net", folder, stored=[tensorboard, mlflow]).summary().endswith(f"Net; {mlflow}")
     assert "to look: modelviz show" in Report("Net", folder).summary()
 

@@ -271,10 +271,12 @@ def called(name: str, stage: str) -> str:
 
 # Shorter than what any file system takes, so that an ending fits behind it.
 _LONGEST_NAME_BYTES = 100
+# What Windows takes for a device, in any folder and with any ending.
+_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\.|$)", re.IGNORECASE)
 
 
 def file_name(name: str) -> str:
     """A name that any file system takes: letters, digits, ``-``, ``_`` and ``.``."""
     plain = re.sub(r"[^\w.-]", "_", name)
-    short = plain.strip(".").encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore")
-    return short or "model"
+    short = plain.strip(".").encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore").rstrip(".")
+    return _DEVICE.sub(r"\1_\3", short, count=1) if _DEVICE.match(short) else short or "model"

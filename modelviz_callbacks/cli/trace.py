@@ -16,9 +16,10 @@ _MORE = f"""\
   modelviz trace my_models:bert --input 2x16:int64:30000 --kwarg attention_mask=2x16:int64
   modelviz trace my_models:make_net_and_batch
 
-One forward runs, with random inputs. The files go to model_graph/NAME, or --out. If the forward
-raises, the graph up to there is written and the exit status is 1; it is 1, too, if a file could
-not be made, and 2 if there is no model.
+One forward runs, with random inputs. The files go to model_graph/NAME, or NAME_2 and so on where
+a graph is there already; --out names the folder itself, in which an earlier graph is replaced. If
+the forward raises, the graph up to there is written and the exit status is 1; it is 1, too, if a
+file could not be made, and 2 if there is no model.
 """
 
 
@@ -56,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     """Records and writes; see `add_to` for the options."""
     from modelviz_callbacks.cli.one_forward import model_of, record
     from modelviz_callbacks.options import make_options
+    from modelviz_callbacks.report import from_here
     from modelviz_callbacks.run import Run
 
     subject = model_of(options)
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         print("".join(traceback.format_exception(error)).rstrip(), file=sys.stderr)
         print(
             f"modelviz trace: the forward of {options.model} raised {type(error).__name__}; the "
-            f"graph of what ran until then is in {recorded.report.folder}",
+            f"graph of what ran until then is in {from_here(recorded.report.folder)}",
             file=sys.stderr,
         )
     return 1 if error is not None or recorded.report.refused else 0

@@ -16,7 +16,7 @@ from torch import nn
 
 from modelviz_callbacks import GraphHook, ModelGraph
 from modelviz_callbacks.analysis import Analysis
-from modelviz_callbacks.artifacts.maker import Maker
+from modelviz_callbacks.artifacts.maker import Maker, file_name
 from modelviz_callbacks.artifacts.onnx_files import write_trained_models, write_views
 from modelviz_callbacks.errors import OptionError
 from modelviz_callbacks.options import Options
@@ -188,6 +188,27 @@ def test_a_class_with_a_name_longer_than_file_systems_take_has_its_files(
         assert hook.report.refused == []
         assert (Path(hook.report.folder) / "graph.txt").is_file()
     assert len(list((tmp_path / "model_graph").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("aux", "aux_"),
+        ("CON", "CON_"),
+        ("nul.model", "nul_.model"),
+        ("com1", "com1_"),
+        ("..lpt9.", "lpt9_"),
+        ("auxiliary", "auxiliary"),
+        ("console", "console"),
+        ("x.aux", "x.aux"),
+        ("com", "com"),
+        ("n" * 99 + ".head", "n" * 99),
+    ],
+)
+def test_no_file_is_called_what_windows_takes_for_a_device_or_shortens(
+    name: str, file: str
+) -> None:
+    assert file_name(name) == file
 
 
 def test_networks_whose_names_make_one_file_name_have_files_of_their_own(

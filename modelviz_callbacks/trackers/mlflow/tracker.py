@@ -7,7 +7,9 @@ setting of the user's process is changed, and a server that is down costs a boun
 from __future__ import annotations
 
 import getpass
+import importlib.metadata
 import posixpath
+import re
 import shutil
 import sys
 import tempfile
@@ -39,6 +41,8 @@ __all__ = ["MlflowTracker"]
 T = TypeVar("T")
 
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+# What MLflow says of a store that only the whole of it can open.
+_IN_A_DATABASE = re.compile(r"unsupported URI '(sqlite|mysql|postgresql|mssql)")
 
 
 class MlflowTracker(Tracker):
@@ -398,11 +402,22 @@ def _advice(failures: list[CallFailed]) -> str:
         advice = "Check the credentials (MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN)."
     elif _NOT_FOUND in statuses:
         advice = "Check the run id and the tracking URI: this store has no such run."
+    elif any(_IN_A_DATABASE.search(failure.reason) for failure in failures) and _is_skinny():
+        advice = "The mlflow-skinny that is installed has no store of its own: pip install mlflow."
     elif all(failure.lasting for failure in failures):
         advice = "Trying again will not help: correct what it names."
     else:
         advice = "Check that the server runs and is reachable, then upload again."
     return f"{advice} What was written to disk stays there."
+
+
+def _is_skinny() -> bool:
+    """Whether MLflow's client is here without MLflow."""
+    try:
+        importlib.metadata.version("mlflow")
+    except importlib.metadata.PackageNotFoundError:
+        return True
+    return False
 
 
 def _user() -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from mlflow import MlflowClient
 
 from modelviz_callbacks.errors import TrackerError
 from modelviz_callbacks.trackers.interface import UploadError
+from modelviz_callbacks.trackers.mlflow.calls import CallFailed
 from modelviz_callbacks.trackers.mlflow.target import MlflowTarget, find_target
 from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 from tests.mlflow_server import MlflowServer
@@ -296,7 +298,8 @@ def test_an_autologged_run_is_found_during_fit_and_takes_files_after_it(
         import sys
         from pathlib import Path
         import lightning.pytorch as pl, mlflow, torch
-        from modelviz_callbacks.trackers.mlflow.target import find_target
+        from modelviz_callbacks.trackers.mlflow.calls import CallFailed
+from modelviz_callbacks.trackers.mlflow.target import find_target
         from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 
         class Model(pl.LightningModule):
@@ -341,3 +344,30 @@ def test_an_autologged_run_is_found_during_fit_and_takes_files_after_it(
     run_id = done.stdout.split()[-1]
     assert artifacts(store.client, run_id, tmp_path / "got") == {"graph.txt": b"the tree"}
     assert store.client.get_run(run_id).data.params["epochs"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("is_skinny", "advice"), [(True, "pip install mlflow."), (False, "correct")]
+)
+def test_a_store_that_the_client_alone_cannot_open_is_told_with_what_brings_it(
+    is_skinny: bool, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "mlflow" and is_skinny:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "3.17.2"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    reason = (
+        "Model registry functionality is unavailable; got unsupported URI 'sqlite:///mlflow.db' "
+        "for model registry data storage."
+    )
+    target = MlflowTarget("http://127.0.0.1:9")
+    tracker = MlflowTracker(target, deadline_s=1.0)
+
+    def refused(*_: object, **__: object) -> None:
+        raise CallFailed(reason, lasting=True)
+
+    monkeypatch.setattr(tracker._caller, "once", refused)
+    with pytest.raises(TrackerError, match=advice):
+        tracker.open()
