@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -141,6 +142,31 @@ def test_replay_refuses_where_a_size_or_number_that_python_reads_hangs_on_values
     assert torch.equal(t.replay(x * 2), Net()(x * 2))
     with pytest.raises(ReplayError, match=r"(read|results|index).* (was|were|out of) .*Call trace"):
         t.replay(y)
+
+
+@torch.library.custom_op("trace_inputs::longest", mutates_args=())
+def longest(x: torch.Tensor) -> int:
+    return int(x.max())
+
+
+@longest.register_fake
+def _(x: torch.Tensor) -> int:
+    raise NotImplementedError
+
+
+def test_a_number_that_an_op_of_the_users_own_gives_is_read_again(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 * longest(x * 1.0)
+
+    t = trace(Net(), torch.ones(2, 3))
+    (read,) = [node for node in t.graph.ops if node.reads_value]
+    assert read.op == "longest"
+    assert torch.equal(t.replay(torch.full((2, 3), 1.5)), torch.full((2, 3), 3.0))
+    with pytest.raises(ReplayError, match="what Python reads at longest was 1 and is 4 now"):
+        t.replay(torch.full((2, 3), 4.0))
+    nodes = onnx.load(t.save_onnx(tmp_path / "graph.onnx")).graph.node
+    assert {node.op_type for node in nodes} == {"Constant", "Mul"}
 
 
 def test_where_nobody_reads_them_sizes_may_be_others() -> None:

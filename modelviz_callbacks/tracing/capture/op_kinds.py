@@ -76,6 +76,14 @@ def classify(func: Any) -> CallKind:
 
 
 @cache
+def gives_values(func: Any) -> bool:
+    """Whether Python gets hold of values by a function, or may: an op of somebody's own."""
+    if classify(func) is CallKind.READ:
+        return True
+    return isinstance(func, (OpOverload, OpOverloadPacket)) and not torch_name(func)
+
+
+@cache
 def keeps_values(func: Any) -> bool:
     """Whether a function of the kind `CallKind.WRITE` leaves the values as they are."""
     return OpFact.KEEPS_VALUES in facts_of(func)

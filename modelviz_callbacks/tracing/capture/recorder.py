@@ -35,6 +35,7 @@ from modelviz_callbacks.tracing.capture.offloaded import AskingFirst, OffloadedW
 from modelviz_callbacks.tracing.capture.op_kinds import (
     CallKind,
     classify,
+    gives_values,
     keeps_values,
     written_state,
 )
@@ -417,7 +418,7 @@ class Recorder(Encoder, TorchFunctionMode):
             made = self._encode_nested(result)
         if kind is _DUAL:
             self.transforms.note_dual()
-        if made is None and kind is _READ and type(result) in SCALARS:
+        if made is None and type(result) in SCALARS and gives_values(func):
             made = result  # what the forward does may hang on it
         if made is not None or writes or kind is _READ:
             self._append(func, args, kwargs, made, writes, begun)
@@ -427,7 +428,7 @@ class Recorder(Encoder, TorchFunctionMode):
             self._note_hook(func, args, kwargs, result, begun)
         elif func is GRAD:
             self.gradient_hooks.settle(self.tape)
-        if kind is _READ:
+        if kind is _READ or type(made) in SCALARS:
             self.origins.note_reads(len(self.tape), args)
             if isinstance(args[0] if args else None, TensorRecord):
                 self.shared.hand_out(args[0].ref(), result)

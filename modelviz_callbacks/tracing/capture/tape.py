@@ -299,6 +299,11 @@ class OpEntry(NamedTuple):
     last_node: int
     layers: tuple[Layer, ...] | None = ()
 
+    @property
+    def gives_number(self) -> bool:
+        """Whether it handed a number, or the answer of a condition, to Python."""
+        return type(self.result) in SCALARS
+
 
 class Enter(NamedTuple):
     """A module call begins."""

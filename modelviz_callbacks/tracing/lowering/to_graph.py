@@ -352,11 +352,11 @@ class _Lowering:
         builder.target = qualified_name(entry.func)
         builder.arguments = arguments
         builder.source = self._source(entry)
-        builder.reads_value = kind is CallKind.READ
+        builder.reads_value = kind is CallKind.READ or entry.gives_number
         self.node_names[id(entry)] = builder.name
         self._emit(builder)
         given = argument_records(entry)
-        if kind is CallKind.READ:
+        if builder.reads_value:
             self._reads += [(self._op_total, record) for record in given]
         elif not given:
             builder.arguments += self._behind_arrays(entry)

@@ -30,7 +30,6 @@ from modelviz_callbacks.tracing.capture.pytree import Leaf, TreeSpec
 from modelviz_callbacks.tracing.capture.qualified_names import qualified_name
 from modelviz_callbacks.tracing.capture.recording import Recording, argument_records
 from modelviz_callbacks.tracing.capture.tape import (
-    SCALARS,
     Enter,
     Leave,
     OpEntry,
@@ -220,8 +219,8 @@ class _Lowering:
     # --- ops
 
     def _add(self, entry: OpEntry) -> None:
-        if classify(entry.func) is CallKind.READ:
-            if self._told_sizes is not None and type(entry.result) in SCALARS:
+        if entry.gives_number or classify(entry.func) is CallKind.READ:
+            if self._told_sizes is not None and entry.gives_number:
                 self._check_read(entry)
             return  # the value went to Python; nothing in the program depends on it
         if entry.layers is None:

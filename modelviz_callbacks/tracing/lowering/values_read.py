@@ -17,7 +17,7 @@ from modelviz_callbacks.tracing.capture.recording import (
     paths_of_arguments,
 )
 from modelviz_callbacks.tracing.capture.shared_memory import elements_of
-from modelviz_callbacks.tracing.capture.tape import SCALARS, OpEntry, TensorRecord, flat_records
+from modelviz_callbacks.tracing.capture.tape import OpEntry, TensorRecord, flat_records
 from modelviz_callbacks.tracing.capture.torch_internals import no_torch_function
 from modelviz_callbacks.tracing.lowering.to_graph import node_names
 
@@ -70,9 +70,9 @@ class ValuesRead:
                 continue
             given = argument_records(entry)
             places = frozenset[int]().union(*(memory.places_of(record) for record in given))
-            if classify(entry.func) is CallKind.READ:
+            if entry.gives_number or classify(entry.func) is CallKind.READ:
                 if not entry.plumbing and type(entry.result) is not bool:
-                    is_one = type(entry.result) in SCALARS
+                    is_one = entry.gives_number
                     for place in places:
                         readers.setdefault((place, is_one), entry)
                 continue
@@ -109,7 +109,7 @@ def reads_draws(recording: Recording) -> bool:
         places = frozenset[int]().union(*(memory.places_of(record) for record in given))
         if entry.func in (torch.rand, torch.randn):
             places = frozenset([0])
-        if places and classify(entry.func) is CallKind.READ:
+        if places and (entry.gives_number or classify(entry.func) is CallKind.READ):
             return True
         memory.add(entry, given, places)
     return False
