@@ -80,6 +80,13 @@ def _steps(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def _below_a_transform(x: torch.Tensor) -> torch.Tensor:
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        return (x * x).sum() if x.sum() > 0 else x.sum()
+
+    return x * torch.func.grad(inner)(x)
+
+
 def _longest(x: torch.Tensor) -> torch.Tensor:
     return x[:, : int(x.detach().abs().max())]
 
@@ -92,6 +99,7 @@ def _longest(x: torch.Tensor) -> torch.Tensor:
         (_guard, 1.0, -1.0),
         (_steps, 1.5, 4.5),
         (_longest, 1.9, 2.1),
+        (_below_a_transform, 2.0, -1.0),
     ],
 )
 @pytest.mark.parametrize("with_gradients", [True, False])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modelviz_callbacks.errors import ReplayError
+from modelviz_callbacks.tracing.capture.functorch_levels import layers_left
 from modelviz_callbacks.tracing.capture.torch_internals import AUTOCAST_DEVICES
 from modelviz_callbacks.tracing.lowering.to_program import Program
 
@@ -26,7 +27,7 @@ def run(program: Program, tensors: list[torch.Tensor]) -> tuple[Any, ...]:
     Raises:
         ReplayError: It comes to a part that nobody saw, or cannot be run on these tensors.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled()), _autocast_kept():
+    with torch.set_grad_enabled(torch.is_grad_enabled()), _autocast_kept(), layers_left():
         try:
             # Not by calling the module: that prints what an error is like to the terminal.
             outputs: tuple[Any, ...] = program.module.forward(*tensors)

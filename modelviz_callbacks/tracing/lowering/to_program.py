@@ -276,7 +276,7 @@ class _Lowering:
         """Reads again what Python has read, where it is of what is computed here."""
         if any(record not in self._env for record in argument_records(entry)):
             return
-        self._layers.to(entry.layers or ())
+        # Whatever layers it ran under are those of the op before, which made what is read.
         args = tuple([self._value(value) for value in entry.args])
         kwargs = {key: self._value(value) for key, value in (entry.kwargs or {}).items()}
         found = self._call(entry.func, args, kwargs)

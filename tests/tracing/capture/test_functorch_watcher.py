@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 
 from modelviz_callbacks import ModelGraph, trace
+from modelviz_callbacks.errors import ReplayError
 from modelviz_callbacks.tracing import Capture, to_graph
 from modelviz_callbacks.tracing.capture import functorch_watcher
 from modelviz_callbacks.tracing.capture.functorch_levels import functorch
@@ -214,7 +215,7 @@ def test_a_replay_that_raises_leaves_its_transforms(run: Callable[[Any, Any], An
     recorded = trace(model, x)
     wanted = frozen(recorded.replay(x))
     model.shift.resize_(3)
-    with pytest.raises(RuntimeError, match=r"size|shape"):
+    with pytest.raises(ReplayError, match=r"size|shape"):
         recorded.replay(x)
     assert _levels() == (0, -1, False)
     with pytest.raises(RuntimeError, match=r"size|shape"):
