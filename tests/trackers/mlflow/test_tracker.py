@@ -298,8 +298,7 @@ def test_an_autologged_run_is_found_during_fit_and_takes_files_after_it(
         import sys
         from pathlib import Path
         import lightning.pytorch as pl, mlflow, torch
-        from modelviz_callbacks.trackers.mlflow.calls import CallFailed
-from modelviz_callbacks.trackers.mlflow.target import find_target
+        from modelviz_callbacks.trackers.mlflow.target import find_target
         from modelviz_callbacks.trackers.mlflow.tracker import MlflowTracker
 
         class Model(pl.LightningModule):
