@@ -156,6 +156,12 @@ def test_a_method_that_the_model_has_not_is_refused_by_name() -> None:
         GraphHook(Policy(), method="evaluate")
 
 
+@pytest.mark.parametrize("method", [[], ()])
+def test_no_name_at_all_is_refused_likewise(method: Any, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"method=.*names no method"):
+        GraphHook(Policy(), method=method, dirpath=tmp_path)
+
+
 def test_a_named_method_that_is_never_called_is_named_and_no_folder_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

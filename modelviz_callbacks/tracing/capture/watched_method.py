@@ -167,9 +167,14 @@ def method_names(model: torch.nn.Module, wanted: str | Sequence[str] | None) -> 
         wanted: One name or several; ``None``: none.
 
     Raises:
-        OptionError: The model has no such method.
+        OptionError: The model has no such method, or none is named.
     """
     names = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+    if wanted is not None and not names:
+        raise OptionError(
+            f"Option method={wanted!r} cannot be used: it names no method. Leave it out to record "
+            "the model's forward."
+        )
     for name in names:
         if not callable(getattr(model, name, None)):
             raise OptionError(
