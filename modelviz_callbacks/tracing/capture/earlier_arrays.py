@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -44,14 +44,27 @@ class _Piece(NamedTuple):
     """Memory that an array or a tensor shows.
 
     Attributes:
-        owner: Keeps it.
+        holder: Has it; no more is kept, as numpy resizes no array that anybody else refers to.
+        key: Where in the holder it is.
         start: Its address.
         before: What lay there.
     """
 
-    owner: Any
+    holder: Any
+    key: Any
     start: int
     before: bytes | bytearray
+
+    def is_unchanged(self) -> bool:
+        """Whether it is still there, and holds the same bytes."""
+        try:
+            owner = self.holder[self.key]
+        except LookupError:
+            return False
+        if not issubclass(type(owner), (torch.Tensor, sys.modules["numpy"].ndarray)):
+            return False
+        is_there = _is_readable(owner) and _address(owner) == self.start
+        return is_there and _bytes_of(owner) == self.before
 
 
 class EarlierArrays:
@@ -66,11 +79,14 @@ class EarlierArrays:
         if model is None or numpy is None:
             return
         self._kinds = (torch.Tensor, numpy.ndarray)
-        found = {id(value): value for value in _values_of(modules_of(model), self._kinds)}
-        left = _MOST_BYTES_OF_ALL
-        for value in found.values():
-            if _is_readable(value) and 0 < value.nbytes <= min(_MOST_BYTES, left):
-                self._pieces.append(_Piece(value, _address(value), _bytes_of(value)))
+        left, seen = _MOST_BYTES_OF_ALL, set[int]()
+        for holder, key in _places_of(modules_of(model), self._kinds):
+            value = holder[key]
+            if id(value) in seen or not _is_readable(value):
+                continue
+            seen.add(id(value))
+            if 0 < value.nbytes <= min(_MOST_BYTES, left):
+                self._pieces.append(_Piece(holder, key, _address(value), _bytes_of(value)))
                 left -= value.nbytes
 
     def holds(self, value: Any) -> bool:
@@ -86,12 +102,14 @@ class EarlierArrays:
             size = len(piece.before)
             if piece.start <= start and start + value.nbytes <= piece.start + size:
                 self._left -= size
-                return self._left >= 0 and _bytes_of(piece.owner) == piece.before
+                return self._left >= 0 and piece.is_unchanged()
         return False
 
 
-def _values_of(modules: list[torch.nn.Module], wanted: tuple[type, ...]) -> Iterator[Any]:
-    """The arrays among the attributes of modules, and among the globals of their files."""
+def _places_of(
+    modules: list[torch.nn.Module], wanted: tuple[type, ...]
+) -> Iterator[tuple[Any, Any]]:
+    """Where arrays are among the attributes of modules and the globals of their files."""
     files = dict.fromkeys(type(module).__module__ for module in modules)
     own = [name for name in files if not name.startswith(_NO_ARRAYS)]
     tables = [vars(module) for module in modules if type(module).__module__ in own]
@@ -102,10 +120,10 @@ def _values_of(modules: list[torch.nn.Module], wanted: tuple[type, ...]) -> Iter
             if kind in _OTHERS:
                 continue
             if issubclass(kind, wanted):
-                yield value
+                yield table, name
             elif kind in (list, tuple, dict) and len(value) <= _MOST_ITEMS and name not in _STATE:
-                items: Iterable[Any] = value.values() if kind is dict else value
-                yield from (item for item in [*items] if issubclass(type(item), wanted))
+                keys = [*value] if kind is dict else range(len(value))
+                yield from ((value, key) for key in keys if issubclass(type(value[key]), wanted))
 
 
 def _is_readable(value: Any) -> bool:

@@ -123,3 +123,11 @@ def test_what_is_too_large_to_be_compared_may_hold_what_was_read(
     monkeypatch.setattr(earlier_arrays, limit, 8)
     for graph in graphs(Keeps(lambda net: torch.tensor(net.array))):
         assert behind_factor(graph) == ["any"]
+
+
+def test_an_array_can_be_resized_in_the_forward_as_without_a_recording() -> None:
+    def taken(net: Keeps) -> torch.Tensor:
+        net.array.resize(8)  # numpy refuses it where anybody else refers to the array
+        return torch.tensor(net.array[:4].copy())
+
+    trace(Keeps(taken), torch.ones(3, 4))
